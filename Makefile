@@ -1,0 +1,49 @@
+# make demo   see it work, on a fresh clone: a virtual environment, a simulated camera, the real daemon
+# make run    the daemon on config.yaml, for your own drop folder
+# make test   everything that is checked before a change is accepted
+# Needs: Python 3.10 or later with venv, and a package index.
+
+PYTHON ?= python3
+BASE := .venv
+DEV := .venv-dev
+
+.PHONY: demo run doctor test lint types imports pytest clean
+.DELETE_ON_ERROR:
+
+demo: $(BASE)/installed
+	$(BASE)/bin/emdenoised demo
+
+run: $(BASE)/installed
+	$(BASE)/bin/emdenoised run --create-drop --config config.yaml
+
+doctor: $(BASE)/installed
+	$(BASE)/bin/emdenoised doctor --config config.yaml
+
+test: lint types imports pytest
+
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff check .
+
+types: $(DEV)/installed
+	$(DEV)/bin/mypy
+
+imports: $(DEV)/installed
+	$(DEV)/bin/lint-imports
+
+pytest: $(DEV)/installed
+	$(DEV)/bin/pytest
+
+# Editable, so that a change in the source needs no new installation. No torch: the daemon does not need it.
+$(BASE)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(DEV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --editable '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(BASE) $(DEV) demo-output build dist

@@ -1,0 +1,73 @@
+"""One word for "a thing that runs the network": a stream of micrographs in, a stream out, in order."""
+
+import ctypes
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+from daemon import manifest
+from daemon.config import BackendConfig
+from daemon.errors import BackendError
+from daemon.micrograph import Image, Prepared
+
+
+class Backend(Protocol):
+    """Runs one network. Used by one thread, as a context manager; `close` frees what it holds."""
+
+    @property
+    def name(self) -> str:
+        """What ran, for logs and provenance: e.g. "cpu: ONNX Runtime 1.32.0, float32, 2 threads"."""
+        ...
+
+    def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
+        """Yield one finished (H, W) float32 plane, in the micrograph's own units, for each input, in order.
+
+        May read ahead of what it has yielded (that is how a GPU overlaps); a None among the inputs says that
+        nothing more is waiting just now, and is the moment to finish what was read ahead. Every plane is the
+        caller's to keep. Raises MicrographError for the first input not yet yielded (the stream is over then, and
+        inputs read ahead of it must be given again), BackendError when the process can no longer denoise at all.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything. Called once, by the thread that used it."""
+        ...
+
+
+def driver_answers() -> bool:
+    """Whether an NVIDIA driver with at least one GPU is there. Asks libcuda itself: anything later may segfault."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def resolve(kind: Literal["auto", "cpu", "tensorrt"]) -> Literal["cpu", "tensorrt"]:
+    """What `auto` means on this machine; decided once, at start."""
+    return ("tensorrt" if driver_answers() else "cpu") if kind == "auto" else kind
+
+
+def open_backend(settings: BackendConfig, weights: Path, progress: Callable[[], None] = lambda: None) -> Backend:
+    """Load the weights folder into the backend the configuration asks for; there is no silent second choice.
+
+    Raises WeightsError for damaged weights, BackendError if what was asked for cannot run here.
+    """
+    match resolve(settings.kind):
+        case "cpu":
+            from daemon.backends.cpu import CpuBackend
+
+            return CpuBackend(
+                weights,
+                manifest.load(weights),
+                threads=settings.threads,
+                tile=settings.tile,
+                batch=settings.batch,
+                progress=progress,
+            )
+        case "tensorrt":
+            raise BackendError(
+                "an NVIDIA GPU was found or asked for, but this version has no TensorRT backend yet, and the processor "
+                "is never used in its place silently; set `backend.kind: cpu` in config.yaml to use the processor"
+            )

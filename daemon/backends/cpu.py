@@ -1,0 +1,128 @@
+"""The embedded default: the ONNX file on the processor, with ONNX Runtime."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from daemon import tiling
+from daemon.errors import BackendError, WeightsError
+from daemon.manifest import Manifest
+from daemon.micrograph import Image, Prepared
+from daemon.scaling import MINMAX_CROP, minmax_crop
+from daemon.spikes import within
+
+
+class CpuBackend:
+    """`Backend` on the processor. Holds one micrograph's result and `batch` tiles at a time.
+
+    Args:
+        folder, manifest: the weights.
+        threads: processor threads; 0 for all.
+        tile, halo: sides in pixels; None or 0 for the manifest's.
+        batch: tiles computed at once.
+        blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
+        progress: called after every batch, so that a watchdog can tell slow from stuck.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        threads: int = 0,
+        tile: int = 0,
+        halo: int | None = None,
+        batch: int = 1,
+        blend: int = 0,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 4
+        # Idle threads must sleep: on a microscope PC the acquisition software needs the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / manifest.onnx), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base
+            raise WeightsError(
+                f"{folder / manifest.onnx}: cannot be loaded ({error}); reinstall the weights"
+            ) from error
+        self._manifest = manifest
+        self._tile = -(-(tile or manifest.tile) // manifest.align) * manifest.align
+        self._halo = manifest.halo if halo is None else halo
+        self._batch, self._blend, self._progress = batch, blend, progress
+        sides = self._session.get_inputs()[0].shape[2:]
+        self._fixed = all(isinstance(side, int) for side in sides)
+        if self._fixed and tile and sides != [tile, tile]:
+            raise WeightsError(f"{folder}: these weights work on tiles of {sides[0]} pixels only; set backend.tile: 0")
+        self.name = f"cpu: ONNX Runtime {onnxruntime.__version__}, float32, {options.intra_op_num_threads} threads"
+
+    def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
+        """See `Backend`. Reads one micrograph at a time and never ahead."""
+        for one in prepared:
+            if one is not None:
+                yield self._frame(one)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        del self._session
+
+    def _frame(self, one: Prepared) -> Image:
+        plan = tiling.plan(
+            one.pixels.shape, self._sides(one.pixels.shape), self._halo, self._manifest.align, self._blend
+        )
+        out = plan.canvas()
+        waiting: list[tiling.Tile] = []
+        for tile in plan:
+            waiting.append(tile)
+            if len(waiting) == self._batch:
+                self._tiles(one, waiting, out)
+                waiting = []
+        if waiting:
+            self._tiles(one, waiting, out)
+        return out
+
+    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """As few tiles as the largest side allows, and then none larger than needed, if the network takes any size."""
+        if self._fixed:
+            return self._tile, self._tile
+        align, margin = self._manifest.align, 2 * self._halo + self._blend
+        sides = []
+        for extent in shape:
+            number = -(-extent // max(self._tile - margin, align))
+            needed = -(-extent // number)
+            sides.append(min(self._tile, -(-needed // align) * align + -(-margin // align) * align))
+        return sides[0], sides[1]
+
+    def _tiles(self, one: Prepared, tiles: list[tiling.Tile], out: Image) -> None:
+        units, scalings = [], []
+        for tile in tiles:
+            window = one.pixels[tile.window]
+            scaling = one.scaling
+            if self._manifest.scaling == MINMAX_CROP:
+                scaling = minmax_crop(window)
+            scaled = scaling.to_units(window)
+            spikes = within(one.spikes, *tile.window)
+            scaled[spikes.rows, spikes.columns] = scaling.to_units(spikes.values)
+            units.append(tile.expand(scaled))
+            scalings.append(scaling)
+        feeds: dict[str, NDArray[np.float32]] = {
+            "units": np.stack(units)[:, None],
+            "level": np.array([scaling.level for scaling in scalings], np.float32).reshape(-1, 1, 1, 1),
+        }
+        try:
+            results = self._session.run(["denoised"], feeds)[0]
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base
+            raise BackendError(
+                f"ONNX Runtime failed: {error}; if memory ran out, lower backend.batch or backend.tile"
+            ) from error
+        for tile, scaling, result in zip(tiles, scalings, results, strict=True):
+            tiling.place(tile, scaling.to_pixels(result[0]), out)
+        self._progress()

@@ -1,0 +1,243 @@
+"""The `emdenoised` command."""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from daemon import __version__
+from daemon import config as settings
+from daemon.config import EX_CONFIG, Config
+from daemon.errors import ConfigError, EmdenoisedError, MicrographError, StorageError, TransientError, WeightsError
+from daemon.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+EPILOG = """\
+a first try:
+  emdenoised demo                         a simulated camera, the real daemon, two minutes
+  emdenoised denoise image.tif -o out/    one file, now
+  emdenoised run --create-drop            watch the folder that config.yaml names
+
+exit status: 0 all is well; 1 something failed, the last lines say what; 78 the configuration or the weights
+cannot be used.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every subcommand sets `run`, a function of the parsed options that returns the exit status."""
+    top = argparse.ArgumentParser(
+        prog="emdenoised",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Denoises each electron micrograph that lands in a drop folder: same units, same mean, same pixel "
+        "size, with a record of how it was made. Raw files are never changed.",
+    )
+    top.add_argument("--version", action="version", version=f"emdenoised {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: the config.yaml that came along)"
+    )
+    for name, what in (
+        ("drop", "where micrographs arrive"),
+        ("out", "where results go"),
+        ("state", "the ledger's folder"),
+    ):
+        common.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"{what}; replaces the setting in the file")
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, shared: bool = True
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common] if shared else []
+        )
+        command.set_defaults(run=run)
+        return command
+
+    for name, run, text in (
+        ("run", run_service, "watch the drop folder until stopped (what the service runs)"),
+        ("once", run_once, "process what lies in the drop folder, then exit"),
+    ):
+        add(name, run, text).add_argument(
+            "--create-drop", action="store_true", help="make the drop folder if it is missing"
+        )
+    one_off = add("denoise", run_denoise, "denoise the named files now, without drop folder or ledger", shared=False)
+    one_off.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TIFF or MRC micrographs")
+    one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
+    one_off.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: the config.yaml that came along)"
+    )
+    one_off.add_argument("--profile", metavar="NAME", help="dose profile (default: by the rules in the settings)")
+    add("check", run_check, "read the settings and say what is wrong with them; change nothing")
+    add("doctor", run_doctor, "test this installation: settings, folders, weights, backend")
+    add("status", run_status, "what was done, what waits, what failed and why").add_argument(
+        "--json", action="store_true", help="for programs"
+    )
+    add("retry", run_retry, "try quarantined micrographs again").add_argument(
+        "pattern", nargs="?", default="*", help="only those whose path in the drop folder matches (default: all)"
+    )
+    demo = add(
+        "demo", run_demo, "a simulated camera writes, the real daemon denoises, every result is measured", shared=False
+    )
+    demo.add_argument("-o", "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="default: demo-output")
+    return top
+
+
+def load(options: argparse.Namespace) -> Config:
+    """The settings, with folders replaced by the command line's."""
+    given = {"drop": options.drop, "output": options.out, "state": options.state}
+    return settings.load(options.config, {name: folder for name, folder in given.items() if folder is not None})
+
+
+def start(options: argparse.Namespace, once: bool) -> int:
+    from daemon.supervisor import supervise
+
+    config = load(options)
+    logging.getLogger().setLevel(config.log.level.upper())
+    try:
+        settings.prepare_folders(config, options.create_drop)
+    except TransientError as error:
+        if once:
+            raise
+        log.warning("%s; the service starts and waits for it", error)
+    return supervise(config, once=once)
+
+
+def run_service(options: argparse.Namespace) -> int:
+    return start(options, once=False)
+
+
+def run_once(options: argparse.Namespace) -> int:
+    return start(options, once=True)
+
+
+def run_denoise(options: argparse.Namespace) -> int:
+    from daemon import manifest, work
+    from daemon.backends import open_backend
+
+    config = settings.load(options.config)
+    if options.profile is not None and options.profile not in config.profiles:
+        raise ConfigError(
+            f"--profile {options.profile}: no profile has this name; use one of: {', '.join(config.profiles)}"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    weights = work.load_weights(config)
+    backends = {name: open_backend(config.backend, manifest.locate(name)) for name in weights}
+    failed = 0
+    for number, path in enumerate(options.files, 1):
+        print(f"[{number}/{len(options.files)}] {path} ... ", end="", flush=True)
+        try:
+            raw = work.fingerprint(path)
+            one = work.read(config, weights, path, Path(path.name), raw, profile=options.profile)
+            backend = backends[one.choice.profile.weights]
+            with work.timed(one.seconds, "network"):
+                (denoised,) = backend.denoise([one.served.prepared])
+            outcome = work.finish(config, one, denoised, backend.name, options.out)
+        except StorageError:
+            raise
+        except (MicrographError, TransientError) as error:
+            failed += 1
+            print(f"failed\n    {error}", flush=True)
+            continue
+        print(
+            f"{outcome.dose:.3g} counts per pixel, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s "
+            f"→ {outcome.written.image}{' (was there already)' if outcome.written.adopted else ''}",
+            flush=True,
+        )
+        for warning in outcome.warnings:
+            print(f"    warning: {warning}")
+    return 1 if failed else 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    config = load(options)
+    print(f"{options.config or settings.default_config_path()}: usable")
+    print(f"  drop    {config.folders.drop}\n  output  {config.folders.output}\n  state   {config.folders.state}")
+    for profile in config.profiles.values():
+        dose = "any dose" if profile.dose is None else f"{profile.dose[0]:g} to {profile.dose[1]:g} counts per pixel"
+        default = " (default)" if profile.name == config.default_profile else ""
+        print(f"  profile {profile.name}{default}: {dose}, weights {profile.weights}, gain {profile.gain}")
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from daemon.doctor import examine
+
+    given = {"drop": options.drop, "output": options.out, "state": options.state}
+    faults = 0
+    for finding in examine(options.config, {name: folder for name, folder in given.items() if folder is not None}):
+        faults += finding.verdict == "fault"
+        print(f"{ {'ok': '  ok  ', 'note': ' note ', 'fault': 'FAULT '}[finding.verdict] } {finding.text}")
+        if finding.remedy:
+            print(f"        → {finding.remedy}")
+    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to mend")
+    return 1 if faults else 0
+
+
+def run_status(options: argparse.Namespace) -> int:
+    with Ledger(load(options).folders.state, "read") as ledger:
+        counts = ledger.counts()
+        recent, set_aside = ledger.recent(10), ledger.recent(10, "quarantined")
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "counts": counts,
+                    "recent": [asdict(job) for job in recent],
+                    "quarantined": [asdict(job) for job in set_aside],
+                },
+                indent=1,
+                default=str,
+            )
+        )
+        return 0
+    print(", ".join(f"{number} {state}" for state, number in counts.items()))
+    for job in recent:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
+        remark = job.error or job.warning or ""
+        print(f"  {when}  {job.state:11}  {job.path!r}{f'  ({remark})' if remark else ''}")
+    if set_aside:
+        print("quarantined files are looked at again when they change, or with: emdenoised retry")
+    return 0
+
+
+def run_retry(options: argparse.Namespace) -> int:
+    with Ledger(load(options).folders.state, "edit") as ledger:
+        jobs = ledger.retry(options.pattern)
+    for job in jobs:
+        print(f"again: {job.path!r}")
+    print(f"{len(jobs)} to be tried again" if jobs else f"nothing quarantined matches {options.pattern!r}")
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from daemon import demo
+
+    return demo.run(options.out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Expected failures end in one readable message, never a traceback."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        status: int = options.run(options)
+        return status
+    except (ConfigError, WeightsError) as error:
+        print(f"emdenoised: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except (EmdenoisedError, OSError) as error:
+        print(f"emdenoised: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

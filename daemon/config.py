@@ -1,0 +1,323 @@
+"""The settings of the daemon: one strict model of config.yaml, read once at start and never changed."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from math import inf, isfinite
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from daemon import config_file, folders
+from daemon.config_file import Section
+from daemon.errors import ConfigError
+from daemon.folders import Folders, expand_home, to_path
+
+EX_CONFIG = 78
+"""Exit status for a configuration that cannot be used (sysexits.h); the service manager does not restart on it."""
+
+
+def _to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: object) -> float | None:
+    """A finite number as a float; None for anything else (true and false are no numbers)."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else inf
+    except OverflowError:
+        return None
+    return number if isfinite(number) else None
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400)]
+Word = Annotated[str, Field(min_length=1)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_to_tuple)]
+
+
+class Arrival(Section):
+    """When a file counts as complete, and which files count at all."""
+
+    settle_seconds: Seconds = 1.0
+    """Seconds a file must stay unchanged before it is read."""
+    suspicious_tail_seconds: SecondsOrZero = 30.0
+    """Seconds a file whose end is all zeros must stay unchanged; 0 treats it like any other."""
+    rescan_seconds: Seconds = 10.0
+    """Seconds between full looks at the drop folder, whatever the notifications said."""
+    polling: Literal["auto", "always", "never"] = "auto"
+    """Whether to look often instead of waiting for notifications; auto: on network filesystems only."""
+    poll_seconds: Seconds = 1.0
+    """Seconds between looks while polling."""
+    recursive: bool = True
+    """Whether sub-folders are watched too."""
+    extensions: Words = Field(default=(".tif", ".tiff", ".mrc", ".mrcs"), min_length=1)
+    """File-name endings that are micrographs, lower case, with their dot; capitals in a file's name do not matter."""
+    ignore: Words = ("*.tmp", "*.temp", "*.part", "*.partial", "*.filepart", "*.crdownload", ".*", "~*")
+    """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""
+    require_sidecar: Literal["epu", "serialem"] | None = None
+    """Wait for the file that the acquisition software writes beside each finished exposure; null: do not."""
+
+    @field_validator("extensions", mode="after")
+    @classmethod
+    def _dotted(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        for extension in extensions:
+            if not re.fullmatch(r"(\.\w+)+", extension):
+                raise ValueError(f"`{extension}` is not a file-name ending; write it with its dot, such as .mrc")
+        return tuple(extension.lower() for extension in extensions)
+
+
+class Order(Section):
+    """Which micrograph is next."""
+
+    backlog_every: int = Field(default=4, ge=1, le=1000)
+    """While new micrographs keep coming, one in this many is taken from the backlog; 1: the backlog goes first."""
+
+
+class Retry(Section):
+    """How a micrograph that failed for a passing reason is tried again."""
+
+    first_seconds: Seconds = 5.0
+    """Seconds before the second attempt."""
+    factor: float = Field(default=2.0, ge=1, le=100)
+    """Each further wait is this many times longer; 1 keeps it the same."""
+    longest_seconds: Seconds = 600.0
+    """No wait is longer than this many seconds."""
+    attempts: int = Field(default=8, ge=1, le=1000)
+    """Attempts before a micrograph is quarantined; 1 never tries again."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> "Retry":
+        if self.longest_seconds < self.first_seconds:
+            raise ValueError(
+                f"longest_seconds ({self.longest_seconds:g}) is shorter than first_seconds "
+                f"({self.first_seconds:g}); make it at least as long"
+            )
+        return self
+
+
+class BackendConfig(Section):
+    """What runs the network, and how much of the computer it may take."""
+
+    kind: Literal["auto", "cpu", "tensorrt"] = "auto"
+    """auto: TensorRT where an NVIDIA driver answers, else the CPU; decided once, at start."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Processor cores the network may use; 0: all."""
+    tile: int = Field(default=0, ge=0, le=8192)
+    """Side of the square tiles a micrograph is cut into, pixels; 0: as the weights recommend."""
+    batch: int = Field(default=1, ge=1, le=256)
+    """Tiles computed at once."""
+    queue: int = Field(default=2, ge=1, le=64)
+    """Micrographs that may wait in memory between reading, network and writing."""
+    max_pixels: int = Field(default=150_000_000, ge=1024)
+    """Larger micrographs, in pixels, are quarantined instead of filling the memory."""
+
+    @field_validator("tile", mode="after")
+    @classmethod
+    def _not_tiny(cls, tile: int) -> int:
+        if 0 < tile < 64:
+            raise ValueError("must be 0 (as the weights recommend) or at least 64")
+        return tile
+
+
+class Output(Section):
+    """What is written for each micrograph."""
+
+    format: Literal["same", "tiff", "mrc"] = "same"
+    """File format of the result; same: the micrograph's own."""
+    preview: bool = True
+    """Whether to write a PNG picture, raw beside denoised."""
+    preview_pixels: int = Field(default=1024, ge=64, le=8192)
+    """Longest side of each of the preview's two pictures, pixels."""
+
+
+class SpikesConfig(Section):
+    """X-ray hits and hot pixels."""
+
+    find: bool = True
+    """Whether to find them, fill them in for the network, and list them in the JSON."""
+
+
+class Match(Section):
+    """When a profile applies: every rule that is stated must hold. Letters' case does not matter."""
+
+    folder: Word | None = None
+    """Pattern of a sub-folder of `drop`; it and all below it match. null: any."""
+    name: Word | None = None
+    """Pattern of the file's name. null: any."""
+    measured: bool = False
+    """Whether the measured mean counts per pixel must lie in the profile's `dose`."""
+
+    @property
+    def states_a_rule(self) -> bool:
+        """False for a profile that is only ever chosen by name or as the default."""
+        return self.folder is not None or self.name is not None or self.measured
+
+    def path_fits(self, relative: PurePath) -> bool:
+        """Whether the rules on folder and name, if any, hold for a file's path relative to `drop`."""
+        folders = [folder.as_posix().lower() for folder in relative.parents if folder.name]
+        wanted = None if self.folder is None else self.folder.strip("/").lower()
+        return (wanted is None or any(fnmatchcase(folder, wanted) for folder in folders)) and (
+            self.name is None or fnmatchcase(relative.name.lower(), self.name.lower())
+        )
+
+
+class Profile(Section):
+    """How micrographs of one kind are taken: their dose, the weights for them, and the camera's scale."""
+
+    name: Word
+    """The profile's name, from its heading in the file."""
+    dose: tuple[float, float] | None = None
+    """Lowest and highest mean counts per pixel it is meant for; null: any."""
+    weights: Word = "fast"
+    """Name of weights that came with the program, or (with a slash in it) the path of a folder of weights."""
+    gain: float | Literal["auto"] = 1.0
+    """The file's units per detected count; auto: it and the offset are measured from the image's own noise."""
+    offset: float = 0.0
+    """The file's value where no electron hit; not used with gain: auto."""
+    match: Match = Match()
+    """When this profile is chosen; without a rule, only by name or as the default."""
+
+    @field_validator("dose", mode="before")
+    @classmethod
+    def _range(cls, dose: object) -> object:
+        if dose is None:
+            return None
+        low, high = map(_number, dose) if isinstance(dose, (list, tuple)) and len(dose) == 2 else (None, None)
+        if low is None or high is None:
+            raise ValueError("must be two numbers, lowest and highest, such as [0.5, 100], or null")
+        if not 0 <= low < high:
+            raise ValueError("the lowest must be 0 or more, and less than the highest, such as [0.5, 100]")
+        return low, high
+
+    @field_validator("gain", mode="before")
+    @classmethod
+    def _positive(cls, gain: object) -> object:
+        if gain == "auto":
+            return gain
+        number = _number(gain)
+        if number is None or number <= 0:
+            raise ValueError("must be a number greater than 0, or auto")
+        return number
+
+    @field_validator("weights", mode="after")
+    @classmethod
+    def _located(cls, weights: str, info: ValidationInfo) -> str:
+        is_path = "/" in weights or weights.startswith(("~", "$"))
+        return str(to_path(weights, info)) if is_path else weights
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "Profile":
+        if self.match.measured and self.dose is None:
+            raise ValueError(
+                "match.measured is true but there is no `dose` to compare with; add one, such as "
+                "[0.5, 100], or set measured to false"
+            )
+        return self
+
+
+class Log(Section):
+    """What is written to the log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important messages to write; info has one line per micrograph."""
+
+
+def _named(profiles: object) -> object:
+    """Each profile is told its name, which in the file is its heading."""
+    if not isinstance(profiles, Mapping):
+        return profiles
+    for name, value in profiles.items():
+        if isinstance(value, Mapping) and value.get("name", name) != name:
+            raise ValueError(f"`{name}` has a key `name` that says otherwise; remove it: the heading is the name")
+    return {name: {**value, "name": name} if isinstance(value, Mapping) else value for name, value in profiles.items()}
+
+
+_SHIPPED = {
+    "low": Profile(name="low", dose=(0.5, 100.0), match=Match(folder="low")),
+    "ordinary": Profile(name="ordinary", dose=(100.0, 3000.0), match=Match(folder="ordinary")),
+    "auto": Profile(name="auto", gain="auto"),
+}
+
+
+class Config(Section):
+    """Everything in config.yaml. The folders must be given; everything else has a default."""
+
+    folders: Folders
+    """Where micrographs come from and results go."""
+    arrival: Arrival = Arrival()
+    order: Order = Order()
+    retry: Retry = Retry()
+    profiles: Annotated[Mapping[str, Profile], BeforeValidator(_named)] = _SHIPPED
+    """By name, in the order of the file: the first whose rules hold is chosen."""
+    default_profile: Word = Field(default="auto", validate_default=True)
+    """The profile for micrographs that no rule fits."""
+    spikes: SpikesConfig = SpikesConfig()
+    output: Output = Output()
+    backend: BackendConfig = BackendConfig()
+    log: Log = Log()
+
+    @field_validator("default_profile", mode="after")
+    @classmethod
+    def _exists(cls, name: str, info: ValidationInfo) -> str:
+        profiles = info.data.get("profiles")
+        if profiles is not None and name not in profiles:
+            raise ValueError(
+                f"no profile has this name; use one of: {', '.join(profiles)}"
+                if profiles
+                else "there are no profiles; remove the line `profiles` for the shipped ones"
+            )
+        return name
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of the settings that influence pixels, for provenance.
+
+        Profiles (with their order, rules and weights' names), spikes and tile. Not the folders, the
+        schedule or the file format; the backend that ran and the weights' own hash are recorded beside it.
+        """
+        influences = {
+            "profiles": [profile.model_dump(mode="json") for profile in self.profiles.values()],
+            "default_profile": self.default_profile,
+            "spikes": self.spikes.model_dump(mode="json"),
+            "tile": self.backend.tile,
+        }
+        return hashlib.sha256(json.dumps(influences, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def default_config_path() -> Path:
+    """The config.yaml that came with the program: beside this module when installed, else at the repository's top."""
+    here = Path(__file__).resolve().parent
+    installed = here / "config.yaml"
+    return installed if installed.is_file() else here.parent / "config.yaml"
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Path] | None = None) -> Config:
+    """Read and check the configuration; None reads the one that came with the program.
+
+    `overrides` (any of "drop", "output", "state") replace folders of the file. Relative paths in the file
+    start at the file's folder, overrides at the working folder. Raises ConfigError, one line per problem:
+    file, line, key, value, cause, remedy.
+    """
+    path = (default_config_path() if path is None else expand_home(path)).absolute()
+    document = config_file.read(path)
+    values: dict[str, Any] = dict(document.values)
+    if overrides:
+        stated = values.get("folders") or {}
+        if isinstance(stated, dict):
+            values["folders"] = stated | {name: expand_home(folder) for name, folder in overrides.items()}
+    error = None
+    try:
+        config = Config.model_validate(values, context={"base": path.parent})
+        if not document.problems:
+            return config
+    except ValidationError as found:
+        error = found
+    raise ConfigError(config_file.explain(path, document, Config, error)) from error
+
+
+def prepare_folders(config: Config, create_drop: bool = False) -> None:
+    """Create the folders that are missing; see `daemon.folders.prepare`."""
+    folders.prepare(config.folders, create_drop)

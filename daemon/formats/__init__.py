@@ -1,0 +1,181 @@
+"""Micrograph files: is it complete, read it, write one. TIFF and MRC, told apart by their content.
+
+Raw files are only ever opened for reading.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from daemon.errors import MicrographError
+from daemon.formats import mrc, tiff, tiff_layout
+from daemon.formats.container import DamagedError, Extent, explained
+from daemon.micrograph import Image, Micrograph
+
+__all__ = ["SUFFIXES", "Completeness", "Kind", "probe", "read", "write"]
+
+Kind = Literal["tiff", "mrc"]
+
+SUFFIXES: dict[Kind, tuple[str, ...]] = {"tiff": (".tif", ".tiff"), "mrc": mrc.SUFFIXES}
+"""File name endings of each kind, lower case; the first is the one to write."""
+
+_HEAD = mrc.HEADER_BYTES
+_BLOCK = 1 << 20
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_FOREIGN = (
+    (b"\x89HDF", "an HDF5 file (Velox EMD, NeXus, HyperSpy)"),
+    (b"\0\0\0\x03\0", "a DigitalMicrograph DM3 file"),
+    (b"\0\0\0\x04\0", "a DigitalMicrograph DM4 file"),
+    (b"II\x97\x01", "a TIA SER file"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"BZh", "compressed with bzip2"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"%PDF", "a PDF document"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Whether a file that has stopped changing is all there.
+
+    `state`: "complete"; "incomplete" (the header does not parse yet, or data are missing: hold on);
+    "suspicious" (the length is right but the data end in zeros, as in a preallocated copy: hold on longer).
+    `proven`: as the file stands now, its header or its sparse extents prove that data are missing.
+    `reason` says what was found, for the user; empty if complete.
+    """
+
+    state: Literal["complete", "incomplete", "suspicious"]
+    proven: bool = False
+    reason: str = ""
+
+
+def probe(path: Path) -> Completeness:
+    """A cheap look at headers and the last row; never loads the image.
+
+    A file that is no micrograph at all counts as complete, so that `read` can say what it is.
+    Raises TransientError where the file cannot be opened now, MicrographError where it never can.
+    """
+    with explained(path), _open(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(_HEAD)
+        if not head.strip(b"\0"):
+            return Completeness("incomplete", False, "the file is empty" if size == 0 else "it starts with zeros")
+        try:
+            kind = _container(head, path)
+            if kind == "tiff":
+                extent = tiff_layout.parse(stream, size).extent()
+            elif kind == "mrc":
+                extent = mrc.parse(head).extent
+            elif _foreign(head):
+                return Completeness("complete")
+            else:
+                return Completeness("incomplete", False, "it has neither a TIFF nor an MRC header")
+        except DamagedError as error:
+            return Completeness("incomplete", error.cut, str(error))
+        if extent.end > size:
+            return Completeness("incomplete", True, f"{extent.end - size} of {extent.end} bytes are missing at the end")
+        return _tail(stream, extent)
+
+
+def read(path: Path, max_pixels: int) -> Micrograph:
+    """Read one micrograph: a greyscale plane, or a stack of them summed.
+
+    `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
+    than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
+    not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy.
+    """
+    with explained(path), _open(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(_HEAD)
+        kind = _container(head, path)
+        if kind == "tiff":
+            micrograph = tiff.read(stream, path, size, max_pixels)
+        elif kind == "mrc":
+            micrograph = mrc.read(stream, path, size, max_pixels)
+        else:
+            raise MicrographError(_unknown(path, head))
+    micrograph.pixels.setflags(write=False)
+    expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
+    if path.suffix.lower() in expected:
+        remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"
+        micrograph = replace(micrograph, warnings=(*micrograph.warnings, remark))
+    return micrograph
+
+
+def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
+    """Write float32 (H, W) with the pixel size of `like` and a small JSON-able `description`; replaces `path`.
+
+    Raises OSError (disk full, share gone): the caller knows what to clean up.
+    """
+    (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
+
+
+def _open(path: Path) -> BinaryIO:
+    # Opening a pipe or a device would wait for ever or worse, so look before opening.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise MicrographError(f"{path}: is not a regular file; move it away")
+    return path.open("rb")
+
+
+def _container(head: bytes, path: Path) -> Kind | None:
+    if head[:4] in _TIFF_MAGIC:
+        return "tiff"
+    return "mrc" if mrc.recognised(head, path.suffix) else None
+
+
+def _foreign(head: bytes) -> str | None:
+    return next((name for magic, name in _FOREIGN if head.startswith(magic)), None)
+
+
+def _unknown(path: Path, head: bytes) -> str:
+    if not head:
+        return f"{path}: is empty; copy it again"
+    if not head.strip(b"\0"):
+        return f"{path}: starts with zeros, as an unfinished copy does; copy it again"
+    what = _foreign(head)
+    if what:
+        return f"{path}: is {what}; only TIFF and MRC are read: export or unpack it"
+    return f"{path}: is neither TIFF nor MRC (its header is damaged or foreign); export it as TIFF or MRC"
+
+
+def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
+    """Judge the end of data whose length is right."""
+    stream.seek(extent.end - extent.tail)
+    if stream.read(extent.tail).strip(b"\0"):
+        return Completeness("complete")
+    stop = _written_until(stream, extent)
+    if stop is None:
+        return Completeness("suspicious", False, "the image ends in zeros: a dark border, or a copy not finished yet")
+    return Completeness(
+        "suspicious", True, f"nothing was ever written behind byte {stop} of {extent.end}: the copy stopped there"
+    )
+
+
+def _written_until(stream: BinaryIO, extent: Extent) -> int | None:
+    """Where a sparse or preallocated file stops having been written, or None if that cannot be told.
+
+    Entirely dark images are never accused: something other than zero must stand before the hole.
+    """
+    try:
+        last = extent.end - 1
+        if os.lseek(stream.fileno(), last, os.SEEK_HOLE) != last:
+            return None
+        hole = os.lseek(stream.fileno(), extent.start, os.SEEK_HOLE)
+        while (data := _next_data(stream, hole)) is not None and data < last:
+            hole = os.lseek(stream.fileno(), data, os.SEEK_HOLE)
+    except (OSError, AttributeError):
+        return None  # this filesystem or system does not tell
+    start = max(extent.start, hole - _BLOCK)
+    return hole if hole > start and os.pread(stream.fileno(), hole - start, start).strip(b"\0") else None
+
+
+def _next_data(stream: BinaryIO, offset: int) -> int | None:
+    try:
+        return os.lseek(stream.fileno(), offset, os.SEEK_DATA)
+    except OSError:
+        return None  # ENXIO: no data behind this offset

@@ -1,0 +1,266 @@
+"""The skeleton of a TIFF file: its directories and where their strips or tiles lie (TIFF 6.0, BigTIFF).
+
+Reads only directories, never pixels. It is our own because it has to be strict where image libraries are
+lenient (data that are not there yet), bounded on hostile files, and cheap enough to ask about a growing file.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.formats.container import DamagedError, Extent
+
+_MAX_PAGES = 1 << 16
+_MAX_ENTRIES = 1 << 12
+_MAX_SEGMENTS = 1 << 24
+_MAX_TEXT = 1 << 20
+_COMPRESSED_TAIL = 64
+_TYPES = {
+    1: "u1",
+    2: "S1",
+    3: "u2",
+    4: "u4",
+    6: "i1",
+    7: "u1",
+    8: "i2",
+    9: "i4",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
+}
+_DESCRIPTION = 270
+_WANTED = {254, 256, 257, 258, 259, 262, _DESCRIPTION, 273, 277, 278, 279, 284, 322, 323, 324, 325, 339, 32997}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Page:
+    """One directory. Sizes in pixels, `offsets` and `lengths` of its strips or tiles in bytes."""
+
+    width: int
+    height: int
+    depth: int
+    samples: int
+    bits: int
+    sample_format: int
+    photometric: int
+    compression: int
+    subfile: int
+    segment_width: int
+    segment_height: int
+    offsets: NDArray[np.uint64]
+    lengths: NDArray[np.uint64]
+
+    @property
+    def segment_row(self) -> int:
+        """Bytes in one uncompressed row of a strip or tile."""
+        return max(1, -(-self.segment_width * self.samples * self.bits // 8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """All directories of a file, in the order of their chain."""
+
+    byteorder: str
+    pages: tuple[Page, ...]
+    description: str
+    """ImageDescription of the first page."""
+
+    @property
+    def contiguous_frames(self) -> int:
+        """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
+        if len(self.pages) != 1 or self.pages[0].compression != 1:
+            return 1
+        return max(1, declared_frames(self.description, self.pages[0]))
+
+    def extent(self) -> Extent:
+        """Where the pixel data lie in the file."""
+        start, end, tail = 2**63, 0, 1
+        for page in self.pages:
+            start = min(start, int(page.offsets.min()))
+            ends = page.offsets + page.lengths
+            last = int(ends.argmax())
+            if int(ends[last]) > end:
+                length = int(page.lengths[last])
+                end = int(ends[last])
+                tail = min(length, page.segment_row if page.compression == 1 else _COMPRESSED_TAIL)
+        if self.contiguous_frames > 1:
+            page = self.pages[0]
+            end = int(page.offsets[0]) + self.contiguous_frames * page.height * page.segment_row
+        return Extent(start, end, tail)
+
+
+def declared_frames(description: str, page: Page) -> int:
+    """Frames that ImageJ's or tifffile's description declares; 1 if it declares none."""
+    if description.startswith("ImageJ="):
+        match = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
+        return int(match[1]) if match else 1
+    shape = shaped(description).get("shape")
+    if isinstance(shape, list) and all(isinstance(side, int) and side >= 0 for side in shape):
+        return math.prod(shape) // (page.width * page.height * page.depth * page.samples)
+    return 1
+
+
+def shaped(description: str) -> dict[str, Any]:
+    """The JSON tifffile leaves in the description (shape, axes); empty where there is none."""
+    if not (description.startswith("{") and '"shape"' in description):
+        return {}
+    try:
+        content = json.loads(description)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def parse(stream: BinaryIO, size: int) -> Layout:
+    """Read all directories of a TIFF of `size` bytes. Raises DamagedError, OSError."""
+    stream.seek(0)
+    head = stream.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 8:
+        raise DamagedError("the TIFF header is cut off", cut=True)
+    big = int(np.frombuffer(head, order + "u2", 1, 2)[0]) == 43
+    if big and len(head) < 16:
+        raise DamagedError("the BigTIFF header is cut off", cut=True)
+    offset = int(np.frombuffer(head, order + ("u8" if big else "u4"), 1, 8 if big else 4)[0])
+    if offset == 0:
+        raise DamagedError("the TIFF directory has not been written yet")
+    reader = _Reader(stream, size, order, big)
+    pages: list[Page] = []
+    description = ""
+    seen: set[int] = set()
+    segments = 0
+    while offset:
+        if offset in seen:
+            raise DamagedError("the TIFF directories form a loop")
+        seen.add(offset)
+        tags, offset = reader.directory(offset)
+        if not pages:
+            description = str(tags.get(_DESCRIPTION, ""))
+        pages.append(_page(tags, size))
+        segments += len(pages[-1].offsets)
+        if len(pages) > _MAX_PAGES or segments > _MAX_SEGMENTS:
+            raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")
+    layout = Layout(order, tuple(pages), description)
+    if layout.extent().end > size:
+        frames = layout.contiguous_frames
+        raise DamagedError(f"the description declares {frames} frames, the file is too short for them", cut=True)
+    return layout
+
+
+class _Reader:
+    """Reads directories of one byte order and word length."""
+
+    def __init__(self, stream: BinaryIO, size: int, order: str, big: bool) -> None:
+        self.stream, self.size, self.order = stream, size, order
+        self.word, self.words = ("u8", 8) if big else ("u4", 4)
+        self.number, self.numbers = ("u8", 8) if big else ("u2", 2)
+        entry: list[tuple[str, Any]] = [
+            ("code", order + "u2"),
+            ("type", order + "u2"),
+            ("count", order + self.word),
+            ("value", f"V{self.words}"),
+        ]
+        self.entry = np.dtype(entry)
+
+    def bytes(self, offset: int, length: int) -> bytes:
+        if offset + length > self.size:
+            raise DamagedError(f"the file ends at byte {self.size}, its directory needs {offset + length}", cut=True)
+        self.stream.seek(offset)
+        data = self.stream.read(length)
+        if len(data) < length:
+            raise DamagedError("the file became shorter while it was read", cut=True)
+        return data
+
+    def directory(self, offset: int) -> tuple[dict[int, Any], int]:
+        """The wanted tags of one directory and the offset of the next (0: none)."""
+        count = int(np.frombuffer(self.bytes(offset, self.numbers), self.order + self.number)[0])
+        if not 0 < count <= _MAX_ENTRIES:
+            raise DamagedError(
+                f"the TIFF directory at byte {offset} has {count} entries: it is not written yet, or damaged"
+            )
+        data = self.bytes(offset + self.numbers, count * self.entry.itemsize + self.words)
+        following = int(np.frombuffer(data[-self.words :], self.order + self.word)[0])
+        entries = np.frombuffer(data, self.entry, count)
+        tags = {int(entry["code"]): self.value(entry) for entry in entries if int(entry["code"]) in _WANTED}
+        return tags, following
+
+    def value(self, entry: Any) -> Any:
+        code, count = int(entry["code"]), int(entry["count"])
+        kind = _TYPES.get(int(entry["type"]))
+        if kind is None or count == 0:
+            raise DamagedError(f"TIFF tag {code} has an impossible type or length")
+        length = count * int(kind[1])
+        if code == _DESCRIPTION:
+            length = min(length, _MAX_TEXT)
+        inline = entry["value"].tobytes()
+        if length <= self.words and count * int(kind[1]) <= self.words:
+            data = inline[:length]
+        else:
+            data = self.bytes(int(np.frombuffer(inline, self.order + self.word)[0]), length)
+        if code == _DESCRIPTION:
+            return data.split(b"\0", 1)[0].decode("utf-8", "replace")
+        return np.frombuffer(data, self.order + kind if kind != "S1" else kind)
+
+
+def _page(tags: dict[int, Any], size: int) -> Page:
+    """Check one directory against itself and against the size of the file."""
+
+    def one(code: int, default: int) -> int:
+        return int(tags[code][0]) if code in tags else default
+
+    width, height, depth = one(256, 0), one(257, 0), one(32997, 1)
+    samples, bits = one(277, 1), one(258, 1)
+    if min(width, height, depth, samples, bits) < 1 or samples > 4096 or bits > 128:
+        raise DamagedError(
+            f"the TIFF directory declares an impossible image ({width} x {height}, {samples} x {bits} bits)"
+        )
+    compression = one(259, 1)
+    planes = samples if one(284, 1) == 2 else 1
+    tiled = 322 in tags
+    segment_width = one(322, width) if tiled else width
+    segment_height = one(323, height) if tiled else min(one(278, height), height)
+    offsets, lengths = tags.get(324 if tiled else 273), tags.get(325 if tiled else 279)
+    if min(segment_width, segment_height) < 1 or offsets is None:
+        raise DamagedError("the TIFF directory does not say where the pixels are")
+    down, across = -(-height // segment_height), -(-width // segment_width)
+    expected = down * across * depth * planes
+    if len(offsets) < expected or (lengths is not None and len(lengths) < expected):
+        raise DamagedError(f"the TIFF directory lists {len(offsets)} strips or tiles, the image has {expected}")
+    offsets = offsets[:expected].astype(np.uint64)
+    row = -(-segment_width * (samples // planes) * bits // 8)
+    rows = np.full(expected, segment_height, np.uint64)
+    if not tiled and height % segment_height:
+        rows.reshape(-1, down)[:, -1] = height % segment_height  # the last strip may be shorter, a tile never is
+    needed = rows * np.uint64(min(row, 2**31))
+    if lengths is None:
+        lengths = needed if compression == 1 else np.full(expected, max(0, size - int(offsets.max())), np.uint64)
+    lengths = lengths[:expected].astype(np.uint64)
+    if not offsets.all() or not lengths.all():
+        raise DamagedError("strips or tiles of the image have not been written")
+    if compression == 1 and one(262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
+        if (lengths < needed).any():
+            raise DamagedError("strips or tiles declare fewer bytes than their rows need")
+        lengths = needed
+    if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
+        raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
+    return Page(
+        width,
+        height,
+        depth,
+        samples,
+        bits,
+        one(339, 1),
+        one(262, 1),
+        compression,
+        one(254, 0),
+        segment_width,
+        segment_height,
+        offsets,
+        lengths,
+    )

@@ -1,0 +1,65 @@
+"""Units of length as microscope files spell them, and which spellings are no length at all."""
+
+import html
+import re
+from math import isfinite
+
+from daemon.micrograph import PixelSize
+
+METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "nm": 1e-9, "angstrom": 1e-10, "pm": 1e-12}
+"""Metres in one of each unit this project writes."""
+
+_SPELLINGS = {
+    "m": ("m", "meter", "metre", "meters", "metres"),
+    "cm": ("cm", "centimeter", "centimetre"),
+    "mm": ("mm", "millimeter", "millimetre"),
+    "um": ("um", "µm", "âµm", "micron", "microns", "micrometer", "micrometre", "micrometers", "micrometres"),
+    "nm": ("nm", "nanometer", "nanometre", "nanometers", "nanometres"),
+    "angstrom": ("å", "a", "ang", "angstrom", "angstroms", "ångström", "ångstrom"),
+    "pm": ("pm", "picometer", "picometre"),
+}
+_CANONICAL = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
+_UNKNOWN = {"", "pixel", "pixels", "px", "none", "null", "undefined", "unknown", "-", "reference_frame"}
+_RECIPROCAL = re.compile(r"^1\s*/|\^?\(?[-\u2212]1\)?$|⁻¹$|^m?rad(ian)?s?$")
+
+
+def _plain(text: str) -> str:
+    """Undo the escapes of ImageJ (\\u00B5) and XML (&#181;), the Greek mu and the letter case."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), html.unescape(text))
+    return " ".join(text.strip("\0").split()).replace("\u03bc", "\u00b5").replace("\u212b", "\u00c5").lower()
+
+
+def canonical(text: str) -> str | None:
+    """A unit as a file spells it → this project's spelling, the text itself if unfamiliar, None if it says nothing."""
+    plain = _plain(text)
+    return None if plain in _UNKNOWN else _CANONICAL.get(plain, plain)
+
+
+def reciprocal(text: str) -> bool:
+    """True for 1/nm, nm^-1, mrad and the like: the axes of a diffraction pattern."""
+    return bool(_RECIPROCAL.search(_plain(text)))
+
+
+def pixel_size(y: float, x: float, unit: str) -> PixelSize | None:
+    """A pixel size as a file states it, or None where the numbers or the unit mean "not known"."""
+    name = canonical(unit)
+    if name is None or not (isfinite(x) and isfinite(y) and x > 0 and y > 0):
+        return None
+    return PixelSize(y=float(y), x=float(x), unit=name)
+
+
+def convert(size: PixelSize, unit: str) -> PixelSize | None:
+    """The same size in another unit of length; None if its own unit is not a known length."""
+    if size.unit not in METRES:
+        return None
+    factor = METRES[size.unit] / METRES[unit]
+    return PixelSize(y=size.y * factor, x=size.x * factor, unit=unit)
+
+
+def readable(size: PixelSize) -> PixelSize:
+    """The same size in nm, um or mm where its own unit would need many zeros (2.4e-11 m → 0.024 nm)."""
+    if size.unit in ("nm", "um", "angstrom") or size.unit not in METRES:
+        return size
+    metres = size.x * METRES[size.unit]
+    converted = convert(size, "nm" if metres < 1e-6 else "um" if metres < 1e-3 else "mm")
+    return converted or size

@@ -1,0 +1,350 @@
+"""What has been seen, done and given up, kept across restarts: one SQLite file (WAL) on a local disk.
+
+The ledger is also the queue: whoever wants work claims it here, so nothing can get out of step with it. Each public
+method is one transaction. Commits are not forced to disk one by one: a power cut may lose the last of them, never
+damage the file. What is lost that way is found again by the next scan, and an image already written is adopted
+from its JSON.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon.filesystem import filesystem_type
+from daemon.ledger_file import FILE, LedgerError, Mode, connect, explain, own
+
+State = Literal["pending", "running", "retry", "done", "quarantined"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds between attempts: `first`, then `factor` times longer each, at most `longest`; `attempts` in all."""
+
+    first: float = 5.0
+    factor: float = 2.0
+    longest: float = 600.0
+    attempts: int = 8
+
+    def pause(self, attempts: int) -> float:
+        """How long to wait after that many attempts (at least 1)."""
+        return min(self.longest, self.first * self.factor ** min(attempts - 1, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One revision of one file. Times are seconds of the wall clock, for people; `timings` are seconds by step."""
+
+    id: int
+    path: str
+    """Relative to the drop folder; bytes that are not UTF-8 as surrogates (PEP 383)."""
+    revision: int
+    """1, 2, ...: counts the versions of this file that were worked on."""
+    size: int
+    mtime_ns: int
+    sha256: str | None
+    state: State
+    live: bool
+    attempts: int
+    not_before: float
+    error: str | None
+    warning: str | None
+    profile: str | None
+    timings: Mapping[str, float]
+    output: str | None
+    created: float
+    updated: float
+
+
+class Ledger:
+    """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once.
+
+    `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
+    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder is on a network
+    filesystem or cannot be made, LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the
+    file is foreign, missing (edit, read) or of another version, and, from any method, LedgerUnavailableError while the
+    disk is full or another process holds the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode = "own",
+        *,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.time,
+        filesystem: Callable[[Path], str] = filesystem_type,
+    ) -> None:
+        self.path = folder / FILE
+        self._backoff = backoff or Backoff()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._held = own(folder, filesystem) if mode == "own" else None
+        try:
+            with self._explained():
+                self._db = connect(self.path, mode)
+        except BaseException:
+            self._release_folder()
+            raise
+
+    def close(self) -> None:
+        """Close the file and let another service have the folder. Safe to call twice."""
+        with self._lock:
+            self._db.close()
+            self._release_folder()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What arrives
+
+    def known(self, path: str, size: int, mtime_ns: int) -> bool:
+        """Whether this very file (same size and modification time) was registered before, whatever became of it."""
+        with self._explained():
+            return self._same(path, size, mtime_ns)
+
+    def register(
+        self, path: str, size: int, mtime_ns: int, *, live: bool, warning: str | None = None, refused: str | None = None
+    ) -> Job | None:
+        """Take a finished file in: pending, or quarantined at once if `refused` says why. None if it is known already.
+
+        A file that changed is a new revision if the last one was worked on; one that still waits, or was
+        quarantined, has made no output and is taken in again under the same number.
+        """
+        new: dict[str, object] = {
+            "size": size,
+            "mtime_ns": str(mtime_ns),
+            "live": live,
+            "state": "pending" if refused is None else "quarantined",
+            "error": _text(refused),
+            "warning": _text(warning),
+        }
+        with self._transaction():
+            if self._same(path, size, mtime_ns):
+                return None
+            last = self._one("SELECT * FROM jobs WHERE path = ? ORDER BY revision DESC LIMIT 1", os.fsencode(path))
+            waiting: tuple[State, ...] = ("pending", "retry", "quarantined")
+            if last is not None and last.state in waiting:
+                return self._move(last, waiting, **new, attempts=0, not_before=0.0, sha256=None, profile=None)
+            now = self._clock()
+            revision = 1 if last is None else last.revision + 1
+            new |= {"path": os.fsencode(path), "revision": revision, "created": now, "updated": now}
+            marks = ", ".join("?" * len(new))
+            row = self._db.execute(f"INSERT INTO jobs ({', '.join(new)}) VALUES ({marks})", tuple(new.values()))
+            return self.get(int(row.lastrowid or 0))
+
+    # The queue
+
+    def claim(self, live_first: bool = True) -> Job | None:
+        """Take the next job, now running: the newest live one, else the oldest of the backlog; None if none is due.
+
+        `live_first=False`: the oldest of the backlog, else the oldest live one. The attempt is counted here, so that
+        a file which brings the whole service down is given up in the end (`recover`).
+        """
+        live = "SELECT id FROM jobs WHERE state = 'pending' AND live = 1 ORDER BY id {} LIMIT 1"
+        backlog = "SELECT id FROM jobs WHERE state = 'pending' AND live = 0 ORDER BY id LIMIT 1"
+        order = (live.format("DESC"), backlog) if live_first else (backlog, live.format("ASC"))
+        with self._transaction():
+            now = self._clock()
+            awake = "UPDATE jobs SET state = 'pending' WHERE state = 'retry' AND not_before"
+            self._db.execute(f"{awake} <= ?", (now,))
+            # Further away than the longest pause: the clock was set back meanwhile.
+            self._db.execute(f"{awake} > ?", (now + self._backoff.longest,))
+            for query in order:
+                if (row := self._db.execute(query).fetchone()) is not None:
+                    job = self.get(row["id"])
+                    return self._move(job, ("pending",), state="running", attempts=job.attempts + 1)
+            return None
+
+    def next_retry(self) -> float | None:
+        """Seconds until the first failed job is due again (0 if it is now), or None if none waits."""
+        with self._explained():
+            row = self._db.execute("SELECT min(not_before), max(not_before) FROM jobs WHERE state = 'retry'").fetchone()
+        if row[0] is None:
+            return None
+        now = self._clock()
+        return 0.0 if row[1] > now + self._backoff.longest else max(0.0, row[0] - now)
+
+    def same_content(self, job: Job, sha256: str) -> Job | None:
+        """Keep the hash of what was read, and return the finished revision of this file with the same bytes, if any.
+
+        Only the time of such a file was touched: `finish` this job with that one's output.
+        """
+        with self._transaction():
+            self._move(job, ("running",), sha256=sha256)
+            return self._one(
+                "SELECT * FROM jobs WHERE path = ? AND sha256 = ? AND state = 'done' ORDER BY revision DESC LIMIT 1",
+                os.fsencode(job.path),
+                sha256,
+            )
+
+    def finish(
+        self,
+        job: Job,
+        output: str,
+        *,
+        sha256: str | None = None,
+        profile: str | None = None,
+        timings: Mapping[str, float] | None = None,
+        warning: str | None = None,
+    ) -> Job:
+        """Running -> done, once `output` lies whole on the disk. None leaves what was known before."""
+        changes = {"sha256": sha256, "profile": _text(profile), "warning": _text(warning)}
+        kept: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
+        times = json.dumps(dict(timings or {}))
+        with self._transaction():
+            kept |= {"output": os.fsencode(output), "error": None, "timings": times}
+            return self._move(job, ("running",), state="done", **kept)
+
+    def fail_transient(self, job: Job, error: str) -> Job:
+        """Running -> retry, after a pause that survives restarts; after the last attempt -> quarantined."""
+        with self._transaction():
+            attempts = self.get(job.id).attempts
+            if attempts >= self._backoff.attempts:
+                reason = f"given up after {attempts} attempts: {error}"
+                return self._move(job, ("running",), state="quarantined", error=_text(reason))
+            due = self._clock() + self._backoff.pause(attempts)
+            return self._move(job, ("running",), state="retry", error=_text(error), not_before=due)
+
+    def quarantine(self, job: Job, reason: str) -> Job:
+        """Pending, retry or running -> quarantined, until the file changes or `retry` is called."""
+        with self._transaction():
+            return self._move(job, ("pending", "retry", "running"), state="quarantined", error=_text(reason))
+
+    def release(self, job: Job) -> Job:
+        """Running -> pending without counting the attempt: the service stops, or the output disk is full."""
+        with self._transaction():
+            attempts = max(0, self.get(job.id).attempts - 1)
+            return self._move(job, ("running",), state="pending", attempts=attempts)
+
+    def recover(self) -> list[Job]:
+        """At the start: what was running when the service died is pending again. Returns these jobs.
+
+        One that has used up its attempts in this way is quarantined: it is probably what brought the service down.
+        """
+        with self._transaction():
+            found = []
+            for job in self._many("SELECT * FROM jobs WHERE state = 'running' ORDER BY id"):
+                if job.attempts >= self._backoff.attempts:
+                    reason = f"given up after {job.attempts} attempts; the service died during the last one"
+                    found.append(self._move(job, ("running",), state="quarantined", error=reason))
+                else:
+                    found.append(self._move(job, ("running",), state="pending"))
+            return found
+
+    def retry(self, pattern: str = "*") -> list[Job]:
+        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew."""
+        with self._transaction():
+            candidates = self._many(
+                "SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND NOT EXISTS (SELECT 1 FROM jobs"
+                " AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id"
+            )
+            return [
+                self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
+                for job in candidates
+                if fnmatchcase(job.path, pattern) or fnmatchcase(job.path.rpartition("/")[2], pattern)
+            ]
+
+    # What people ask
+
+    def get(self, job_id: int) -> Job:
+        """The job as it stands now; LedgerError if there is none."""
+        with self._explained():
+            job = self._one("SELECT * FROM jobs WHERE id = ?", job_id)
+        if job is None:
+            raise LedgerError(f"{self.path}: there is no job {job_id}")
+        return job
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        found: dict[State, int] = {"pending": 0, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
+        with self._explained():
+            # Rows are never deleted, so the highest number is how many there are: no need to count the finished ones.
+            rows = self._db.execute(
+                "SELECT 'done' AS state, ifnull(max(id), 0) AS jobs FROM jobs UNION ALL SELECT state, count(*)"
+                " FROM jobs WHERE state IN ('pending', 'running', 'retry', 'quarantined') GROUP BY state"
+            )
+            found.update({row["state"]: row["jobs"] for row in rows})
+        found["done"] -= found["pending"] + found["running"] + found["retry"] + found["quarantined"]
+        return found
+
+    def recent(self, limit: int, state: State | None = None) -> list[Job]:
+        """The jobs that changed last, newest first; only those in `state`, if given."""
+        where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
+        with self._explained():
+            return self._many(f"SELECT * FROM jobs {where} ORDER BY updated DESC LIMIT ?", *values, limit)
+
+    # Beneath
+
+    def _same(self, path: str, size: int, mtime_ns: int) -> bool:
+        query = "SELECT 1 FROM jobs WHERE path = ? AND size = ? AND mtime_ns = ? LIMIT 1"
+        return self._db.execute(query, (os.fsencode(path), size, str(mtime_ns))).fetchone() is not None
+
+    def _move(self, job: Job, allowed: tuple[State, ...], **changes: Any) -> Job:
+        now = self.get(job.id)
+        if now.state not in allowed:
+            raise LedgerError(f"{self.path}: {job.path} is {now.state} and not {' or '.join(allowed)}")
+        names = ", ".join(f"{name} = ?" for name in changes)
+        values = (*changes.values(), self._clock(), job.id)
+        self._db.execute(f"UPDATE jobs SET {names}, updated = ? WHERE id = ?", values)
+        return self.get(job.id)
+
+    def _one(self, query: str, *values: object) -> Job | None:
+        jobs = self._many(query, *values)
+        return jobs[0] if jobs else None
+
+    def _many(self, query: str, *values: Any) -> list[Job]:
+        return [_job(row) for row in self._db.execute(query, values)]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained():
+            if self._db.in_transaction:
+                raise LedgerError(f"{self.path}: a transaction within a transaction")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One thread at a time, and SQLite's errors in words that say what to do."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.DatabaseError as error:
+                raise explain(self.path, error) from error
+
+    def _release_folder(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
+
+def _text(text: str | None) -> str | None:
+    """SQLite takes no surrogates, and messages name files."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _job(row: sqlite3.Row) -> Job:
+    values = dict(row)
+    values["path"] = os.fsdecode(row["path"])
+    values["output"] = None if row["output"] is None else os.fsdecode(row["output"])
+    values["mtime_ns"] = int(row["mtime_ns"])
+    values["live"] = bool(row["live"])
+    values["timings"] = json.loads(row["timings"])
+    return Job(**values)

@@ -1,0 +1,167 @@
+"""The picture beside every result: raw and denoised, same contrast, with a scale bar and a caption."""
+
+import struct
+import unicodedata
+from math import ceil, floor, log10
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from daemon.formats.units import METRES, convert
+from daemon.micrograph import Image, Pixels, PixelSize
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+WINDOW = (0.5, 99.5)
+"""Percentiles of the denoised image that become black and white, on both sides."""
+
+_SMALLEST = 256
+_STRIP_PIXELS = 1 << 22
+_GAP = 4
+_BACKGROUND, _INK, _DIM, _BOX = 18, 255, 190, 28
+
+
+def render(
+    raw: Pixels, denoised: Image, *, pixels: int, size: PixelSize | None, title: str, caption: str
+) -> Picture.Image:
+    """Raw | denoised, each binned by area to at most `pixels` a side, as an 8-bit greyscale picture.
+
+    `raw` (H, W) any real dtype, `denoised` (H, W) float32, both in the same units; neither is changed.
+    """
+    height, width = denoised.shape
+    bin_by = max(1, ceil(max(height, width) / pixels))
+    panels = [_binned(plane, bin_by) for plane in (raw, denoised)]
+    low, high = _window(panels[1])
+    enlarge = max(1, _SMALLEST // max(panels[0].shape))
+    left, right = (Picture.fromarray(_grey(panel, low, high).repeat(enlarge, 0).repeat(enlarge, 1)) for panel in panels)
+    text = max(13, round(left.width / 44))
+    shown = (max(left.width, _SMALLEST), max(left.height, 6 * text))
+    margins = ((shown[0] - left.width) // 2, (shown[1] - left.height) // 2)
+    canvas = Picture.new("L", (2 * shown[0] + _GAP, shown[1] + 2 * text), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(text)
+    for x, panel, label in ((0, left, "raw"), (shown[0] + _GAP, right, "denoised")):
+        canvas.paste(panel, (x + margins[0], margins[1]))
+        _tag(draw, font, (x + text // 2, text // 2), text, label)
+    if size is not None:
+        _scale_bar(
+            draw,
+            font,
+            (shown[0] + _GAP + text // 2, shown[1] - text // 2),
+            text,
+            0.25 * shown[0],
+            PixelSize(size.y, size.x * bin_by / enlarge, size.unit),
+        )
+    _caption(draw, font, canvas.width, shown[1] + text // 2, text, _printable(title), _printable(caption))
+    return canvas
+
+
+def save(picture: Picture.Image, path: Path, writer: str) -> None:
+    """Write a PNG that says who wrote it. Raises OSError."""
+    told = PngInfo()
+    told.add_text("Software", writer)
+    with path.open("wb") as stream:
+        picture.save(stream, "PNG", compress_level=1, pnginfo=told)  # noise does not compress: do not try hard
+
+
+def written_by(path: Path) -> str | None:
+    """Who wrote a PNG, or None if it is not there, is not a PNG or does not say."""
+    try:
+        with path.open("rb") as stream, Picture.open(stream, formats=["PNG"]) as picture:
+            return str(picture.info.get("Software"))
+    except (FileNotFoundError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, struct.error):
+        return None
+
+
+def _binned(plane: Pixels, factor: int) -> Image:
+    """Mean over `factor` x `factor` blocks, float32, a strip at a time; NaN and Inf count as 0.
+
+    Columns and rows that do not fill a block are left out, unless nothing would remain.
+    """
+    height, width = max(1, plane.shape[0] // factor), max(1, plane.shape[1] // factor)
+    down, across = min(factor, plane.shape[0]), min(factor, plane.shape[1])
+    out = np.empty((height, width), np.float32)
+    rows = max(1, _STRIP_PIXELS // (plane.shape[1] * down))
+    for top in range(0, height, rows):
+        count = min(rows, height - top)
+        block = plane[top * down : (top + count) * down, : width * across].astype(np.float32)
+        if not np.isfinite(block).all():
+            np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        summed = block[::down]
+        for row in range(1, down):
+            summed = summed + block[row::down]
+        columns = summed[:, ::across]
+        for column in range(1, across):
+            columns = columns + summed[:, column::across]
+        out[top : top + count] = columns / (down * across)
+    return out
+
+
+def _window(panel: Image) -> tuple[float, float]:
+    sample = panel.reshape(-1)[:: max(1, panel.size // 200_000)]
+    low, high = (float(value) for value in np.percentile(sample, WINDOW))
+    return (low, high) if high > low else (low - 1.0, low + 1.0)
+
+
+def _grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:
+    scaled = (panel - np.float32(low)) * np.float32(255.0 / (high - low))
+    grey: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    return grey
+
+
+def _tag(draw: ImageDraw.ImageDraw, font: Font, corner: tuple[int, int], text: int, label: str) -> None:
+    """White words on a dark box, readable on any micrograph. `corner` is the box's upper left."""
+    x, y = corner
+    pad = text // 2
+    draw.rounded_rectangle((x, y, x + draw.textlength(label, font) + 2 * pad, y + 2 * text), pad, _BOX)
+    draw.text((x + pad, y + text), label, _INK, font, anchor="lm")
+
+
+def _scale_bar(
+    draw: ImageDraw.ImageDraw, font: Font, corner: tuple[int, int], text: int, longest: float, pixel: PixelSize
+) -> None:
+    """A bar of a round length, its label above it. `corner` is the box's lower left; `pixel` a displayed pixel."""
+    length, label = round_length(pixel, longest)
+    x, y = corner
+    pad, thick = text // 2, max(3, text // 4)
+    inner = max(length, draw.textlength(label, font))
+    top = y - 2 * pad - round(1.3 * text) - thick
+    draw.rounded_rectangle((x, top, x + inner + 2 * pad, y), pad, _BOX)
+    middle = x + pad + inner / 2
+    draw.text((middle, top + pad + text / 2), label, _INK, font, anchor="mm")
+    draw.rectangle((round(middle - length / 2), y - pad - thick, round(middle + length / 2), y - pad - 1), _INK)
+
+
+def round_length(pixel: PixelSize, at_most: float) -> tuple[float, str]:
+    """The longest bar of 1, 2 or 5 times a power of ten within `at_most` pixels: its pixels and its label."""
+    metres = convert(pixel, "m")
+    if metres is not None:
+        unit = next((name for name in ("mm", "um") if metres.x * at_most >= METRES[name]), "nm")
+        pixel = convert(pixel, unit) or pixel
+    side = pixel.x
+    power = 10.0 ** floor(log10(side * at_most))
+    value = max(step * power for step in (1, 2, 5) if step * power <= side * at_most * (1 + 1e-9))
+    return value / side, f"{value:g} {pixel.unit}"
+
+
+def _caption(draw: ImageDraw.ImageDraw, font: Font, width: int, y: int, margin: int, title: str, caption: str) -> None:
+    """The title on the left, shortened in its middle if need be; the caption on the right."""
+    right = draw.textlength(caption, font)
+    room = width - right - 3 * margin
+    shown, wide = title, draw.textlength(title, font)
+    keep = len(title) if wide <= room else int(len(title) * max(0.0, room) / wide)
+    while draw.textlength(shown, font) > room and keep > 8:
+        keep -= 1
+        shown = f"{title[: keep // 2]}...{title[len(title) - (keep - keep // 2) :]}"
+    draw.text((margin, y), shown, _INK, font)
+    draw.text((width - margin - right, y), caption, _DIM, font)
+
+
+def _printable(text: str) -> str:
+    """The font shipped with Pillow knows little beyond ASCII: accents are dropped, the rest becomes "?"."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text.replace("µ", "u")) if not unicodedata.combining(c))
+    return "".join(c if c.isascii() or c == "·" else "?" for c in bare)

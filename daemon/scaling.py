@@ -1,0 +1,79 @@
+"""The one scaling between a micrograph's units and what a network sees; training imports it too.
+
+*Counts* are detected quanta: ``counts = (pixel - offset) / gain``. *Dose* is the mean counts per pixel.
+A network sees **linear noise units**, ``u = (counts - dose) / sqrt(dose + 3/8)``: centred, and with the
+Poisson noise of an average pixel at standard deviation 1 whatever the dose, so that half-precision
+rounding stays far below the noise and a faint image on a high pedestal keeps its contrast.
+``level = 1 / (2 sqrt(dose + 3/8))`` tells the network which dose that was; with it the variance-stabilising
+square root can be taken, and undone, inside the network's graph (see `training.network.FastDenoiser`).
+
+Both directions are affine, so a round trip is exact to float32 rounding and the mean is carried through.
+"""
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from daemon.errors import MicrographError
+
+ANSCOMBE = 3.0 / 8.0
+"""Anscombe's constant (Biometrika 35, 246, 1948): 2 sqrt(x + 3/8) of a Poisson count has variance near 1."""
+
+Kind = Literal["noise_units", "minmax_crop"]
+NOISE_UNITS: Kind = "noise_units"
+MINMAX_CROP: Kind = "minmax_crop"
+"""The paper's scaling: every tile to [0, 1] by its own extremes. Only to reproduce the paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """``units = (pixel - zero) / unit`` for a whole micrograph, and the `level` the network is told.
+
+    `zero` and `unit` are in the micrograph's own units; `level` is dimensionless.
+    """
+
+    zero: float
+    unit: float
+    level: float
+
+    def to_units(self, pixels: ArrayLike) -> NDArray[np.float32]:
+        """Pixels of any real dtype, any shape → network units, float32."""
+        # The subtraction is done in float64 where float32 could not tell neighbouring integers apart.
+        array = np.asarray(pixels)
+        exact = np.dtype(np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64)
+        units: NDArray[np.float32] = ((array.astype(exact) - self.zero) * (1.0 / self.unit)).astype(
+            np.float32, copy=False
+        )
+        return units
+
+    def to_pixels(self, units: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Network units → the micrograph's own units, float32."""
+        return units * np.float32(self.unit) + np.float32(self.zero)
+
+
+def noise_units(dose: float, gain: float = 1.0, offset: float = 0.0) -> Scaling:
+    """The serving contract: linear noise units for a micrograph of `dose` mean counts per pixel.
+
+    `gain` is the micrograph's units per count, `offset` its value at zero counts. Raises MicrographError
+    if the dose is not a positive finite number (a gain or offset that does not fit the file).
+    """
+    if not (isfinite(dose) and dose > 0):
+        raise MicrographError(
+            f"the mean is {dose:g} counts per pixel after gain {gain:g} and offset {offset:g}; "
+            "counts must be positive: correct the profile's gain and offset, or use gain: auto"
+        )
+    sigma = sqrt(dose + ANSCOMBE)
+    return Scaling(zero=offset + gain * dose, unit=gain * sigma, level=0.5 / sigma)
+
+
+def minmax_crop(crop: ArrayLike) -> Scaling:
+    """The paper's scaling (section 3.1) of one crop to [0, 1]; a constant crop maps to 0.
+
+    One bright pixel changes what the network sees of everything else, which is why it is not the default.
+    """
+    array = np.asarray(crop)
+    low, high = float(array.min()), float(array.max())
+    return Scaling(zero=low, unit=(high - low) or 1.0, level=0.0)

@@ -1,0 +1,69 @@
+"""The main thread: starts the service, waits for signals, feeds the watchdog, and ends with the right exit status."""
+
+import logging
+import signal
+import time
+
+from daemon.config import Config
+from daemon.notify import Notifier, watchdog_interval
+from daemon.service import Service
+
+log = logging.getLogger(__name__)
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+TICK = 0.25
+STATUS_SECONDS = 5.0
+
+
+def supervise(config: Config, once: bool = False, notifier: Notifier | None = None) -> int:
+    """Run the service until a signal, a failure, or (`once`) until everything in the folder is done.
+
+    Returns the exit status: 0 after a clean stop, 1 after a failure or (`once`) if a micrograph could not be done.
+    Raises what keeps the service from starting.
+    """
+    notifier = notifier or Notifier()
+    # Blocked, and taken one by one below: a handler would run between any two bytecodes, also inside a log call.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    interval = watchdog_interval()
+    service = Service(config, idle_canary_seconds=interval / 2 if interval else None)
+    service.start()
+    log.info(
+        "ready: %s; watching %s, results go to %s", service.backend_name, config.folders.drop, config.folders.output
+    )
+    notifier.ready(f"ready, {service.backend_name}")
+    try:
+        _loop(service, notifier, interval, once)
+    finally:
+        notifier.stopping("finishing the micrograph in hand")
+        # A second signal ends the process at once; nothing is lost by that.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        service.stop()
+    if service.failure is not None:
+        log.critical("stopped: %s", service.failure)
+        return 1
+    log.info("stopped")
+    return 1 if once and (service.unsuccessful or service.blocked) else 0
+
+
+def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool) -> None:
+    told_beats, told_at, said_at = -1, 0.0, 0.0
+    while service.failure is None:
+        arrived = signal.sigtimedwait(SIGNALS, TICK)
+        if arrived is not None:
+            log.info("%s: finishing the micrograph in hand", signal.Signals(arrived.si_signo).name)
+            return
+        now = time.monotonic()
+        if interval and now - told_at >= min(interval, 5.0) and service.beats != told_beats:
+            told_beats, told_at = service.beats, now
+            notifier.watchdog()
+        if notifier.listened_to and now - said_at >= STATUS_SECONDS:
+            said_at = now
+            counts = service.ledger.counts()
+            notifier.status(
+                f"{counts['pending'] + counts['running'] + counts['retry']} waiting, {counts['done']} done, "
+                f"{counts['quarantined']} quarantined; {service.watcher.health.detail}"
+            )
+        if once and (service.idle or service.blocked):
+            return

@@ -1,0 +1,201 @@
+"""One micrograph's way from file to finished output, step by step, without threads and without the ledger."""
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Any
+
+from daemon import __version__, dose, formats, manifest, report, trust
+from daemon.config import Config
+from daemon.denoise import Served, prepare
+from daemon.dose import Choice
+from daemon.errors import MicrographError, TransientError
+from daemon.manifest import Manifest
+from daemon.micrograph import Image, Micrograph
+
+SPIKES_LISTED = 1000
+"""The JSON lists so many spikes and counts the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A weights folder and its verified manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A micrograph on its way. `relative`: path below the drop folder; `seconds`: what each step took so far."""
+
+    relative: PurePath
+    raw: dict[str, Any]
+    """Path, SHA-256, size and modification time of the raw file."""
+    micrograph: Micrograph
+    choice: Choice
+    weights: Weights
+    served: Served
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of it, for log, ledger and the user."""
+
+    written: report.Written
+    dose: float
+    profile: str
+    spikes: int
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add what the block takes to ``seconds[step]``."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - begin, 4)
+
+
+def load_weights(config: Config) -> dict[str, Weights]:
+    """Profile's `weights` → folder and verified manifest, for all profiles. Raises WeightsError."""
+    wanted = {profile.weights for profile in config.profiles.values()}
+    return {name: Weights(folder := manifest.locate(name), manifest.load(folder)) for name in sorted(wanted)}
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Path, SHA-256, size and modification time of a raw file. Raises TransientError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            state = path.stat()
+    except OSError as error:
+        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+    return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def read(
+    config: Config,
+    weights: dict[str, Weights],
+    path: Path,
+    relative: PurePath,
+    raw: dict[str, Any],
+    warning: str | None = None,
+    profile: str | None = None,
+) -> Work:
+    """Read and prepare one file. `raw` is its `fingerprint`; `profile` overrides the rules.
+
+    Raises MicrographError if it can never be processed as it is, TransientError if not now.
+    """
+    seconds: dict[str, float] = {}
+    with timed(seconds, "read"):
+        micrograph = formats.read(path, config.backend.max_pixels)
+    after = path.stat() if path.exists() else None
+    if after is None or (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
+        raise TransientError(f"{path}: changed while it was read; it is read again once it has settled")
+    with timed(seconds, "prepare"):
+        try:
+            choice = dose.choose(config, relative, micrograph, profile)
+            chosen = weights[choice.profile.weights]
+            served = prepare(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
+        except MicrographError as error:
+            raise MicrographError(f"{path}: {error}") from error
+    warnings = (*([warning] if warning else []), *micrograph.warnings, *served.warnings)
+    served = Served(served.prepared, served.dose, warnings)
+    return Work(relative, raw, micrograph, choice, chosen, served, seconds)
+
+
+def finish(config: Config, work: Work, denoised: Image, backend: str, root: Path, revision: int = 1) -> Outcome:
+    """Judge and write one result below `root`.
+
+    Raises MicrographError if the result or its name cannot be accepted, StorageError if it cannot be written now.
+    """
+    prepared = work.served.prepared
+    with timed(work.seconds, "judge"):
+        verdict = trust.judge(prepared.pixels, denoised, prepared.spikes, work.choice, prepared.scaling)
+    warnings = (*work.served.warnings, *verdict.warnings)
+    name = work.choice.profile.name
+    kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
+    with timed(work.seconds, "write"):
+        written = report.write_outputs(
+            root,
+            work.relative,
+            revision,
+            work.micrograph,
+            denoised,
+            provenance(config, work, verdict, warnings, backend),
+            kind=kind if config.output.format == "same" else config.output.format,
+            preview_pixels=config.output.preview_pixels if config.output.preview else None,
+            caption=f"{work.served.dose:.3g} counts per pixel, profile {name}",
+        )
+    return Outcome(written, work.served.dose, name, len(prepared.spikes), warnings, work.seconds)
+
+
+def provenance(
+    config: Config, work: Work, verdict: trust.Verdict, warnings: tuple[str, ...], backend: str
+) -> dict[str, Any]:
+    """Everything needed to know, years later, how an image was made; plain JSON types."""
+    micrograph, spikes, scaling = work.micrograph, work.served.prepared.spikes, work.served.prepared.scaling
+    listed = [
+        {
+            "row": int(row),
+            "column": int(column),
+            "raw": micrograph.pixels[row, column].item(),
+            "filled_with": float(value),
+        }
+        for row, column, value, _ in zip(spikes.rows, spikes.columns, spikes.values, range(SPIKES_LISTED), strict=False)
+    ]
+    size = micrograph.pixel_size
+    return {
+        "raw": {
+            **work.raw,
+            "relative": str(work.relative),
+            "kind": micrograph.kind,
+            "shape": list(micrograph.pixels.shape),
+            "dtype": str(micrograph.pixels.dtype),
+            "metadata": dict(micrograph.metadata),
+            "pixel_size": None if size is None else {"y": size.y, "x": size.x, "unit": size.unit},
+        },
+        "dose": work.served.dose,
+        "profile": {
+            "name": work.choice.profile.name,
+            "why": work.choice.why,
+            "gain": work.choice.gain,
+            "offset": work.choice.offset,
+        },
+        "scaling": {
+            "kind": work.weights.manifest.scaling,
+            "zero": scaling.zero,
+            "unit": scaling.unit,
+            "level": scaling.level,
+        },
+        "spikes": {"count": len(spikes), "listed": listed},
+        "weights": {
+            "name": work.weights.manifest.name,
+            "network": work.weights.manifest.network,
+            "sha256": work.weights.manifest.sha256,
+        },
+        "config_sha256": config.fingerprint(),
+        "backend": backend,
+        "verdict": verdict.as_json(),
+        "warnings": list(warnings),
+        "seconds": dict(work.seconds),
+        "versions": {
+            "emdenoised": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "onnxruntime", "tifffile", "mrcfile")},
+        },
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,150 @@
+"""Trained weights → a weights folder the daemon can serve: safetensors, ONNX, manifest.
+
+`python -m engine_build.export RUN --name fast -o weights/fast`
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from daemon.manifest import MANIFEST, Manifest, sha256
+from daemon.scaling import NOISE_UNITS, noise_units
+from training import simulate
+from training.network import Ede2018, FastDenoiser, NetworkName, build
+
+OPSET = 20
+HALO_RMS, HALO_MAX = 0.003, 0.03
+"""What a cut-off context may change, in noise σ: a third of what serving allows (1 % RMS, 10 % at worst)."""
+
+
+def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
+    """Write the network as ONNX: inputs `units` (N, 1, H, W) and, where used, `level` (N, 1, 1, 1); output `denoised`.
+
+    N stays free; so do H and W (multiples of its stride) of the fast network, while the paper's is fixed at the
+    tile it was trained with, because its batch statistics and pyramid know no other. Arithmetic is float32; weights are stored as
+    float16, which halves the file and is what an FP16 engine computes with anyway.
+    """
+    network = network.eval()
+    size = torch.export.Dim.DYNAMIC
+    sides = {2: size, 3: size} if isinstance(network, FastDenoiser) else {}
+    units, level = torch.zeros(2, 1, tile, tile), torch.full((2, 1, 1, 1), 0.1)
+    program = torch.onnx.export(
+        network,
+        (units, level),
+        input_names=["units", "level"],
+        output_names=["denoised"],
+        dynamic_shapes={"units": {0: size, **sides}, "level": {0: size}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:  # the exporter's signature allows it; with dynamo=True it does not happen
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model = program.model_proto
+    store_as_half(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def store_as_half(graph: onnx.GraphProto, smallest: int = 64) -> None:
+    """Store every float32 initialiser of at least `smallest` elements as float16, cast back where it is used.
+
+    Runtimes fold the casts away when they load the model. Raises ValueError for a weight float16 cannot hold.
+    """
+    casts = []
+    for initialiser in graph.initializer:
+        values = numpy_helper.to_array(initialiser)
+        if values.dtype != np.float32 or values.size < smallest:
+            continue
+        half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ValueError(f"{initialiser.name}: a weight is not finite in float16")
+        name = initialiser.name
+        initialiser.CopyFrom(numpy_helper.from_array(half, name + ".half"))
+        casts.append(helper.make_node("Cast", [name + ".half"], [name], name=name + ".cast", to=TensorProto.FLOAT))
+    for index, node in enumerate(casts):
+        graph.node.insert(index, node)
+
+
+def halo_frames(side: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Noisy frames (1, 1, side, side) over doses and kinds of specimen, on which the halo is measured."""
+    rng = np.random.default_rng(7)
+    for scene, dose in zip(simulate.bank(11, 4, side), (2.0, 20.0, 200.0, 2000.0), strict=True):
+        counts = rng.poisson(dose * scene / scene.mean()).astype(np.float32)
+        scaling = noise_units(float(counts.mean()))
+        yield torch.from_numpy(scaling.to_units(counts))[None, None], torch.full((1, 1, 1, 1), scaling.level)
+
+
+@torch.no_grad()
+def measure_halo(network: FastDenoiser, side: int = 768, step: int = 32) -> int:
+    """The smallest halo (a multiple of `step`) with which a tile agrees with the whole frame to HALO_RMS, HALO_MAX.
+
+    The tile is cut from the frame's middle, so that only its own cut-off context is seen.
+    """
+    network.eval()
+    wholes = [(units, level, network(units, level)) for units, level in halo_frames(side)]
+    for halo in range(step, side // 4, step):
+        start, stop = side // 4 // network.stride * network.stride, side - side // 4 // network.stride * network.stride
+        inner = slice(start + halo, stop - halo)
+        worst_rms = worst = 0.0
+        for units, level, whole in wholes:
+            part = network(units[..., start:stop, start:stop], level)
+            difference = part[..., halo:-halo, halo:-halo] - whole[..., inner, inner]
+            worst_rms = max(worst_rms, float(difference.square().mean().sqrt()))
+            worst = max(worst, float(difference.abs().max()))
+        print(f"halo {halo}: RMS {worst_rms:.5f}, largest {worst:.4f} of the noise σ")
+        if worst_rms <= HALO_RMS and worst <= HALO_MAX:
+            return halo
+    raise RuntimeError("no halo up to a quarter of the frame is wide enough; train longer or check the network")
+
+
+def export(run: Path, name: str, out: Path, network_name: NetworkName = "fast", tile: int = 1024) -> Manifest:
+    """Make the weights folder `out` from a finished training run; returns its manifest."""
+    record: dict[str, Any] = json.loads((run / "record.json").read_text())
+    arguments = record["recipe"]["arguments"]
+    network = build(network_name, arguments)
+    # Round first: everything measured below is measured on the weights that are shipped.
+    state = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
+    network.load_state_dict({key: value.float() for key, value in state.items()})
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(state, out / "model.safetensors")
+    to_onnx(network, out / "model.onnx", tile)
+    manifest = Manifest(
+        name=name,
+        network=network_name,
+        arguments=arguments,
+        scaling=NOISE_UNITS,
+        tile=tile,
+        halo=measure_halo(network) if isinstance(network, FastDenoiser) else 32,
+        align=network.stride,
+        dose_range=(0.5, 5000),
+        contrast_range=(0.02, 1),
+        sha256={file: sha256(out / file) for file in ("model.onnx", "model.safetensors")},
+        training=record,
+    )
+    (out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m engine_build.export", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished `python -m training fit`")
+    parser.add_argument("--name", required=True, help="what the weights are called in config.yaml")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="weights folder to write")
+    options = parser.parse_args()
+    manifest = export(options.run, options.name, options.out)
+    print(f"{options.out}: tile {manifest.tile}, halo {manifest.halo}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

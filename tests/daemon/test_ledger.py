@@ -1,0 +1,536 @@
+"""The ledger: nothing lost, nothing done twice, across restarts, crashes and clocks that jump."""
+
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from daemon.errors import ConfigError, TransientError
+from daemon.ledger import Backoff, Job, Ledger
+from daemon.ledger_file import (
+    MIGRATIONS,
+    LedgerDamagedError,
+    LedgerError,
+    LedgerLockedError,
+    LedgerUnavailableError,
+    Mode,
+    explain,
+)
+
+BACKOFF = Backoff(first=5, factor=2, longest=600, attempts=4)
+
+
+@dataclass
+class Clock:
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ext4(path: Path) -> str:
+    return "ext4"
+
+
+def start(folder: Path, clock: Clock | None = None) -> Ledger:
+    return Ledger(folder, backoff=BACKOFF, clock=clock or Clock(), filesystem=ext4)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    with start(tmp_path / "state", clock) as one:
+        yield one
+
+
+def arrive(ledger: Ledger, path: str = "a.tif", size: int = 100, mtime_ns: int = 1, live: bool = True) -> Job:
+    job = ledger.register(path, size, mtime_ns, live=live)
+    assert job is not None
+    return job
+
+
+def claim(ledger: Ledger, live_first: bool = True) -> Job:
+    job = ledger.claim(live_first)
+    assert job is not None
+    return job
+
+
+def killed(folder: Path, copy: Path) -> Path:
+    """The state folder as a kill -9 at this moment leaves it: the database still open, its log not merged."""
+    shutil.copytree(folder, copy)
+    return copy
+
+
+def test_one_micrograph_from_arrival_to_done(ledger: Ledger, clock: Clock) -> None:
+    job = arrive(ledger, "Grid 1/a.tif")
+    assert (job.state, job.revision, job.attempts) == ("pending", 1, 0)
+    running = claim(ledger)
+    assert (running.id, running.state, running.attempts) == (job.id, "running", 1)
+    assert ledger.claim() is None
+    assert ledger.same_content(running, "ab" * 32) is None
+    clock.now += 2
+    done = ledger.finish(running, "Grid 1/a.tif", profile="low", timings={"read": 0.1, "denoise": 1.5})
+    assert (done.state, done.sha256, done.profile, done.output) == ("done", "ab" * 32, "low", "Grid 1/a.tif")
+    assert done.timings == {"read": 0.1, "denoise": 1.5}
+    assert done.updated == clock.now and done.created == clock.now - 2
+    assert ledger.counts() == {"pending": 0, "running": 0, "retry": 0, "done": 1, "quarantined": 0}
+    assert ledger.recent(5) == [done]
+
+
+def test_the_same_file_is_registered_once_whatever_became_of_it(ledger: Ledger) -> None:
+    ends: dict[str, Callable[[Job, str], Job]]
+    ends = {"done": ledger.finish, "bad": ledger.quarantine, "failed": ledger.fail_transient}
+    for path, end in ends.items():
+        arrive(ledger, path)
+        assert ledger.register(path, 100, 1, live=True) is None
+        end(claim(ledger), "x")
+        assert ledger.register(path, 100, 1, live=True) is None
+        assert ledger.known(path, 100, 1)
+    assert not ledger.known("done", 100, 2) and not ledger.known("done", 101, 1) and not ledger.known("other", 100, 1)
+
+
+def test_a_change_after_work_is_a_new_revision_and_going_back_is_not(ledger: Ledger) -> None:
+    arrive(ledger)
+    ledger.finish(claim(ledger), "a.tif")
+    second = arrive(ledger, mtime_ns=2)
+    assert second.revision == 2
+    running = claim(ledger)
+    third = arrive(ledger, mtime_ns=3)
+    assert third.revision == 3, "the second one is being worked on"
+    ledger.finish(running, "a.r2.tif")
+    assert ledger.register("a.tif", 100, 1, live=True) is None
+
+
+@pytest.mark.parametrize("state", ["pending", "retry", "quarantined"])
+def test_a_change_before_any_output_keeps_the_number_and_starts_anew(ledger: Ledger, state: str) -> None:
+    first = arrive(ledger, live=False)
+    if state == "retry":
+        ledger.fail_transient(claim(ledger), "locked")
+    elif state == "quarantined":
+        ledger.quarantine(first, "truncated")
+    assert ledger.get(first.id).state == state
+    again = arrive(ledger, size=200, mtime_ns=2)
+    assert (again.id, again.revision, again.size, again.state) == (first.id, 1, 200, "pending")
+    assert (again.attempts, again.error, again.live, again.not_before) == (0, None, True, 0.0)
+    assert claim(ledger).id == first.id
+
+
+def test_a_touched_file_is_recognised_by_its_bytes(ledger: Ledger) -> None:
+    arrive(ledger)
+    first = claim(ledger)
+    assert ledger.same_content(first, "aa") is None
+    ledger.finish(first, "a.tif")
+    arrive(ledger, mtime_ns=2)
+    second = claim(ledger)
+    earlier = ledger.same_content(second, "aa")
+    assert earlier is not None and earlier.output == "a.tif"
+    assert ledger.finish(second, "a.tif", warning="unchanged content").revision == 2
+    arrive(ledger, mtime_ns=3)
+    assert ledger.same_content(claim(ledger), "bb") is None
+
+
+def test_live_newest_first_backlog_oldest_first(ledger: Ledger) -> None:
+    for number in range(3):
+        arrive(ledger, f"old{number}", live=False)
+        arrive(ledger, f"new{number}", live=True)
+    order = [claim(ledger, live_first=turn).path for turn in (True, False, True, False, False, False)]
+    assert order == ["new2", "old0", "new1", "old1", "old2", "new0"]
+    assert ledger.claim() is None
+
+
+def test_transient_failures_wait_longer_each_time_and_are_given_up(ledger: Ledger, clock: Clock) -> None:
+    arrive(ledger)
+    for pause in (5, 10, 20):
+        failed = ledger.fail_transient(claim(ledger), "a.tif is locked")
+        assert failed.state == "retry" and failed.error == "a.tif is locked"
+        assert ledger.next_retry() == pause
+        clock.now += pause - 0.5
+        assert ledger.claim() is None
+        clock.now += 0.5
+        assert ledger.next_retry() == 0.0
+    given_up = ledger.fail_transient(claim(ledger), "a.tif is locked")
+    assert (given_up.state, given_up.error) == ("quarantined", "given up after 4 attempts: a.tif is locked")
+    assert ledger.next_retry() is None
+
+
+def test_the_longest_pause_bounds_all_others() -> None:
+    assert [BACKOFF.pause(attempts) for attempts in (1, 2, 8, 9, 10_000)] == [5, 10, 600, 600, 600]
+
+
+@pytest.mark.parametrize(("jump", "due"), [(-3600.0, True), (+3600.0, True), (-60.0, False)])
+def test_a_clock_that_jumps_never_delays_beyond_the_longest_pause(
+    ledger: Ledger, clock: Clock, jump: float, due: bool
+) -> None:
+    arrive(ledger)
+    ledger.fail_transient(claim(ledger), "locked")
+    clock.now += jump
+    assert (ledger.next_retry() == 0.0) is due
+    assert (ledger.claim() is not None) is due
+
+
+def test_back_off_and_attempts_survive_a_crash(tmp_path: Path, clock: Clock) -> None:
+    with start(tmp_path / "state", clock) as ledger:
+        arrive(ledger)
+        ledger.fail_transient(claim(ledger), "locked")
+        after = killed(tmp_path / "state", tmp_path / "after")
+    with start(after, clock) as ledger:
+        assert ledger.recover() == []
+        assert ledger.claim() is None
+        clock.now += 5
+        assert claim(ledger).attempts == 2
+
+
+def test_what_was_running_at_a_crash_is_done_again_and_what_was_done_is_not(tmp_path: Path) -> None:
+    with start(tmp_path / "state") as ledger:
+        for path in ("done", "running", "pending"):
+            arrive(ledger, path, live=False)
+        ledger.finish(claim(ledger), "done.tif")
+        claim(ledger)
+        after = killed(tmp_path / "state", tmp_path / "after")
+    with start(after) as ledger:
+        assert [(job.path, job.state) for job in ledger.recover()] == [("running", "pending")]
+        assert ledger.recover() == []
+        assert [claim(ledger).path for _ in range(2)] == ["running", "pending"]
+        assert ledger.claim() is None
+        assert ledger.register("done", 100, 1, live=True) is None
+
+
+def test_a_file_that_kills_the_service_again_and_again_is_given_up(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    with start(folder) as ledger:
+        arrive(ledger)
+    for life in range(1, 5):
+        with start(folder) as ledger:
+            ledger.recover()
+            assert claim(ledger).attempts == life
+            folder = killed(folder, tmp_path / str(life))
+    with start(folder) as ledger:
+        [job] = ledger.recover()
+        assert job.state == "quarantined"
+        assert job.error == "given up after 4 attempts; the service died during the last one"
+
+
+def test_a_job_given_back_on_the_way_out_loses_no_attempt(ledger: Ledger) -> None:
+    arrive(ledger)
+    for _ in range(10):
+        assert ledger.release(claim(ledger)).state == "pending"
+    assert claim(ledger).attempts == 1
+
+
+def test_a_truncated_file_is_quarantined_on_arrival_and_never_claimed(ledger: Ledger) -> None:
+    job = ledger.register("a.tif", 100, 1, live=True, refused="4 of 9 bytes are missing")
+    assert job is not None and (job.state, job.error) == ("quarantined", "4 of 9 bytes are missing")
+    assert ledger.claim() is None
+    again = arrive(ledger, size=200)
+    assert (again.id, again.state, again.error) == (job.id, "pending", None)
+
+
+def test_retry_by_pattern(ledger: Ledger) -> None:
+    for path in ("Grid/a.tif", "Grid/b.tif", "c.mrc", "d.tif"):
+        arrive(ledger, path, live=False)
+    for path in ("Grid/a.tif", "Grid/b.tif", "c.mrc"):
+        job = claim(ledger)
+        assert job.path == path
+        ledger.quarantine(job, "bad header")
+    ledger.fail_transient(claim(ledger), "locked")
+    assert [job.path for job in ledger.retry("Grid/*")] == ["Grid/a.tif", "Grid/b.tif"]
+    assert [job.path for job in ledger.retry("c.mrc")] == ["c.mrc"]
+    assert [job.path for job in ledger.retry()] == ["d.tif"]
+    assert ledger.retry() == []
+    job = claim(ledger)
+    assert (job.attempts, job.error) == (1, None)
+
+
+def test_retry_leaves_superseded_revisions_alone(ledger: Ledger) -> None:
+    arrive(ledger)
+    first = claim(ledger)
+    arrive(ledger, mtime_ns=2)
+    ledger.quarantine(first, "it changed while it was read")
+    assert ledger.retry() == []
+
+
+def test_a_step_that_makes_no_sense_is_refused_and_changes_nothing(ledger: Ledger) -> None:
+    arrive(ledger)
+    done = ledger.finish(claim(ledger), "a.tif")
+    for step in (ledger.fail_transient, ledger.quarantine, ledger.finish, ledger.same_content):
+        with pytest.raises(LedgerError, match=r"a\.tif is done and not"):
+            step(done, "x")
+    with pytest.raises(LedgerError, match="no job 77"):
+        ledger.get(77)
+    assert ledger.get(done.id) == done
+
+
+@pytest.mark.parametrize("name", ["\udcff\udc80.tif", "Größe µ.tif", "a\nb\t'\";--.tif", "x" * 250 + ".tif", " .tif"])
+def test_any_name_round_trips(ledger: Ledger, name: str) -> None:
+    arrive(ledger, f"sub/{name}", mtime_ns=2**64)
+    job = claim(ledger)
+    assert (job.path, job.mtime_ns) == (f"sub/{name}", 2**64)
+    assert ledger.finish(job, f"out/{name}", warning=f"odd name {name}").output == f"out/{name}"
+    assert ledger.known(f"sub/{name}", 100, 2**64)
+
+
+def test_only_one_service_owns_a_state_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    own = rf"in use by another emdenoised \(process {os.getpid()}\)"
+    with start(folder), pytest.raises(LedgerLockedError, match=own):
+        start(folder)
+    with start(folder) as ledger:
+        assert ledger.counts()["done"] == 0
+
+
+def test_status_and_retry_work_beside_a_running_service(tmp_path: Path) -> None:
+    with start(tmp_path) as ledger:
+        arrive(ledger)
+        ledger.quarantine(claim(ledger), "bad header")
+        with Ledger(tmp_path, "read") as reader:
+            assert reader.counts()["quarantined"] == 1
+            assert [job.error for job in reader.recent(3, "quarantined")] == ["bad header"]
+            with pytest.raises(LedgerError, match="cannot be opened or written"):
+                reader.retry()
+        with Ledger(tmp_path, "edit") as editor:
+            assert len(editor.retry("a.*")) == 1
+        assert claim(ledger).path == "a.tif"
+    with Ledger(tmp_path, "read") as reader:
+        assert reader.counts()["running"] == 1, "also when no service runs"
+
+
+def test_looking_at_a_ledger_that_does_not_exist_says_so_and_makes_none(tmp_path: Path) -> None:
+    modes: tuple[Mode, ...] = ("read", "edit")
+    for mode in modes:
+        with pytest.raises(LedgerError, match="the service has not run"):
+            Ledger(tmp_path, mode)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "state"
+    before = os.umask(0)
+    try:
+        with start(folder) as ledger:
+            arrive(ledger)
+            modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {name: 0o600 for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm", "lock")}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_network_share_or_an_unusable_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"network filesystem \(nfs4\).*local disk"):
+        Ledger(tmp_path / "state", filesystem=lambda path: "nfs4")
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        start(tmp_path / "file")
+
+
+def test_a_damaged_a_foreign_and_a_newer_ledger_are_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"this is no database" * 100)
+    before = path.read_bytes()
+    with pytest.raises(LedgerDamagedError, match=r"move ledger\.db, ledger\.db-wal and ledger\.db-shm away"):
+        start(tmp_path)
+    assert path.read_bytes() == before
+    path.unlink()
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE recipes (id)")
+    database.close()
+    with pytest.raises(LedgerError, match="not a ledger of emdenoised"):
+        start(tmp_path)
+    path.unlink()
+    start(tmp_path).close()
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    database.close()
+    with pytest.raises(LedgerError, match="newer emdenoised"):
+        start(tmp_path)
+
+
+def test_a_page_damaged_later_is_named_too(tmp_path: Path) -> None:
+    with start(tmp_path) as ledger:
+        for number in range(500):
+            arrive(ledger, f"{number}.tif")
+    path = tmp_path / "ledger.db"
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(LedgerDamagedError):
+        start(tmp_path).claim()
+
+
+def test_a_full_disk_changes_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    with start(tmp_path) as ledger:
+        pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
+        ledger._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(LedgerUnavailableError, match="disk is full") as caught:
+            for number in range(10_000):
+                arrive(ledger, f"{number}.tif")
+        assert isinstance(caught.value, TransientError)
+        count = ledger.counts()["pending"]
+        assert 0 < count < 10_000
+        ledger._db.execute("PRAGMA max_page_count = 100000")
+        arrive(ledger, f"{count}.tif")
+        assert ledger.counts()["pending"] == count + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("disk I/O error", LedgerUnavailableError),
+        ("database is locked", LedgerUnavailableError),
+        ("attempt to write a readonly database", LedgerError),
+        ("something new", LedgerError),
+    ],
+)
+def test_sqlite_errors_in_words(text: str, kind: type[Exception]) -> None:
+    error = explain(Path("/state/ledger.db"), sqlite3.OperationalError(text))
+    assert type(error) is kind and "/state/ledger.db" in str(error)
+
+
+def test_threads_share_it_and_no_job_is_given_twice(ledger: Ledger) -> None:
+    for number in range(200):
+        arrive(ledger, f"{number}.tif", live=number % 2 == 0)
+    taken: list[str] = []
+    problems: list[BaseException] = []
+
+    def work(live_first: bool) -> None:
+        try:
+            while (job := ledger.claim(live_first)) is not None:
+                taken.append(job.path)
+                ledger.finish(job, job.path)
+        except BaseException as error:
+            problems.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(number % 2 == 0,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    assert sorted(taken) == sorted(f"{number}.tif" for number in range(200))
+    assert ledger.counts()["done"] == 200
+
+
+def test_claims_stay_quick_in_a_long_ledger(ledger: Ledger, clock: Clock) -> None:
+    """The plan is what keeps it quick at a million rows; the timing only catches a blunder."""
+    with ledger._transaction():
+        ledger._db.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)"
+            " INSERT INTO jobs (path, revision, size, mtime_ns, state, live, created, updated)"
+            " SELECT CAST(i || '.tif' AS BLOB), 1, 1, '1', 'done', i % 2, i, i FROM n"
+        )
+    for number in range(100):
+        arrive(ledger, f"new{number}", live=number % 2 == 0)
+    begin = time.perf_counter()
+    for number in range(100):
+        ledger.finish(claim(ledger, number % 2 == 0), "x")
+    assert time.perf_counter() - begin < 2
+    statements: list[str] = []
+    arrive(ledger, "last", live=False)
+    ledger._db.set_trace_callback(statements.append)
+    claim(ledger)
+    ledger.register("last", 5, 5, live=True)
+    ledger.next_retry()
+    ledger._db.set_trace_callback(None)
+    plans = [
+        row["detail"]
+        for statement in statements
+        if statement.startswith(("SELECT", "UPDATE"))
+        for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}")
+    ]
+    assert len(plans) >= 8
+    assert [plan for plan in plans if plan.startswith("SCAN") and "USING" not in plan] == []
+
+
+class Lives(RuleBasedStateMachine):
+    """Any order of arrivals, work, failures and crashes: every version of every file ends once, or still waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.folder = self.root / "0"
+        self.clock = Clock()
+        self.ledger = start(self.folder, self.clock)
+        self.lives = 0
+        self.running: list[Job] = []
+        self.finished: set[tuple[str, int]] = set()
+        self.latest: dict[str, int] = {}
+
+    @rule(path=st.sampled_from("abc"), version=st.integers(1, 4), live=st.booleans())
+    def arrives(self, path: str, version: int, live: bool) -> None:
+        known = self.ledger.known(path, 1, version)
+        job = self.ledger.register(path, 1, version, live=live)
+        assert (job is None) == known
+        if job is not None:
+            assert (path, version) not in self.finished
+            self.latest[path] = version
+
+    @rule(live_first=st.booleans())
+    def claims(self, live_first: bool) -> None:
+        if (job := self.ledger.claim(live_first)) is not None:
+            assert job.id not in {one.id for one in self.running}
+            assert (job.path, job.mtime_ns) not in self.finished
+            self.running.append(job)
+
+    @precondition(lambda self: self.running)
+    @rule(end=st.sampled_from(["finish", "fail", "quarantine", "release"]))
+    def ends(self, end: str) -> None:
+        job = self.running.pop(0)
+        match end:
+            case "finish":
+                self.ledger.finish(job, "x")
+                self.finished.add((job.path, job.mtime_ns))
+            case "fail":
+                self.ledger.fail_transient(job, "locked")
+            case "quarantine":
+                self.ledger.quarantine(job, "bad")
+            case "release":
+                self.ledger.release(job)
+
+    @rule(seconds=st.sampled_from([1.0, 60.0, 3600.0, -3600.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def everything_is_tried_again(self) -> None:
+        self.ledger.retry()
+
+    @rule()
+    def dies_and_starts_again(self) -> None:
+        self.lives += 1
+        after = killed(self.folder, self.root / str(self.lives))
+        self.ledger.close()
+        self.folder, self.ledger = after, start(after, self.clock)
+        recovered = {job.id for job in self.ledger.recover()}
+        assert recovered == {job.id for job in self.running}
+        self.running.clear()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.ledger.counts()["done"] == len(self.finished)
+        assert self.ledger.counts()["running"] == len(self.running)
+        assert all(self.ledger.known(path, 1, version) for path, version in self.latest.items())
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.root)
+
+
+TestLives = Lives.TestCase
+TestLives.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)

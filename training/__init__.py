@@ -1,0 +1,1 @@
+"""Micrographs → weights. Runs on a workstation; the daemon never imports it."""

@@ -1,0 +1,226 @@
+"""The two networks: the paper's, to the letter of its figure 1, and a fast one for tensor cores and CPUs.
+
+Both have the same interface, the serving contract of `daemon.scaling`: ``units`` (N, 1, H, W) and ``level``
+(N, 1, 1, 1), float32, in; denoised ``units`` (N, 1, H, W) out.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daemon.scaling import ANSCOMBE
+
+NetworkName = Literal["fast", "ede2018"]
+
+BATCHNORM_MOMENTUM = 0.001
+"""The paper's decay rate of 0.999 (section 3.2); PyTorch's momentum is one minus TensorFlow's decay."""
+
+
+def conv(in_features: int, features: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
+    """The paper's "Conv": convolution → BatchNorm → ReLU6. No bias, BatchNorm follows."""
+    return nn.Sequential(
+        nn.Conv2d(in_features, features, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(features, momentum=BATCHNORM_MOMENTUM),
+        nn.ReLU6(inplace=True),
+    )
+
+
+def sep(in_features: int, features: int, stride: int = 1, rate: int = 1) -> nn.Sequential:
+    """The paper's "Sep": depthwise 3×3 → BatchNorm → pointwise 1×1 → BatchNorm → ReLU6 (section 2)."""
+    return nn.Sequential(
+        nn.Conv2d(in_features, in_features, 3, stride, rate, rate, groups=in_features, bias=False),
+        nn.BatchNorm2d(in_features, momentum=BATCHNORM_MOMENTUM),
+        *conv(in_features, features),
+    )
+
+
+def transposed(in_features: int, features: int) -> nn.Sequential:
+    """The paper's transposed convolution, 3×3 with stride 2: twice the height and width."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(in_features, features, 3, 2, 1, output_padding=1, bias=False),
+        nn.BatchNorm2d(features, momentum=BATCHNORM_MOMENTUM),
+        nn.ReLU6(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """``body(x) + shortcut(x)``; the shortcut is the identity unless one is given."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x) + self.shortcut(x)
+        return out
+
+
+class AtrousPyramid(nn.Module):
+    """Atrous spatial pyramid pooling (paper section 2.3): five branches, concatenated, 1×1 bottleneck."""
+
+    def __init__(self, in_features: int, features: int, rates: Sequence[int] = (6, 12, 18)) -> None:
+        super().__init__()
+        self.pointwise = conv(in_features, in_features)
+        self.atrous = nn.ModuleList(sep(in_features, in_features, rate=rate) for rate in rates)
+        self.bottleneck = conv((2 + len(rates)) * in_features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False)
+        out: Tensor = self.bottleneck(torch.cat([self.pointwise(x), *(branch(x) for branch in self.atrous), pooled], 1))
+        return out
+
+
+class Ede2018(nn.Module):
+    """The atrous convolutional encoder-decoder of Ede & Beanland (2018), figure 1.
+
+    The authors' released code differs from the figure in two places, where this follows the figure: there the
+    pooled branch of the pyramid is computed but not used, and the last convolution is followed by BatchNorm and
+    ReLU6 (section 3.2 says that outputs are not clipped).
+
+    Args:
+        width: multiplies every number of features (rounded to a multiple of 8); 1.0 is the paper's.
+
+    `level` is ignored: the paper's network works blind.
+    """
+
+    stride = 16
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+
+        def wide(features: int) -> int:
+            return max(8, round(features * width / 8) * 8)
+
+        f64, f128, f256, f728 = map(wide, (64, 128, 256, 728))
+
+        def entry(in_features: int, first: int, last: int) -> Residual:
+            body = nn.Sequential(sep(in_features, first), sep(first, first), sep(first, last, stride=2))
+            return Residual(body, conv(in_features, last, stride=2))
+
+        self.entry = nn.ModuleList(
+            [entry(1, f64, f128), entry(f128, f128, f128), entry(f128, f256, f256), entry(f256, f728, f728)]
+        )
+        self.middle = nn.Sequential(*(Residual(nn.Sequential(*(sep(f728, f728) for _ in range(3)))) for _ in range(12)))
+        self.pyramid = AtrousPyramid(f728, f256)
+
+        def resolve(in_features: int, features: int) -> Residual:
+            return Residual(
+                nn.Sequential(sep(in_features, features), sep(features, features)), conv(in_features, features)
+            )
+
+        self.resolve_4 = resolve(f256 + f128, f256)
+        self.up_2 = transposed(f256, f256)
+        self.resolve_2 = resolve(f256 + f128, f128)
+        self.up_1 = transposed(f128, f128)
+        self.resolve_1 = resolve(f128, f64)
+        self.last = nn.Conv2d(f64, 1, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(module.weight)
+
+    def forward(self, units: Tensor, level: Tensor | None = None) -> Tensor:
+        half = self.entry[0](units)
+        quarter = self.entry[1](half)
+        deep = self.middle(self.entry[3](self.entry[2](quarter)))
+        semantics = F.interpolate(self.pyramid(deep), scale_factor=4, mode="bilinear", align_corners=False)
+        x = self.up_2(self.resolve_4(torch.cat([semantics, quarter], 1)))
+        x = self.up_1(self.resolve_2(torch.cat([x, half], 1)))
+        out: Tensor = self.last(self.resolve_1(x))
+        return out
+
+
+class Block(nn.Module):
+    """x + conv(relu(conv(x))), 3×3, no normalisation and no biases; starts close to the identity."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.second(F.relu(self.first(x)))
+        return out
+
+
+class Body(nn.Module):
+    """The part of `FastDenoiser` that runs in half precision: stabilised noise units in, their correction out."""
+
+    def __init__(self, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+
+        def stage(features: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*(Block(features) for _ in range(count)))
+
+        pairs = list(pairwise(widths))
+        # A 6×6 convolution of stride 2 is a 3×3 one on the 2× pixel-unshuffled input, in one ONNX operator.
+        self.head = nn.Conv2d(2, widths[0], 6, stride=2, padding=2, bias=False)
+        self.encoder = nn.ModuleList(stage(*args) for args in zip(widths, blocks, strict=True))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in pairs)
+        self.decoder = nn.ModuleList(stage(*args) for args in list(zip(widths, blocks, strict=True))[:-1])
+        self.tail = nn.Conv2d(widths[0], 4, 3, padding=1, bias=False)
+        with torch.no_grad():
+            self.tail.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(x)
+        skips = []
+        for encode, down in zip(self.encoder, self.down, strict=False):
+            x = encode(x)
+            skips.append(x)
+            x = down(x)
+        x = self.encoder[-1](x)
+        for decode, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
+            x = decode(up(x) + skip)
+        out: Tensor = F.pixel_shuffle(self.tail(x), 2)
+        return out
+
+
+class FastDenoiser(nn.Module):
+    """A residual U-Net of plain 3×3 convolutions between two exact changes of units.
+
+    1. Linear noise units are variance-stabilised with Anscombe's square root: with ``c = 1 + 2 level u`` (counts
+       over dose, plus Anscombe's constant), ``z = 2 u / (1 + sqrt c)``, whose noise is 1 in bright and dark alike.
+    2. From z and the noise level the body predicts a correction in units of each pixel's own noise, ``sqrt c``, with
+       which it is turned back into linear units. (Inverting z itself would have a point where learning dies: below
+       zero counts.)
+    3. What the body did to the local mean is undone: the difference between input and output, averaged over
+       ~100 pixels, is added back. Averaged that far it holds no noise worth removing (1 % of σ), and with it the
+       network keeps counts by construction, at every dose and outside its training range too.
+
+    Steps 1 and 3 stay in float32 when the body is run in half precision.
+
+    Args:
+        widths: features at 1/2, 1/4, … of the resolution.
+        blocks: residual blocks at each of them, on the way down and again on the way up.
+    """
+
+    cell = 32
+    """Side of the cells in which the local mean is compared, pixels; tiles must lie on this grid."""
+    stride = cell
+
+    def __init__(self, widths: Sequence[int] = (24, 48, 96, 192), blocks: Sequence[int] = (1, 1, 2, 2)) -> None:
+        super().__init__()
+        self.body = Body(widths, blocks)
+
+    def forward(self, units: Tensor, level: Tensor) -> Tensor:
+        spread = torch.sqrt(F.relu(1 + 2 * level * units))
+        stabilised = 2 * units / (1 + spread)
+        correction = self.body(torch.cat([stabilised, level.expand_as(stabilised)], 1))
+        linear = units + correction * torch.maximum(spread, 2 * ANSCOMBE**0.5 * level)
+        cells = F.avg_pool2d(F.avg_pool2d(units - linear, self.cell), 3, 1, 1, count_include_pad=False)
+        mean = F.interpolate(cells, scale_factor=self.cell, mode="bilinear", align_corners=False)
+        out: Tensor = linear + mean
+        return out
+
+
+def build(network: NetworkName, arguments: dict[str, Any]) -> FastDenoiser | Ede2018:
+    """The network that a manifest names. Raises TypeError for arguments it does not take."""
+    return FastDenoiser(**arguments) if network == "fast" else Ede2018(**arguments)

@@ -132,6 +132,10 @@ def run_denoise(options: argparse.Namespace) -> int:
     failed = 0
     for number, path in enumerate(options.files, 1):
         print(f"[{number}/{len(options.files)}] {path} ... ", end="", flush=True)
+        if not path.is_file():
+            failed += 1
+            print("failed\n    there is no such file", flush=True)
+            continue
         try:
             raw = work.fingerprint(path)
             one = work.read(config, weights, path, Path(path.name), raw, profile=options.profile)

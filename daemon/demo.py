@@ -155,7 +155,9 @@ def prepare(out: Path) -> Path:
     keys = {"drop": "drop", "output": "denoised", "state": "state"}
     # A JSON string is a YAML string too, whatever characters the path holds.
     lines = [f"  {key}: {json.dumps(str((out / name).resolve()), ensure_ascii=False)}\n" for key, name in keys.items()]
-    config.write_text(_SIGNATURE + "folders:\n" + "".join(lines), encoding="utf-8")
+    # On the processor everywhere: what is shown must not depend on whether an engine was built for a GPU.
+    text = _SIGNATURE + "folders:\n" + "".join(lines) + "backend:\n  kind: cpu\n"
+    config.write_text(text, encoding="utf-8")
     return config
 
 

@@ -16,6 +16,7 @@ from daemon.errors import BackendError, MicrographError
 from daemon.manifest import Manifest
 from daemon.micrograph import Pixels, Prepared, Spikes
 from daemon.scaling import noise_units
+from daemon.tiling import SMALLEST
 
 CANARY_DOSE = 20.0
 CANARY_SIDE = 256
@@ -31,13 +32,23 @@ class Served:
     warnings: tuple[str, ...]
 
 
+def require_plane(pixels: Pixels) -> None:
+    """Raises MicrographError for what is no image plane (H, W) of real numbers, or too small to denoise."""
+    if pixels.dtype.kind not in "biuf" or pixels.ndim != 2:
+        raise MicrographError(f"an image plane (H, W) of real numbers is needed, not {pixels.dtype} {pixels.shape}")
+    if min(pixels.shape) < SMALLEST:
+        height, width = pixels.shape
+        raise MicrographError(
+            f"the image is {width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed to denoise it"
+        )
+
+
 def prepare(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool = True) -> Served:
     """Spikes, dose and scaling of one (H, W) plane of any real dtype, which is only read.
 
     Raises MicrographError if the plane cannot be turned into counts.
     """
-    if np.iscomplexobj(pixels) or pixels.ndim != 2:
-        raise MicrographError(f"an image plane (H, W) of real numbers is needed, not {pixels.dtype} {pixels.shape}")
+    require_plane(pixels)
     if find_spikes:
         found = spikes.find(pixels, choice.gain, choice.offset)
     elif np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
@@ -144,6 +155,7 @@ class Denoiser:
         return np.stack([result[inner] for result in results]).reshape(array.shape)
 
     def _prepared(self, plane: Pixels) -> Prepared:
+        require_plane(plane)
         gain, offset = (self._gain, self._offset) if self._gain != "auto" else measure(plane)[:2]
         choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset)
         return prepare(plane, choice, self.manifest, self._find_spikes).prepared

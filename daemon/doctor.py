@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +45,6 @@ def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
 
 
 def python() -> Finding:
-    if sys.version_info < (3, 10):
-        return Finding("fault", f"Python {platform.python_version()}", "install Python 3.10 or later")
     return Finding("ok", f"Python {platform.python_version()}, emdenoised {daemon.__version__}")
 
 

@@ -1,6 +1,6 @@
 """Which dose profile a micrograph gets, and how its pixels become counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import PurePath
 
@@ -56,7 +56,7 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
         dose = choice.counts(finite_mean(micrograph.pixels))
         if profile.dose is not None and profile.dose[0] <= dose <= profile.dose[1]:
             stated.append(f"measured {dose:.3g} counts per pixel")
-            return scaled(profile, f"{profile.name}: {', '.join(stated)}", micrograph)
+            return replace(choice, why=f"{profile.name}: {', '.join(stated)}")
     name = config.default_profile
     return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph)
 
@@ -120,8 +120,9 @@ def measure(pixels: Pixels) -> tuple[float, float, str | None]:
         gain,
         finite_mean(pixels) - PEDESTAL_DOSE * gain,
         (
-            f"the pixel values are not proportional to counts: even noise of {sigma:.3g} units was measured and used; the dose "
-            f"is not known, {PEDESTAL_DOSE:g} stands for it; state gain and offset in a profile if you know them"
+            f"the pixel values are not proportional to counts: even noise of {sigma:.3g} units was measured and used; "
+            f"the dose is not known, {PEDESTAL_DOSE:g} stands for it; state gain and offset in a profile if you know "
+            "them"
         ),
     )
 
@@ -141,6 +142,8 @@ def block_statistics(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.fl
             variances.append((np.square(detail).mean((2, 3)) / 4)[good])
     mean, variance = np.concatenate(means), np.concatenate(variances)
     if not len(mean):
+        if min(pixels.shape) < BLOCK:
+            raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
         raise MicrographError("the image is full of NaN or Inf, so its counts cannot be measured; export it again")
     return mean, variance
 

@@ -188,8 +188,8 @@ def _refuse_foreign(image: Path, record: Path, picture: Path) -> None:
         if os.path.lexists(path) and not ours:
             raise MicrographError(
                 f"{path}: a file of this name is already in the output folder and is not the result "
-                "of this micrograph; it was not replaced: move or rename it, then run "
-                "`emdenoised retry`"
+                "of this micrograph; it was not replaced: move or rename it, then try "
+                "again (the service: `emdenoised retry`)"
             )
 
 

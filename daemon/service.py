@@ -9,6 +9,7 @@
 At most `backend.queue` + 2 micrographs are in memory, however many wait in the folder.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from daemon import formats, report, work
-from daemon.arrival import Lanes, Tracker
+from daemon.arrival import Arrived, Lanes, Tracker
 from daemon.backends import Backend, open_backend
 from daemon.config import Config
 from daemon.denoise import canary
@@ -29,11 +30,14 @@ from daemon.ledger import Backoff, Job, Ledger
 from daemon.micrograph import Image, Prepared
 from daemon.rules import Rules
 from daemon.watch import Watcher
-from daemon.work import Outcome, Work
+from daemon.work import Outcome, Weights, Work
 
 log = logging.getLogger(__name__)
 
 READERS = 2
+OVERDUE_SECONDS = 1.0
+FOLDER_AWAY_SECONDS = 1.0
+"""Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +112,7 @@ class Service:
         self._opened, self._stopping = threading.Event(), threading.Event()
         self._ready: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
         self._again: deque[Claimed] = deque()
+        self._untold: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._places = threading.BoundedSemaphore(config.backend.queue + 2)
         self._dispatching = threading.Lock()
         self._in_hand: dict[int, Job] = {}
@@ -142,7 +147,10 @@ class Service:
     @property
     def idle(self) -> bool:
         """Whether everything that lay in the folder at the last look is done with, one way or another."""
-        counts = self.ledger.counts()
+        try:
+            counts = self.ledger.counts()
+        except TransientError:
+            return False
         return self._settled and not counts["pending"] and not counts["running"]
 
     def stop(self) -> None:
@@ -159,15 +167,16 @@ class Service:
         self._writer.shutdown()
         for job in self._in_hand.values():
             self._account(self.ledger.release, job)
+        self._tell_ledger()
         self.watcher.close()
         self.ledger.close()
 
-    def _guarded(self, body: Callable[[], None]) -> None:
+    def _guarded(self, body: Callable[..., None], *arguments: object) -> None:
         try:
-            body()
+            body(*arguments)
         except BaseException as error:
             # The main thread must learn of it, or the service would look alive and do nothing.
-            log.critical("the %s thread ended: %s", threading.current_thread().name, error)
+            log.critical("the %s thread ended: %s", threading.current_thread().name, str(error) or repr(error))
             log.debug("traceback", exc_info=True)
             self.failure = self.failure or error
         finally:
@@ -183,41 +192,47 @@ class Service:
                     found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted
                 )
             now = time.monotonic()
-            while arrived := self._tracker.ready(now):
+            while not self._stopping.is_set() and (arrived := self._tracker.ready(now)):
                 for one in arrived:
-                    self._register(
-                        one.sighting.path,
-                        one.sighting.size,
-                        one.sighting.mtime_ns,
-                        one.live,
-                        one.warning,
-                        one.truncated,
-                        now,
-                    )
+                    self._register(one, now)
                 self._dispatch()
             for held in self._tracker.take_news():
                 log.info("waiting for %r: %s", held.path, held.reason)
             self._settled = found is not None and self._tracker.unfinished == 0
+            self._tell_ledger()
             self._dispatch()
 
     def _next_look(self) -> float | None:
-        """Monotonic time of the next thing that is due without an event: a file settles, or a failed job's turn comes."""
-        retry, settled = self.ledger.next_retry(), self._tracker.next_due()
-        due = [
-            moment for moment in (settled, None if retry is None else time.monotonic() + retry) if moment is not None
-        ]
-        return max(min(due), self._blocked_until) if due else None
+        """Monotonic time of the next thing due without an event: a file settles, or a failed job's turn comes."""
+        now, settled = time.monotonic(), self._tracker.next_due()
+        due = [] if settled is None else [settled]
+        if self._blocked_until > now:
+            due.append(self._blocked_until)
+        with contextlib.suppress(TransientError):  # the ledger's disk is full: the next rescan asks again
+            if (retry := self.ledger.next_retry()) is not None:
+                # One that is due already waits for room in memory, and whoever leaves makes it: no need to hurry.
+                due.append(max(now + (retry or OVERDUE_SECONDS), self._blocked_until))
+        return min(due) if due else None
 
-    def _register(
-        self, path: str, size: int, mtime_ns: int, live: bool, warning: str | None, truncated: str | None, now: float
-    ) -> None:
+    def _register(self, arrived: Arrived, now: float) -> None:
+        seen = arrived.sighting
+        refused = None if arrived.truncated is None else f"{arrived.truncated}: copy it again"
         try:
-            job = self.ledger.register(path, size, mtime_ns, live=live, warning=warning)
-            if job is not None and truncated is not None:
-                self._quarantine(job, truncated)
+            self.ledger.register(
+                seen.path,
+                seen.size,
+                seen.mtime_ns,
+                live=arrived.live,
+                warning=arrived.warning,
+                refused=refused,
+            )
         except TransientError as error:
-            log.error("%s; %r is taken in later", error, path)
-            self._tracker.offer_again(path, now)
+            log.error("%s; %r is taken in later", error, seen.path)
+            self._tracker.offer_again(seen.path, now)
+            return
+        if refused is not None:
+            self.unsuccessful += 1
+            log.error("quarantined %r: %s", seen.path, refused)
 
     def _dispatch(self) -> None:
         """Hand jobs to the readers while there is room in memory. Called by any thread."""
@@ -232,25 +247,29 @@ class Service:
                     self._places.release()
                     return
                 self._in_hand[job.id] = job
-                self._readers.submit(self._step, job, self._read, job)
+                self._readers.submit(self._guarded, self._step, job, self._read, job)
 
     # One micrograph
 
-    def _step(self, job: Job, step: Callable[..., None], *arguments: object) -> None:
-        """Run one step; whatever goes wrong with this file is this file's fate, and the queue goes on."""
+    def _step(self, job: Job, step: Callable[..., bool], *arguments: object) -> None:
+        """Run one step, which says whether the job is done; whatever goes wrong with this file is this file's fate."""
         try:
-            step(*arguments)
-            return
+            if not step(*arguments):
+                return
         except MicrographError as error:
             self._account(self._quarantine, job, str(error))
         except StorageError as error:
             retry = self.config.retry
-            self._pause = min(self._pause * retry.factor or retry.first_seconds, retry.longest_seconds)
-            self._blocked_until = time.monotonic() + self._pause
+            if time.monotonic() >= self._blocked_until:  # those in hand at the same time tell nothing new
+                self._pause = min(self._pause * retry.factor or retry.first_seconds, retry.longest_seconds)
+                self._blocked_until = time.monotonic() + self._pause
+                self.watcher.wake()
             log.error("%s; the queue is kept and everything waits %.0f s", error, self._pause)
             self._account(self.ledger.release, job)
         except TransientError as error:
             if self.blocked or not self.config.folders.drop.is_dir():
+                self._blocked_until = max(self._blocked_until, time.monotonic() + FOLDER_AWAY_SECONDS)
+                self.watcher.wake()
                 self._account(self.ledger.release, job)
             else:
                 self._account(self._postpone, job, str(error))
@@ -268,11 +287,20 @@ class Service:
         self._leave(job)
 
     def _account(self, note: Callable[..., object], *arguments: object) -> None:
-        """Tell the ledger. If its disk refuses, the job stays "running" and is done again after a restart."""
+        """Tell the ledger. If its disk refuses it is told later; until then the job counts as running."""
         try:
             note(*arguments)
+        except TransientError as error:
+            log.error("%s", error)
+            self._untold.append((note, arguments))
         except EmdenoisedError as error:
             log.error("%s", error)
+
+    def _tell_ledger(self) -> None:
+        """Tell the ledger what it refused to hear."""
+        for _ in range(len(self._untold)):
+            note, arguments = self._untold.popleft()
+            self._account(note, *arguments)
 
     def _leave(self, job: Job) -> None:
         del self._in_hand[job.id]
@@ -280,39 +308,47 @@ class Service:
         self._dispatch()
 
     def _quarantine(self, job: Job, reason: str) -> None:
-        self.unsuccessful += 1
         self.ledger.quarantine(job, reason)
+        self.unsuccessful += 1
         log.error("quarantined %r: %s", job.path, reason)
 
     def _postpone(self, job: Job, error: str) -> None:
-        self.unsuccessful += 1
         after = self.ledger.fail_transient(job, error)
+        self.unsuccessful += 1
+        self.watcher.wake()  # it may be waiting for longer than until the next attempt
         what = "quarantined" if after.state == "quarantined" else "put off"
         log.warning("%s %r: %s", what, job.path, after.error)
 
-    def _read(self, job: Job) -> None:
+    def _read(self, job: Job) -> bool:
         path = self.config.folders.drop / job.path
         raw = work.fingerprint(path)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
             raise MicrographError(f"{path}: changed after it had settled; the new version is processed on its own")
         relative = PurePosixPath(job.path)
-        same = self.ledger.same_content(job, raw["sha256"])
-        if same is not None and same.output is not None:
-            self.ledger.finish(job, same.output)
-            log.info("unchanged %r: same bytes as revision %d, whose result stands", job.path, same.revision)
-            self._leave(job)
-            return
+        if self._done_before(job, raw["sha256"]):
+            return True
         adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, raw["sha256"])
         if adopted is not None:
             self.ledger.finish(job, str(adopted.image))
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
-            self._leave(job)
-            return
+            return True
         one = work.read(self.config, self._weights, path, relative, raw, job.warning)
         self._ready.put(Claimed(job, one))
+        return False
 
-    def _write(self, claimed: Claimed, denoised: Image) -> None:
+    def _done_before(self, job: Job, sha256: str) -> bool:
+        """Finish a job whose file was only touched: an earlier revision with the same bytes has its result."""
+        same = self.ledger.same_content(job, sha256)
+        if same is None or same.output is None:
+            return False
+        self.ledger.finish(job, same.output)
+        log.info("unchanged %r: same bytes as revision %d, whose result stands", job.path, same.revision)
+        return True
+
+    def _write(self, claimed: Claimed, denoised: Image) -> bool:
         job = claimed.job
+        if self._done_before(job, claimed.work.raw["sha256"]):  # touched while its earlier revision was in hand
+            return True
         outcome = work.finish(
             self.config, claimed.work, denoised, self.backend_name, self.config.folders.output, job.revision
         )
@@ -325,7 +361,7 @@ class Service:
         )
         self._pause = 0.0
         log.info("%s", describe(job, outcome))
-        self._leave(job)
+        return True
 
     # The network
 
@@ -342,7 +378,10 @@ class Service:
             while not self._stopping.is_set():
                 claimed = self._next()
                 if claimed is not None:
-                    self._stream(claimed, backends[claimed.work.weights.folder])
+                    weights = claimed.work.weights
+                    self._again.appendleft(claimed)
+                    del claimed  # or its pixels would stay in memory until the next one comes
+                    self._stream(weights, backends[weights.folder])
                 elif not self._stopping.is_set():
                     for backend in backends.values():
                         canary(backend)
@@ -362,14 +401,17 @@ class Service:
         except queue.Empty:
             return None
 
-    def _stream(self, first: Claimed, backend: Backend) -> None:
-        """Feed the backend as long as micrographs for its weights are waiting."""
+    def _stream(self, weights: Weights, backend: Backend) -> None:
+        """Feed the backend as long as micrographs for these weights are waiting."""
         flying: deque[Claimed] = deque()
         begin = time.perf_counter()
 
         def source() -> Iterator[Prepared | None]:
-            claimed: Claimed | None = first
             while True:
+                claimed = None if self._stopping.is_set() else self._next(wait=False)
+                if claimed is not None and claimed.work.weights != weights:
+                    self._again.appendleft(claimed)
+                    claimed = None
                 if claimed is not None:
                     flying.append(claimed)
                     yield claimed.work.served.prepared
@@ -377,12 +419,6 @@ class Service:
                     yield None
                 else:
                     return
-                claimed = None if self._stopping.is_set() else self._next(wait=False)
-                if claimed is not None and claimed.work.weights != first.work.weights:
-                    self._again.appendleft(claimed)
-                    claimed = None
-                    if not flying:
-                        return
 
         try:
             for denoised in backend.denoise(source()):
@@ -390,12 +426,19 @@ class Service:
                 now = time.perf_counter()
                 claimed.work.seconds["network"] = round(now - begin, 4)
                 begin = now
-                self._writer.submit(self._step, claimed.job, self._write, claimed, denoised)
+                self._writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
+                del claimed, denoised  # or their pixels would stay in memory until the next ones are there
         except MicrographError as error:
             claimed = flying.popleft()
-            self._account(self._quarantine, claimed.job, f"{claimed.work.raw['path']}: {error}")
             self._again.extendleft(reversed(flying))
+            self._account(self._quarantine, claimed.job, f"{claimed.work.raw['path']}: {error}")
             self._leave(claimed.job)
+        except BaseException as error:
+            # One of these may have brought the network down, so that attempt counts: or it would do so for ever.
+            for claimed in flying:
+                self._account(self._postpone, claimed.job, f"{claimed.job.path}: {str(error) or repr(error)}")
+                del self._in_hand[claimed.job.id]
+            raise
         else:
             if flying:
                 raise BackendError(f"{backend.name}: {len(flying)} micrographs went in and never came out; restart")

@@ -48,6 +48,7 @@ ROUNDS = 8
 BAND = 2 * SPREAD_BLOCK
 """Rows looked at at a time, a multiple of the block: memory does not grow with the image."""
 CHUNK = 1 << 18
+_NEVER = 1e30
 COARSE = 8
 
 
@@ -55,9 +56,10 @@ def find(pixels: Pixels, gain: float, offset: float, *, false_alarm: float = 1e-
     """Find the spikes of an (H, W) image of any real dtype; the array is only read.
 
     `gain` (units per count) and `offset` (value at zero counts) turn pixels into counts; `false_alarm` is the
-    probability at which a pixel counts as impossible. NaN and Inf are always spikes. The result is sorted by
-    row, then column. Its values, in the image's own units, are the mean of the good pixels in the surrounding
-    5 x 5, or of the nearest ones in a void: the mean and not the median, since the median of 0.1 counts is 0.
+    probability at which a pixel counts as impossible (0: no finite one ever does). NaN and Inf are always spikes.
+    The result is sorted by row, then column. Its values, in the image's own units, are the mean of the good pixels in
+    the surrounding 5 x 5, or of the nearest ones in a void: the mean and not the median, since the median of 0.1
+    counts is 0.
     Raises MicrographError if no pixel is finite, or if gain and offset cannot be used.
     """
     if not (isfinite(gain) and gain > 0 and isfinite(offset)):
@@ -65,7 +67,7 @@ def find(pixels: Pixels, gain: float, offset: float, *, false_alarm: float = 1e-
             f"gain {gain:g} and offset {offset:g} cannot turn pixels into counts: "
             "the gain must be positive and both finite; correct them in the profile"
         )
-    limit = -log(false_alarm)
+    limit = -log(false_alarm) if false_alarm else _NEVER
     missing, rows, columns = _candidates(pixels, gain, offset, limit)
     if missing.all():
         raise MicrographError(

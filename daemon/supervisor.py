@@ -1,10 +1,12 @@
 """The main thread: starts the service, waits for signals, feeds the watchdog, and ends with the right exit status."""
 
+import contextlib
 import logging
 import signal
 import time
 
 from daemon.config import Config
+from daemon.errors import TransientError
 from daemon.notify import Notifier, watchdog_interval
 from daemon.service import Service
 
@@ -60,10 +62,11 @@ def _loop(service: Service, notifier: Notifier, interval: float | None, once: bo
             notifier.watchdog()
         if notifier.listened_to and now - said_at >= STATUS_SECONDS:
             said_at = now
-            counts = service.ledger.counts()
-            notifier.status(
-                f"{counts['pending'] + counts['running'] + counts['retry']} waiting, {counts['done']} done, "
-                f"{counts['quarantined']} quarantined; {service.watcher.health.detail}"
-            )
+            with contextlib.suppress(TransientError):  # the ledger's disk is full: the next status says more
+                counts = service.ledger.counts()
+                notifier.status(
+                    f"{counts['pending'] + counts['running'] + counts['retry']} waiting, {counts['done']} done, "
+                    f"{counts['quarantined']} quarantined; {service.watcher.health.detail}"
+                )
         if once and (service.idle or service.blocked):
             return

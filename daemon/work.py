@@ -102,8 +102,11 @@ def read(
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
         micrograph = formats.read(path, config.backend.max_pixels)
-    after = path.stat() if path.exists() else None
-    if after is None or (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
+    try:
+        after = path.stat()
+    except OSError as error:
+        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+    if (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
         raise TransientError(f"{path}: changed while it was read; it is read again once it has settled")
     with timed(seconds, "prepare"):
         try:

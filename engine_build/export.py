@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from daemon.manifest import MANIFEST, Manifest, sha256
@@ -107,16 +107,29 @@ def measure_halo(network: FastDenoiser, side: int = 768, step: int = 32) -> int:
     raise RuntimeError("no halo up to a quarter of the frame is wide enough; train longer or check the network")
 
 
+def as_half(name: str, value: Tensor) -> Tensor:
+    """A weight in float16; counters stay integers. Raises ValueError for what float16 cannot hold."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not torch.isfinite(half).all():
+        raise ValueError(f"{name}: a weight is not finite in float16")
+    return half
+
+
 def export(run: Path, name: str, out: Path, network_name: NetworkName = "fast", tile: int = 1024) -> Manifest:
-    """Make the weights folder `out` from a finished training run; returns its manifest."""
+    """Make the weights folder `out` from a finished training run; returns its manifest.
+
+    Raises ValueError, before `out` is touched, for a weight that float16 cannot hold.
+    """
     record: dict[str, Any] = json.loads((run / "record.json").read_text())
     arguments = record["recipe"]["arguments"]
     network = build(network_name, arguments)
     # Round first: everything measured below is measured on the weights that are shipped.
-    state = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
-    network.load_state_dict({key: value.float() for key, value in state.items()})
+    state = {key: as_half(key, value) for key, value in load_file(run / "model.safetensors").items()}
+    network.load_state_dict(state)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(state, out / "model.safetensors")
+    (out / "model.safetensors").write_bytes(save(state))
     to_onnx(network, out / "model.onnx", tile)
     manifest = Manifest(
         name=name,

@@ -4,6 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from daemon.errors import EmdenoisedError
 from training.fit import Recipe, fit
 
 
@@ -15,11 +16,14 @@ def main() -> int:
     fitting.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights; rerun to resume")
     fitting.add_argument("--budget-minutes", type=float, default=60, help="wall-clock time to train (default 60)")
     fitting.add_argument("--validation", type=Path, help="folder of micrographs not trained on")
-    fitting.add_argument("--widths", type=int, nargs="+", default=[24, 48, 96, 192], help="features per resolution")
+    fitting.add_argument("--widths", type=int, nargs=4, default=[24, 48, 96, 192], help="features per resolution")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe(arguments={"widths": options.widths})
-    fit(options.data, options.out, recipe, options.budget_minutes, options.validation)
+    try:
+        fit(options.data, options.out, recipe, options.budget_minutes, options.validation)
+    except EmdenoisedError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     return 0
 
 

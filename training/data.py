@@ -83,7 +83,9 @@ def load_folder(folder: Path, smallest: int = 192) -> dict[str, list[Image]]:
         except EmdenoisedError as error:
             log.warning("skipped: %s", error)
             continue
-        if pixels.min() == pixels.max():
+        if not np.isfinite(pixels).all():
+            log.warning("skipped: %s: some pixels are not finite, and a truth must be whole", path)
+        elif pixels.min() == pixels.max():
             log.warning("skipped: %s: constant image, nothing to learn from", path)
         elif versions := truths(pixels, smallest):
             loaded[path.name] = versions
@@ -100,7 +102,7 @@ def draw_dose(rng: np.random.Generator, mean: float) -> float:
 
 
 def draw_crop(rng: np.random.Generator, images: Sequence[Image], side: int) -> Image:
-    """A random crop, one of its eight symmetries, sometimes inverted or bent in grey scale; in [0, 1], not constant."""
+    """A random crop, one of its eight symmetries, sometimes inverted or bent in grey scale; in [0, 1]."""
     image = images[int(rng.integers(len(images)))]
     row, column = (rng.integers(extent - side + 1) for extent in image.shape)
     crop = image[row : row + side, column : column + side]
@@ -117,7 +119,10 @@ def draw_crop(rng: np.random.Generator, images: Sequence[Image], side: int) -> I
 
 
 def expose(rng: np.random.Generator, crop: Image, dose: float, contrast: float) -> tuple[Image, Image]:
-    """Noisy counts and the true counts they were drawn from; the mean of the truth is `dose`."""
+    """Noisy counts and the true counts they were drawn from; the mean of the truth is `dose`.
+
+    A crop that is black all over has no contrast to scale: its truth is the background, ``dose (1 - contrast)``.
+    """
     mean = max(float(crop.mean()), 1e-3)
     truth = np.maximum(dose * (1 + contrast * (crop / mean - 1)), 0)
     return rng.poisson(truth).astype(np.float32), truth.astype(np.float32)

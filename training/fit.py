@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from daemon.errors import ConfigError
 from training import simulate
 from training.data import Batch, Image, draw_batch, load_folder
 from training.network import FastDenoiser, build
@@ -30,7 +31,7 @@ class Recipe:
     """Everything that decides the result, next to the data."""
 
     arguments: dict[str, Any]
-    batch: int = 16
+    batch: int = 8
     crop: int = 128
     rate: float = 6e-4
     """Peak learning rate of AdamW."""
@@ -42,18 +43,19 @@ class Recipe:
     """Decay of the exponential moving average of the weights, which is what is shipped."""
     simulated: float = 0.3
     """Share of crops that are simulated."""
-    floor: float = 0.005
+    floor: float = 0.0001
     """Error (variance over noise variance) below which an easy crop no longer gains weight in the loss."""
     seed: int = 20181
 
 
-def psnr_loss(output: Tensor, batch: Batch, floor: float) -> Tensor:
-    """Mean log of each crop's mean squared error, in units of the noise at its mean dose.
+def balanced_loss(output: Tensor, batch: Batch, floor: float) -> Tensor:
+    """Mean over crops of the fourth root of the mean squared error, in units of the noise at each crop's mean dose.
 
-    PSNR is what is reported, so every crop counts by its ratio: neither bright nor high-dose crops drown the rest.
+    With the plain squared error, crops of high dose and contrast drown the faint ones; with its logarithm, which is
+    PSNR, the easy faint ones drown the rest. The fourth root lies between.
     """
     error = (output - torch.from_numpy(batch.truth)) * torch.from_numpy(batch.weight)
-    return torch.log(error.square().mean((1, 2, 3)) + floor).mean()
+    return (error.square().mean((1, 2, 3)) + floor).pow(0.25).mean()
 
 
 def progress_rate(recipe: Recipe, progress: float) -> float:
@@ -76,6 +78,8 @@ def validate(network: nn.Module, batches: list[Batch]) -> dict[str, float]:
         after = np.square(out - batch.truth).mean((1, 2, 3))
         dose = (0.5 / batch.level.ravel() * batch.weight.ravel() ** -1) ** 2
         for b, a, d in zip(before, after, dose, strict=True):
+            if b == 0 or a == 0:  # a crop without a single count: there was no noise to remove
+                continue
             gains.setdefault("low" if d < 200 else "ordinary", []).append(10 * math.log10(b / a))
     network.train()
     return {band: float(np.mean(values)) for band, values in sorted(gains.items())}
@@ -90,12 +94,24 @@ def save(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def micrographs(folder: Path) -> dict[str, list[Image]]:
+    """File name → truths. Raises ConfigError if there are none."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; name a folder of micrographs (TIFF, MRC)")
+    if not (loaded := load_folder(folder)):
+        raise ConfigError(f"{folder}: holds no micrograph to learn from; the warnings above say why each was skipped")
+    return loaded
+
+
 def fit(data: Path, out: Path, recipe: Recipe, budget_minutes: float, validation: Path | None = None) -> Path:
     """Train the fast network; returns the folder with `model.safetensors` (float32 average) and the record.
 
     Stops when `budget_minutes` of wall-clock time are used up, time before an interruption included. Run again with
-    the same `out` it goes on from the last checkpoint.
+    the same `out` it goes on from the last checkpoint. Raises ConfigError if `data`, or `validation`, holds no
+    micrograph to learn from.
     """
+    real = micrographs(data)
+    unseen = list((micrographs(validation) if validation else real).values())
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = build("fast", recipe.arguments)
@@ -113,23 +129,22 @@ def fit(data: Path, out: Path, recipe: Recipe, budget_minutes: float, validation
         step, spent = state["step"], state["spent"]
         log.info("resumed at step %d, %.1f minutes spent", step, spent / 60)
 
-    real = load_folder(data)
     scenes: list[list[Image]] = [[scene] for scene in simulate.bank(recipe.seed, 160, 320)]
     groups = [(1 - recipe.simulated, list(real.values())), (recipe.simulated, scenes)]
-    unseen = list(load_folder(validation).values()) if validation else list(real.values())
     held_out = [[scene] for scene in simulate.bank(recipe.seed + 1, 16, 320)]
     check_rng = np.random.default_rng(1)
     checks = [draw_batch(check_rng, [(0.5, unseen), (0.5, held_out)], 16, 128) for _ in range(8)]
     log.info("%d micrographs, %d simulated scenes", len(real), len(scenes))
 
-    budget, loss_mean = budget_minutes * 60, 0.0
+    budget = budget_minutes * 60
+    loss_mean: float | None = None
     mark = last_saved = time.monotonic()
     network.train()
     while spent < budget:
         for group in optimiser.param_groups:
             group["lr"] = progress_rate(recipe, spent / budget)
         batch = draw_batch(rng, groups, recipe.batch, recipe.crop)
-        loss = psnr_loss(network(torch.from_numpy(batch.noisy), torch.from_numpy(batch.level)), batch, recipe.floor)
+        loss = balanced_loss(network(torch.from_numpy(batch.noisy), torch.from_numpy(batch.level)), batch, recipe.floor)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -138,7 +153,7 @@ def fit(data: Path, out: Path, recipe: Recipe, budget_minutes: float, validation
         with torch.no_grad():
             decay = min(recipe.averaging, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-        loss_mean = 0.98 * loss_mean + 0.02 * loss.item() if step > 1 else loss.item()
+        loss_mean = loss.item() if loss_mean is None else 0.98 * loss_mean + 0.02 * loss.item()
         now = time.monotonic()
         spent, mark = spent + now - mark, now
         if step % 250 == 0 or spent >= budget:

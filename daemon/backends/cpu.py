@@ -58,6 +58,12 @@ class CpuBackend:
         self._tile = -(-(tile or manifest.tile) // manifest.align) * manifest.align
         self._halo = manifest.halo if halo is None else halo
         self._batch, self._blend, self._progress = batch, blend, progress
+        try:
+            tiling.plan((tiling.SMALLEST, tiling.SMALLEST), self._tile, self._halo, manifest.align, blend)
+        except ValueError as error:
+            raise WeightsError(
+                f"{folder}: {error}; `backend.tile: 0` in config.yaml takes the weights' own {manifest.tile}"
+            ) from error
         sides = self._session.get_inputs()[0].shape[2:]
         self._fixed = all(isinstance(side, int) for side in sides)
         if self._fixed and tile and sides != [tile, tile]:

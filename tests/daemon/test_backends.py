@@ -1,0 +1,193 @@
+"""What every backend must do alike. Another backend joins the suite by one line in BACKENDS."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from daemon import backends, manifest
+from daemon.backends import Backend, open_backend
+from daemon.config import BackendConfig
+from daemon.denoise import NO_SPIKES, canary
+from daemon.errors import BackendError, WeightsError
+from daemon.micrograph import Prepared, Spikes
+from daemon.scaling import noise_units
+
+WEIGHTS = manifest.locate("fast")
+BACKENDS = [pytest.param("cpu", id="cpu")]  # a GPU's entry carries marks=pytest.mark.gpu
+
+
+class Opener:
+    """Opens the backend under test with other settings, and closes it afterwards."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.opened = kind, []  # type: ignore[var-annotated]
+
+    def __call__(self, progress: Callable[[], None] = lambda: None, **settings: Any) -> Backend:
+        self.opened.append(open_backend(BackendConfig(kind=self.kind, **settings), WEIGHTS, progress))
+        return self.opened[-1]
+
+
+@pytest.fixture(params=BACKENDS)
+def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    opener = Opener(request.param)
+    yield opener
+    for backend in opener.opened:
+        backend.close()
+
+
+def prepared(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES) -> Prepared:
+    return Prepared(pixels, spikes, noise_units(float(pixels.mean())))
+
+
+@pytest.fixture
+def images(counts: Callable[..., NDArray[np.uint16]]) -> list[NDArray[np.uint16]]:
+    return [
+        counts(seed, dose, shape) for seed, dose, shape in ((0, 20, (64, 64)), (1, 200, (40, 96)), (2, 5, (64, 64)))
+    ]
+
+
+def test_it_says_what_it_is_and_passes_the_canary(opener: Opener) -> None:
+    backend = opener()
+    assert backend.name.startswith(opener.kind)
+    canary(backend)
+
+
+def test_results_come_in_order_each_in_its_own_units(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    results = list(opener().denoise(prepared(image) for image in images))
+    assert [result.shape for result in results] == [image.shape for image in images]
+    for image, result in zip(images, results, strict=True):
+        assert result.dtype == np.float32
+        assert float(result.mean()) == pytest.approx(float(image.mean()), rel=0.05)
+
+
+def test_none_means_finish_what_was_read_ahead(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    given, received = 0, 0
+
+    def source() -> Iterator[Prepared | None]:
+        nonlocal given
+        for image in images:
+            given += 1
+            yield prepared(image)
+            yield None
+            assert received == given, "a None was passed over with results outstanding"
+
+    for _ in opener().denoise(source()):
+        received += 1
+    assert received == len(images)
+    assert list(opener().denoise(iter([None, None]))) == []
+
+
+def test_planes_are_the_callers_to_keep(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    kept, copies = [], []
+    for plane in opener().denoise(prepared(image) for image in (*images, *images)):
+        kept.append(plane)
+        copies.append(plane.copy())
+    for plane, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(plane, copy)
+        plane += 1  # writable, and nobody else's
+
+
+def test_inputs_are_only_read(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    spikes = Spikes(np.array([3]), np.array([4]), np.array([20], np.float32))
+    before = images[0].copy()
+    images[0].setflags(write=False)
+    assert len(list(opener().denoise([prepared(images[0], spikes)]))) == 1
+    np.testing.assert_array_equal(images[0], before)
+
+
+def test_a_spike_is_replaced_by_its_stand_in(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    image, hit = images[0], images[0].copy()
+    hit[3, 4] = 30_000
+    spikes = Spikes(np.array([3]), np.array([4]), np.array([image[3, 4]], np.float32))
+    scaling = noise_units(20.0)
+    clean, mended = opener().denoise([Prepared(image, NO_SPIKES, scaling), Prepared(hit, spikes, scaling)])
+    np.testing.assert_allclose(mended, clean, atol=1e-3)
+
+
+def test_tiles_at_once_change_nothing_and_every_batch_is_progress(
+    opener: Opener, counts: Callable[..., NDArray[np.uint16]]
+) -> None:
+    image = prepared(counts(3, 20, (60, 130)))
+    beats = {1: 0, 3: 0}
+    results = {}
+    for batch in beats:
+
+        def beat(batch: int = batch) -> None:
+            beats[batch] += 1
+
+        (results[batch],) = opener(beat, batch=batch, tile=320).denoise([image])
+    np.testing.assert_allclose(results[3], results[1], atol=1e-3)
+    assert beats[1] >= beats[3] >= 1
+
+
+def test_a_stream_can_be_left_and_another_begun(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    backend = opener()
+    (alone,) = backend.denoise([prepared(images[0])])
+    first = next(iter(backend.denoise(prepared(image) for image in images)))
+    np.testing.assert_array_equal(first, alone)
+    assert len(list(backend.denoise(prepared(image) for image in images))) == 3
+
+
+def test_a_tile_the_weights_cannot_use_is_refused_when_opened(opener: Opener) -> None:
+    with pytest.raises(WeightsError, match=r"backend\.tile: 0"):
+        opener(tile=64)
+
+
+# What `auto` means
+
+
+class FakeDriver:
+    """libcuda as far as it is asked."""
+
+    def __init__(self, status: int, gpus: int) -> None:
+        self.status, self.gpus = status, gpus
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return self.status
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = self.gpus
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [
+        (FakeDriver(0, 1), "tensorrt"),
+        (FakeDriver(0, 0), "cpu"),
+        (FakeDriver(100, 1), "cpu"),  # CUDA_ERROR_NO_DEVICE
+        (None, "cpu"),
+    ],
+)
+def test_auto_asks_the_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver | None, expected: str) -> None:
+    def load(name: str) -> FakeDriver:
+        if driver is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert backends.resolve("auto") == expected
+    assert backends.resolve("cpu") == "cpu" and backends.resolve("tensorrt") == "tensorrt"
+
+
+@pytest.mark.parametrize("kind", ["auto", "tensorrt"])
+def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    monkeypatch.setattr(backends, "driver_answers", lambda: True)
+    with pytest.raises(BackendError, match=r"backend\.kind: cpu"):
+        open_backend(BackendConfig(kind=kind), WEIGHTS)
+
+
+def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a network")
+    changed = manifest.load(WEIGHTS).model_dump(mode="json")
+    changed["sha256"] = {"model.onnx": manifest.sha256(tmp_path / "model.onnx")}
+    (tmp_path / "manifest.json").write_text(manifest.Manifest.model_validate(changed).model_dump_json())
+    with pytest.raises(WeightsError, match=r"model\.onnx: cannot be loaded.*reinstall"):
+        open_backend(BackendConfig(kind="cpu"), tmp_path)

@@ -1,0 +1,362 @@
+"""The real process: signals, kills, hostile files, the service manager's socket, and what users read.
+
+Waiting is always for something to happen, with a generous limit; the only times that pass by design are those before
+a kill, whose very point is a moment nobody chose.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+from daemon import manifest
+from daemon.cli import main
+
+LIMIT = 120.0
+STAGED = Path(__file__).parents[1] / "fakes" / "staged.py"
+ROOT = Path(__file__).parents[2]
+
+
+def until(condition: Callable[[], object], pause: float = 0.02) -> None:
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(pause)
+
+
+def folder_state(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file's SHA-256 and modification time."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Site:
+    """A temporary set of folders with a config.yaml, and the processes that work on it."""
+
+    def __init__(self, root: Path, write: Callable[..., Path]) -> None:
+        self.root, self._write = root, write
+        self.drop, self.output, self.state = (root / name for name in ("drop", "output", "state"))
+        self.drop.mkdir()
+        self.config = root / "config.yaml"
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.configure()
+
+    def configure(self, **sections: Any) -> None:
+        self.config.write_text(
+            yaml.safe_dump(
+                {
+                    "folders": {"drop": "drop", "output": "output", "state": "state"},
+                    "arrival": {"settle_seconds": 0.2, "rescan_seconds": 1.0, "suspicious_tail_seconds": 1.0},
+                    "backend": {"kind": "cpu"},
+                    **sections,
+                }
+            )
+        )
+
+    def write(self, name: str, seed: int = 0, **options: Any) -> Path:
+        return self._write(self.drop / name, seed, **options)
+
+    def launch(
+        self, *command: str, staged: str | None = None, environ: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start `emdenoised COMMAND --config ...`; what it says goes to said-N.txt."""
+        program = ["-m", "daemon.cli"] if staged is None else [str(STAGED), staged]
+        with (self.root / f"said-{len(self.started)}.txt").open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, *program, *command, "--config", str(self.config)],
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                cwd=self.root,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+            )
+        self.started.append(process)
+        return process
+
+    def said(self, process: subprocess.Popen[bytes]) -> str:
+        return (self.root / f"said-{self.started.index(process)}.txt").read_text()
+
+    def finish(self, *command: str, **options: Any) -> tuple[int, str]:
+        """Run a command to its end: exit status and what it said, which is never a traceback."""
+        process = self.launch(*command, **options)
+        status = process.wait(LIMIT)
+        said = self.said(process)
+        assert "Traceback" not in said, said
+        return status, said
+
+    def ready(self, process: subprocess.Popen[bytes]) -> None:
+        until(lambda: "ready: cpu" in self.said(process) or process.poll() is not None)
+        assert process.poll() is None, self.said(process)
+
+    def images(self) -> set[str]:
+        return {
+            str(path.relative_to(self.output)) for path in self.output.rglob("*") if path.suffix in (".tif", ".mrc")
+        }
+
+    def check_outputs(self) -> None:
+        """Each raw file has exactly one whole output, which its JSON proves, and nothing is left lying about."""
+        raw = {str(path.relative_to(self.drop)) for path in self.drop.rglob("*") if path.is_file()}
+        assert self.images() == raw
+        for name in raw:
+            record = json.loads((self.output / f"{name}.json").read_text())
+            assert record["raw"]["sha256"] == hashlib.sha256((self.drop / name).read_bytes()).hexdigest()
+            assert record["output"]["sha256"] == hashlib.sha256((self.output / name).read_bytes()).hexdigest()
+        assert not [path for path in self.output.rglob("*") if path.name.startswith(".emdenoised")]
+
+
+@pytest.fixture
+def site(tmp_path: Path, write: Callable[..., Path]) -> Iterator[Site]:
+    site = Site(tmp_path, write)
+    yield site
+    for process in site.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_sigterm_drains_and_the_service_manager_is_told(site: Site) -> None:
+    address = site.root / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.setblocking(False)
+        told: list[str] = []
+
+        def listen(word: str) -> bool:
+            while True:
+                try:
+                    told.append(manager.recv(4096).decode())
+                except BlockingIOError:
+                    return any(word in message for message in told)
+
+        for number in range(3):
+            site.write(f"{number}.tif", number)
+        process = site.launch("run", environ={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "1000000"})
+        until(lambda: listen("READY=1") or process.poll() is not None)
+        until(lambda: len(site.images()) == 3)
+        until(lambda: listen("done, 0 quarantined"))
+        alive = sum("WATCHDOG=1" in message for message in told)
+        until(lambda: listen("") and sum("WATCHDOG=1" in message for message in told) > alive + 1)  # also when idle
+
+        status, said = site.finish("once")
+        assert status == 1 and f"in use by another emdenoised (process {process.pid})" in said
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+        assert listen("STOPPING=1")
+    order = [next(i for i, message in enumerate(told) if word in message) for word in ("READY=1", "STOPPING=1")]
+    assert order == sorted(order) and "ready, cpu" in told[order[0]]
+    said = site.said(process)
+    assert said.count("denoised '") == 3 and "Traceback" not in said
+
+    site.check_outputs()
+    before = folder_state(site.output)
+    assert site.finish("once")[0] == 0
+    assert folder_state(site.output) == before, "the second run did something again"
+
+
+def test_sigterm_in_the_middle_leaves_the_rest_for_the_next_start(site: Site) -> None:
+    for number in range(12):
+        site.write(f"{number}.tif", number, shape=(200, 200))
+    process = site.launch("run")
+    until(lambda: site.output.is_dir() and site.images())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT) == 0
+    assert "Traceback" not in site.said(process)
+    early = site.images()
+    assert site.finish("once")[0] == 0
+    site.check_outputs()
+    assert len(early) < 12, "too fast to be a test of anything"
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(site: Site) -> None:
+    moments = random.Random(2018)
+    number = 0
+    for _ in range(4):
+        process = site.launch("run")
+        if moments.random() < 0.8:
+            site.ready(process)
+        for _ in range(3):
+            site.write(f"{('', 'low/')[number % 2]}{number}{('.tif', '.mrc')[number % 3 == 0]}", number)
+            number += 1
+            time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        assert "Traceback" not in site.said(process)
+    raw = folder_state(site.drop)
+    status, said = site.finish("once")
+    assert status == 0, said
+    site.check_outputs()
+    assert folder_state(site.drop) == raw, "a raw file was touched"
+    with_status = json.loads(site.finish("status", "--json")[1])
+    assert with_status["counts"] == {"pending": 0, "running": 0, "retry": 0, "done": number, "quarantined": 0}
+
+
+def test_hostile_files_are_quarantined_with_a_reason_and_stop_nothing(site: Site) -> None:
+    site.configure(backend={"kind": "cpu", "max_pixels": 50_000})
+    whole = site.write("whole.tif", 1).read_bytes()
+    garbage = random.Random(1).randbytes(5000)
+    claims = bytearray(1024)  # an MRC header of 60000 x 60000 float32
+    claims[0:16] = np.array([60_000, 60_000, 1, 2], "<i4").tobytes()
+    claims[208:216] = b"MAP \x44\x44\0\0"
+    hostile: dict[str, tuple[bytes, str]] = {
+        "empty.tif": (b"", "empty"),
+        "zeros.mrc": (bytes(4096), "zeros"),
+        "garbage.tif": (garbage, "neither"),
+        "garbage.mrc": (garbage, "neither"),
+        "truncated.tif": (whole[: len(whole) // 2], "places pixels beyond"),
+        "header.tif": (whole[:9], ""),
+        "picture.tif": (b"\x89PNG\r\n\x1a\n" + garbage, "PNG"),
+        "loop.tif": (b"II*\0\x08\0\0\0\0\0\x08\0\0\0", ""),
+        "claims.mrc": (bytes(claims) + garbage, "missing"),
+    }
+    for name, (data, _) in hostile.items():
+        (site.drop / name).write_bytes(data)
+    site.write("too large.tif", 2, shape=(300, 300))
+    site.write("too small.tif", 2, shape=(20, 300))
+    tifffile.imwrite(site.drop / "constant.tif", np.full((64, 64), 7, np.uint16))
+    tifffile.imwrite(site.drop / "nan.tif", np.full((64, 64), np.nan, np.float32))
+    (site.drop / "folder.tif").mkdir()
+    os.mkfifo(site.drop / "pipe.tif")
+    (site.drop / "link.tif").symlink_to(site.drop / "whole.tif")
+    expected = {name: words for name, (_, words) in hostile.items()} | {
+        "too large.tif": "claims 300 x 300 pixels",
+        "too small.tif": "at least 32 x 32",
+        "constant.tif": "no noise",
+        "nan.tif": "NaN",
+    }
+
+    status, said = site.finish("once", staged="impatient")
+    assert status == 1 and "ERROR" in said
+    assert site.images() == {"whole.tif"}
+
+    report = json.loads(site.finish("status", "--json")[1])
+    assert report["counts"]["quarantined"] == len(expected) and report["counts"]["done"] == 1
+    reasons = {name: next(line for line in said.splitlines() if f"quarantined {name!r}" in line) for name in expected}
+    for name, words in expected.items():
+        assert words in reasons[name], reasons[name]
+        assert "error(" not in reasons[name].lower() and "errno" not in reasons[name].lower()
+
+    # Quarantined: not looked at again, until it changes.
+    site.write("garbage.tif", 3)
+    status, said = site.finish("once", staged="impatient")
+    assert status == 0, said
+    assert site.images() == {"whole.tif", "garbage.tif"} and "quarantined" not in said
+
+
+def test_a_network_that_fails_at_work_ends_the_process_with_an_error(site: Site) -> None:
+    site.write("a.tif", 1)
+    status, said = site.finish("run", staged="failing")
+    assert status == 1
+    assert "stopped: staged: the network cannot go on" in said
+    assert site.finish("once")[0] == 0
+    site.check_outputs()
+
+
+def test_damaged_weights_end_the_process_with_78(site: Site) -> None:
+    weights = site.root / "weights"
+    shutil.copytree(manifest.locate("fast"), weights)
+    (weights / "model.onnx").write_bytes((weights / "model.onnx").read_bytes()[:-1000])
+    site.configure(profiles={"auto": {"gain": "auto", "weights": "./weights"}})
+    status, said = site.finish("once")
+    assert status == 78 and "model.onnx" in said and "reinstall" in said
+    record = json.loads((weights / "manifest.json").read_text())
+    record["sha256"]["model.onnx"] = manifest.sha256(weights / "model.onnx")
+    (weights / "manifest.json").write_text(json.dumps(record))
+    status, said = site.finish("once")
+    assert status == 78 and "cannot be loaded" in said
+
+
+def test_a_bad_configuration_ends_the_process_with_78(site: Site) -> None:
+    site.configure(backend={"kind": "abacus"})
+    status, said = site.finish("run")
+    assert status == 78
+    assert "config.yaml" in said and "backend.kind" in said and "abacus" in said
+
+
+def test_a_tile_the_weights_cannot_use_ends_the_process_with_78(site: Site) -> None:
+    site.configure(backend={"kind": "cpu", "tile": 64})
+    status, said = site.finish("run")
+    assert status == 78 and "backend.tile" in said
+
+
+# The other commands, in this process
+
+
+@pytest.fixture
+def emdenoised(site: Site, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`emdenoised(command, ...)` → exit status, stdout, stderr."""
+
+    def run(*command: str) -> tuple[int, str, str]:
+        status = main([*command, "--config", str(site.config)])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_check_says_what_the_settings_mean(site: Site, emdenoised: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, _ = emdenoised("check")
+    assert status == 0 and str(site.drop) in out
+    assert "profile auto (default): any dose, weights fast, gain auto" in out
+    site.configure(colour="red")
+    status, _, err = emdenoised("check")
+    assert status == 78 and "colour" in err and "config.yaml" in err
+
+
+def test_status_and_retry(site: Site, emdenoised: Callable[..., tuple[int, str, str]]) -> None:
+    status, _, err = emdenoised("status")
+    assert status == 1 and "there is no ledger" in err
+    tifffile.imwrite(site.drop / "blank.tif", np.full((64, 64), 7, np.uint16))
+    assert site.finish("once")[0] == 1
+    status, out, _ = emdenoised("status")
+    assert status == 0 and "1 quarantined" in out and "'blank.tif'" in out and "no noise" in out
+    status, out, _ = emdenoised("retry", "nothing*")
+    assert status == 0 and "nothing quarantined matches" in out
+    status, out, _ = emdenoised("retry")
+    assert status == 0 and "again: 'blank.tif'" in out
+    assert json.loads(emdenoised("status", "--json")[1])["counts"]["pending"] == 1
+    assert site.finish("once")[0] == 1  # tried again indeed, and as blank as before
+    assert json.loads(emdenoised("status", "--json")[1])["quarantined"][0]["path"] == "blank.tif"
+
+
+def test_denoise_does_named_files_and_names_what_it_could_not_do(
+    site: Site, emdenoised: Callable[..., tuple[int, str, str]]
+) -> None:
+    good, other = site.write("good.tif", 1), site.write("other.mrc", 2)
+    bad = site.root / "bad.tif"
+    bad.write_bytes(b"not a micrograph at all")
+    out_dir = site.root / "results"
+    status, out, _ = emdenoised("denoise", str(good), str(bad), str(other), "/no/such.tif", "-o", str(out_dir))
+    assert status == 1
+    assert {path.name for path in out_dir.glob("*.[tm][ir][fc]")} == {"good.tif", "other.mrc"}
+    assert "there is no such file" in out and "neither TIFF nor MRC" in out
+    status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir))
+    assert status == 0 and "was there already" in out
+    status, _, err = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "nonsense")
+    assert status == 78 and "low, ordinary, auto" in err
+    before = good.read_bytes()
+    status, out, _ = emdenoised("denoise", str(good), "-o", str(good.parent))
+    assert status == 1 and good.read_bytes() == before, "a raw file must never be replaced"
+
+
+def test_once_without_a_drop_folder_says_so(site: Site) -> None:
+    site.drop.rmdir()
+    status, said = site.finish("once")
+    assert status == 1 and "the drop folder is not there" in said
+    assert site.finish("once", "--create-drop")[0] == 0

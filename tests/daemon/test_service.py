@@ -1,0 +1,612 @@
+"""The running service in this process, with a fake backend: whatever happens, every micrograph has exactly one fate."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from fake_backend import FakeBackend
+
+from daemon import manifest, report, work
+from daemon.config import Config
+from daemon.errors import BackendError, MicrographError, StorageError
+from daemon.ledger import Job, Ledger
+from daemon.ledger_file import LedgerUnavailableError
+from daemon.micrograph import Prepared
+from daemon.service import Service
+
+LIMIT = 60.0
+"""Seconds after which a test gives up waiting; nothing here takes more than a few on an idle machine."""
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something to become true, however slow the machine."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+class Bench:
+    """Starts services on one temporary set of folders, with fake backends, and looks at what they did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, config: Config, write: Callable[..., Path]) -> None:
+        self.config, self._write = config, write
+        self.drop, self.output = config.folders.drop, config.folders.output
+        self.backends: dict[str, FakeBackend] = {}
+        self.service: Service | None = None
+        monkeypatch.setattr("daemon.service.open_backend", self._open)
+
+    def _open(self, settings: Any, folder: Path, progress: Callable[[], None]) -> FakeBackend:
+        backend = self.backends.setdefault(folder.name, FakeBackend())
+        backend.progress = progress
+        return backend
+
+    @property
+    def backend(self) -> FakeBackend:
+        return self.backends.setdefault("fast", FakeBackend())
+
+    def write(self, name: str, seed: int = 0, **options: Any) -> Path:
+        return self._write(self.drop / name, seed, **options)
+
+    def start(self, **options: Any) -> Service:
+        self.service = Service(self.config, **options)
+        self.service.start()
+        return self.service
+
+    def stop(self) -> None:
+        if self.service is not None:
+            service, self.service = self.service, None
+            service.stop()
+
+    def finish(self) -> Service:
+        """Start if need be, wait until everything is done, stop."""
+        service = self.service or self.start()
+        until(lambda: service.idle or service.failure is not None)
+        self.stop()
+        return service
+
+    def jobs(self) -> dict[tuple[str, int], Job]:
+        with Ledger(self.config.folders.state, "read") as ledger:
+            return {(job.path, job.revision): job for job in ledger.recent(1000)}
+
+    def states(self) -> dict[str, str]:
+        return {f"{path}#{revision}": job.state for (path, revision), job in self.jobs().items()}
+
+    def images(self) -> set[str]:
+        return {str(path.relative_to(self.output)) for path in self.output.rglob("*.tif")}
+
+    def record(self, name: str) -> dict[str, Any]:
+        """An output's JSON, after a check that it belongs to the image beside it."""
+        record: dict[str, Any] = json.loads((self.output / f"{name}.json").read_text())
+        assert record["output"]["sha256"] == hashlib.sha256((self.output / name).read_bytes()).hexdigest()
+        return record
+
+
+@pytest.fixture
+def bench(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[..., Config], write: Callable[..., Path]
+) -> Iterator[Bench]:
+    bench = Bench(monkeypatch, config(), write)
+    yield bench
+    bench.stop()
+
+
+def test_everything_in_the_folder_is_denoised_once_in_its_sub_folder(bench: Bench) -> None:
+    raw = {name: bench.write(name, seed) for seed, name in enumerate(("a.tif", "low/b.tif", "ordinary/x/c.tif"))}
+    before = {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in raw.items()}
+    service = bench.finish()
+    assert bench.images() == set(raw) and service.unsuccessful == 0 and service.failure is None
+    for name, path in raw.items():
+        assert bench.record(name)["raw"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == before[name]
+    assert bench.record("low/b.tif")["profile"]["name"] == "low"
+    assert bench.backend.closed.is_set()
+    bench.finish()
+    assert len(bench.backend.given) == 3, "the second run did something again"
+    assert set(bench.states().values()) == {"done"}
+
+
+def test_finished_work_is_not_redone_when_the_results_were_moved_away(bench: Bench) -> None:
+    bench.write("a.tif")
+    bench.finish()
+    shutil.rmtree(bench.output)
+    bench.output.mkdir()
+    bench.finish()
+    assert len(bench.backend.given) == 1
+
+
+def test_backlog_goes_in_the_order_in_which_it_was_written(bench: Bench) -> None:
+    doses = [10, 20, 30, 40, 50, 60]
+    for number, dose in enumerate(doses):
+        path = bench.write(f"{9 - number}.tif", number, dose=dose)
+        os.utime(path, (1e9 + number, 1e9 + number))
+    bench.finish()
+    seen = [float(one.pixels.mean()) for one in bench.backend.given]
+    # Two readers: neighbours may swap, nothing else.
+    assert all(abs(dose - mean) < 15 for dose, mean in zip(doses, seen, strict=True)), seen
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_memory_is_bounded_however_many_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    gate, most, held = threading.Event(), 0, 0
+    lock = threading.Lock()
+    real_read, real_finish = work.read, work.finish
+
+    def count(step: int) -> None:
+        nonlocal most, held
+        with lock:
+            held += step
+            most = max(most, held)
+
+    def read(*arguments: Any, **options: Any) -> Any:
+        count(1)
+        return real_read(*arguments, **options)
+
+    def finish(*arguments: Any, **options: Any) -> Any:
+        try:
+            return real_finish(*arguments, **options)
+        finally:
+            count(-1)
+
+    monkeypatch.setattr(work, "read", read)
+    monkeypatch.setattr(work, "finish", finish)
+    bench.backends["fast"] = FakeBackend(ahead, lambda one: gate.wait(LIMIT) and None)
+    for number in range(12):
+        bench.write(f"{number}.tif", number)
+    service = bench.start()
+    room = bench.config.backend.queue + 2
+    until(lambda: held == room)
+    gate.set()
+    bench.finish()
+    assert most <= room and service.failure is None
+    assert len(bench.images()) == 12
+    assert bench.backend.most_held <= room
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_micrograph_the_backend_refuses_costs_that_one_only(bench: Bench, ahead: int) -> None:
+    def hook(one: Prepared) -> None:
+        if one.pixels.mean() > 100:
+            raise MicrographError("nothing to be seen in it")
+
+    bench.backends["fast"] = FakeBackend(ahead, hook)
+    for number in range(6):
+        bench.write(f"{number}.tif", number, dose=200 if number in (1, 4) else 20)
+    service = bench.finish()
+    assert service.failure is None and service.unsuccessful == 2
+    assert bench.images() == {"0.tif", "2.tif", "3.tif", "5.tif"}
+    refused = bench.jobs()["1.tif", 1]
+    assert refused.state == "quarantined" and "nothing to be seen" in (refused.error or "")
+
+
+def test_one_of_many_refused_by_a_backend_that_reads_ahead(bench: Bench) -> None:
+    # All are waiting before the first is looked at, so those read ahead of the refused one must be given again.
+    gate = threading.Event()
+
+    def hook(one: Prepared) -> None:
+        assert gate.wait(LIMIT)
+        if one.pixels.mean() > 100:
+            raise MicrographError("refused")
+
+    bench.backends["fast"] = FakeBackend(2, hook)
+    for number in range(4):
+        bench.write(f"{number}.tif", number, dose=200 if number == 0 else 20)
+    service = bench.start()
+    until(lambda: service.ledger.counts()["running"] == 4)
+    gate.set()
+    bench.finish()
+    assert service.failure is None and service.unsuccessful == 1
+    assert bench.images() == {"1.tif", "2.tif", "3.tif"}
+
+
+@pytest.mark.parametrize("error", [BackendError("the card fell off the bus"), RuntimeError(), MemoryError()], ids=repr)
+def test_a_failing_network_ends_the_service_and_releases_what_waits(bench: Bench, error: Exception) -> None:
+    def hook(one: Prepared) -> None:
+        raise error
+
+    bench.backends["fast"] = FakeBackend(1, hook)
+    for number in range(8):
+        bench.write(f"{number}.tif", number)
+    service = bench.start()
+    until(lambda: service.failure is not None)
+    bench.stop()
+    assert service.failure is error and bench.backend.closed.is_set()
+    jobs = bench.jobs().values()
+    assert {job.state for job in jobs} == {"pending", "retry"}, "nothing may be left running"
+    # What was in the network has its attempt counted, so that a micrograph which kills it is given up in the end.
+    assert 1 <= sum(job.attempts for job in jobs) <= 2
+    bench.backends["fast"] = FakeBackend()
+    service = bench.start()
+    until(lambda: len(bench.images()) == 8)
+    bench.finish()
+    assert service.failure is None and set(bench.states().values()) == {"done"}
+
+
+def test_a_micrograph_that_kills_the_network_every_time_is_given_up(bench: Bench) -> None:
+    def hook(one: Prepared) -> None:
+        if one.pixels.mean() > 100:
+            raise RuntimeError("out of luck")
+
+    bench.backends["fast"] = FakeBackend(0, hook)
+    bench.write("poison.tif", 1, dose=200)
+    starts = 0
+    while bench.states().get("poison.tif#1") != "quarantined" if starts else True:
+        service = bench.start()
+        until(lambda service=service: service.failure is not None)  # type: ignore[misc]
+        bench.stop()
+        starts += 1
+    assert starts == bench.config.retry.attempts
+    bench.write("good.tif", 2)
+    assert bench.finish().failure is None
+    assert bench.images() == {"good.tif"}
+    assert "out of luck" in (bench.jobs()["poison.tif", 1].error or "")
+
+
+def test_a_backend_that_cannot_be_opened_keeps_the_service_from_starting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise BackendError("no engine")
+
+    monkeypatch.setattr("daemon.service.open_backend", refuse)
+    with pytest.raises(BackendError, match="no engine"):
+        bench.start()
+    with Ledger(bench.config.folders.state) as ledger:  # the folder was let go
+        assert ledger.counts()["done"] == 0
+
+
+def test_a_full_disk_pauses_keeps_the_queue_and_goes_on_by_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+    full.set()
+    refused = 0
+    real = report.write_outputs
+
+    def write_outputs(*arguments: Any, **options: Any) -> Any:
+        nonlocal refused
+        if full.is_set():
+            refused += 1
+            raise StorageError("the disk is full")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(report, "write_outputs", write_outputs)
+    for number in range(5):
+        bench.write(f"{number}.tif", number)
+    service = bench.start()
+    until(lambda: refused >= 6)  # at least once more than there are places in memory
+    full.clear()
+    until(lambda: len(bench.images()) == 5)
+    bench.finish()
+    assert service.failure is None and service.unsuccessful == 0
+    jobs = bench.jobs().values()
+    assert all(job.state == "done" and job.attempts == 1 for job in jobs), "a full disk is no attempt"
+
+
+def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, away = threading.Event(), bench.drop.with_name("elsewhere")
+    gone = threading.Event()
+    real = work.fingerprint
+
+    def fingerprint(path: Path) -> dict[str, Any]:
+        if gone.is_set():
+            assert gate.wait(LIMIT)
+        return real(path)
+
+    for number in range(3):
+        bench.write(f"{number}.tif", number)
+    service = bench.start()
+    until(lambda: len(bench.images()) == 3)
+    monkeypatch.setattr(work, "fingerprint", fingerprint)
+    gone.set()
+    for number in range(3, 9):
+        bench.write(f"{number}.tif", number)
+    until(lambda: service.ledger.counts()["running"] > 0)
+    bench.drop.rename(away)
+    gate.set()
+    until(lambda: service.watcher.health.state == "degraded" and service.ledger.counts()["running"] == 0)
+    assert service.blocked and service.failure is None
+    away.rename(bench.drop)
+    until(lambda: len(bench.images()) == 9)
+    bench.finish()
+    assert service.unsuccessful == 0
+    assert all(job.state == "done" and job.attempts == 1 for job in bench.jobs().values())
+
+
+def test_a_file_that_changes_after_its_result_is_a_new_revision(bench: Bench) -> None:
+    bench.write("a.tif", 1)
+    service = bench.start()
+    until(lambda: bench.images() == {"a.tif"})
+    changed = bench.write("a.tif", 2)
+    until(lambda: len(bench.images()) == 2)
+    bench.finish()
+    assert service.unsuccessful == 0
+    assert bench.images() == {"a.tif", "a.r2.tif"}
+    assert bench.record("a.r2.tif")["raw"]["sha256"] == hashlib.sha256(changed.read_bytes()).hexdigest()
+    assert bench.record("a.tif")["raw"]["sha256"] != bench.record("a.r2.tif")["raw"]["sha256"]
+
+
+@pytest.mark.parametrize("step", ["fingerprint", "read"])
+def test_a_file_that_changes_while_it_is_read_has_one_good_output(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real = getattr(work, step)
+    calls = 0
+
+    def interfering(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            bench.write("a.tif", 2, dose=25)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(work, step, interfering)
+    bench.write("a.tif", 1)
+    service = bench.start()
+    until(lambda: bench.images())
+    until(lambda: service.idle and not service.ledger.counts()["retry"])
+    bench.stop()
+    (name,) = bench.images()
+    now = hashlib.sha256((bench.drop / "a.tif").read_bytes()).hexdigest()
+    assert bench.record(name)["raw"]["sha256"] == now
+    assert [job.state for job in bench.jobs().values() if job.sha256 == now] == ["done"]
+
+
+def test_a_file_that_changes_in_the_network_has_one_output_per_revision(bench: Bench) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def hook(one: Prepared) -> None:
+        inside.set()
+        assert gate.wait(LIMIT)
+
+    bench.backends["fast"] = FakeBackend(0, hook)
+    bench.write("a.tif", 1)
+    service = bench.start()
+    until(inside.is_set)
+    bench.write("a.tif", 2)
+    until(lambda: sum(service.ledger.counts().values()) == 2)
+    gate.set()
+    bench.finish()
+    assert bench.images() == {"a.tif", "a.r2.tif"}
+    assert bench.record("a.tif")["raw"]["sha256"] != bench.record("a.r2.tif")["raw"]["sha256"]
+
+
+def test_a_touched_file_is_not_done_again(bench: Bench) -> None:
+    path = bench.write("a.tif")
+    service = bench.start()
+    until(lambda: service.idle)
+    os.utime(path, (1.5e9, 1.5e9))
+    until(lambda: service.ledger.counts()["done"] == 2)
+    bench.finish()
+    assert bench.images() == {"a.tif"} and len(bench.backend.given) == 1
+    assert bench.jobs()["a.tif", 2].output == str(bench.output / "a.tif")
+
+
+def test_a_file_touched_while_it_is_in_hand_has_one_output(bench: Bench) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def hook(one: Prepared) -> None:
+        inside.set()
+        assert gate.wait(LIMIT)
+
+    bench.backends["fast"] = FakeBackend(0, hook)
+    path = bench.write("a.tif")
+    service = bench.start()
+    until(inside.is_set)
+    os.utime(path, (1.5e9, 1.5e9))
+    until(lambda: service.ledger.counts()["running"] == 2)
+    gate.set()
+    bench.finish()
+    assert len(bench.images()) == 1
+    assert {job.output for job in bench.jobs().values()} == {str(bench.output / "a.tif")}
+
+
+def test_a_crash_between_image_and_ledger_is_made_good_by_adoption(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write("a.tif")
+    monkeypatch.setattr(Ledger, "finish", lambda *arguments, **options: (_ for _ in ()).throw(OSError("crash")))
+    monkeypatch.setattr(Ledger, "fail_transient", lambda self, job, error: job)
+    service = bench.start()
+    until(lambda: bench.images() == {"a.tif"} and service.unsuccessful)
+    bench.stop()
+    monkeypatch.undo()
+    monkeypatch.setattr("daemon.service.open_backend", bench._open)
+    image = bench.output / "a.tif"
+    before = image.stat().st_mtime_ns, image.stat().st_ino
+    assert bench.states() == {"a.tif#1": "running"}
+    bench.finish()
+    assert bench.states() == {"a.tif#1": "done"}
+    assert (image.stat().st_mtime_ns, image.stat().st_ino) == before and len(bench.backend.given) == 1
+
+
+def test_an_unforeseen_error_costs_an_attempt_of_one_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = work.read
+
+    def read(config: Any, weights: Any, path: Path, *arguments: Any) -> Any:
+        if path.name == "odd.tif":
+            raise ZeroDivisionError("a defect")
+        return real(config, weights, path, *arguments)
+
+    monkeypatch.setattr(work, "read", read)
+    bench.write("odd.tif", 1)
+    bench.write("good.tif", 2)
+    service = bench.start()
+    until(lambda: service.ledger.counts()["quarantined"] == 1)
+    bench.finish()
+    assert service.failure is None and bench.images() == {"good.tif"}
+    odd = bench.jobs()["odd.tif", 1]
+    assert odd.attempts == bench.config.retry.attempts
+    assert "given up after 3 attempts" in (odd.error or "") and "a defect" in (odd.error or "")
+
+
+def test_a_passing_failure_is_tried_again_when_its_time_comes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, config: Callable[..., Config]
+) -> None:
+    # Nothing else wakes the service: no rescan within the test's patience.
+    bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
+    real, calls = work.fingerprint, 0
+
+    def fingerprint(path: Path) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise work.TransientError(f"{path}: locked")
+        return real(path)
+
+    monkeypatch.setattr(work, "fingerprint", fingerprint)
+    bench.write("a.tif")
+    bench.start()
+    until(lambda: bench.images() == {"a.tif"})
+    bench.finish()
+    assert bench.jobs()["a.tif", 1].attempts == 2
+
+
+def test_two_networks_take_turns_and_lose_nothing(bench: Bench, tmp_path: Path, config: Callable[..., Config]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(manifest.locate("fast"), other)
+    bench.config = config(
+        profiles={
+            "one": {"weights": "fast", "match": {"name": "one*"}},
+            "two": {"weights": str(other), "match": {"name": "two*"}},
+            "auto": {"gain": "auto"},
+        }
+    )
+
+    def refuse(one: Prepared) -> None:
+        if one.pixels.mean() > 100:
+            raise MicrographError("refused")
+
+    bench.backends = {"fast": FakeBackend(2, refuse), "other": FakeBackend(1, refuse)}
+    for number in range(10):
+        bench.write(f"{('one', 'two')[number % 2]}-{number}.tif", number, dose=200 if number in (4, 7) else 20)
+    service = bench.finish()
+    assert service.failure is None and service.unsuccessful == 2
+    assert len(bench.images()) == 8
+    assert len(bench.backends["fast"].given) == len(bench.backends["other"].given) == 5
+    assert all(backend.closed.is_set() for backend in bench.backends.values())
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_stop_finishes_what_is_in_the_network_and_releases_the_rest(bench: Bench, ahead: int) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def hook(one: Prepared) -> None:
+        inside.set()
+        assert gate.wait(LIMIT)
+
+    bench.backends["fast"] = FakeBackend(ahead, hook)
+    for number in range(10):
+        bench.write(f"{number}.tif", number)
+    service = bench.start()
+    until(inside.is_set)
+    until(lambda: service.ledger.counts()["running"] == bench.config.backend.queue + 2)  # everything is full
+    stopper = threading.Thread(target=bench.stop)
+    stopper.start()
+    until(service._stopping.is_set)
+    gate.set()
+    stopper.join(LIMIT)
+    assert not stopper.is_alive(), "stop() hangs"
+    jobs = bench.jobs().values()
+    assert {job.state for job in jobs} == {"done", "pending"}
+    done = [job for job in jobs if job.state == "done"]
+    assert 1 <= len(done) <= 1 + ahead and len(bench.images()) == len(done)
+    assert all(job.attempts == 0 for job in jobs if job.state == "pending")
+    bench.backends["fast"] = FakeBackend()
+    bench.finish()
+    assert len(bench.images()) == 10
+
+
+def test_a_ledger_that_refuses_for_a_while_is_told_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing, refused = threading.Event(), threading.Event()
+    refusing.set()
+
+    def sometimes(real: Callable[..., Any]) -> Callable[..., Any]:
+        def method(*arguments: Any, **options: Any) -> Any:
+            if refusing.is_set():
+                refused.set()
+                raise LedgerUnavailableError("the disk is full")
+            return real(*arguments, **options)
+
+        return method
+
+    for name in ("finish", "fail_transient"):
+        monkeypatch.setattr(Ledger, name, sometimes(getattr(Ledger, name)))
+    bench.write("a.tif")
+    service = bench.start()
+    until(refused.is_set)
+    until(lambda: service._untold)
+    assert not service.idle
+    refusing.clear()
+    until(lambda: service.ledger.counts()["done"] == 1)
+    bench.finish()
+    assert bench.images() == {"a.tif"} and len(bench.backend.given) == 1 and service.failure is None
+
+
+def test_a_damaged_ledger_ends_the_service_instead_of_hanging_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = bench.start()
+
+    def claim(*arguments: Any) -> Any:
+        raise RuntimeError("the ledger is damaged")
+
+    monkeypatch.setattr(Ledger, "claim", claim)
+    bench.write("a.tif")
+    until(lambda: service.failure is not None)
+    assert "damaged" in str(service.failure)
+
+
+def test_an_idle_network_proves_itself_on_the_canary_again_and_again(bench: Bench) -> None:
+    service = bench.start(idle_canary_seconds=0.02)
+    before = service.beats
+    until(lambda: service.beats > before + 2)
+
+
+def test_half_written_files_of_an_interrupted_run_are_removed(bench: Bench) -> None:
+    leftover = bench.output / "sub" / ".emdenoised-0123.tmp"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half")
+    bench.start()
+    assert not leftover.exists()
+
+
+def test_a_raw_file_that_vanishes_is_put_off_and_others_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = work.formats.read
+
+    def read(path: Path, limit: int) -> Any:
+        if path.name == "gone.tif":
+            found = real(path, limit)
+            path.unlink()
+            return found
+        return real(path, limit)
+
+    monkeypatch.setattr(work.formats, "read", read)
+    bench.write("gone.tif", 1)
+    bench.write("good.tif", 2)
+    service = bench.finish()
+    assert service.failure is None and bench.images() == {"good.tif"}
+    gone = bench.jobs()["gone.tif", 1]
+    assert gone.state in ("retry", "quarantined") and "internal error" not in (gone.error or "")
+    assert os.strerror(errno.ENOENT) in (gone.error or "")
+
+
+def test_spikes_and_units_reach_the_record(bench: Bench, counts: Callable[..., Any]) -> None:
+    image = counts(5)
+    image[7, 9] = 30_000
+    tifffile.imwrite(bench.drop / "a.tif", image)
+    bench.finish()
+    record = bench.record("a.tif")
+    assert record["spikes"]["count"] == 1
+    assert (record["spikes"]["listed"][0]["row"], record["spikes"]["listed"][0]["column"]) == (7, 9)
+    assert record["backend"] == "fake: box filter" and record["scaling"]["kind"] == "noise_units"
+    result = tifffile.imread(bench.output / "a.tif")
+    assert result.dtype == np.float32 and float(result.mean()) == pytest.approx(20, rel=0.1)

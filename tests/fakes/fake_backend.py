@@ -1,0 +1,50 @@
+"""A backend that smooths, in no time, and fails when told to: the service's partner in tests."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from daemon.micrograph import Image, Prepared
+
+CANARY = (256, 256)
+"""Images of this shape are the canary's, and are left alone by `hook`."""
+
+
+class FakeBackend:
+    """Holds back up to `ahead` micrographs, as a GPU does; `hook` sees each micrograph first and may block or raise."""
+
+    name = "fake: box filter"
+
+    def __init__(self, ahead: int = 0, hook: Callable[[Prepared], None] = lambda one: None) -> None:
+        self.ahead, self.hook = ahead, hook
+        self.progress: Callable[[], None] = lambda: None
+        self.given: list[Prepared] = []
+        self.most_held = 0
+        self.closed = threading.Event()
+
+    def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
+        held: deque[Prepared] = deque()
+        for one in prepared:
+            if one is not None:
+                held.append(one)
+                self.most_held = max(self.most_held, len(held))
+            while held and (one is None or len(held) > self.ahead):
+                yield self._smoothed(held.popleft())
+        while held:
+            yield self._smoothed(held.popleft())
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def _smoothed(self, one: Prepared) -> Image:
+        if one.pixels.shape != CANARY:
+            self.given.append(one)
+            self.hook(one)
+        image = one.pixels.astype(np.float32)
+        image[one.spikes.rows, one.spikes.columns] = one.spikes.values
+        for axis in (0, 1):
+            image = np.mean([np.roll(image, step, axis) for step in range(-2, 3)], axis=0, dtype=np.float32)
+        self.progress()
+        return image

@@ -56,7 +56,7 @@ def main() -> int:
                     flush=True,
                 )
         report = {
-            "what": "simulated nanoparticles on carbon (daemon.camera), excluded from training; PSNR in dB, peak = truth's",
+            "what": "simulated nanoparticles on carbon (daemon.camera), not trained on; PSNR in dB, peak = truth's",
             "side": SIDE,
             "scenes": options.scenes,
             "weights": denoiser.manifest.sha256["model.onnx"],

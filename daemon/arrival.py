@@ -94,7 +94,7 @@ class Tracker:
 
     rules: Rules
     probe: "Callable[[str], Completeness]"
-    known: Callable[[Sighting], bool] = lambda sighting: False
+    known: Callable[[Sighting], bool] = lambda _: False
     _files: dict[str, _File] = field(default_factory=dict)
     _agenda: list[tuple[float, int, str]] = field(default_factory=list)
     _live: deque[_File] = field(default_factory=deque)

@@ -39,8 +39,7 @@ class Rules:
         """Whether a file or folder is passed over by its name: temporary, hidden, or excluded by the site."""
         name = path.rpartition("/")[2]
         return (
-            self._ignored_names.match(name.lower()) is not None
-            or self._ignored_paths.match(path.lower()) is not None
+            self._ignored_names.match(name.lower()) is not None or self._ignored_paths.match(path.lower()) is not None
         )
 
     def wants(self, path: str) -> bool:

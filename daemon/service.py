@@ -2,7 +2,7 @@
 
     arrival thread    watch → tracker → ledger → dispatch
     reader threads    hash, read, prepare
-    network thread    owns the backend and nothing else touches it
+    network thread    owns the backends and nothing else touches them (`daemon.inference`)
     writer thread     judge, preview, JSON, image, ledger
     main thread       signals, watchdog, status
 
@@ -11,26 +11,23 @@ At most `backend.queue` + 2 micrographs are in memory, however many wait in the 
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from daemon import formats, report, work
 from daemon.arrival import Arrived, Lanes, Tracker
-from daemon.backends import Backend, open_backend
 from daemon.config import Config
-from daemon.denoise import canary
-from daemon.errors import BackendError, EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.inference import Claimed, Inference
 from daemon.ledger import Backoff, Job, Ledger
-from daemon.micrograph import Image, Prepared
+from daemon.micrograph import Image
 from daemon.rules import Rules
 from daemon.watch import Watcher
-from daemon.work import Outcome, Weights, Work
+from daemon.work import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +35,6 @@ READERS = 2
 OVERDUE_SECONDS = 1.0
 FOLDER_AWAY_SECONDS = 1.0
 """Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Claimed:
-    """A job on its way and the micrograph it brought."""
-
-    job: Job
-    work: Work
 
 
 def rules(config: Config) -> Rules:
@@ -83,9 +72,6 @@ class Service:
     def __init__(self, config: Config, idle_canary_seconds: float | None = None) -> None:
         self.config = config
         self.failure: BaseException | None = None
-        self.backend_name = ""
-        self.beats = 0
-        """Counts tiles and canaries: as long as it grows, the network thread is alive."""
         self.unsuccessful = 0
         """Micrographs quarantined or given up for now since the start."""
         retry = config.retry
@@ -108,10 +94,16 @@ class Service:
             polling=config.arrival.polling,
             poll_seconds=config.arrival.poll_seconds,
         )
-        self._canary_seconds = idle_canary_seconds
-        self._opened, self._stopping = threading.Event(), threading.Event()
-        self._ready: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
-        self._again: deque[Claimed] = deque()
+        self._stopping = threading.Event()
+        self.inference = Inference(
+            config.backend,
+            self._weights.values(),
+            self._stopping,
+            self._delivered,
+            self._refused,
+            self._lost,
+            idle_canary_seconds,
+        )
         self._untold: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._places = threading.BoundedSemaphore(config.backend.queue + 2)
         self._dispatching = threading.Lock()
@@ -122,7 +114,7 @@ class Service:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._threads = [
             threading.Thread(target=self._guarded, args=(body,), name=name)
-            for name, body in (("network", self._network), ("arrival", self._arrive))
+            for name, body in (("network", self.inference.run), ("arrival", self._arrive))
         ]
 
     def start(self) -> None:
@@ -133,7 +125,7 @@ class Service:
         for job in self.ledger.recover():
             log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()
-        self._opened.wait()
+        self.inference.opened.wait()
         if self.failure is not None:
             self.stop()
             raise self.failure
@@ -159,7 +151,7 @@ class Service:
         with self._dispatching:  # whoever was handing out jobs has done so
             pass
         self.watcher.wake()
-        self._ready.put(None)
+        self.inference.put(None)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
@@ -180,7 +172,7 @@ class Service:
             log.debug("traceback", exc_info=True)
             self.failure = self.failure or error
         finally:
-            self._opened.set()
+            self.inference.opened.set()  # whoever waits for it must see the failure
 
     # Arrival
 
@@ -333,7 +325,7 @@ class Service:
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
         one = work.read(self.config, self._weights, path, relative, raw, job.warning)
-        self._ready.put(Claimed(job, one))
+        self.inference.put(Claimed(job, one))
         return False
 
     def _done_before(self, job: Job, sha256: str) -> bool:
@@ -350,7 +342,7 @@ class Service:
         if self._done_before(job, claimed.work.raw["sha256"]):  # touched while its earlier revision was in hand
             return True
         outcome = work.finish(
-            self.config, claimed.work, denoised, self.backend_name, self.config.folders.output, job.revision
+            self.config, claimed.work, denoised, self.inference.backend_name, self.config.folders.output, job.revision
         )
         self.ledger.finish(
             job,
@@ -363,82 +355,16 @@ class Service:
         log.info("%s", describe(job, outcome))
         return True
 
-    # The network
+    # What the network reports (see `inference.Inference`)
 
-    def _network(self) -> None:
-        backends: dict[Path, Backend] = {}
-        try:
-            for weights in self._weights.values():
-                if weights.folder not in backends:
-                    backends[weights.folder] = open_backend(self.config.backend, weights.folder, self._beat)
-            for backend in backends.values():
-                canary(backend)
-                self.backend_name = backend.name
-            self._opened.set()
-            while not self._stopping.is_set():
-                claimed = self._next()
-                if claimed is not None:
-                    weights = claimed.work.weights
-                    self._again.appendleft(claimed)
-                    del claimed  # or its pixels would stay in memory until the next one comes
-                    self._stream(weights, backends[weights.folder])
-                elif not self._stopping.is_set():
-                    for backend in backends.values():
-                        canary(backend)
-        finally:
-            for backend in backends.values():
-                backend.close()
+    def _delivered(self, claimed: Claimed, denoised: Image) -> None:
+        self._writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
 
-    def _beat(self) -> None:
-        self.beats += 1
+    def _refused(self, claimed: Claimed, error: MicrographError) -> None:
+        self._account(self._quarantine, claimed.job, f"{claimed.work.raw['path']}: {error}")
+        self._leave(claimed.job)
 
-    def _next(self, wait: bool = True) -> Claimed | None:
-        """The next micrograph for the network; None after `idle_canary_seconds` without one, or to stop."""
-        if self._again:
-            return self._again.popleft()
-        try:
-            return self._ready.get(wait, self._canary_seconds if wait else None)
-        except queue.Empty:
-            return None
-
-    def _stream(self, weights: Weights, backend: Backend) -> None:
-        """Feed the backend as long as micrographs for these weights are waiting."""
-        flying: deque[Claimed] = deque()
-        begin = time.perf_counter()
-
-        def source() -> Iterator[Prepared | None]:
-            while True:
-                claimed = None if self._stopping.is_set() else self._next(wait=False)
-                if claimed is not None and claimed.work.weights != weights:
-                    self._again.appendleft(claimed)
-                    claimed = None
-                if claimed is not None:
-                    flying.append(claimed)
-                    yield claimed.work.served.prepared
-                elif flying:
-                    yield None
-                else:
-                    return
-
-        try:
-            for denoised in backend.denoise(source()):
-                claimed = flying.popleft()
-                now = time.perf_counter()
-                claimed.work.seconds["network"] = round(now - begin, 4)
-                begin = now
-                self._writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
-                del claimed, denoised  # or their pixels would stay in memory until the next ones are there
-        except MicrographError as error:
-            claimed = flying.popleft()
-            self._again.extendleft(reversed(flying))
-            self._account(self._quarantine, claimed.job, f"{claimed.work.raw['path']}: {error}")
-            self._leave(claimed.job)
-        except BaseException as error:
-            # One of these may have brought the network down, so that attempt counts: or it would do so for ever.
-            for claimed in flying:
-                self._account(self._postpone, claimed.job, f"{claimed.job.path}: {str(error) or repr(error)}")
-                del self._in_hand[claimed.job.id]
-            raise
-        else:
-            if flying:
-                raise BackendError(f"{backend.name}: {len(flying)} micrographs went in and never came out; restart")
+    def _lost(self, claimed: Claimed, error: BaseException) -> None:
+        # It may have brought the network down, so this attempt counts: or it would do so for ever.
+        self._account(self._postpone, claimed.job, f"{claimed.job.path}: {str(error) or repr(error)}")
+        del self._in_hand[claimed.job.id]

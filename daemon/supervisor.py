@@ -30,9 +30,12 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
     service = Service(config, idle_canary_seconds=interval / 2 if interval else None)
     service.start()
     log.info(
-        "ready: %s; watching %s, results go to %s", service.backend_name, config.folders.drop, config.folders.output
+        "ready: %s; watching %s, results go to %s",
+        service.inference.backend_name,
+        config.folders.drop,
+        config.folders.output,
     )
-    notifier.ready(f"ready, {service.backend_name}")
+    notifier.ready(f"ready, {service.inference.backend_name}")
     try:
         _loop(service, notifier, interval, once)
     finally:
@@ -57,8 +60,8 @@ def _loop(service: Service, notifier: Notifier, interval: float | None, once: bo
             log.info("%s: finishing the micrograph in hand", signal.Signals(arrived.si_signo).name)
             return
         now = time.monotonic()
-        if interval and now - told_at >= min(interval, 5.0) and service.beats != told_beats:
-            told_beats, told_at = service.beats, now
+        if interval and now - told_at >= min(interval, 5.0) and service.inference.beats != told_beats:
+            told_beats, told_at = service.inference.beats, now
             notifier.watchdog()
         if notifier.listened_to and now - said_at >= STATUS_SECONDS:
             said_at = now

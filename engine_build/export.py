@@ -30,8 +30,8 @@ def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
     """Write the network as ONNX: inputs `units` (N, 1, H, W) and, where used, `level` (N, 1, 1, 1); output `denoised`.
 
     N stays free; so do H and W (multiples of its stride) of the fast network, while the paper's is fixed at the
-    tile it was trained with, because its batch statistics and pyramid know no other. Arithmetic is float32; weights are stored as
-    float16, which halves the file and is what an FP16 engine computes with anyway.
+    tile it was trained with, because its batch statistics and pyramid know no other. Arithmetic is
+    float32; weights are stored as float16, which halves the file and is what an FP16 engine computes with anyway.
     """
     network = network.eval()
     size = torch.export.Dim.DYNAMIC

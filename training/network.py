@@ -200,8 +200,8 @@ class FastDenoiser(nn.Module):
     3. The body answers with a share and a correction: the result is the raw image, less that share of its difference
        from the local mean, plus the correction in units of the local noise. A faint image is near the share of 1, a
        high dose near 0; neither has to be learnt as a copy of the noise.
-    4. What this did to the local mean is undone: the difference between input and result, averaged over about 50 pixels, is added back. So
-       the network keeps counts by construction, at every dose and outside its training range too.
+    4. What this did to the local mean is undone: the difference between input and result, averaged over about 50
+       pixels, is added back. So the network keeps counts by construction, outside its training range too.
 
     All but the body stays in float32 when the body is run in half precision.
 
@@ -229,7 +229,8 @@ class FastDenoiser(nn.Module):
         mean_spread = torch.maximum(mean_spread, least)
         share, correction = self.body(torch.cat([stabilised, level / mean_spread], 1)).split(1, dim=1)
         out = units - torch.sigmoid(share) * (units - mean) + mean_spread * correction
-        return out + local_mean(units - out, self.carry_cell)
+        carried: Tensor = out + local_mean(units - out, self.carry_cell)
+        return carried
 
 
 def build(network: NetworkName, arguments: dict[str, Any]) -> FastDenoiser | Ede2018:

@@ -105,7 +105,7 @@ def test_a_writer_that_opens_and_closes_several_times_is_read_once() -> None:
 def test_an_unfinished_file_waits_with_growing_pauses_and_is_ready_when_it_grows() -> None:
     tracker, probe = started()
     probe.answers["a.tif"] = Completeness("incomplete", reason="412 of 819 rows are there")
-    for tenth in range(0, 300):
+    for tenth in range(300):
         assert look(tracker, tenth / 10, seen()) == []
     assert 3 <= len(probe.asked) <= 7
     assert [(one.path, one.reason) for one in tracker.take_news()] == [("a.tif", "412 of 819 rows are there")]

@@ -326,7 +326,7 @@ def test_files_are_private(tmp_path: Path) -> None:
             modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()}
     finally:
         os.umask(before)
-    assert modes == {name: 0o600 for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm", "lock")}
+    assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm", "lock"), 384)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 

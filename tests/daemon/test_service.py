@@ -44,7 +44,7 @@ class Bench:
         self.drop, self.output = config.folders.drop, config.folders.output
         self.backends: dict[str, FakeBackend] = {}
         self.service: Service | None = None
-        monkeypatch.setattr("daemon.service.open_backend", self._open)
+        monkeypatch.setattr("daemon.inference.open_backend", self._open)
 
     def _open(self, settings: Any, folder: Path, progress: Callable[[], None]) -> FakeBackend:
         backend = self.backends.setdefault(folder.name, FakeBackend())
@@ -258,7 +258,7 @@ def test_a_backend_that_cannot_be_opened_keeps_the_service_from_starting(
     def refuse(*arguments: Any) -> Any:
         raise BackendError("no engine")
 
-    monkeypatch.setattr("daemon.service.open_backend", refuse)
+    monkeypatch.setattr("daemon.inference.open_backend", refuse)
     with pytest.raises(BackendError, match="no engine"):
         bench.start()
     with Ledger(bench.config.folders.state) as ledger:  # the folder was let go
@@ -421,7 +421,7 @@ def test_a_crash_between_image_and_ledger_is_made_good_by_adoption(
     until(lambda: bench.images() == {"a.tif"} and service.unsuccessful)
     bench.stop()
     monkeypatch.undo()
-    monkeypatch.setattr("daemon.service.open_backend", bench._open)
+    monkeypatch.setattr("daemon.inference.open_backend", bench._open)
     image = bench.output / "a.tif"
     before = image.stat().st_mtime_ns, image.stat().st_ino
     assert bench.states() == {"a.tif#1": "running"}
@@ -567,8 +567,8 @@ def test_a_damaged_ledger_ends_the_service_instead_of_hanging_it(bench: Bench, m
 
 def test_an_idle_network_proves_itself_on_the_canary_again_and_again(bench: Bench) -> None:
     service = bench.start(idle_canary_seconds=0.02)
-    before = service.beats
-    until(lambda: service.beats > before + 2)
+    before = service.inference.beats
+    until(lambda: service.inference.beats > before + 2)
 
 
 def test_half_written_files_of_an_interrupted_run_are_removed(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fake_backend import FakeBackend
 
-from daemon import service
+from daemon import inference, service
 from daemon.cli import main
 from daemon.errors import BackendError
 from daemon.micrograph import Prepared
@@ -25,6 +25,6 @@ match sys.argv[1]:
     case "impatient":
         service.rules = lambda config: replace(_rules(config), stuck_seconds=1.0)
     case "failing":
-        service.open_backend = lambda *arguments: FakeBackend(0, _fail)
+        inference.open_backend = lambda *arguments: FakeBackend(0, _fail)
 
 raise SystemExit(main(sys.argv[2:]))

@@ -17,6 +17,8 @@ from daemon.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+SETTINGS = f"settings (default: {settings.default_config_path()})".replace("%", "%%")
+
 EPILOG = """\
 a first try:
   emdenoised demo                         a simulated camera, the real daemon, two minutes
@@ -34,16 +36,14 @@ def parser() -> argparse.ArgumentParser:
         prog="emdenoised",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Denoises each electron micrograph that lands in a drop folder: same units, same mean, same pixel "
+        description="Denoises each electron micrograph that lands in a drop folder: same units, same mean, same pixel\n"
         "size, with a record of how it was made. Raw files are never changed.",
     )
     top.add_argument("--version", action="version", version=f"emdenoised {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings (default: the config.yaml that came along)"
-    )
+    common.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
     for name, what in (
         ("drop", "where micrographs arrive"),
         ("out", "where results go"),
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, run, text in (
         ("run", run_service, "watch the drop folder until stopped (what the service runs)"),
-        ("once", run_once, "process what lies in the drop folder, then exit"),
+        ("once", run_once, "process what lies in the drop folder, then exit: 0 if all of it came out, else 1"),
     ):
         add(name, run, text).add_argument(
             "--create-drop", action="store_true", help="make the drop folder if it is missing"
@@ -70,17 +70,26 @@ def parser() -> argparse.ArgumentParser:
     one_off = add("denoise", run_denoise, "denoise the named files now, without drop folder or ledger", shared=False)
     one_off.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TIFF or MRC micrographs")
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
+    one_off.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
     one_off.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings (default: the config.yaml that came along)"
+        "--profile",
+        metavar="NAME",
+        help="dose profile (default: by the files' names, as the settings say; rules on sub-folders do not apply)",
     )
-    one_off.add_argument("--profile", metavar="NAME", help="dose profile (default: by the rules in the settings)")
     add("check", run_check, "read the settings and say what is wrong with them; change nothing")
     add("doctor", run_doctor, "test this installation: settings, folders, weights, backend")
     add("status", run_status, "what was done, what waits, what failed and why").add_argument(
-        "--json", action="store_true", help="for programs"
+        "--json", action="store_true", help="print as JSON"
     )
-    add("retry", run_retry, "try quarantined micrographs again").add_argument(
-        "pattern", nargs="?", default="*", help="only those whose path in the drop folder matches (default: all)"
+    add(
+        "retry",
+        run_retry,
+        "try quarantined micrographs again: those set aside with a reason; a running service sees to it",
+    ).add_argument(
+        "pattern",
+        nargs="?",
+        default="*",
+        help="only those whose path below the drop folder, or name, matches, such as 'low/*' (default: all)",
     )
     demo = add(
         "demo", run_demo, "a simulated camera writes, the real daemon denoises, every result is measured", shared=False

@@ -71,7 +71,9 @@ def folders(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 f"{name} folder {folder} does not exist yet",
-                "`emdenoised run --create-drop` makes it; a share has to be mounted first",
+                "`emdenoised run` makes it"
+                if name != "drop"
+                else "`emdenoised run --create-drop` makes it; mount a share first",
             )
             continue
         if not os.access(folder, rights):

@@ -227,13 +227,16 @@ class Ledger:
             attempts = max(0, self.get(job.id).attempts - 1)
             return self._move(job, ("running",), state="pending", attempts=attempts)
 
-    def recover(self) -> list[Job]:
+    def recover(self, impatient: bool = False) -> list[Job]:
         """At the start: what was running when the service died is pending again. Returns these jobs.
 
         One that has used up its attempts in this way is quarantined: it is probably what brought the service down.
+        `impatient`: failed jobs are due now, whatever pause they had left.
         """
         with self._transaction():
             found = []
+            if impatient:
+                self._db.execute("UPDATE jobs SET not_before = 0 WHERE state = 'retry'")
             for job in self._many("SELECT * FROM jobs WHERE state = 'running' ORDER BY id"):
                 if job.attempts >= self._backoff.attempts:
                     reason = f"given up after {job.attempts} attempts; the service died during the last one"

@@ -66,10 +66,11 @@ def describe(job: Job, outcome: Outcome) -> str:
 class Service:
     """Runs until `stop`; `failure` then says whether it had to. Made, started and stopped by one thread.
 
-    Raises, when made: LedgerError, ConfigError (state folder), WeightsError.
+    `once`: what an earlier run had put off is due now. Raises, when made, LedgerError, ConfigError (state folder)
+    and WeightsError.
     """
 
-    def __init__(self, config: Config, idle_canary_seconds: float | None = None) -> None:
+    def __init__(self, config: Config, idle_canary_seconds: float | None = None, once: bool = False) -> None:
         self.config = config
         self.failure: BaseException | None = None
         self.unsuccessful = 0
@@ -80,6 +81,7 @@ class Service:
         )
         self._weights = work.load_weights(config)
         self.ledger = Ledger(config.folders.state, backoff=backoff)
+        self._once = once
         self._lanes = Lanes(config.order.backlog_every)
         wanted = rules(config)
         self._tracker = Tracker(
@@ -122,7 +124,7 @@ class Service:
         for path in (self.config.folders.output,):
             if removed := report.clean_temporary(path):
                 log.info("%s: %d half-written files of an interrupted run removed", path, removed)
-        for job in self.ledger.recover():
+        for job in self.ledger.recover(self._once):
             log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()
         self.inference.opened.wait()

@@ -27,7 +27,7 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
     # Blocked, and taken one by one below: a handler would run between any two bytecodes, also inside a log call.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     interval = watchdog_interval()
-    service = Service(config, idle_canary_seconds=interval / 2 if interval else None)
+    service = Service(config, idle_canary_seconds=interval / 2 if interval else None, once=once)
     service.start()
     log.info(
         "ready: %s; watching %s, results go to %s",

@@ -534,3 +534,16 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+
+
+def test_an_impatient_start_makes_failed_jobs_due_now(tmp_path: Path) -> None:
+    with start(tmp_path) as ledger:
+        arrive(ledger, "a.tif")
+        job = ledger.claim()
+        assert job is not None
+        ledger.fail_transient(job, "locked")
+        ledger.recover()
+        assert ledger.claim() is None
+        ledger.recover(impatient=True)
+        again = ledger.claim()
+        assert again is not None and again.attempts == 2

@@ -72,12 +72,12 @@ def _frequencies(size: int) -> Real:
 
 
 def _carbon(rng: np.random.Generator, size: int) -> Real:
-    """Projected density of the amorphous film, mean near 1: atomic disorder and a thickness that drifts."""
+    """Projected density of a thin amorphous film, mean near 1: atomic disorder and a thickness that drifts."""
     k2 = _frequencies(size)
     white = np.fft.rfft2(rng.standard_normal((size, size), dtype=np.float32))
     atoms = np.fft.irfft2(white * np.exp(-k2 / 0.2**2), s=(size, size))
     drift = np.fft.irfft2(white * np.exp(-k2 * (1.5 * 120) ** 2), s=(size, size))
-    film: Real = (1 + 0.35 * atoms / atoms.std() + 0.25 * drift / drift.std()).astype(np.float32)
+    film: Real = (1 + 0.12 * atoms / atoms.std() + 0.25 * drift / drift.std()).astype(np.float32)
     return film
 
 

@@ -1,6 +1,7 @@
 """The `emdenoised` command."""
 
 import argparse
+import io
 import json
 import logging
 import sys
@@ -151,12 +152,16 @@ def run_denoise(options: argparse.Namespace) -> int:
             backend = backends[one.choice.profile.weights]
             with work.timed(one.seconds, "network"):
                 (denoised,) = backend.denoise([one.served.prepared])
-            outcome = work.finish(config, one, denoised, backend.name, options.out)
+            outcome = work.finish(config, one, denoised, backend.name, options.out, same_settings=True)
         except StorageError:
             raise
         except (MicrographError, TransientError) as error:
             failed += 1
             print(f"failed\n    {error}", flush=True)
+            continue
+        except MemoryError:
+            failed += 1
+            print("failed\n    not enough memory for this micrograph; close other programs", flush=True)
             continue
         print(
             f"{outcome.dose:.3g} counts per pixel, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s "
@@ -237,6 +242,9 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Expected failures end in one readable message, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -247,6 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     except (EmdenoisedError, OSError) as error:
         print(f"emdenoised: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("emdenoised: not enough memory; close other programs, or lower backend.queue", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,5 +1,6 @@
 """From a micrograph to a denoised one, without folders or ledger: prepare, run a backend, judge."""
 
+import warnings
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -61,13 +62,13 @@ def prepare(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool
     mean = float((whole - flagged[np.isfinite(flagged)].sum()) / (pixels.size - len(found)))
     dose = choice.counts(mean)
     scaling = noise_units(dose, choice.gain, choice.offset)
-    warnings = list(choice.warnings)
+    remarks = list(choice.warnings)
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
         if limits is not None and not limits[0] <= dose <= limits[1]:
-            warnings.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
+            remarks.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
     if len(found) > 1e-3 * pixels.size:
-        warnings.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
-    return Served(Prepared(pixels, found, scaling), dose, tuple(warnings))
+        remarks.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
+    return Served(Prepared(pixels, found, scaling), dose, tuple(remarks))
 
 
 def canary(backend: Backend) -> None:
@@ -139,7 +140,8 @@ class Denoiser:
     def denoise(self, image: ArrayLike) -> NDArray[np.float32]:
         """(H, W), or a stack (..., H, W), of any real dtype → the same shape, float32, in the image's own units.
 
-        Raises MicrographError for an image that cannot be denoised (smaller than 32 × 32, no counts, all NaN).
+        Warns (UserWarning) of a dose outside the range of the weights, of measured gains and of many spikes. Raises
+        MicrographError for an image that cannot be denoised (smaller than 32 × 32, no counts, all NaN).
         """
         array = np.asarray(image)
         if array.ndim < 2 or not array.size:
@@ -156,9 +158,13 @@ class Denoiser:
 
     def _prepared(self, plane: Pixels) -> Prepared:
         require_plane(plane)
-        gain, offset = (self._gain, self._offset) if self._gain != "auto" else measure(plane)[:2]
-        choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset)
-        return prepare(plane, choice, self.manifest, self._find_spikes).prepared
+        gain, offset, remark = (self._gain, self._offset, None) if self._gain != "auto" else measure(plane)
+        remarks = (remark,) if remark else ()
+        choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset, remarks)
+        served = prepare(plane, choice, self.manifest, self._find_spikes)
+        for remark in served.warnings:
+            warnings.warn(remark, stacklevel=2)
+        return served.prepared
 
     def close(self) -> None:
         """Free the network."""

@@ -1,7 +1,7 @@
 """Which dose profile a micrograph gets, and how its pixels become counts."""
 
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import inf, sqrt
 from pathlib import PurePath
 
 import numpy as np
@@ -15,8 +15,14 @@ PATCH = 128
 PATCHES = 8
 """The noise is measured on at most 8 × 8 patches of 128 × 128 pixels: a million pixels say enough."""
 BLOCK = 16
-COUNTS_LIKE = (0.7, 1.4)
-"""Integers whose variance over mean lies in here are taken for counts as they are."""
+NO_COUNTS = "the pixel values are not plain counts"
+ADVICE = "state gain and offset in a profile if you know them"
+GROUPS, LEAST_GROUP = 16, 24
+"""Blocks are grouped by brightness, at most 16 groups of at least 24, before a line is fitted."""
+COUNTS_LIKE = 0.12
+"""Integers whose gain differs from 1 by less are taken for counts as they are."""
+SLACK = 0.15
+"""Share of the gain by which a slope may miss it beyond its own uncertainty: fine structure adds a little variance."""
 CREDIBLE_DOSE = (0.05, 5000.0)
 """Mean counts per pixel outside this range say that the values are not proportional to counts at all."""
 PEDESTAL_DOSE = 1000.0
@@ -64,7 +70,8 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
 def scaled(profile: Profile, why: str, micrograph: Micrograph) -> Choice:
     """The profile with its gain and offset as stated, or as measured from the image's own noise (gain: auto)."""
     if profile.gain != "auto":
-        return Choice(profile, why, profile.gain, profile.offset)
+        # A sum of frames has the offset of each.
+        return Choice(profile, why, profile.gain, profile.offset * int(micrograph.metadata.get("frames", 1)))
     gain, offset, remark = measure(micrograph.pixels)
     return Choice(profile, why, gain, offset, (remark,) if remark else ())
 
@@ -85,46 +92,77 @@ def finite_mean(pixels: Pixels) -> float:
 def measure(pixels: Pixels) -> tuple[float, float, str | None]:
     """(gain, offset, remark) from the image itself, so that an average pixel's noise has its true size.
 
-    The noise is read off the finest diagonal detail of small blocks, where specimens show least. Variance
-    over mean is the gain if the values are proportional to counts; if they cannot be (a mean near zero, or far above
-    its noise), the noise is taken to be even. Raises MicrographError for an image without noise.
+    The noise is read off the finest diagonal detail of small blocks, where specimens show least. How its variance
+    grows with the mean decides, the simplest explanation first: plain counts; proportional to counts; counts on a
+    pedestal; or, if the noise does not grow with the signal, even noise and an unknown dose. Raises MicrographError
+    for an image without noise.
     """
     mean, variance = block_statistics(pixels)
     noisy = variance > 0
     if not noisy.any():
         raise MicrographError(
-            "the image has no noise at all (it is constant, blank or synthetic), so its counts "
-            "cannot be measured; state gain and offset in the profile if it is to be processed"
+            "the image shows no noise from pixel to pixel (it is constant, blank, enlarged or synthetic), so its "
+            "counts cannot be measured; state gain and offset in the profile if it is to be processed"
         )
     mean, variance = mean[noisy], variance[noisy]
-    positive = mean > 0
-    if positive.mean() > 0.9:
-        ratio = variance[positive] / mean[positive]
-        # Blocks full of fine structure look noisier than they are.
-        plain = ratio <= 2 * np.median(ratio)
-        gain = float(variance[positive][plain].sum() / mean[positive][plain].sum())
-        if np.issubdtype(pixels.dtype, np.integer) and COUNTS_LIKE[0] <= gain <= COUNTS_LIKE[1]:
+    line = Line.through(mean, variance)
+    average = float(mean.mean())
+    ratio = line.at(average) / average if average > 0 else 0.0
+    if ratio > 0 and CREDIBLE_DOSE[0] <= average / ratio <= CREDIBLE_DOSE[1] and line.fits(ratio):
+        if np.issubdtype(pixels.dtype, np.integer) and abs(ratio - 1) < COUNTS_LIKE:
             return 1.0, 0.0, None
-        if CREDIBLE_DOSE[0] <= mean.mean() / gain <= CREDIBLE_DOSE[1] and float(np.quantile(mean, 0.01)) > -3 * gain:
-            return (
-                gain,
-                0.0,
-                (
-                    f"the pixel values are not plain counts: their noise fits a gain of {gain:.3g} units "
-                    "per count, which was used; state gain and offset in a profile if you know them"
-                ),
-            )
-    sigma = sqrt(float(np.median(variance)))
+        return ratio, 0.0, f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count, which was used; {ADVICE}"
+    if line.slope > 5 * line.error:
+        offset = average - line.at(average) / line.slope
+        credible = CREDIBLE_DOSE[0] <= (average - offset) / line.slope <= CREDIBLE_DOSE[1]
+        if credible and offset <= np.quantile(mean, 0.01):  # or the dark of the image would hold negative counts
+            found = f"{line.slope:.3g} units per count and {offset:.3g} units at zero counts"
+            return line.slope, offset, f"{NO_COUNTS}: their noise fits {found}, which were used; {ADVICE}"
+    sigma = sqrt(max(line.at(average), float(variance.min())))
     gain = sigma / sqrt(PEDESTAL_DOSE)
+    found = (
+        f"even noise of {sigma:.3g} units was measured and used; the dose is not known, {PEDESTAL_DOSE:g} stands for it"
+    )
     return (
         gain,
-        finite_mean(pixels) - PEDESTAL_DOSE * gain,
-        (
-            f"the pixel values are not proportional to counts: even noise of {sigma:.3g} units was measured and used; "
-            f"the dose is not known, {PEDESTAL_DOSE:g} stands for it; state gain and offset in a profile if you know "
-            "them"
-        ),
+        average - PEDESTAL_DOSE * gain,
+        f"{NO_COUNTS}, nor does their noise grow as that of counts: {found}; {ADVICE}",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Variance against mean, in units² and units. `error` is one standard error of `slope`."""
+
+    centre: float
+    height: float
+    slope: float
+    error: float
+
+    @classmethod
+    def through(cls, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> "Line":
+        """A line through groups of blocks of like brightness, whatever fine structure a minority of blocks shows."""
+        groups = np.array_split(np.argsort(mean), int(np.clip(len(mean) // LEAST_GROUP, 1, GROUPS)))
+        x = np.array([mean[group].mean() for group in groups])
+        # Blocks full of fine structure look noisier than they are.
+        y = np.array([noise[noise <= 2 * np.median(noise)].mean() for noise in (variance[group] for group in groups)])
+        weight = 1 / np.maximum(y, 1e-3 * y.max()) ** 2  # the relative error is the same for all
+        centre, height = np.average(x, weights=weight), np.average(y, weights=weight)
+        spread = float((weight * (x - centre) ** 2).sum())
+        if len(groups) < 4 or spread == 0:
+            return cls(float(centre), float(height), 0.0, inf)
+        slope = float((weight * (x - centre) * (y - height)).sum()) / spread
+        residual = y - height - slope * (x - centre)
+        error = sqrt(float((weight * residual**2).sum()) / (len(groups) - 2) / spread)
+        return cls(float(centre), float(height), slope, error)
+
+    def at(self, mean: float) -> float:
+        """The variance at a mean."""
+        return self.height if self.error == inf else self.height + self.slope * (mean - self.centre)
+
+    def fits(self, gain: float) -> bool:
+        """Whether the slope may be `gain`, as it is where values are proportional to counts."""
+        return abs(self.slope - gain) <= 3 * self.error + SLACK * gain
 
 
 def block_statistics(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -122,6 +122,8 @@ class Inference:
                 begin = now
                 self._delivered(claimed, denoised)
                 del claimed, denoised  # or their pixels would stay in memory until the next ones are there
+            if flying:
+                raise BackendError(f"{backend.name}: {len(flying)} micrographs went in and never came out; restart")
         except MicrographError as error:
             claimed = flying.popleft()
             self._again.extendleft(reversed(flying))
@@ -131,5 +133,3 @@ class Inference:
             for claimed in flying:
                 self._lost(claimed, error)
             raise
-        if flying:
-            raise BackendError(f"{backend.name}: {len(flying)} micrographs went in and never came out; restart")

@@ -227,6 +227,20 @@ class Ledger:
             attempts = max(0, self.get(job.id).attempts - 1)
             return self._move(job, ("running",), state="pending", attempts=attempts)
 
+    def forget(self, job: Job) -> None:
+        """Running -> as if never seen: the file is gone, or another one now. Seen again, it is taken in anew.
+
+        A newer revision that still waits takes over the number, so that its result has the plain name.
+        """
+        waiting = "state IN ('pending', 'retry', 'quarantined')"
+        with self._transaction():
+            self._move(job, ("running",), error=None)
+            self._db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+            self._db.execute(
+                f"UPDATE jobs SET revision = revision - 1 WHERE path = ? AND revision = ? AND {waiting}",
+                (os.fsencode(job.path), job.revision + 1),
+            )
+
     def recover(self, impatient: bool = False) -> list[Job]:
         """At the start: what was running when the service died is pending again. Returns these jobs.
 
@@ -272,14 +286,15 @@ class Ledger:
         """How many jobs are in each state."""
         found: dict[State, int] = {"pending": 0, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
         with self._explained():
-            # Rows are never deleted, so the highest number is how many there are: no need to count the finished ones.
-            rows = self._db.execute(
-                "SELECT 'done' AS state, ifnull(max(id), 0) AS jobs FROM jobs UNION ALL SELECT state, count(*)"
-                " FROM jobs WHERE state IN ('pending', 'running', 'retry', 'quarantined') GROUP BY state"
-            )
+            rows = self._db.execute("SELECT state, count(*) AS jobs FROM jobs GROUP BY state")
             found.update({row["state"]: row["jobs"] for row in rows})
-        found["done"] -= found["pending"] + found["running"] + found["retry"] + found["quarantined"]
         return found
+
+    def busy(self) -> bool:
+        """Whether any job is pending or running; quick however many are done, unlike `counts`."""
+        with self._explained():
+            query = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('pending', 'running'))"
+            return bool(self._db.execute(query).fetchone()[0])
 
     def recent(self, limit: int, state: State | None = None) -> list[Job]:
         """The jobs that changed last, newest first; only those in `state`, if given."""

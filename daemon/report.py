@@ -6,36 +6,28 @@ put into the output folder is ever replaced.
 """
 
 import errno
-import hashlib
 import json
+import logging
 import math
 import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from daemon import formats, preview
-from daemon.errors import MicrographError, StorageError
+from daemon.errors import MicrographError
 from daemon.micrograph import Image, Micrograph
+from daemon.output_disk import explained, flush, place, sha256, temporary_files
+
+log = logging.getLogger(__name__)
 
 WRITER = "emdenoised"
-_PREFIX, _SUFFIX = ".emdenoised-", ".tmp"
 _RECORD_LIMIT = 16 << 20
-_REASONS = {
-    errno.ENOSPC: "the disk is full: free some space",
-    errno.EDQUOT: "the disk quota is used up: free some space",
-    errno.EROFS: "the disk is mounted read-only: check it and mount it writable",
-    errno.EIO: "the disk or share reports an input/output error: check its cable, share or health",
-    errno.EACCES: "writing is not allowed: give the service's user the right to write there",
-    errno.EPERM: "writing is not allowed: give the service's user the right to write there",
-    errno.ENOENT: "the output folder is gone: check that its disk or share is mounted",
-    errno.ESTALE: "the share went away: check that it is mounted",
-}
+_DRAWING_FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +39,7 @@ class Written:
     preview: Path | None
     sha256: str
     adopted: bool
+    warnings: tuple[str, ...] = ()
 
 
 def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kind) -> Path:
@@ -72,91 +65,132 @@ def write_outputs(
     kind: formats.Kind,
     preview_pixels: int | None = 1024,
     caption: str = "",
+    same_settings: bool = False,
 ) -> Written:
     """Write preview, JSON and image of one micrograph below `root`, in that order.
 
     `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; what is
     written adds ``writer`` and ``output``. `preview_pixels` None or 0 writes no preview. Outputs that an earlier
-    run finished for the same raw bytes are adopted. Raises MicrographError where a foreign file has the name or
-    the path leads out of `root`, StorageError where the disk or share refuses now.
+    run finished for the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were
+    the same too. Where `revision` has the result of other bytes (the ledger was lost, or a raw file is really called
+    a.r2.tif), the next free one is taken. Raises MicrographError where a foreign file has the name, the path leads out
+    of `root` or the disk will never take it, StorageError where the disk or share refuses now, TransientError where
+    it refuses only this one.
     """
-    image = output_path(root, relative, revision, kind)
-    record, picture = _beside(image, ".json"), _beside(image, ".png")
-    adopted = find_adoptable(root, relative, revision, str(provenance["raw"]["sha256"]))
+    adopted = _find(root, relative, revision, provenance, same_settings)
     if adopted is not None:
         return adopted
-    with _explained(image), _temporary_files() as temporary:
+    image = output_path(root, relative, revision, kind)
+    with explained(root, image), temporary_files() as temporary:
         _make_folder(root, image.parent)
+        while _own(image) is not None:
+            revision += 1
+            image = output_path(root, relative, revision, kind)
+        record, picture = _beside(image, ".json"), _beside(image, ".png")
         _refuse_foreign(image, record, picture)
         unfinished = temporary(image.parent)
         formats.write(unfinished, kind, denoised, micrograph, _description(relative, provenance))
-        _flush(unfinished)
-        sha256 = _sha256(unfinished)
+        flush(unfinished)
+        digest = sha256(unfinished)
         steps: list[tuple[Path, Path]] = []
+        remarks: tuple[str, ...] = ()
         if preview_pixels:
-            shown = preview.render(
-                micrograph.pixels,
-                denoised,
-                pixels=preview_pixels,
-                size=micrograph.pixel_size,
-                title=str(relative),
-                caption=caption,
-            )
-            steps.append((temporary(image.parent), picture))
-            preview.save(shown, steps[-1][0], WRITER)
+            try:
+                drawn = _draw(temporary, image.parent, micrograph, denoised, preview_pixels, str(relative), caption)
+                steps.append((drawn, picture))
+            except _DRAWING_FAULTS as error:
+                # The picture is for a quick look: a fault in drawing it must not cost the image.
+                log.debug("traceback", exc_info=True)
+                remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
+        shown = picture if steps else None
         output = {
             "name": image.name,
-            "sha256": sha256,
+            "sha256": digest,
             "shape": list(denoised.shape),
             "dtype": "float32",
             "kind": kind,
             "revision": revision,
-            "preview": picture.name if preview_pixels else None,
+            "preview": None if shown is None else shown.name,
         }
+        content = {"writer": WRITER, **provenance, "output": output}
+        if remarks:
+            content["warnings"] = [*provenance.get("warnings", ()), *remarks]
         steps.append((temporary(image.parent), record))
-        text = json.dumps(_plain({"writer": WRITER, **provenance, "output": output}), indent=1, allow_nan=False)
+        text = json.dumps(_plain(content), indent=1, allow_nan=False)
         steps[-1][0].write_text(text + "\n", encoding="ascii")
         for source, target in steps:
-            _flush(source)
+            flush(source)
             source.replace(target)
-        _flush(image.parent)
-        _place(unfinished, image)
-        _flush(image.parent)
-    return Written(image, record, picture if preview_pixels else None, sha256, adopted=False)
+        flush(image.parent)
+        place(unfinished, image)
+        flush(image.parent)
+    return Written(image, record, shown, digest, adopted=False, warnings=remarks)
+
+
+def _draw(
+    temporary: Callable[[Path], Path],
+    folder: Path,
+    micrograph: Micrograph,
+    denoised: Image,
+    pixels: int,
+    title: str,
+    caption: str,
+) -> Path:
+    shown = preview.render(
+        micrograph.pixels, denoised, pixels=pixels, size=micrograph.pixel_size, title=title, caption=caption
+    )
+    path = temporary(folder)
+    preview.save(shown, path, WRITER)
+    return path
 
 
 def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:
-    """The finished outputs of these very raw bytes, or None.
+    """The finished outputs of these very raw bytes, as `revision` or a later one, or None.
 
     Finished means: image and JSON are there, the JSON names the raw file's SHA-256, and the image still has the
-    SHA-256 the JSON gives. Raises MicrographError where the path leads out of `root`, StorageError on disk faults.
+    SHA-256 the JSON gives. Raises as `write_outputs` does.
     """
+    return _find(root, relative, revision, {"raw": {"sha256": raw_sha256}}, same_settings=False)
+
+
+def _find(
+    root: Path, relative: PurePath, revision: int, provenance: Mapping[str, Any], same_settings: bool
+) -> Written | None:
     kinds: tuple[formats.Kind, ...] = ("tiff", "mrc")
-    for image in dict.fromkeys(output_path(root, relative, revision, kind) for kind in kinds):
-        with _explained(image):
-            _refuse_outside(root, image.parent)
-            record, picture = _beside(image, ".json"), _beside(image, ".png")
-            if image.is_symlink() or not image.is_file():
-                continue
-            content = _read_record(record)
-            if content is None or _get(content, "raw", "sha256") != raw_sha256:
-                continue
-            sha256 = _sha256(image)
-            if _get(content, "output", "sha256") == sha256:
-                return Written(image, record, picture if picture.is_file() else None, sha256, adopted=True)
+    for number in count(revision):
+        taken = False
+        for image in dict.fromkeys(output_path(root, relative, number, kind) for kind in kinds):
+            with explained(root, image):
+                _refuse_outside(root, image.parent)
+                content = _own(image)
+                if content is None:
+                    continue
+                taken = True
+                if _get(content, "raw", "sha256") != provenance["raw"]["sha256"]:
+                    continue
+                if same_settings and _settings(content) != _settings(_plain(provenance)):
+                    continue
+                digest = sha256(image)
+                if _get(content, "output", "sha256") == digest:
+                    picture = _beside(image, ".png")
+                    found = picture if picture.is_file() else None
+                    return Written(image, _beside(image, ".json"), found, digest, adopted=True)
+        if not taken:
+            break
     return None
 
 
-def clean_temporary(root: Path) -> int:
-    """Remove what an interrupted run left half-written below `root`; returns how many files. Never follows links."""
-    removed = 0
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
-                with suppress(OSError):  # a leftover that cannot be removed does no harm
-                    (Path(folder) / name).unlink()
-                    removed += 1
-    return removed
+def _own(image: Path) -> dict[str, Any] | None:
+    """The JSON of an image that is there and is a result of ours, or None."""
+    if image.is_symlink() or not image.is_file():
+        return None
+    content = _read_record(_beside(image, ".json"))
+    return content if content is not None and _get(content, "output", "name") == image.name else None
+
+
+def _settings(content: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a result depends on besides the raw bytes."""
+    return _get(content, "profile", "name"), _get(content, "weights", "sha256"), content.get("config_sha256")
 
 
 def _beside(image: Path, ending: str) -> Path:
@@ -175,7 +209,7 @@ def _make_folder(root: Path, folder: Path) -> None:
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        _flush(new.parent)
+        flush(new.parent)
 
 
 def _refuse_foreign(image: Path, record: Path, picture: Path) -> None:
@@ -228,71 +262,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool | None) else str(value)
-
-
-def _place(source: Path, target: Path) -> None:
-    """Give a finished file its name, and never another file's."""
-    try:
-        os.link(source, target)  # unlike a rename, this fails where the name is taken
-    except FileExistsError as error:
-        raise MicrographError(
-            f"{target}: appeared in the output folder while the result was being written and was "
-            "not replaced: move it away, then run `emdenoised retry`"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
-            raise
-        source.rename(target)  # FAT and some shares know no links; the name was free a moment ago
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's list of names, onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some shares cannot flush folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _temporary_files() -> Iterator[Callable[[Path], Path]]:
-    """Yields a function that makes an empty temporary file; those that were not renamed are removed."""
-    made: list[Path] = []
-
-    def make(folder: Path) -> Path:
-        made.append(folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
-        made[-1].open("xb").close()
-        return made[-1]
-
-    try:
-        yield make
-    finally:
-        for path in made:
-            with suppress(OSError):  # the fault that brought us here is the one to report
-                path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn an OSError into words: what the disk refuses now may work later, a name too long never will."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise MicrographError(f"{path}: the name is too long for the output disk; shorten the file name") from error
-        if error.errno is None:  # numpy's short write
-            reason = f"it could not be written completely ({error}): the disk is probably full"
-        else:
-            reason = _REASONS.get(error.errno, f"{error.strerror}: check the output folder")
-        raise StorageError(f"{path}: cannot be written now, {reason}; it is tried again") from error

@@ -19,15 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 from daemon import formats, report, work
+from daemon.accounts import Accounts
 from daemon.arrival import Arrived, Lanes, Tracker
 from daemon.config import Config
-from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.inference import Claimed, Inference
 from daemon.ledger import Backoff, Job, Ledger
+from daemon.ledger_file import LedgerUnavailableError
 from daemon.micrograph import Image
+from daemon.output_disk import Mounted, clean_temporary
 from daemon.rules import Rules
 from daemon.watch import Watcher
-from daemon.work import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +52,6 @@ def rules(config: Config) -> Rules:
     )
 
 
-def describe(job: Job, outcome: Outcome) -> str:
-    """The log's one line about a finished micrograph."""
-    seconds = ", ".join(f"{step} {value:.2f}" for step, value in outcome.seconds.items())
-    spikes = f", {outcome.spikes} spikes filled in" if outcome.spikes else ""
-    revision = f" (revision {job.revision})" if job.revision > 1 else ""
-    adopted = "adopted" if outcome.written.adopted else "denoised"
-    text = (
-        f"{adopted} {job.path!r}{revision}: {outcome.dose:.3g} counts per pixel, profile {outcome.profile}{spikes}, "
-        f"{sum(outcome.seconds.values()):.2f} s ({seconds})"
-    )
-    return text + "".join(f"; warning: {warning}" for warning in outcome.warnings)
-
-
 class Service:
     """Runs until `stop`; `failure` then says whether it had to. Made, started and stopped by one thread.
 
@@ -73,8 +62,6 @@ class Service:
     def __init__(self, config: Config, idle_canary_seconds: float | None = None, once: bool = False) -> None:
         self.config = config
         self.failure: BaseException | None = None
-        self.unsuccessful = 0
-        """Micrographs quarantined or given up for now since the start."""
         retry = config.retry
         backoff = Backoff(
             first=retry.first_seconds, factor=retry.factor, longest=retry.longest_seconds, attempts=retry.attempts
@@ -106,10 +93,13 @@ class Service:
             self._lost,
             idle_canary_seconds,
         )
-        self._untold: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._forgotten: deque[str] = deque()
+        """Files that changed or went, for the tracker: they may be there after all."""
+        self._accounts = Accounts(self.ledger, self._note_forgotten, self.watcher.wake)
+        self._output = Mounted(config.folders.output)
         self._places = threading.BoundedSemaphore(config.backend.queue + 2)
         self._dispatching = threading.Lock()
-        self._in_hand: dict[int, Job] = {}
+        self._in_hand: dict[int, Job] = {}  # by Python's id: the ledger may give a forgotten job's number away
         self._blocked_until, self._pause = 0.0, 0.0
         self._settled = False
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -121,9 +111,9 @@ class Service:
 
     def start(self) -> None:
         """Load the weights, prove them on a canary tile, then watch. Returns when ready; raises what went wrong."""
-        for path in (self.config.folders.output,):
-            if removed := report.clean_temporary(path):
-                log.info("%s: %d half-written files of an interrupted run removed", path, removed)
+        output = self.config.folders.output
+        if removed := clean_temporary(output):
+            log.info("%s: %d half-written files of an interrupted run removed", output, removed)
         for job in self.ledger.recover(self._once):
             log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()
@@ -134,6 +124,11 @@ class Service:
         self._threads[1].start()
 
     @property
+    def unsuccessful(self) -> int:
+        """Micrographs quarantined or given up for now since the start."""
+        return self._accounts.unsuccessful
+
+    @property
     def blocked(self) -> bool:
         """Whether everything waits because results cannot be written, or the drop folder is away."""
         return time.monotonic() < self._blocked_until or self.watcher.health.state == "degraded"
@@ -141,11 +136,11 @@ class Service:
     @property
     def idle(self) -> bool:
         """Whether everything that lay in the folder at the last look is done with, one way or another."""
+        # In this order: what moves on from one place to the next between two questions is then still seen.
         try:
-            counts = self.ledger.counts()
+            return not self._in_hand and not self._forgotten and self._settled and not self.ledger.busy()
         except TransientError:
             return False
-        return self._settled and not counts["pending"] and not counts["running"]
 
     def stop(self) -> None:
         """Finish the micrograph in hand, leave the rest for the next start, and free everything."""
@@ -160,8 +155,8 @@ class Service:
         self._readers.shutdown(cancel_futures=True)
         self._writer.shutdown()
         for job in self._in_hand.values():
-            self._account(self.ledger.release, job)
-        self._tell_ledger()
+            self._accounts.release(job)
+        self._accounts.catch_up()
         self.watcher.close()
         self.ledger.close()
 
@@ -180,21 +175,30 @@ class Service:
 
     def _arrive(self) -> None:
         while not self._stopping.is_set():
-            self.watcher.wait(self._next_look())
-            if found := self.watcher.scan():
+            due = self.watcher.wait(self._next_look())
+            if found := self.watcher.scan() if due else None:
                 self._tracker.observe(
                     found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted
                 )
             now = time.monotonic()
+            while self._forgotten:
+                self._settled = False  # before the next word, which is what `idle` looks at first
+                self._tracker.offer_again(self._forgotten.popleft(), now)
             while not self._stopping.is_set() and (arrived := self._tracker.ready(now)):
                 for one in arrived:
                     self._register(one, now)
                 self._dispatch()
             for held in self._tracker.take_news():
                 log.info("waiting for %r: %s", held.path, held.reason)
-            self._settled = found is not None and self._tracker.unfinished == 0
-            self._tell_ledger()
+            looked = found is not None if due else self._settled
+            self._settled = looked and self._tracker.unfinished == 0
+            self._accounts.catch_up()
             self._dispatch()
+
+    def _note_forgotten(self, path: str) -> None:
+        self._settled = False
+        self._forgotten.append(path)
+        self.watcher.wake()
 
     def _next_look(self) -> float | None:
         """Monotonic time of the next thing due without an event: a file settles, or a failed job's turn comes."""
@@ -225,7 +229,7 @@ class Service:
             self._tracker.offer_again(seen.path, now)
             return
         if refused is not None:
-            self.unsuccessful += 1
+            self._accounts.unsuccessful += 1
             log.error("quarantined %r: %s", seen.path, refused)
 
     def _dispatch(self) -> None:
@@ -240,7 +244,7 @@ class Service:
                 if job is None:
                     self._places.release()
                     return
-                self._in_hand[job.id] = job
+                self._in_hand[id(job)] = job
                 self._readers.submit(self._guarded, self._step, job, self._read, job)
 
     # One micrograph
@@ -251,7 +255,7 @@ class Service:
             if not step(*arguments):
                 return
         except MicrographError as error:
-            self._account(self._quarantine, job, str(error))
+            self._accounts.quarantine(job, str(error))
         except StorageError as error:
             retry = self.config.retry
             if time.monotonic() >= self._blocked_until:  # those in hand at the same time tell nothing new
@@ -259,17 +263,23 @@ class Service:
                 self._blocked_until = time.monotonic() + self._pause
                 self.watcher.wake()
             log.error("%s; the queue is kept and everything waits %.0f s", error, self._pause)
-            self._account(self.ledger.release, job)
+            self._accounts.release(job)
+        except LedgerUnavailableError as error:
+            log.error("%s; %r is done later", error, job.path)
+            self._accounts.release(job)
         except TransientError as error:
             if self.blocked or not self.config.folders.drop.is_dir():
                 self._blocked_until = max(self._blocked_until, time.monotonic() + FOLDER_AWAY_SECONDS)
                 self.watcher.wake()
-                self._account(self.ledger.release, job)
+                self._accounts.release(job)
+            elif isinstance(error, work.ChangedError):
+                self._accounts.forget(job, str(error))
+            elif work.gone(self.config.folders.drop / job.path):
+                self._accounts.forget(job, "it was gone before it could be read; should it come back, it is done then")
             else:
-                self._account(self._postpone, job, str(error))
+                self._accounts.postpone(job, str(error))
         except MemoryError:
-            self._account(
-                self._quarantine,
+            self._accounts.quarantine(
                 job,
                 f"{job.path}: not enough memory for this micrograph; lower backend.queue, "
                 "or backend.max_pixels to refuse such files at once",
@@ -277,53 +287,26 @@ class Service:
         except Exception as error:
             # A defect of ours must cost one micrograph and not the session; the attempts are limited.
             log.debug("traceback", exc_info=True)
-            self._account(self._postpone, job, f"{job.path}: internal error, please report it: {error!r}")
+            self._accounts.postpone(job, f"{job.path}: internal error, please report it: {error!r}")
         self._leave(job)
 
-    def _account(self, note: Callable[..., object], *arguments: object) -> None:
-        """Tell the ledger. If its disk refuses it is told later; until then the job counts as running."""
-        try:
-            note(*arguments)
-        except TransientError as error:
-            log.error("%s", error)
-            self._untold.append((note, arguments))
-        except EmdenoisedError as error:
-            log.error("%s", error)
-
-    def _tell_ledger(self) -> None:
-        """Tell the ledger what it refused to hear."""
-        for _ in range(len(self._untold)):
-            note, arguments = self._untold.popleft()
-            self._account(note, *arguments)
-
     def _leave(self, job: Job) -> None:
-        del self._in_hand[job.id]
+        del self._in_hand[id(job)]
         self._places.release()
         self._dispatch()
 
-    def _quarantine(self, job: Job, reason: str) -> None:
-        self.ledger.quarantine(job, reason)
-        self.unsuccessful += 1
-        log.error("quarantined %r: %s", job.path, reason)
-
-    def _postpone(self, job: Job, error: str) -> None:
-        after = self.ledger.fail_transient(job, error)
-        self.unsuccessful += 1
-        self.watcher.wake()  # it may be waiting for longer than until the next attempt
-        what = "quarantined" if after.state == "quarantined" else "put off"
-        log.warning("%s %r: %s", what, job.path, after.error)
-
     def _read(self, job: Job) -> bool:
+        self._output.require()
         path = self.config.folders.drop / job.path
         raw = work.fingerprint(path)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
-            raise MicrographError(f"{path}: changed after it had settled; the new version is processed on its own")
+            raise work.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
         relative = PurePosixPath(job.path)
         if self._done_before(job, raw["sha256"]):
             return True
         adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, raw["sha256"])
         if adopted is not None:
-            self.ledger.finish(job, str(adopted.image))
+            self._accounts.finish(job, str(adopted.image))
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
         one = work.read(self.config, self._weights, path, relative, raw, job.warning)
@@ -335,18 +318,19 @@ class Service:
         same = self.ledger.same_content(job, sha256)
         if same is None or same.output is None:
             return False
-        self.ledger.finish(job, same.output)
+        self._accounts.finish(job, same.output)
         log.info("unchanged %r: same bytes as revision %d, whose result stands", job.path, same.revision)
         return True
 
     def _write(self, claimed: Claimed, denoised: Image) -> bool:
         job = claimed.job
+        self._output.require()
         if self._done_before(job, claimed.work.raw["sha256"]):  # touched while its earlier revision was in hand
             return True
         outcome = work.finish(
             self.config, claimed.work, denoised, self.inference.backend_name, self.config.folders.output, job.revision
         )
-        self.ledger.finish(
+        self._accounts.finish(
             job,
             str(outcome.written.image),
             profile=outcome.profile,
@@ -354,7 +338,7 @@ class Service:
             warning="; ".join(outcome.warnings) or None,
         )
         self._pause = 0.0
-        log.info("%s", describe(job, outcome))
+        log.info("%s", outcome.describe(job.path, job.revision))
         return True
 
     # What the network reports (see `inference.Inference`)
@@ -363,10 +347,10 @@ class Service:
         self._writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
 
     def _refused(self, claimed: Claimed, error: MicrographError) -> None:
-        self._account(self._quarantine, claimed.job, f"{claimed.work.raw['path']}: {error}")
+        self._accounts.quarantine(claimed.job, f"{claimed.work.raw['path']}: {error}")
         self._leave(claimed.job)
 
     def _lost(self, claimed: Claimed, error: BaseException) -> None:
         # It may have brought the network down, so this attempt counts: or it would do so for ever.
-        self._account(self._postpone, claimed.job, f"{claimed.job.path}: {str(error) or repr(error)}")
-        del self._in_hand[claimed.job.id]
+        self._accounts.postpone(claimed.job, f"{claimed.job.path}: {str(error) or repr(error)}")
+        del self._in_hand[id(claimed.job)]

@@ -36,8 +36,9 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
         config.folders.output,
     )
     notifier.ready(f"ready, {service.inference.backend_name}")
+    finished = False
     try:
-        _loop(service, notifier, interval, once)
+        finished = _loop(service, notifier, interval, once)
     finally:
         notifier.stopping("finishing the micrograph in hand")
         # A second signal ends the process at once; nothing is lost by that.
@@ -48,17 +49,21 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
     if service.failure is not None:
         log.critical("stopped: %s", service.failure)
         return 1
+    if once and not finished:
+        log.error("stopped before everything was done; what is left is done at the next start")
+        return 1
     log.info("stopped")
-    return 1 if once and (service.unsuccessful or service.blocked) else 0
+    return 1 if once and service.unsuccessful else 0
 
 
-def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool) -> None:
+def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool) -> bool:
+    """Returns when there is a reason to stop: whether it is (`once`) that nothing is left to do."""
     told_beats, told_at, said_at = -1, 0.0, 0.0
     while service.failure is None:
         arrived = signal.sigtimedwait(SIGNALS, TICK)
         if arrived is not None:
             log.info("%s: finishing the micrograph in hand", signal.Signals(arrived.si_signo).name)
-            return
+            return False
         now = time.monotonic()
         if interval and now - told_at >= min(interval, 5.0) and service.inference.beats != told_beats:
             told_beats, told_at = service.inference.beats, now
@@ -71,5 +76,8 @@ def _loop(service: Service, notifier: Notifier, interval: float | None, once: bo
                     f"{counts['pending'] + counts['running'] + counts['retry']} waiting, {counts['done']} done, "
                     f"{counts['quarantined']} quarantined; {service.watcher.health.detail}"
                 )
-        if once and (service.idle or service.blocked):
-            return
+        if once and service.idle:
+            return True
+        if once and service.blocked:
+            return False
+    return False

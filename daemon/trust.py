@@ -5,11 +5,12 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.dose import Choice
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels, Spikes
-from daemon.scaling import ANSCOMBE, Scaling
+from daemon.scaling import Scaling
 
 BLOCK = 64
 MEAN_TOLERANCE = 1e-3
@@ -40,45 +41,32 @@ class Verdict:
 def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling) -> Verdict:
     """Compare (H, W) raw pixels with their denoised image. Raises MicrographError if the result is not finite."""
     height, width = pixels.shape
-    total = total_square = removed = 0.0
-    worst = 0.0
+    dose = choice.counts(scaling.zero)
+    total = removed = squares = worst = 0.0
     for top in range(0, height, BLOCK):
-        band = slice(top, min(top + BLOCK, height))
-        # Relative to the mean, so that float32 loses nothing on a high pedestal.
-        out = (denoised[band].astype(np.float64) - scaling.zero) / choice.gain
-        raw = (pixels[band].astype(np.float64) - scaling.zero) / choice.gain
-        inside = (spikes.rows >= band.start) & (spikes.rows < band.stop)
-        flagged = (spikes.rows[inside] - top, spikes.columns[inside])
-        if not np.isfinite(out).all():
-            raise MicrographError(
-                "the network's result holds NaN or Inf and was thrown away; "
-                "report this file, and check the profile's gain and offset"
-            )
-        raw[flagged] = out[flagged]
+        raw, out = counts(slice(top, top + BLOCK), pixels, denoised, spikes, choice, scaling)
         difference = raw - out
         total += float(out.sum())
         removed += float(difference.sum())
-        total_square += float(np.square(difference).sum())
-        if out.shape[0] == BLOCK and width >= BLOCK:
-            columns = width // BLOCK * BLOCK
-            shift = difference[:, :columns].reshape(BLOCK, -1, BLOCK).mean((0, 2))
-            level = out[:, :columns].reshape(BLOCK, -1, BLOCK).mean((0, 2)) + choice.counts(scaling.zero)
-            worst = max(worst, float((np.abs(shift) * BLOCK / np.sqrt(np.maximum(level, 0) + ANSCOMBE)).max()))
+        squares += float(np.square(difference).sum())
+        if len(raw) < BLOCK <= height:  # the last rows are judged as a block flush with the edge
+            raw, out = counts(slice(height - BLOCK, height), pixels, denoised, spikes, choice, scaling)
+        if min(height, width) >= BLOCK:
+            worst = max(worst, block_errors(raw, out, dose))
     number = pixels.size - len(spikes)
-    dose = choice.counts(scaling.zero)
     shift = removed / number
-    errors = abs(shift) * sqrt(number) / sqrt(dose + ANSCOMBE)
-    noise = sqrt(max(total_square / number - shift**2, 0.0)) / sqrt(dose + ANSCOMBE)
+    errors = abs(shift) * sqrt(number / dose)
+    noise = sqrt(max(squares / number - shift**2, 0.0) / dose)
     mean_denoised = scaling.zero + choice.gain * total / pixels.size
     warnings = []
     if abs(shift) > MEAN_TOLERANCE * dose and errors > COUNTING_ERRORS:
-        warnings.append(f"the mean changed by {shift / dose:.2%} ({errors:.1f} counting errors)")
+        warnings.append(f"the mean changed by {-shift / dose:+.2%} ({errors:.1f} counting errors)")
     if worst > BLOCK_COUNTING_ERRORS:
-        warnings.append(f"the mean of a 64 x 64 block changed by {worst:.1f} counting errors")
+        warnings.append(f"the mean of a {BLOCK} x {BLOCK} block changed by {worst:.1f} counting errors")
     if noise > 1.5:
         warnings.append(
-            f"{noise:.1f} times the noise expected from the counts was removed: gain or offset may be "
-            "wrong, or structure was lost; compare with the raw image"
+            f"{noise:.1f} times the noise expected from the counts was removed: gain or offset may be wrong, or "
+            "structure was lost; compare with the raw image"
         )
     return Verdict(
         mean_raw=mean_denoised + choice.gain * shift,
@@ -89,3 +77,37 @@ def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scali
         removed_noise=noise,
         warnings=tuple(warnings),
     )
+
+
+Counts = NDArray[np.float64]
+
+
+def counts(
+    rows: slice, pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling
+) -> tuple[Counts, Counts]:
+    """Some rows of raw and denoised, in counts relative to the dose; spikes count as unchanged.
+
+    Relative, so that nothing is lost on a high pedestal. Raises MicrographError where the result is not finite.
+    """
+    raw, out = ((image[rows].astype(np.float64) - scaling.zero) / choice.gain for image in (pixels, denoised))
+    if not np.isfinite(out).all():
+        raise MicrographError(
+            "the network's result holds NaN or Inf and was thrown away; "
+            "report this file, and check the profile's gain and offset"
+        )
+    inside = (spikes.rows >= rows.start) & (spikes.rows < rows.stop)
+    flagged = (spikes.rows[inside] - rows.start, spikes.columns[inside])
+    raw[flagged] = out[flagged]
+    return raw, out
+
+
+def block_errors(raw: Counts, out: Counts, dose: float) -> float:
+    """The largest change of a block's mean in one band of BLOCK rows, in that block's own counting errors."""
+    width = raw.shape[1]
+    starts = np.array([*range(0, width - BLOCK + 1, BLOCK), width - BLOCK])
+    shift, level = (
+        (np.diff(np.cumsum(np.pad(band.sum(0), (1, 0)))[np.stack([starts, starts + BLOCK])], axis=0)[0] / BLOCK**2)
+        for band in (raw - out, raw)
+    )
+    # No block is darker than one electron: its counting error could not be told.
+    return float((np.abs(shift) * BLOCK / np.sqrt(np.maximum(level + dose, 1 / BLOCK**2))).max())

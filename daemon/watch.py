@@ -139,10 +139,14 @@ def _words(error: OSError) -> str:
 
 
 class _Hint(FileSystemEventHandler):
+    """Ends the watcher's wait, and remembers that it was an event that did: `wake` says nothing about the watch."""
+
     def __init__(self, wake: threading.Event) -> None:
         self._wake = wake
+        self.heard = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        self.heard = True
         self._wake.set()
 
 
@@ -150,8 +154,7 @@ class Watcher:
     """Wakes when the folder is worth scanning, scans it, and mends its own watch. One thread uses it; `wake` may
     be called from any other.
 
-        watcher.wait(tracker.next_due())
-        if found := watcher.scan():
+        if watcher.wait(tracker.next_due()) and (found := watcher.scan()):
             tracker.observe(found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted)
 
     No method raises for what happens to the folder: `health` says it, `scan` returns None, and it is tried again with
@@ -176,8 +179,9 @@ class Watcher:
         self._rescan_seconds, self._polling, self._poll_seconds = rescan_seconds, polling, poll_seconds
         self._clock, self._filesystem, self._new_observer = clock, filesystem, observer
         self._hint = threading.Event() if hint is None else hint
+        self._events = _Hint(self._hint)
         self._observer: BaseObserver | None = None
-        self._woken = self._hinted = False
+        self._woken = False
         self._identity: tuple[int, int] | None = None
         self._network = False
         self._strikes = 0
@@ -188,22 +192,22 @@ class Watcher:
         self._earliest = self._latest = clock()
         self._back_off = 0.0
 
-    def wait(self, until: float | None = None) -> None:
-        """Return when a scan is due: by an event, at monotonic time `until`, by the clock, or after `wake`."""
+    def wait(self, until: float | None = None) -> bool:
+        """Return True when a scan is due (an event, monotonic time `until`, the clock), False after `wake`."""
         while not self._woken:
             now = self._clock()
             wanted = self._latest
             if until is not None:
                 wanted = min(wanted, until)
-            if self._hinted:
+            if self._events.heard:
                 wanted = now
             wanted = max(wanted, self._earliest)
             if now >= wanted:
-                return
+                return True
             if self._hint.wait(wanted - now):
                 self._hint.clear()
-                self._hinted = True
         self._woken = False
+        return False
 
     def wake(self) -> None:
         """End a `wait` now, from another thread (the service stops, or something else needs the loop)."""
@@ -212,9 +216,7 @@ class Watcher:
 
     def scan(self) -> Scan | None:
         """List the folder now; None if it is away, which `health` then explains."""
-        announced = self._hinted or self._hint.is_set()
-        self._hint.clear()
-        self._hinted = False
+        announced, self._events.heard = self._events.heard, False
         began = self._clock()
         try:
             self._settle_watch(announced)
@@ -296,7 +298,7 @@ class Watcher:
         self._stop_observer()
         observer = self._new_observer()
         try:
-            observer.schedule(_Hint(self._hint), str(self._root), recursive=self._rules.recursive, event_filter=_HINTS)
+            observer.schedule(self._events, str(self._root), recursive=self._rules.recursive, event_filter=_HINTS)
             observer.start()
         except OSError as error:  # most often the limit fs.inotify.max_user_watches
             log.warning("%s cannot be watched for events (%s); it is polled", self._root, error)
@@ -333,7 +335,7 @@ class Watcher:
             return
         names = frozenset(sighting.path for sighting in listing.sightings)
         if self._seen is not None and names - self._seen:
-            if announced or self._hint.is_set():
+            if announced or self._events.heard:
                 self._strikes = 0
             else:
                 self._suspect = True

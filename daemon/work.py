@@ -56,6 +56,21 @@ class Outcome:
     warnings: tuple[str, ...]
     seconds: dict[str, float]
 
+    def describe(self, path: str, revision: int) -> str:
+        """The log's one line about a finished micrograph."""
+        seconds = ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items())
+        spikes = f", {self.spikes} spikes filled in" if self.spikes else ""
+        number = f" (revision {revision})" if revision > 1 else ""
+        text = (
+            f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.dose:.3g} counts per pixel, "
+            f"profile {self.profile}{spikes}, {sum(self.seconds.values()):.2f} s ({seconds})"
+        )
+        return text + "".join(f"; warning: {warning}" for warning in self.warnings)
+
+
+class ChangedError(TransientError):
+    """The file is not the one that was announced any more: what it is now is taken in on its own."""
+
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
@@ -86,6 +101,17 @@ def fingerprint(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
+def gone(path: Path) -> bool:
+    """Whether a file certainly is not there, as opposed to out of reach."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read(
     config: Config,
     weights: dict[str, Weights],
@@ -107,7 +133,7 @@ def read(
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
     if (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
-        raise TransientError(f"{path}: changed while it was read; it is read again once it has settled")
+        raise ChangedError(f"{path}: changed while it was read; it is read again once it has settled")
     with timed(seconds, "prepare"):
         try:
             choice = dose.choose(config, relative, micrograph, profile)
@@ -120,11 +146,17 @@ def read(
     return Work(relative, raw, micrograph, choice, chosen, served, seconds)
 
 
-def finish(config: Config, work: Work, denoised: Image, backend: str, root: Path, revision: int = 1) -> Outcome:
-    """Judge and write one result below `root`.
-
-    Raises MicrographError if the result or its name cannot be accepted, StorageError if it cannot be written now.
-    """
+def finish(
+    config: Config,
+    work: Work,
+    denoised: Image,
+    backend: str,
+    root: Path,
+    revision: int = 1,
+    *,
+    same_settings: bool = False,
+) -> Outcome:
+    """Judge and write one result below `root`; `same_settings` and what it raises as in `report.write_outputs`."""
     prepared = work.served.prepared
     with timed(work.seconds, "judge"):
         verdict = trust.judge(prepared.pixels, denoised, prepared.spikes, work.choice, prepared.scaling)
@@ -142,7 +174,9 @@ def finish(config: Config, work: Work, denoised: Image, backend: str, root: Path
             kind=kind if config.output.format == "same" else config.output.format,
             preview_pixels=config.output.preview_pixels if config.output.preview else None,
             caption=f"{work.served.dose:.3g} counts per pixel, profile {name}",
+            same_settings=same_settings,
         )
+    warnings = (*warnings, *written.warnings)
     return Outcome(written, work.served.dose, name, len(prepared.spikes), warnings, work.seconds)
 
 

@@ -13,7 +13,7 @@ from daemon.errors import BackendError, WeightsError
 from daemon.manifest import Manifest
 from daemon.micrograph import Image, Prepared
 from daemon.scaling import MINMAX_CROP, minmax_crop
-from daemon.spikes import within
+from daemon.spikes import infill, within
 
 
 class CpuBackend:
@@ -110,12 +110,10 @@ class CpuBackend:
     def _tiles(self, one: Prepared, tiles: list[tiling.Tile], out: Image) -> None:
         units, scalings = [], []
         for tile in tiles:
-            window = one.pixels[tile.window]
-            scaling = one.scaling
+            window, spikes, scaling = one.pixels[tile.window], within(one.spikes, *tile.window), one.scaling
             if self._manifest.scaling == MINMAX_CROP:
-                scaling = minmax_crop(window)
+                scaling = minmax_crop(infill(window, spikes))
             scaled = scaling.to_units(window)
-            spikes = within(one.spikes, *tile.window)
             scaled[spikes.rows, spikes.columns] = scaling.to_units(spikes.values)
             units.append(tile.expand(scaled))
             scalings.append(scaling)

@@ -9,7 +9,7 @@ import pytest
 
 from daemon import dose
 from daemon.camera import expose, scene
-from daemon.config import Config
+from daemon.config import Config, Profile
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
 
@@ -69,7 +69,31 @@ def test_the_gain_of_scaled_counts_is_measured(mean: float, gain: float) -> None
     measured, offset, remark = dose.measure((counts * gain).astype(np.float32))
     assert measured == pytest.approx(gain, rel=0.15)
     assert offset == 0.0
-    assert remark is not None and "gain of" in remark
+    assert remark is not None and "units per count" in remark
+
+
+@pytest.mark.parametrize(("dose_", "contrast"), [(2.0, 0.3), (20.0, 1.0), (20.0, 0.3)])
+def test_gain_and_pedestal_are_both_measured(dose_: float, contrast: float) -> None:
+    rng = np.random.default_rng(4)
+    counts, _ = expose(scene(rng, 512), dose_, contrast, rng)
+    gain, offset, remark = dose.measure((3 * counts + 100).astype(np.uint16))
+    assert gain == pytest.approx(3.0, rel=0.15)
+    assert offset == pytest.approx(100.0, abs=0.15 * 3 * dose_)
+    assert remark is not None and "zero counts" in remark
+
+
+def test_noise_that_does_not_grow_with_the_signal_is_even() -> None:
+    rng = np.random.default_rng(4)
+    image = 1000 + 300 * scene(rng, 512) + rng.normal(0, 5, (512, 512))
+    gain, offset, remark = dose.measure(image.astype(np.float32))
+    assert gain * np.sqrt((float(image.mean()) - offset) / gain) == pytest.approx(5.0, rel=0.1)
+    assert remark is not None and "even noise" in remark
+
+
+def test_a_sum_of_frames_has_the_offset_of_each() -> None:
+    summed = Micrograph(np.full((64, 64), 500, np.uint16), Path("a.mrc"), "mrc", metadata={"frames": 10})
+    choice = dose.scaled(Profile(name="camera", gain=2.0, offset=30.0), "", summed)
+    assert choice.counts(500) == pytest.approx(100.0)
 
 
 def test_values_around_zero_are_taken_for_even_noise() -> None:
@@ -89,7 +113,7 @@ def test_faint_noise_on_a_high_pedestal_is_taken_for_even_noise() -> None:
 
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_an_image_without_noise_is_refused_in_words(value: int) -> None:
-    with pytest.raises(MicrographError, match=r"no noise at all.*state gain and offset"):
+    with pytest.raises(MicrographError, match=r"no noise from pixel to pixel.*state gain and offset"):
         dose.measure(np.full((64, 64), value, np.uint16))
 
 

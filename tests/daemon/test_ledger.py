@@ -256,6 +256,35 @@ def test_retry_by_pattern(ledger: Ledger) -> None:
     assert (job.attempts, job.error) == (1, None)
 
 
+def test_a_forgotten_file_is_taken_in_anew(ledger: Ledger) -> None:
+    arrive(ledger, "other.tif", live=False)
+    arrive(ledger)
+    ledger.forget(claim(ledger))
+    assert not ledger.known("a.tif", 100, 1)
+    assert ledger.counts() == {"pending": 1, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
+    again = arrive(ledger)
+    assert (again.revision, again.state, again.attempts) == (1, "pending", 0)
+    with pytest.raises(LedgerError, match="is pending and not running"):
+        ledger.forget(again)
+    assert ledger.busy()
+
+
+def test_a_version_never_read_leaves_its_number_to_the_next(ledger: Ledger) -> None:
+    arrive(ledger)
+    first = claim(ledger)
+    arrive(ledger, mtime_ns=2)
+    ledger.forget(first)
+    [job] = ledger.recent(5)
+    assert (job.revision, job.mtime_ns, job.state) == (1, 2, "pending")
+    second = claim(ledger)
+    arrive(ledger, mtime_ns=3)
+    running = claim(ledger)
+    ledger.forget(second)
+    assert ledger.get(running.id).revision == 2, "its output may lie there already"
+    ledger.finish(running, "a.r2.tif")
+    assert not ledger.busy() and ledger.counts()["done"] == 1
+
+
 def test_retry_leaves_superseded_revisions_alone(ledger: Ledger) -> None:
     arrive(ledger)
     first = claim(ledger)

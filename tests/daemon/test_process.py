@@ -23,7 +23,7 @@ import pytest
 import tifffile
 import yaml
 
-from daemon import manifest
+from daemon import manifest, work
 from daemon.cli import main
 
 LIMIT = 120.0
@@ -350,9 +350,37 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
     assert status == 0 and "was there already" in out
     status, _, err = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "nonsense")
     assert status == 78 and "low, ordinary, auto" in err
+    for words in ("r2.tif\n", "was there already"):
+        status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "low")
+        assert status == 0 and words in out and "profile low" in out and "good.r2.tif" in out
+    assert json.loads((out_dir / "good.r2.tif.json").read_text())["profile"]["name"] == "low"
     before = good.read_bytes()
     status, out, _ = emdenoised("denoise", str(good), "-o", str(good.parent))
     assert status == 1 and good.read_bytes() == before, "a raw file must never be replaced"
+
+
+def test_names_and_words_the_terminal_cannot_show_are_written_out(site: Site) -> None:
+    odd = site.root / os.fsdecode(b"odd\xff.tif")
+    odd.write_bytes(site.write("a.tif").read_bytes())
+    environ = {"PYTHONIOENCODING": "ascii:strict"}
+    status, said = site.finish("denoise", str(odd), "-o", str(site.root / "results"), environ=environ)
+    assert status == 0 and "\\u2192" in said and "odd\\udcff.tif" in said
+
+
+def test_memory_that_runs_out_costs_that_micrograph(
+    site: Site, emdenoised: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = work.read
+
+    def read(config: Any, weights: Any, path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "huge.tif":
+            raise MemoryError
+        return real(config, weights, path, *arguments, **options)
+
+    monkeypatch.setattr(work, "read", read)
+    files = [str(site.write(name, seed)) for seed, name in enumerate(("huge.tif", "good.tif"))]
+    status, out, _ = emdenoised("denoise", *files, "-o", str(site.root / "results"))
+    assert status == 1 and "not enough memory" in out and (site.root / "results/good.tif").exists()
 
 
 def test_once_without_a_drop_folder_says_so(site: Site) -> None:

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from daemon import formats, preview, report
-from daemon.errors import MicrographError, TransientError
+from daemon import formats, output_disk, preview, report
+from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.micrograph import Micrograph, PixelSize
 
 RAW_SHA = "ab" * 32
@@ -46,6 +48,7 @@ def save(
         kind=kind,
         preview_pixels=more.pop("preview_pixels", 64),
         caption="20 counts/px · low",
+        same_settings=more.pop("same_settings", False),
     )
 
 
@@ -154,7 +157,7 @@ def test_a_crash_at_any_step_leaves_no_image_and_the_next_run_succeeds(
     whole = (tmp_path / "sub/a.tif").exists()
     assert whole == (at >= 7)
     assert any(".emdenoised-" in name for name in listing(tmp_path))
-    assert report.clean_temporary(tmp_path) >= 1
+    assert output_disk.clean_temporary(tmp_path) >= 1
     assert (report.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, RAW_SHA) is not None) == whole
     assert save(tmp_path).adopted == whole
     assert listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json", "sub/a.tif.png"}
@@ -292,12 +295,125 @@ def test_a_link_in_the_place_of_the_image_is_not_followed(tmp_path: Path) -> Non
     assert victim.read_bytes() == b"precious"
 
 
-def test_only_our_own_leftovers_are_cleaned(tmp_path: Path) -> None:
+def test_only_what_nobody_is_writing_any_more_is_cleaned(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    for name in (".emdenoised-0123.tmp", "sub/.emdenoised-4567.tmp", "a.tmp", ".emdenoised-notes.txt", "sub/.tmp"):
+    host = output_disk._HOST
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    ours = [f".emdenoised-{host}-{os.getpid()}-ab.tmp", f"sub/.emdenoised-{host}-{ended.pid}-cd.tmp"]
+    old = [".emdenoised-0123.tmp", f"sub/.emdenoised-{host}-{os.getppid()}-ef.tmp"]
+    kept = [f".emdenoised-{host}-{os.getppid()}-ab.tmp", ".emdenoised-elsewhere-1-ab.tmp", ".emdenoised-4567.tmp"]
+    kept += ["a.tmp", ".emdenoised-notes.txt", "sub/.tmp"]
+    for name in (*ours, *old, *kept):
         (tmp_path / name).write_bytes(b"x")
-    assert report.clean_temporary(tmp_path) == 2
-    assert listing(tmp_path) == {"a.tmp", ".emdenoised-notes.txt", "sub/.tmp"}
+    for name in (*old, "a.tmp"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    assert output_disk.clean_temporary(tmp_path) == 4
+    assert listing(tmp_path) == set(kept)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EILSEQ, errno.EFBIG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR])
+def test_what_ails_one_name_is_that_micrographs_fate(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(formats, "write", fail)
+    with pytest.raises(MicrographError, match=r"a\.tif: cannot be written, "):
+        save(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sub", "sub/a.tif.json"])
+def test_a_file_where_a_folder_is_needed_or_the_reverse_is_named(tmp_path: Path, name: str) -> None:
+    if name == "sub":
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(MicrographError, match="move"):
+        save(tmp_path)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENXIO])
+def test_a_refusal_concerns_one_micrograph_unless_the_whole_disk_refuses(
+    tmp_path: Path, code: int, everywhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(formats, "write", fail)
+    real = Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.parent == tmp_path:
+            fail()
+        return real(self, *arguments, **options)
+
+    if everywhere:
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(TransientError) as caught:
+        save(tmp_path)
+    assert isinstance(caught.value, StorageError) is everywhere
+    assert listing(tmp_path) == set()
+
+
+def test_the_place_of_an_unmounted_share_is_not_taken_for_it(tmp_path: Path) -> None:
+    points = {Path("/"), tmp_path}
+    root = tmp_path / "out"
+    root.mkdir()
+    disk = output_disk.Mounted(root, points.__contains__)
+    disk.require()
+    points.remove(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=f"no longer mounted at {tmp_path}"):
+            disk.require()
+    points.add(tmp_path)
+    disk.require()
+    points.add(root)  # something mounted on top is where results go from now on
+    disk.require()
+    points.remove(root)
+    with pytest.raises(StorageError, match="mount it again"):
+        disk.require()
+
+
+def test_results_of_earlier_revisions_are_recognised_without_a_ledger(tmp_path: Path) -> None:
+    first, second = save(tmp_path), save(tmp_path, revision=2, sha256="cd" * 32)
+    found = report.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, "cd" * 32)
+    assert found is not None and found.image == second.image
+    third = save(tmp_path, sha256="ef" * 32)
+    assert third.image.name == "a.r3.tif" and json.loads(third.record.read_text())["output"]["revision"] == 3
+    assert save(tmp_path).image == first.image
+
+
+def test_a_raw_file_called_like_a_revision_has_its_own_name(tmp_path: Path) -> None:
+    save(tmp_path)
+    other = save(tmp_path, "sub/a.r2.tif", sha256="cd" * 32)
+    second = save(tmp_path, revision=2, sha256="ef" * 32)
+    assert (other.image.name, second.image.name) == ("a.r2.tif", "a.r3.tif")
+
+
+def test_with_other_settings_the_same_raw_file_is_done_again(tmp_path: Path) -> None:
+    low, auto = ({"profile": {"name": name}, "config_sha256": "1", "weights": {}} for name in ("low", "auto"))
+    first = save(tmp_path, extra=low, same_settings=True)
+    second = save(tmp_path, extra=auto, same_settings=True)
+    assert not second.adopted and second.image.name == "a.r2.tif"
+    for extra, image in ((low, first.image), (auto, second.image)):
+        again = save(tmp_path, extra=extra, same_settings=True)
+        assert again.adopted and again.image == image
+    assert save(tmp_path, extra=auto).image == first.image, "the service asks for the raw bytes only"
+
+
+def test_a_fault_in_the_picture_does_not_cost_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("zero-size array")
+
+    monkeypatch.setattr(preview, "render", fail)
+    written = save(tmp_path, extra={"warnings": ["dark"]})
+    assert written.preview is None and listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json"}
+    record = json.loads(written.record.read_text())
+    assert record["output"]["preview"] is None and record["warnings"] == ["dark", *written.warnings]
+    assert "no preview" in written.warnings[0] and "zero-size array" in written.warnings[0]
 
 
 def test_json_is_strict_whatever_the_provenance_holds(tmp_path: Path) -> None:

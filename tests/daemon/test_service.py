@@ -1,14 +1,15 @@
 """The running service in this process, with a fake backend: whatever happens, every micrograph has exactly one fate."""
 
-import errno
 import hashlib
 import json
 import os
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ import pytest
 import tifffile
 from fake_backend import FakeBackend
 
-from daemon import manifest, report, work
+from daemon import manifest, report, supervisor, work
 from daemon.config import Config
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger import Job, Ledger
 from daemon.ledger_file import LedgerUnavailableError
-from daemon.micrograph import Prepared
+from daemon.micrograph import Image, Prepared
+from daemon.output_disk import Mounted
 from daemon.service import Service
 
 LIMIT = 60.0
@@ -354,12 +356,12 @@ def test_a_file_that_changes_while_it_is_read_has_one_good_output(
     bench.write("a.tif", 1)
     service = bench.start()
     until(lambda: bench.images())
-    until(lambda: service.idle and not service.ledger.counts()["retry"])
+    until(lambda: service.idle)
     bench.stop()
-    (name,) = bench.images()
     now = hashlib.sha256((bench.drop / "a.tif").read_bytes()).hexdigest()
-    assert bench.record(name)["raw"]["sha256"] == now
-    assert [job.state for job in bench.jobs().values() if job.sha256 == now] == ["done"]
+    assert bench.images() == {"a.tif"} and bench.record("a.tif")["raw"]["sha256"] == now
+    assert bench.states() == {"a.tif#1": "done"}, "nothing is left of the version that was never read whole"
+    assert service.unsuccessful == 0
 
 
 def test_a_file_that_changes_in_the_network_has_one_output_per_revision(bench: Bench) -> None:
@@ -545,12 +547,30 @@ def test_a_ledger_that_refuses_for_a_while_is_told_later(bench: Bench, monkeypat
     bench.write("a.tif")
     service = bench.start()
     until(refused.is_set)
-    until(lambda: service._untold)
+    until(lambda: service._accounts.behind)
     assert not service.idle
     refusing.clear()
     until(lambda: service.ledger.counts()["done"] == 1)
     bench.finish()
     assert bench.images() == {"a.tif"} and len(bench.backend.given) == 1 and service.failure is None
+    assert service.unsuccessful == 0 and bench.jobs()["a.tif", 1].attempts == 1, "its image lay there: no failure"
+
+
+def test_a_ledger_that_refuses_to_keep_a_hash_costs_no_attempt(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = Ledger.same_content, 0
+
+    def same_content(self: Ledger, job: Job, sha256: str) -> Job | None:
+        nonlocal refused
+        refused += 1
+        if refused <= bench.config.retry.attempts + 1:
+            raise LedgerUnavailableError("the disk is full")
+        return real(self, job, sha256)
+
+    monkeypatch.setattr(Ledger, "same_content", same_content)
+    bench.write("a.tif")
+    service = bench.finish()
+    assert bench.states() == {"a.tif#1": "done"} and bench.jobs()["a.tif", 1].attempts == 1
+    assert service.unsuccessful == 0
 
 
 def test_a_damaged_ledger_ends_the_service_instead_of_hanging_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,28 +595,140 @@ def test_half_written_files_of_an_interrupted_run_are_removed(bench: Bench) -> N
     leftover = bench.output / "sub" / ".emdenoised-0123.tmp"
     leftover.parent.mkdir()
     leftover.write_bytes(b"half")
+    os.utime(leftover, (1e9, 1e9))
     bench.start()
     assert not leftover.exists()
 
 
-def test_a_raw_file_that_vanishes_is_put_off_and_others_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = work.formats.read
+@pytest.mark.parametrize("step", ["fingerprint", "read"])
+def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    away = bench.drop.with_name("away.tif")
+    module = {"fingerprint": work, "read": work.formats}[step]
+    real = getattr(module, step)
 
-    def read(path: Path, limit: int) -> Any:
-        if path.name == "gone.tif":
-            found = real(path, limit)
-            path.unlink()
-            return found
-        return real(path, limit)
+    def vanishing(path: Path, *arguments: Any) -> Any:
+        if path.name == "gone.tif" and not away.exists():
+            path.rename(away)
+        return real(path, *arguments)
 
-    monkeypatch.setattr(work.formats, "read", read)
+    monkeypatch.setattr(module, step, vanishing)
     bench.write("gone.tif", 1)
     bench.write("good.tif", 2)
+    service = bench.start()
+    until(lambda: bench.images() == {"good.tif"} and sum(service.ledger.counts().values()) == 1)
+    away.rename(bench.drop / "gone.tif")  # the same size and time as before
+    away.mkdir()
+    until(lambda: len(bench.images()) == 2)
     service = bench.finish()
-    assert service.failure is None and bench.images() == {"good.tif"}
-    gone = bench.jobs()["gone.tif", 1]
-    assert gone.state in ("retry", "quarantined") and "internal error" not in (gone.error or "")
-    assert os.strerror(errno.ENOENT) in (gone.error or "")
+    assert service.failure is None and service.unsuccessful == 0
+    assert bench.states() == {"gone.tif#1": "done", "good.tif#1": "done"}
+    assert bench.jobs()["gone.tif", 1].attempts == 1
+
+
+def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = work.fingerprint, 0
+
+    def fingerprint(path: Path) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise work.ChangedError(f"{path}: was another one for a moment")
+        return real(path)
+
+    monkeypatch.setattr(work, "fingerprint", fingerprint)
+    bench.write("a.tif")
+    service = bench.finish()
+    assert bench.images() == {"a.tif"} and bench.states() == {"a.tif#1": "done"} and service.unsuccessful == 0
+
+
+def test_a_name_the_output_disk_cannot_have_costs_that_one_only(bench: Bench) -> None:
+    (bench.output / "low").write_text("a file where a folder is needed")
+    bench.write("low/a.tif", 1)
+    bench.write("b.tif", 2)
+    service = bench.finish()
+    assert bench.states() == {"low/a.tif#1": "quarantined", "b.tif#1": "done"} and service.failure is None
+    assert "move it away" in (bench.jobs()["low/a.tif", 1].error or "")
+
+
+def test_an_output_share_that_is_unmounted_is_waited_for(bench: Bench) -> None:
+    mounted = threading.Event()
+    mounted.set()
+    service = bench.start()
+    service._output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
+    bench.write("a.tif", 1)
+    until(lambda: bench.images() == {"a.tif"})
+    mounted.clear()
+    bench.write("b.tif", 2)
+    until(lambda: service.blocked)
+    assert bench.images() == {"a.tif"}, "written below the mount point"
+    mounted.set()
+    until(lambda: bench.images() == {"a.tif", "b.tif"})
+    bench.finish()
+    assert service.unsuccessful == 0 and all(job.attempts == 1 for job in bench.jobs().values())
+
+
+def test_a_network_that_swallows_a_micrograph_has_its_attempt_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Swallowing(FakeBackend):
+        def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
+            for image in super().denoise(prepared):
+                if image.shape == (64, 64):
+                    return
+                yield image
+
+    bench.backends["fast"] = Swallowing()
+    bench.write("a.tif")
+    service = bench.start()
+    until(lambda: service.failure is not None)
+    bench.stop()
+    job = bench.jobs()["a.tif", 1]
+    assert job.state == "retry" and job.attempts == 1 and "never came out" in (job.error or "")
+
+
+def test_what_is_registered_while_idle_is_asked_is_not_overlooked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = bench.service = Service(bench.config)  # not started: this test plays the arrival thread
+
+    def busy(self: Ledger) -> bool:
+        service._settled = True  # the arrival thread has just taken something in, and is through
+        return False
+
+    monkeypatch.setattr(Ledger, "busy", busy)
+    assert not service.idle
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize(("idle", "blocked"), [(True, False), (False, True), (False, False)])
+def test_once_succeeds_only_if_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[..., Config], once: bool, idle: bool, blocked: bool
+) -> None:
+    class Stub:
+        """A service in that state, whose pause is over by the time it has stopped."""
+
+        failure, unsuccessful = None, 0
+        inference = SimpleNamespace(backend_name="stub", beats=0)
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.idle, self.blocked = idle, blocked
+
+        def start(self) -> None: ...
+
+        def stop(self) -> None:
+            self.blocked = False
+
+    masked: list[Any] = []
+    monkeypatch.setattr(supervisor, "Service", Stub)
+    monkeypatch.setattr(supervisor.signal, "pthread_sigmask", lambda *arguments: masked.append(arguments))
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *arguments: None)
+    arrived = SimpleNamespace(si_signo=signal.SIGTERM)
+    ticks = iter([None, arrived])
+    monkeypatch.setattr(supervisor.signal, "sigtimedwait", lambda *arguments: next(ticks))
+    assert supervisor.supervise(config(), once=once) == (1 if once and not idle else 0)
+    assert len(masked) == 2
 
 
 def test_spikes_and_units_reach_the_record(bench: Bench, counts: Callable[..., Any]) -> None:

@@ -5,11 +5,12 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from watchdog.events import FileCreatedEvent
 from watchdog.observers.api import BaseObserver
 
 from daemon.arrival import Tracker
@@ -34,6 +35,8 @@ class FakeHint(threading.Event):
 
     clock: Clock
     at: list[float] = field(default_factory=list)
+    event: Callable[[], None] = lambda: None
+    """What the operating system's events call."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class FakeHint(threading.Event):
         end = self.clock.now + max(timeout, 1e-9)  # a real clock moves on by itself
         if self.at and self.at[0] <= end:
             self.clock.now = max(self.clock.now, self.at.pop(0))
-            self.set()
+            self.event()
             return True
         self.clock.now = end
         return False
@@ -101,8 +104,12 @@ def clock() -> Clock:
 
 
 def fake(drop: Path, clock: Clock, **options: object) -> Watcher:
-    options = {"filesystem": lambda path: "ext4", "hint": FakeHint(clock), **options}
-    return Watcher(drop, RULES, clock=clock, observer=FakeObserver, **options)  # type: ignore[arg-type]
+    hint = options.pop("hint", None) or FakeHint(clock)
+    options = {"filesystem": lambda path: "ext4", **options}
+    watcher = Watcher(drop, RULES, clock=clock, observer=FakeObserver, hint=hint, **options)  # type: ignore[arg-type]
+    if isinstance(hint, FakeHint):
+        hint.event = lambda: watcher._events.on_any_event(FileCreatedEvent(str(drop)))
+    return watcher
 
 
 def write(path: Path, content: bytes = b"II*\0") -> None:
@@ -239,11 +246,9 @@ def test_wake_ends_the_wait_once(drop: Path, clock: Clock) -> None:
     with fake(drop, clock) as watcher:
         watcher.scan()
         watcher.wake()
-        watcher.wait()
-        assert clock.now == 100.0
+        assert not watcher.wait() and clock.now == 100.0
         watcher.scan()
-        watcher.wait()
-        assert clock.now > 105.0
+        assert watcher.wait() and clock.now > 105.0
 
 
 def test_a_new_file_is_ready_soon_after_it_has_settled(drop: Path, clock: Clock) -> None:
@@ -322,10 +327,23 @@ def test_an_event_that_is_late_is_not_held_against_the_watch(drop: Path, clock: 
         for number in range(10):
             write(drop / f"{number}.tif")
             names(watcher)
-            hint.set()
+            hint.event()
             names(watcher)
         assert watcher.health.state == "events"
     assert len(FakeObserver.made) == 1
+
+
+def test_being_woken_says_nothing_about_the_watch(drop: Path, clock: Clock) -> None:
+    with fake(drop, clock) as watcher:
+        names(watcher)
+        for number in range(1, 4):
+            write(drop / f"{number}.tif")
+            watcher.wake()
+            assert not watcher.wait(), "woken: nothing to scan for"
+            watcher.wake()
+            names(watcher)
+            names(watcher)
+        assert watcher.health.state == "polling"
 
 
 def test_a_dead_watch_is_renewed(drop: Path, clock: Clock) -> None:

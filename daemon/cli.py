@@ -142,12 +142,9 @@ def run_denoise(options: argparse.Namespace) -> int:
     failed = 0
     for number, path in enumerate(options.files, 1):
         print(f"[{number}/{len(options.files)}] {path} ... ", end="", flush=True)
-        if not path.is_file():
-            failed += 1
-            print("failed\n    there is no such file", flush=True)
-            continue
         try:
-            raw = work.fingerprint(path)
+            path = path.resolve(strict=True)
+            raw = work.fingerprint(path, config.backend.max_pixels)
             one = work.read(config, weights, path, Path(path.name), raw, profile=options.profile)
             backend = backends[one.choice.profile.weights]
             with work.timed(one.seconds, "network"):
@@ -158,6 +155,10 @@ def run_denoise(options: argparse.Namespace) -> int:
         except (MicrographError, TransientError) as error:
             failed += 1
             print(f"failed\n    {error}", flush=True)
+            continue
+        except OSError as error:
+            failed += 1
+            print(f"failed\n    {error.strerror}", flush=True)
             continue
         except MemoryError:
             failed += 1
@@ -201,7 +202,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 def run_status(options: argparse.Namespace) -> int:
     with Ledger(load(options).folders.state, "read") as ledger:
         counts = ledger.counts()
-        recent, set_aside = ledger.recent(10), ledger.recent(10, "quarantined")
+        recent, set_aside = ledger.recent(10), ledger.recent(1_000_000 if options.json else 100, "quarantined")
     if options.json:
         print(
             json.dumps(
@@ -221,7 +222,11 @@ def run_status(options: argparse.Namespace) -> int:
         remark = job.error or job.warning or ""
         print(f"  {when}  {job.state:11}  {job.path!r}{f'  ({remark})' if remark else ''}")
     if set_aside:
-        print("quarantined files are looked at again when they change, or with: emdenoised retry")
+        print("quarantined; looked at again when they change, or with: emdenoised retry")
+        for job in set_aside:
+            print(f"  {job.path!r}: {job.error}")
+        if (more := counts["quarantined"] - len(set_aside)) > 0:
+            print(f"  and {more} more: emdenoised status --json")
     return 0
 
 

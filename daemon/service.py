@@ -298,7 +298,7 @@ class Service:
     def _read(self, job: Job) -> bool:
         self._output.require()
         path = self.config.folders.drop / job.path
-        raw = work.fingerprint(path)
+        raw = work.fingerprint(path, self.config.backend.max_pixels)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
             raise work.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
         relative = PurePosixPath(job.path)

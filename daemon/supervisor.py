@@ -12,7 +12,7 @@ from daemon.service import Service
 
 log = logging.getLogger(__name__)
 
-SIGNALS = {signal.SIGTERM, signal.SIGINT}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK = 0.25
 STATUS_SECONDS = 5.0
 
@@ -24,27 +24,28 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
     Raises what keeps the service from starting.
     """
     notifier = notifier or Notifier()
-    # Blocked, and taken one by one below: a handler would run between any two bytecodes, also inside a log call.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     interval = watchdog_interval()
     service = Service(config, idle_canary_seconds=interval / 2 if interval else None, once=once)
+    received: list[int] = []
+    for number in SIGNALS:
+        # It only takes a note: it runs between any two bytecodes of this thread, also inside a log call.
+        signal.signal(number, lambda arrived, _: received.append(arrived))
     service.start()
-    log.info(
-        "ready: %s; watching %s, results go to %s",
-        service.inference.backend_name,
-        config.folders.drop,
-        config.folders.output,
-    )
-    notifier.ready(f"ready, {service.inference.backend_name}")
     finished = False
     try:
-        finished = _loop(service, notifier, interval, once)
+        log.info(
+            "ready: %s; watching %s, results go to %s",
+            service.inference.backend_name,
+            config.folders.drop,
+            config.folders.output,
+        )
+        notifier.ready(f"ready, {service.inference.backend_name}")
+        finished = _loop(service, notifier, interval, once, received)
     finally:
         notifier.stopping("finishing the micrograph in hand")
         # A second signal ends the process at once; nothing is lost by that.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         service.stop()
     if service.failure is not None:
         log.critical("stopped: %s", service.failure)
@@ -56,13 +57,13 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
     return 1 if once and service.unsuccessful else 0
 
 
-def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool) -> bool:
+def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool, received: list[int]) -> bool:
     """Returns when there is a reason to stop: whether it is (`once`) that nothing is left to do."""
     told_beats, told_at, said_at = -1, 0.0, 0.0
     while service.failure is None:
-        arrived = signal.sigtimedwait(SIGNALS, TICK)
-        if arrived is not None:
-            log.info("%s: finishing the micrograph in hand", signal.Signals(arrived.si_signo).name)
+        time.sleep(TICK)
+        if received:
+            log.info("%s: finishing the micrograph in hand", signal.Signals(received[0]).name)
             return False
         now = time.monotonic()
         if interval and now - told_at >= min(interval, 5.0) and service.inference.beats != told_beats:

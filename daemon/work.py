@@ -1,6 +1,7 @@
 """One micrograph's way from file to finished output, step by step, without threads and without the ledger."""
 
 import hashlib
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from daemon.errors import MicrographError, TransientError
 from daemon.manifest import Manifest
 from daemon.micrograph import Image, Micrograph
 
+LONGEST = 4096
+"""Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
 SPIKES_LISTED = 1000
 """The JSON lists so many spikes and counts the rest."""
 
@@ -88,14 +91,24 @@ def load_weights(config: Config) -> dict[str, Weights]:
     return {name: Weights(folder := manifest.locate(name), manifest.load(folder)) for name in sorted(wanted)}
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Path, SHA-256, size and modification time of a raw file. Raises TransientError if it cannot be read."""
+def fingerprint(path: Path, max_pixels: int) -> dict[str, Any]:
+    """Path, SHA-256, size and modification time of a raw file.
+
+    Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
+    TransientError if it cannot be read now.
+    """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
+        with formats.open_raw(path) as stream:
+            state = os.fstat(stream.fileno())
+            if state.st_size > max_pixels * LONGEST:  # a sparse file costs nothing and would be read for hours
+                raise MicrographError(
+                    f"{path}: is {state.st_size / 2**30:.0f} GiB long, more than backend.max_pixels allows for; raise "
+                    "that if it is its true size"
+                )
             while block := stream.read(1 << 20):
                 digest.update(block)
-            state = path.stat()
+            state = os.fstat(stream.fileno())
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
     return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}

@@ -1,6 +1,7 @@
 """One word for "a thing that runs the network": a stream of micrographs in, a stream out, in order."""
 
 import ctypes
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,6 +10,9 @@ from daemon import manifest
 from daemon.config import BackendConfig
 from daemon.errors import BackendError
 from daemon.micrograph import Image, Prepared
+
+# Before ONNX Runtime is imported, which otherwise keeps a file in the home folder and reports to its makers.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 class Backend(Protocol):

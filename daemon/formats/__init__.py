@@ -3,6 +3,7 @@
 Raw files are only ever opened for reading.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from daemon.formats import mrc, tiff, tiff_layout
 from daemon.formats.container import DamagedError, Extent, explained
 from daemon.micrograph import Image, Micrograph
 
-__all__ = ["SUFFIXES", "Completeness", "Kind", "probe", "read", "write"]
+__all__ = ["SUFFIXES", "Completeness", "Kind", "open_raw", "probe", "read", "write"]
 
 Kind = Literal["tiff", "mrc"]
 
@@ -60,7 +61,7 @@ def probe(path: Path) -> Completeness:
     A file that is no micrograph at all counts as complete, so that `read` can say what it is.
     Raises TransientError where the file cannot be opened now, MicrographError where it never can.
     """
-    with explained(path), _open(path) as stream:
+    with explained(path), open_raw(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         if not head.strip(b"\0"):
@@ -89,7 +90,7 @@ def read(path: Path, max_pixels: int) -> Micrograph:
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy.
     """
-    with explained(path), _open(path) as stream:
+    with explained(path), open_raw(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
@@ -115,11 +116,25 @@ def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: 
     (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
 
 
-def _open(path: Path) -> BinaryIO:
-    # Opening a pipe or a device would wait for ever or worse, so look before opening.
-    if not stat.S_ISREG(path.stat().st_mode):
+def open_raw(path: Path) -> BinaryIO:
+    """Open a raw file for reading, whatever has taken its place meanwhile.
+
+    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder. Raises
+    MicrographError for both, OSError otherwise.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 - the opener
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise MicrographError(f"{path}: is a symbolic link, which is not followed; copy the file itself") from error
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise MicrographError(f"{path}: is not a regular file; move it away") from error
+        raise
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
         raise MicrographError(f"{path}: is not a regular file; move it away")
-    return path.open("rb")
+    return stream
 
 
 def _container(head: bytes, path: Path) -> Kind | None:
@@ -145,8 +160,9 @@ def _unknown(path: Path, head: bytes) -> str:
 
 def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
     """Judge the end of data whose length is right."""
-    stream.seek(extent.end - extent.tail)
-    if stream.read(extent.tail).strip(b"\0"):
+    tail = min(extent.tail, _BLOCK)
+    stream.seek(extent.end - tail)
+    if stream.read(tail).strip(b"\0"):
         return Completeness("complete")
     stop = _written_until(stream, extent)
     if stop is None:

@@ -40,6 +40,9 @@ _REDUCED, _TRANSPARENCY = 1, 4
 _FINEST_PRINT = 1e-6
 """No printer has pixels below 1 um; a resolution finer than that (metres) is a microscope's."""
 _CLASSIC_LIMIT = 1 << 31
+_MAX_TAG_BYTES = 1 << 24
+_CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000)
+"""No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard: those whose output the directory bounds."""
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
 
 
@@ -53,9 +56,17 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph
     first = layout.pages[pages[0]]
     _refuse_channels(path, layout)
     frames = len(pages) * first.depth * layout.contiguous_frames
+    if first.compression not in _CODECS:
+        raise MicrographError(
+            f"{path}: is compressed in a way that is not read (TIFF compression {first.compression}); "
+            "export it without compression, or with LZW or deflate"
+        )
     check_plane(path, first.height, first.width)
     check_pixels(path, first.height, first.width, frames, max_pixels)
-    check_pixels(path, first.segment_height, first.segment_width, 1, 4 * max_pixels)
+    for index in pages:
+        chosen = layout.pages[index]
+        check_pixels(path, chosen.segment_height, chosen.segment_width, 1, 4 * max_pixels)
+        check_pixels(path, chosen.height, chosen.width * chosen.depth, 1, 4 * max_pixels)
     stream.seek(0)  # tifffile takes where the stream stands for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, pages[0])
@@ -68,7 +79,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph
                 f"{path}: has pixels of an unusual kind ({first.bits} bits, sample format "
                 f"{first.sample_format}); export it as 8, 16 or 32 bit greyscale"
             )
-        tags = {tag.code: tag.value for tag in page.tags}
+        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = _pixel_size(path, tags, layout.description)
         dtype = page.dtype
         if layout.contiguous_frames > 1:

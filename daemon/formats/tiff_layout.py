@@ -19,6 +19,9 @@ _MAX_PAGES = 1 << 16
 _MAX_ENTRIES = 1 << 12
 _MAX_SEGMENTS = 1 << 24
 _MAX_TEXT = 1 << 20
+_MAX_VALUES = 1 << 12
+_MAX_DIRECTORY_BYTES = 1 << 28
+_SEGMENTS = (273, 279, 324, 325)
 _COMPRESSED_TAIL = 64
 _TYPES = {
     1: "u1",
@@ -101,7 +104,7 @@ def declared_frames(description: str, page: Page) -> int:
         match = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
         return int(match[1]) if match else 1
     shape = shaped(description).get("shape")
-    if isinstance(shape, list) and all(isinstance(side, int) and side >= 0 for side in shape):
+    if isinstance(shape, list) and len(shape) <= 8 and all(isinstance(n, int) and 0 <= n < 1 << 32 for n in shape):
         return math.prod(shape) // (page.width * page.height * page.depth * page.samples)
     return 1
 
@@ -167,6 +170,7 @@ class _Reader:
             ("value", f"V{self.words}"),
         ]
         self.entry = np.dtype(entry)
+        self._budget = _MAX_DIRECTORY_BYTES
 
     def bytes(self, offset: int, length: int) -> bytes:
         if offset + length > self.size:
@@ -198,6 +202,11 @@ class _Reader:
         length = count * int(kind[1])
         if code == _DESCRIPTION:
             length = min(length, _MAX_TEXT)
+        elif count > (_MAX_SEGMENTS if code in _SEGMENTS else _MAX_VALUES):
+            raise DamagedError(f"TIFF tag {code} claims {count} values")
+        self._budget -= length
+        if self._budget < 0:  # a sparse file claims much and holds little
+            raise DamagedError("the TIFF's directories claim more bytes than any micrograph's")
         inline = entry["value"].tobytes()
         if length <= self.words and count * int(kind[1]) <= self.words:
             data = inline[:length]

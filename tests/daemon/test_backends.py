@@ -1,6 +1,9 @@
 """What every backend must do alike. Another backend joins the suite by one line in BACKENDS."""
 
 import ctypes
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +194,14 @@ def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> Non
     (tmp_path / "manifest.json").write_text(manifest.Manifest.model_validate(changed).model_dump_json())
     with pytest.raises(WeightsError, match=r"model\.onnx: cannot be loaded.*reinstall"):
         open_backend(BackendConfig(kind="cpu"), tmp_path)
+
+
+def test_the_network_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    script = (
+        "from daemon import Denoiser; import numpy as np;"
+        "Denoiser(backend='cpu').denoise(np.random.default_rng(0).poisson(9, (64, 64)))"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon import formats
+from daemon import formats, work
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.micrograph import Micrograph, PixelSize
 
@@ -558,7 +558,7 @@ def test_a_file_that_cannot_be_opened_now_is_tried_again(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     for look in (lambda: formats.read(path, LIMIT), lambda: formats.probe(path)):
         with pytest.raises(TransientError, match=r"a\.tif: cannot be read now"):
             look()
@@ -737,3 +737,34 @@ def test_every_micrograph_of_the_data_set_is_read(folder: str) -> None:
 def test_other_vendors_files_are_named(name: str, reason: str) -> None:
     with pytest.raises(MicrographError, match=reason):
         formats.read(DATA / "formats" / name, LIMIT)
+
+
+def test_what_took_a_files_place_is_not_opened(tmp_path: Path) -> None:
+    secret = write_mrc(tmp_path / "secret.mrc", np.ones((40, 40), np.float32))
+    link, pipe, folder = tmp_path / "link.mrc", tmp_path / "pipe.mrc", tmp_path / "folder.mrc"
+    link.symlink_to(secret)
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path, said in ((link, "symbolic link"), (pipe, "not a regular file"), (folder, "not a regular file")):
+        with pytest.raises(MicrographError, match=said):
+            formats.read(path, LIMIT)
+        with pytest.raises(MicrographError, match=said):
+            work.fingerprint(path, LIMIT)
+
+
+def test_a_sparse_file_of_impossible_length_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "long.mrc", np.ones((40, 40), np.float32))
+    os.truncate(path, 1 << 41)
+    with pytest.raises(MicrographError, match="GiB long"):
+        work.fingerprint(path, LIMIT)
+
+
+def test_a_sparse_directory_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "claims.tif"
+    entries = [(256, 3, 1, 64), (257, 3, 1, 64), (254, 4, 500_000_000, 4096)]
+    body = b"".join(struct.pack("<HHQQ", code, kind, count, value) for code, kind, count, value in entries)
+    path.write_bytes(struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, len(entries)) + body + bytes(8))
+    os.truncate(path, 3 << 30)
+    assert formats.probe(path).state == "incomplete"
+    with pytest.raises(MicrographError, match="claims 500000000 values"):
+        formats.read(path, LIMIT)

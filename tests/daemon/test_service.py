@@ -300,10 +300,10 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
     gone = threading.Event()
     real = work.fingerprint
 
-    def fingerprint(path: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int) -> dict[str, Any]:
         if gone.is_set():
             assert gate.wait(LIMIT)
-        return real(path)
+        return real(path, limit)
 
     for number in range(3):
         bench.write(f"{number}.tif", number)
@@ -459,12 +459,12 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
     real, calls = work.fingerprint, 0
 
-    def fingerprint(path: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int) -> dict[str, Any]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise work.TransientError(f"{path}: locked")
-        return real(path)
+        return real(path, limit)
 
     monkeypatch.setattr(work, "fingerprint", fingerprint)
     bench.write("a.tif")
@@ -630,12 +630,12 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = work.fingerprint, 0
 
-    def fingerprint(path: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int) -> dict[str, Any]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise work.ChangedError(f"{path}: was another one for a moment")
-        return real(path)
+        return real(path, limit)
 
     monkeypatch.setattr(work, "fingerprint", fingerprint)
     bench.write("a.tif")
@@ -720,15 +720,18 @@ def test_once_succeeds_only_if_nothing_is_left(
         def stop(self) -> None:
             self.blocked = False
 
-    masked: list[Any] = []
+    handlers: dict[int, Any] = {}
+    ticks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        ticks.append(seconds)
+        if len(ticks) == 2:
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+
     monkeypatch.setattr(supervisor, "Service", Stub)
-    monkeypatch.setattr(supervisor.signal, "pthread_sigmask", lambda *arguments: masked.append(arguments))
-    monkeypatch.setattr(supervisor.signal, "signal", lambda *arguments: None)
-    arrived = SimpleNamespace(si_signo=signal.SIGTERM)
-    ticks = iter([None, arrived])
-    monkeypatch.setattr(supervisor.signal, "sigtimedwait", lambda *arguments: next(ticks))
+    monkeypatch.setattr(supervisor.signal, "signal", handlers.setdefault)
+    monkeypatch.setattr(supervisor.time, "sleep", sleep)
     assert supervisor.supervise(config(), once=once) == (1 if once and not idle else 0)
-    assert len(masked) == 2
 
 
 def test_spikes_and_units_reach_the_record(bench: Bench, counts: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from daemon import Denoiser, __version__
 from daemon.camera import expose, scene
-from daemon.demo import best_gaussian, psnr
+from daemon.demo import USUAL_SIGMA, best_gaussian, gaussian, psnr
 
 SIDE = 512
 DOSES = (5.0, 20.0, 200.0, 1000.0)
@@ -41,17 +41,19 @@ def main() -> int:
                     results.append(
                         {
                             "raw": psnr(raw, truth),
+                            "gaussian_2px": psnr(gaussian(raw, USUAL_SIGMA), truth),
                             "gaussian": best_gaussian(raw, truth)[0],
                             "denoised": psnr(denoised, truth),
                             "mean_shift": float(denoised.mean(dtype=np.float64) / counts.mean() - 1),
                         }
                     )
                 row: dict[str, float] = {"dose": dose, "contrast": contrast}
-                row.update({f"psnr_{key}": round(mean(r[key] for r in results), 2) for key in list(results[0])[:3]})
+                row.update({f"psnr_{key}": round(mean(r[key] for r in results), 2) for key in list(results[0])[:4]})
                 row["worst_mean_shift"] = max(abs(r["mean_shift"]) for r in results)
                 rows.append(row)
                 print(
-                    f"{dose:6g} counts, contrast {contrast:4.0%}: raw {row['psnr_raw']:5.2f}  best Gaussian "
+                    f"{dose:6g} counts, contrast {contrast:4.0%}: raw {row['psnr_raw']:5.2f}  Gaussian 2 px "
+                    f"{row['psnr_gaussian_2px']:5.2f}  best "
                     f"{row['psnr_gaussian']:5.2f}  denoised {row['psnr_denoised']:5.2f} dB",
                     flush=True,
                 )

@@ -1,8 +1,8 @@
 """`emdenoised demo`: a simulated camera fills a drop folder, the real daemon empties it, and every result is measured.
 
 PSNR here is 10 log10(peak² / mean squared error) against the camera's noiseless truth, with peak = the truth's
-brightest pixel. The rival is a Gaussian filter whose width is chosen, for every micrograph, *with* knowledge of the
-truth, and which is spared the X-ray hits: two favours no real filter gets.
+brightest pixel. Two rivals: a Gaussian filter of a usual width, and the one whose width is chosen, for every
+micrograph, *with* knowledge of the truth. Both are spared the X-ray hits, a favour no real filter gets.
 """
 
 import json
@@ -36,6 +36,8 @@ _SIGNATURE = "# Written by `emdenoised demo`; the demo deletes and rewrites this
 _FOLDERS = ("drop", "denoised", "state", "truth")
 _WIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
 _STOP_SECONDS = 15.0
+USUAL_SIGMA = 2.0
+"""Pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,10 @@ class Outcome:
     exposure: Exposure
     seconds: float
     raw: float
-    gaussian: float
-    sigma: float
+    usual: float
+    """Of a Gaussian filter of 2 px, a usual choice."""
+    best: float
+    """Of the best Gaussian filter, chosen with the truth at hand."""
     denoised: float
 
 
@@ -82,15 +86,15 @@ def best_gaussian(image: Image, truth: Image) -> tuple[float, float]:
 
 
 def table(outcomes: Sequence[Outcome], width: int = 100) -> str:
-    """The outcomes as plain text, PSNR in dB, no wider than `width` columns (or 74, if that is more)."""
-    columns = " size  counts  contrast       s    raw  Gaussian  denoised   gain"
+    """The outcomes as plain text, PSNR in dB, no wider than `width` columns (or 70, if that is more)."""
+    columns = " size  counts  contrast      s    raw  2 px   best  denoised"
     name = max(10, min(width - len(columns), max((len(o.exposure.file) for o in outcomes), default=10)))
     lines = [f"{'micrograph':<{name}}" + columns, "─" * (name + len(columns))]
     for o in outcomes:
         file = o.exposure.file if len(o.exposure.file) <= name else "…" + o.exposure.file[1 - name :]
         lines.append(
-            f"{file:<{name}}{o.exposure.side:>5}{o.exposure.dose:>8g}{o.exposure.contrast:>10.0%}{o.seconds:>8.1f}"
-            f"{o.raw:>7.2f}{o.gaussian:>10.2f}{o.denoised:>10.2f}{o.denoised - o.gaussian:>+7.2f}"
+            f"{file:<{name}}{o.exposure.side:>5}{o.exposure.dose:>8g}{o.exposure.contrast:>10.0%}{o.seconds:>7.1f}"
+            f"{o.raw:>7.1f}{o.usual:>6.1f}{o.best:>7.1f}{o.denoised:>10.1f}"
         )
     return "\n".join(lines)
 
@@ -281,15 +285,16 @@ class _Demo:
             self._problems.append(f"{file}: the result is {denoised.shape} {denoised.dtype}, not a finite float32 "
                                   f"image of {truth.shape}")  # fmt: skip
             return
-        rival, sigma = best_gaussian(raw, truth)
-        outcome = Outcome(exposure, stamp - last_byte, psnr(raw, truth), rival, sigma, psnr(denoised, truth))
+        rivals = psnr(gaussian(raw, USUAL_SIGMA), truth), best_gaussian(raw, truth)[0]
+        outcome = Outcome(exposure, stamp - last_byte, psnr(raw, truth), *rivals, psnr(denoised, truth))
         self._outcomes[file] = outcome
         if outcome.denoised <= outcome.raw:
             self._problems.append(f"{file}: is worse than the input ({outcome.raw:.2f} → {outcome.denoised:.2f} dB)")
         found = self._provenance(file).get("dose")
         dose = f"  {found:.1f} counts/px" if isinstance(found, int | float) else ""
         self._say(stamp, "denoised", f"{file}{dose}  in {outcome.seconds:.1f} s  "
-                  f"PSNR {outcome.raw:.1f} → {outcome.denoised:.1f} dB (Gaussian {rival:.1f})")  # fmt: skip
+                  f"PSNR {outcome.raw:.1f} → {outcome.denoised:.1f} dB "
+                  f"(Gaussian 2 px {outcome.usual:.1f}, best {outcome.best:.1f})")  # fmt: skip
 
     def _provenance(self, file: str) -> dict[str, Any]:
         path = self._out / "denoised" / f"{file}.json"
@@ -322,8 +327,9 @@ class _Demo:
         if outcomes:
             print("\n" + table(outcomes, shutil.get_terminal_size((100, 24)).columns))
             print("s = seconds from the file's last byte to the result. PSNR in dB against the truth, which only the\n"
-                  "simulator knows; peak = its brightest pixel. Gaussian = the best width, chosen with knowledge of\n"
-                  "the truth; gain = denoised over Gaussian. The network has never seen this simulator.")  # fmt: skip
+                  "simulator knows; peak = its brightest pixel. 2 px, best: Gaussian filters, of a usual width, and\n"
+                  "of the best for each image, chosen with knowledge of the truth (at 5 % contrast a blur over 20\n"
+                  "pixels and more). The network has never seen this simulator.")  # fmt: skip
             self._picture(outcomes)
         if self._backend:
             print(f"backend: {self._backend}")
@@ -346,6 +352,7 @@ class _Demo:
             file = o.exposure.file
             truth = np.load(self._complete[file][1]["truth"])
             label = (f"{lowest:g} counts per pixel, contrast {contrast:.0%}: PSNR {o.raw:.1f} dB as recorded, "
-                     f"{o.denoised:.1f} dB denoised (best Gaussian filter {o.gaussian:.1f} dB)")  # fmt: skip
+                     f"{o.denoised:.1f} dB denoised "
+                     f"(Gaussian of 2 px {o.usual:.1f} dB, the best {o.best:.1f} dB)")  # fmt: skip
             rows.append((label, self._raw(file, truth), read(self._out / "denoised" / file), truth))
         picture(rows, self._out / "before-after.png")

@@ -165,7 +165,7 @@ def run_denoise(options: argparse.Namespace) -> int:
             print("failed\n    not enough memory for this micrograph; close other programs", flush=True)
             continue
         print(
-            f"{outcome.dose:.3g} counts per pixel, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s "
+            f"{outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s "
             f"→ {outcome.written.image}{' (was there already)' if outcome.written.adopted else ''}",
             flush=True,
         )

@@ -12,7 +12,7 @@ from daemon import manifest, spikes
 from daemon.backends import Backend, resolve
 from daemon.backends.cpu import CpuBackend
 from daemon.config import Profile
-from daemon.dose import Choice, finite_mean, measure
+from daemon.dose import Choice, Measured, finite_mean, measure
 from daemon.errors import BackendError, MicrographError
 from daemon.manifest import Manifest
 from daemon.micrograph import Pixels, Prepared, Spikes
@@ -64,7 +64,7 @@ def prepare(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool
     scaling = noise_units(dose, choice.gain, choice.offset)
     remarks = list(choice.warnings)
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
-        if limits is not None and not limits[0] <= dose <= limits[1]:
+        if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:
             remarks.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
     if len(found) > 1e-3 * pixels.size:
         remarks.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
@@ -158,9 +158,10 @@ class Denoiser:
 
     def _prepared(self, plane: Pixels) -> Prepared:
         require_plane(plane)
-        gain, offset, remark = (self._gain, self._offset, None) if self._gain != "auto" else measure(plane)
+        found = measure(plane) if self._gain == "auto" else Measured(self._gain, self._offset, None)
+        gain, offset, remark, known = found
         remarks = (remark,) if remark else ()
-        choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset, remarks)
+        choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset, remarks, known)
         served = prepare(plane, choice, self.manifest, self._find_spikes)
         for remark in served.warnings:
             warnings.warn(remark, stacklevel=2)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ class Choice:
     gain: float
     offset: float
     warnings: tuple[str, ...] = ()
+    dose_known: bool = True
+    """False where the counts are a stand-in: only the noise was measured."""
 
     def counts(self, value: float) -> float:
         """A value in the micrograph's units → counts."""
@@ -72,8 +75,9 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph) -> Choice:
     if profile.gain != "auto":
         # A sum of frames has the offset of each.
         return Choice(profile, why, profile.gain, profile.offset * int(micrograph.metadata.get("frames", 1)))
-    gain, offset, remark = measure(micrograph.pixels)
-    return Choice(profile, why, gain, offset, (remark,) if remark else ())
+    found = measure(micrograph.pixels)
+    remarks = (found.remark,) if found.remark else ()
+    return Choice(profile, why, found.gain, found.offset, remarks, found.dose_known)
 
 
 def finite_mean(pixels: Pixels) -> float:
@@ -89,8 +93,17 @@ def finite_mean(pixels: Pixels) -> float:
     return total / number
 
 
-def measure(pixels: Pixels) -> tuple[float, float, str | None]:
-    """(gain, offset, remark) from the image itself, so that an average pixel's noise has its true size.
+class Measured(NamedTuple):
+    """What an image says of its own counts; `remark` for the user, `dose_known` False if it only says its noise."""
+
+    gain: float
+    offset: float
+    remark: str | None
+    dose_known: bool = True
+
+
+def measure(pixels: Pixels) -> Measured:
+    """Gain and offset from the image itself, so that an average pixel's noise has its true size.
 
     The noise is read off the finest diagonal detail of small blocks, where specimens show least. How its variance
     grows with the mean decides, the simplest explanation first: plain counts; proportional to counts; counts on a
@@ -110,24 +123,21 @@ def measure(pixels: Pixels) -> tuple[float, float, str | None]:
     ratio = line.at(average) / average if average > 0 else 0.0
     if ratio > 0 and CREDIBLE_DOSE[0] <= average / ratio <= CREDIBLE_DOSE[1] and line.fits(ratio):
         if np.issubdtype(pixels.dtype, np.integer) and abs(ratio - 1) < COUNTS_LIKE:
-            return 1.0, 0.0, None
-        return ratio, 0.0, f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count, which was used; {ADVICE}"
+            return Measured(1.0, 0.0, None)
+        remark = f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count, which was used; {ADVICE}"
+        return Measured(ratio, 0.0, remark)
     if line.slope > 5 * line.error:
         offset = average - line.at(average) / line.slope
         credible = CREDIBLE_DOSE[0] <= (average - offset) / line.slope <= CREDIBLE_DOSE[1]
         if credible and offset <= np.quantile(mean, 0.01):  # or the dark of the image would hold negative counts
             found = f"{line.slope:.3g} units per count and {offset:.3g} units at zero counts"
-            return line.slope, offset, f"{NO_COUNTS}: their noise fits {found}, which were used; {ADVICE}"
+            remark = f"{NO_COUNTS}: their noise fits {found}, which were used; {ADVICE}"
+            return Measured(line.slope, offset, remark)
     sigma = sqrt(max(line.at(average), float(variance.min())))
     gain = sigma / sqrt(PEDESTAL_DOSE)
-    found = (
-        f"even noise of {sigma:.3g} units was measured and used; the dose is not known, {PEDESTAL_DOSE:g} stands for it"
-    )
-    return (
-        gain,
-        average - PEDESTAL_DOSE * gain,
-        f"{NO_COUNTS}, nor does their noise grow as that of counts: {found}; {ADVICE}",
-    )
+    found = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
+    remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {found}; {ADVICE}"
+    return Measured(gain, finite_mean(pixels) - PEDESTAL_DOSE * gain, remark, dose_known=False)
 
 
 @dataclass(frozen=True, slots=True)

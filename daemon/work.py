@@ -53,7 +53,8 @@ class Outcome:
     """What became of it, for log, ledger and the user."""
 
     written: report.Written
-    dose: float
+    dose: str
+    """In words: so many counts per pixel, or unknown."""
     profile: str
     spikes: int
     warnings: tuple[str, ...]
@@ -65,7 +66,7 @@ class Outcome:
         spikes = f", {self.spikes} spikes filled in" if self.spikes else ""
         number = f" (revision {revision})" if revision > 1 else ""
         text = (
-            f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.dose:.3g} counts per pixel, "
+            f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.dose}, "
             f"profile {self.profile}{spikes}, {sum(self.seconds.values()):.2f} s ({seconds})"
         )
         return text + "".join(f"; warning: {warning}" for warning in self.warnings)
@@ -159,6 +160,11 @@ def read(
     return Work(relative, raw, micrograph, choice, chosen, served, seconds)
 
 
+def dose_in_words(work: Work) -> str:
+    """For log, preview and terminal."""
+    return f"{work.served.dose:.3g} counts per pixel" if work.choice.dose_known else "dose unknown"
+
+
 def finish(
     config: Config,
     work: Work,
@@ -186,11 +192,11 @@ def finish(
             provenance(config, work, verdict, warnings, backend),
             kind=kind if config.output.format == "same" else config.output.format,
             preview_pixels=config.output.preview_pixels if config.output.preview else None,
-            caption=f"{work.served.dose:.3g} counts per pixel, profile {name}",
+            caption=f"{dose_in_words(work)}, profile {name}",
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    return Outcome(written, work.served.dose, name, len(prepared.spikes), warnings, work.seconds)
+    return Outcome(written, dose_in_words(work), name, len(prepared.spikes), warnings, work.seconds)
 
 
 def provenance(
@@ -218,7 +224,7 @@ def provenance(
             "metadata": dict(micrograph.metadata),
             "pixel_size": None if size is None else {"y": size.y, "x": size.x, "unit": size.unit},
         },
-        "dose": work.served.dose,
+        "dose": work.served.dose if work.choice.dose_known else None,
         "profile": {
             "name": work.choice.profile.name,
             "why": work.choice.why,

@@ -185,7 +185,8 @@ class Body(nn.Module):
 
 def local_mean(x: Tensor, cell: int) -> Tensor:
     """Average of (N, 1, H, W) over 3 × 3 cells of `cell` × `cell` pixels, interpolated between their centres."""
-    cells = F.avg_pool2d(F.avg_pool2d(x, cell), 3, 1, 1, count_include_pad=False)
+    # Repeated at the edges, each cell counts as one in all: the mean of the frame is kept exactly.
+    cells = F.avg_pool2d(F.pad(F.avg_pool2d(x, cell), (1, 1, 1, 1), mode="replicate"), 3, 1)
     out: Tensor = F.interpolate(cells, scale_factor=cell, mode="bilinear", align_corners=False)
     return out
 

@@ -45,7 +45,6 @@ class CpuBackend:
         options.log_severity_level = 4
         # Idle threads must sleep: on a microscope PC the acquisition software needs the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(folder / manifest.onnx), options, providers=["CPUExecutionProvider"]

@@ -58,7 +58,7 @@ def test_a_profile_asked_for_by_name_overrides_the_rules(config: MakeConfig) -> 
 def test_counts_are_recognised_as_counts(mean: float, contrast: float) -> None:
     rng = np.random.default_rng(7)
     counts, _ = expose(scene(rng, 256), mean, contrast, rng)
-    assert dose.measure(counts) == (1.0, 0.0, None)
+    assert dose.measure(counts) == (1.0, 0.0, None, True)
 
 
 @pytest.mark.parametrize("mean", [1.0, 20.0, 1000.0])
@@ -66,7 +66,7 @@ def test_counts_are_recognised_as_counts(mean: float, contrast: float) -> None:
 def test_the_gain_of_scaled_counts_is_measured(mean: float, gain: float) -> None:
     rng = np.random.default_rng(8)
     counts, _ = expose(scene(rng, 256), mean, 0.2, rng)
-    measured, offset, remark = dose.measure((counts * gain).astype(np.float32))
+    measured, offset, remark, _ = dose.measure((counts * gain).astype(np.float32))
     assert measured == pytest.approx(gain, rel=0.15)
     assert offset == 0.0
     assert remark is not None and "units per count" in remark
@@ -76,7 +76,7 @@ def test_the_gain_of_scaled_counts_is_measured(mean: float, gain: float) -> None
 def test_gain_and_pedestal_are_both_measured(dose_: float, contrast: float) -> None:
     rng = np.random.default_rng(4)
     counts, _ = expose(scene(rng, 512), dose_, contrast, rng)
-    gain, offset, remark = dose.measure((3 * counts + 100).astype(np.uint16))
+    gain, offset, remark, _ = dose.measure((3 * counts + 100).astype(np.uint16))
     assert gain == pytest.approx(3.0, rel=0.15)
     assert offset == pytest.approx(100.0, abs=0.15 * 3 * dose_)
     assert remark is not None and "zero counts" in remark
@@ -85,9 +85,11 @@ def test_gain_and_pedestal_are_both_measured(dose_: float, contrast: float) -> N
 def test_noise_that_does_not_grow_with_the_signal_is_even() -> None:
     rng = np.random.default_rng(4)
     image = 1000 + 300 * scene(rng, 512) + rng.normal(0, 5, (512, 512))
-    gain, offset, remark = dose.measure(image.astype(np.float32))
+    gain, offset, remark, _ = dose.measure(image.astype(np.float32))
     assert gain * np.sqrt((float(image.mean()) - offset) / gain) == pytest.approx(5.0, rel=0.1)
     assert remark is not None and "even noise" in remark
+    profile = Profile(name="auto", gain="auto")
+    assert not dose.scaled(profile, "", micrograph(image.astype(np.float32))).dose_known
 
 
 def test_a_sum_of_frames_has_the_offset_of_each() -> None:
@@ -98,7 +100,7 @@ def test_a_sum_of_frames_has_the_offset_of_each() -> None:
 
 def test_values_around_zero_are_taken_for_even_noise() -> None:
     noise = np.random.default_rng(9).normal(0, 3.0, (256, 256)).astype(np.float32)
-    gain, offset, remark = dose.measure(noise)
+    gain, offset, remark, _ = dose.measure(noise)
     mean = (float(noise.mean()) - offset) / gain
     assert mean == pytest.approx(dose.PEDESTAL_DOSE)
     assert gain * np.sqrt(mean) == pytest.approx(3.0, rel=0.03)
@@ -107,7 +109,7 @@ def test_values_around_zero_are_taken_for_even_noise() -> None:
 
 def test_faint_noise_on_a_high_pedestal_is_taken_for_even_noise() -> None:
     image = (1e5 + np.random.default_rng(9).normal(0, 2.0, (128, 128))).astype(np.float32)
-    gain, offset, _ = dose.measure(image)
+    gain, offset, *_ = dose.measure(image)
     assert gain * np.sqrt((float(image.mean()) - offset) / gain) == pytest.approx(2.0, rel=0.05)
 
 
@@ -120,7 +122,7 @@ def test_an_image_without_noise_is_refused_in_words(value: int) -> None:
 def test_nan_is_passed_over_and_an_image_full_of_it_refused() -> None:
     image = np.random.default_rng(1).poisson(20, (128, 128)).astype(np.float32)
     image[5, 5], image[70, 70] = np.nan, np.inf
-    gain, offset, _ = dose.measure(image)
+    gain, offset, *_ = dose.measure(image)
     assert gain == pytest.approx(1.0, rel=0.1) and offset == 0.0
     assert dose.finite_mean(image) == pytest.approx(20, rel=0.02)
     with pytest.raises(MicrographError, match="NaN"):

@@ -345,7 +345,7 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
     status, out, _ = emdenoised("denoise", str(good), str(bad), str(other), "/no/such.tif", "-o", str(out_dir))
     assert status == 1
     assert {path.name for path in out_dir.glob("*.[tm][ir][fc]")} == {"good.tif", "other.mrc"}
-    assert "there is no such file" in out and "neither TIFF nor MRC" in out
+    assert "No such file" in out and "neither TIFF nor MRC" in out
     status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir))
     assert status == 0 and "was there already" in out
     status, _, err = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "nonsense")

@@ -134,8 +134,8 @@ def test_backlog_goes_in_the_order_in_which_it_was_written(bench: Bench) -> None
         os.utime(path, (1e9 + number, 1e9 + number))
     bench.finish()
     seen = [float(one.pixels.mean()) for one in bench.backend.given]
-    # Two readers: neighbours may swap, nothing else.
-    assert all(abs(dose - mean) < 15 for dose, mean in zip(doses, seen, strict=True)), seen
+    # Two readers, and at most four in hand: one may overtake another that is slow to read, but not the queue.
+    assert all(abs(dose - mean) < 35 for dose, mean in zip(doses, seen, strict=True)), seen
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 5])

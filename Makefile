@@ -42,7 +42,7 @@ $(BASE)/installed: pyproject.toml
 
 $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --editable '.[train,dev]'
+	$(DEV)/bin/python -m pip install --quiet --editable '.[train,evaluate,dev]'
 	touch $@
 
 clean:

@@ -1,38 +1,38 @@
-"""Clean micrographs → pairs of noisy and true crops, in the serving contract's noise units.
+"""Truths → batches of noisy and true crops. Every sample is a pure function of (seed, step, index).
 
-The paper's section 3.1 (area downsizing, random crops, eight symmetries, low and ordinary doses, Poisson noise)
-with what real detectors add to it: doses from under one count per pixel upwards, and contrasts below one,
-``true counts = dose (1 + contrast (x / mean x - 1))``; a crop stretched to [0, 1] has blacks of zero counts, which
-real high-resolution and cryo micrographs never have.
+The paper's section 3.1 (random crops, eight symmetries, low and ordinary doses, Poisson noise, mean-matched truth) is
+`PaperDraw`. `Draw` has what real detectors add to it: doses from under one count per pixel upwards, and contrasts below
+one, ``true counts = dose (1 + contrast (x / mean x - 1))``; a crop stretched to [0, 1] has blacks of zero counts, which
+real high-resolution and cryo micrographs never have. Its batches are in the serving contract's noise units.
+
+A data order needs no state: a training that resumes at step `s`, on another machine or with the samples of a step
+dealt out to several processes, sees the same samples; and any process may draw them ahead of time.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from math import exp, log
 
 import numpy as np
-from numpy.typing import NDArray
 
-from daemon import formats
-from daemon.errors import EmdenoisedError
 from daemon.scaling import noise_units
+from training.exposure import IDEAL, Detector, Image, expose, paper_low_dose, paper_ordinary_dose, paper_pair
+from training.truths import Truth
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-Image = NDArray[np.float32]
-
-NOISE_OVER_RANGE = 0.035
-"""A micrograph whose own noise exceeds this share of its grey range is binned before it may serve as truth."""
-
-MAX_PIXELS = 2**28
+FAINTEST_DOSE = 0.5
+"""No crop is exposed with fewer mean counts per pixel than this."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Arrays (N, 1, S, S) float32 in noise units of the noisy crop's scaling; `level`, `weight` (N, 1, 1, 1).
 
-    `weight` turns an error in those units into one in the noise of the crop's own mean dose.
+    `weight` turns an error in those units into one in the noise of the crop's own mean dose. In the paper's protocol
+    the units are those of the noisy crop scaled to [0, 1], `level` is 0 and `weight` is 1.
     """
 
     noisy: Image
@@ -41,116 +41,163 @@ class Batch:
     weight: Image
 
 
-def own_noise(image: Image) -> float:
-    """Standard deviation of white noise in an image, from its finest diagonal detail (Donoho's MAD estimate)."""
-    detail = (image[:-1:2, :-1:2] - image[1::2, :-1:2] - image[:-1:2, 1::2] + image[1::2, 1::2]) / 2
-    return float(np.median(np.abs(detail)) / 0.6745)
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What samples are drawn from. Shares are probabilities."""
+
+    side: int = 128
+    """Height and width of a crop, pixels."""
+    simulated: float = 0.3
+    """Share of simulated crops; all of them if there are no truths, none if there are no scenes."""
+    low: float = 0.40
+    """Share of peak doses from the paper's low law, 25 + Exp(75)."""
+    ordinary: float = 0.25
+    """Share of peak doses from the paper's ordinary law, U(200, 2500)."""
+    doses: tuple[float, float] = (FAINTEST_DOSE, 5000.0)
+    """All others: mean counts per pixel, log-uniform between these."""
+    full_contrast: float = 0.5
+    """Share of crops with the whole of their contrast: blacks have no counts."""
+    contrasts: tuple[float, float] = (0.02, 1.0)
+    """All others: log-uniform between these."""
+    stranger: float = 0.5
+    """Share of crops from a frame that is darker or brighter than they are, by up to a factor of e^1.5 = 4.5: in
+    service the scale is the whole micrograph's."""
+    real_detector: float = 0.0
+    """Share of crops recorded by a detector that does more than count."""
+    worst_detector: Detector = IDEAL
+    """Its read-out noise, point spread and spikes are uniform between none and these; gain and offset are these."""
 
 
-def bin2(image: Image) -> Image:
-    """Area downsizing by two, as the paper does before cropping."""
-    height, width = (side // 2 * 2 for side in image.shape)
-    binned: Image = image[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3), dtype=np.float32)
-    return binned
+@dataclass(frozen=True, slots=True)
+class PaperDraw:
+    """What samples of the paper's protocol are drawn from."""
+
+    side: int = 512
+    """Height and width of a crop, pixels."""
+    low: float = 1.0
+    """Share of low doses; the others are ordinary ones."""
+    simulated: float = 0.0
+    """Share of simulated crops."""
 
 
-def truths(image: Image, smallest: int) -> list[Image]:
-    """Two versions of a micrograph to serve as truth, in [0, 1]: as it is or binned until clean, and binned once more.
+def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: int, step: int, index: int) -> Batch:
+    """Sample `index` of step `step` of the run `seed`: a batch of one, the same for the same arguments.
 
-    Binning stops at `smallest` pixels; noise that is left only slows learning, for nothing can predict it. A
-    micrograph whose short side is below `smallest` gives none.
+    `scenes` are simulated images (H, W) float32 in [0, 1]. Raises ValueError if there is nothing to draw from.
     """
-    low, high = np.percentile(image, (0.01, 99.99))
-    image = np.clip((image - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-    spread = float(np.subtract(*np.percentile(image, (99.5, 0.5)))) or 1.0
-    versions: list[Image] = []
-    while min(image.shape) >= smallest and len(versions) < 2:
-        smaller = bin2(image)
-        if own_noise(image) < NOISE_OVER_RANGE * spread or min(smaller.shape) < smallest:
-            versions.append(image)
-        image = smaller
-    return versions
+    rng = np.random.default_rng([seed, step, index])
+    crop = regrade(rng, draw_crop(rng, _versions(rng, draw.simulated, truths, scenes), draw.side))
+    contrast = 1.0 if rng.random() < draw.full_contrast else _log_uniform(rng, draw.contrasts)
+    dose = mean_dose(draw, rng, float(crop.mean()))
+    detector = IDEAL
+    if rng.random() < draw.real_detector:
+        worst = draw.worst_detector
+        shares = dict(zip(("readout", "psf", "hot_pixels", "x_rays"), rng.random(4), strict=True))
+        detector = replace(worst, **{name: float(share) * getattr(worst, name) for name, share in shares.items()})
+    frame = exp(rng.uniform(-1.5, 1.5)) if rng.random() < draw.stranger else 1.0
+    pixels, truth = expose(rng, crop, dose, contrast, detector)
+    return in_noise_units(pixels, truth, frame, detector)
 
 
-def load_folder(folder: Path, smallest: int = 192) -> dict[str, list[Image]]:
-    """File name → truths, for every micrograph in a folder the daemon can read; others are reported and skipped."""
-    loaded = {}
-    for path in sorted(folder.iterdir()):
-        if not path.is_file():
-            continue
-        try:
-            pixels = formats.read(path, MAX_PIXELS).pixels.astype(np.float32)
-        except EmdenoisedError as error:
-            log.warning("skipped: %s", error)
-            continue
-        if not np.isfinite(pixels).all():
-            log.warning("skipped: %s: some pixels are not finite, and a truth must be whole", path)
-        elif pixels.min() == pixels.max():
-            log.warning("skipped: %s: constant image, nothing to learn from", path)
-        elif versions := truths(pixels, smallest):
-            loaded[path.name] = versions
-        else:
-            log.warning("skipped: %s: smaller than %d pixels", path, smallest)
-    return loaded
+def batch(
+    draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: int, step: int, indices: Sequence[int]
+) -> Batch:
+    """The samples `indices` of one step, in that order."""
+    return _together([sample(draw, truths, scenes, seed, step, index) for index in indices])
 
 
-def draw_dose(rng: np.random.Generator, mean: float) -> float:
-    """Mean counts per pixel: half from the paper's low-dose law (peak 25 + Exp(75)), half log-uniform 0.5-5000."""
-    if rng.random() < 0.5:
-        return max(0.5, float(25 + rng.exponential(75)) * mean)
-    return float(np.exp(rng.uniform(np.log(0.5), np.log(5000))))
+def paper_sample(
+    draw: PaperDraw, truths: Sequence[Truth], scenes: Sequence[Image], seed: int, step: int, index: int
+) -> Batch:
+    """As `sample`, by the paper's section 3.1: the crop stretched to [0, 1], exposed, and scaled to [0, 1] again."""
+    rng = np.random.default_rng([seed, step, index])
+    crop = stretched(draw_crop(rng, _versions(rng, draw.simulated, truths, scenes), draw.side))
+    dose = paper_low_dose(rng) if rng.random() < draw.low else paper_ordinary_dose(rng)
+    pair = paper_pair(rng, crop, dose)
+    one = np.ones((1, 1, 1, 1), np.float32)
+    return Batch(pair.noisy[None, None], pair.truth[None, None], 0 * one, one)
 
 
-def draw_crop(rng: np.random.Generator, images: Sequence[Image], side: int) -> Image:
-    """A random crop, one of its eight symmetries, sometimes inverted or bent in grey scale; in [0, 1]."""
-    image = images[int(rng.integers(len(images)))]
-    row, column = (rng.integers(extent - side + 1) for extent in image.shape)
+def paper_batch(
+    draw: PaperDraw, truths: Sequence[Truth], scenes: Sequence[Image], seed: int, step: int, indices: Sequence[int]
+) -> Batch:
+    """As `batch`, by the paper's section 3.1."""
+    return _together([paper_sample(draw, truths, scenes, seed, step, index) for index in indices])
+
+
+def draw_crop(rng: np.random.Generator, versions: Sequence[Image], side: int) -> Image:
+    """A random crop (side, side) of one of the versions of a micrograph, in one of its eight symmetries.
+
+    A micrograph that is smaller is continued by its mirror image.
+    """
+    image = versions[int(rng.integers(len(versions)))]
+    row, column = (int(rng.integers(max(extent - side, 0) + 1)) for extent in image.shape)
     crop = image[row : row + side, column : column + side]
+    if crop.shape != (side, side):
+        _say_mirrored(image.shape, side)
+        crop = np.pad(crop, [(0, side - extent) for extent in crop.shape], mode="reflect")
     crop = np.rot90(crop, int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    if rng.random() < 0.4:
-        crop = (crop - crop.min()) / max(float(np.ptp(crop)), 1e-3)
-    if rng.random() < 0.15:
-        crop = 1 - crop
-    if rng.random() < 0.3:
-        crop = crop ** np.float32(np.exp(rng.uniform(-0.7, 0.7)))
     return np.ascontiguousarray(crop, np.float32)
 
 
-def expose(rng: np.random.Generator, crop: Image, dose: float, contrast: float) -> tuple[Image, Image]:
-    """Noisy counts and the true counts they were drawn from; the mean of the truth is `dose`.
-
-    A crop that is black all over has no contrast to scale: its truth is the background, ``dose (1 - contrast)``.
-    """
-    mean = max(float(crop.mean()), 1e-3)
-    truth = np.maximum(dose * (1 + contrast * (crop / mean - 1)), 0)
-    return rng.poisson(truth).astype(np.float32), truth.astype(np.float32)
+def stretched(crop: Image) -> Image:
+    """To [0, 1]; a constant crop stays constant."""
+    low = crop.min()
+    return np.asarray((crop - low) / max(float(crop.max() - low), 1e-3), np.float32)
 
 
-def draw_batch(
-    rng: np.random.Generator, groups: Sequence[tuple[float, Sequence[Sequence[Image]]]], size: int, side: int
-) -> Batch:
-    """A batch of `size` crops of `side` pixels. `groups`: (probability, micrographs, each a list of versions)."""
-    noisy: list[Image] = []
-    truth: list[Image] = []
-    level: list[float] = []
-    weight: list[float] = []
-    shares = np.array([share for share, _ in groups])
-    while len(noisy) < size:
-        members = groups[rng.choice(len(groups), p=shares / shares.sum())][1]
-        crop = draw_crop(rng, members[int(rng.integers(len(members)))], side)
-        contrast = 1.0 if rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(0.02), 0)))
-        counts, true_counts = expose(rng, crop, draw_dose(rng, float(crop.mean())), contrast)
-        dose = max(float(counts.mean()), 0.1)
-        # In service the scale is the whole micrograph's, so a crop may be darker or brighter than it says.
-        frame = noise_units(dose * (float(np.exp(rng.uniform(-1.5, 1.5))) if rng.random() < 0.5 else 1.0))
-        noisy.append(frame.to_units(counts))
-        truth.append(frame.to_units(true_counts))
-        level.append(frame.level)
-        weight.append(frame.unit / noise_units(dose).unit)
+def regrade(rng: np.random.Generator, crop: Image) -> Image:
+    """Sometimes stretched to [0, 1], inverted, or bent in its grey scale: dark field for bright, thick for thin."""
+    if rng.random() < 0.4:
+        crop = stretched(crop)
+    if rng.random() < 0.15:
+        crop = 1 - crop
+    if rng.random() < 0.3:
+        crop = np.power(crop, np.float32(exp(rng.uniform(-0.7, 0.7))))
+    return crop
 
-    def column(values: list[float]) -> Image:
-        return np.array(values, np.float32).reshape(-1, 1, 1, 1)
 
-    return Batch(np.stack(noisy)[:, None], np.stack(truth)[:, None], column(level), column(weight))
+def mean_dose(draw: Draw, rng: np.random.Generator, mean: float) -> float:
+    """Mean counts per pixel for a crop whose mean grey is `mean`: the paper's laws are of the peak, where grey is 1."""
+    which = rng.random()
+    if which < draw.low:
+        return max(FAINTEST_DOSE, paper_low_dose(rng) * mean)
+    if which < draw.low + draw.ordinary:
+        return max(FAINTEST_DOSE, paper_ordinary_dose(rng) * mean)
+    return _log_uniform(rng, draw.doses)
+
+
+def in_noise_units(pixels: Image, truth: Image, frame: float = 1.0, detector: Detector = IDEAL) -> Batch:
+    """A batch of one from a noisy and a true crop (S, S), in the noise units of a frame `frame` times as bright."""
+    measured = (float(pixels.mean(dtype=np.float64)) - detector.offset) / detector.gain
+    dose = max(measured, 0.1)  # a crop without a single count still needs a scale
+    scaling = noise_units(dose * frame, detector.gain, detector.offset)
+    own = noise_units(dose, detector.gain, detector.offset)
+    level, weight = (np.full((1, 1, 1, 1), value, np.float32) for value in (scaling.level, scaling.unit / own.unit))
+    return Batch(scaling.to_units(pixels)[None, None], scaling.to_units(truth)[None, None], level, weight)
+
+
+def _versions(
+    rng: np.random.Generator, simulated: float, truths: Sequence[Truth], scenes: Sequence[Image]
+) -> Sequence[Image]:
+    """The versions of one micrograph, or one simulated scene."""
+    if not truths and not scenes:
+        raise ValueError("there is neither a truth nor a scene to draw from")
+    if scenes and (not truths or rng.random() < simulated):
+        return (scenes[int(rng.integers(len(scenes)))],)
+    return truths[int(rng.integers(len(truths)))].versions
+
+
+def _log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:
+    return exp(rng.uniform(log(limits[0]), log(limits[1])))
+
+
+def _together(samples: Sequence[Batch]) -> Batch:
+    return Batch(*(np.concatenate([getattr(one, field.name) for one in samples]) for field in fields(Batch)))
+
+
+@cache
+def _say_mirrored(shape: tuple[int, ...], side: int) -> None:
+    logger.info("a micrograph of %d × %d pixels is continued by its mirror image to crops of %d", *shape, side)

@@ -1,194 +1,227 @@
-"""Fit a network to a folder of micrographs, within a budget of minutes, resumable after being killed at any moment."""
+"""`python -m training fit`: clean micrographs → weights, by one of the recipes."""
 
-import copy
+import argparse
+import dataclasses
 import json
 import logging
-import math
-import os
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from functools import partial
+from math import log10
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from daemon.errors import ConfigError
 from training import simulate
-from training.data import Batch, Image, draw_batch, load_folder
-from training.network import FastDenoiser, build
+from training.curve import PICTURE
+from training.data import Batch, Draw, PaperDraw, batch, paper_batch
+from training.exposure import Image
+from training.loop import WEIGHTS, Budget, Drawer, Validate, train
+from training.losses import LOSSES, huberised, on
+from training.network import build
+from training.presets import PRESETS, Recipe
+from training.truths import Rule, Truth, load_truths, split_by_source, write_split
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
-CURVE = "curve.jsonl"
+CACHE, SPLIT = "cache", "split.json"
+HELD_OUT_SHARE = 0.1
+SCENES, SCENE_SIDE = 640, 320
+VALIDATION_STEP = 2**40
+"""Samples of steps that no training reaches."""
+ORDINARY = 200
+"""Mean counts per pixel from which on validation counts a crop as of ordinary dose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides the result, next to the data."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `fit` takes."""
+    parser.add_argument("data", type=Path, help="folder of clean micrographs (TIFF, MRC), sub-folders included")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to resume")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="fast", help="recipe to start from (fast)")
+    parser.add_argument("--budget-minutes", type=float, help="wall-clock time to train; every schedule is scaled to it")
+    parser.add_argument("--steps", type=int, help="batches to train instead: the same curve on every machine")
+    parser.add_argument(
+        "--validation", type=Path, help="folder of micrographs to validate on; else a tenth of the data"
+    )
+    parser.add_argument("--sources", type=Path, help="CSV with columns name and source; sources are never split")
+    parser.add_argument("--start", type=Path, help="folder of an earlier run whose weights to start from")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints (120)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw batches ahead; with a GPU, about 6 (0: none)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="changes",
+        help="change the recipe: a field of training.presets.Recipe and its value in JSON, for instance rate=3e-4, "
+        "loss='\"mse\"', arguments='{\"width\": 0.5}'; may be repeated",
+    )  # fmt: skip
 
-    arguments: dict[str, Any]
-    batch: int = 8
-    crop: int = 128
-    rate: float = 6e-4
-    """Peak learning rate of AdamW."""
-    warm_up: float = 0.03
-    """Share of the budget over which the learning rate rises."""
-    final_rate: float = 0.01
-    """The cosine ends at this share of the peak."""
-    averaging: float = 0.999
-    """Decay of the exponential moving average of the weights, which is what is shipped."""
-    simulated: float = 0.3
-    """Share of crops that are simulated."""
-    floor: float = 0.0001
-    """Error (variance over noise variance) below which an easy crop no longer gains weight in the loss."""
-    seed: int = 20181
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out `fit`: every phase of the preset, each in a sub-folder if there are several."""
+    phases = {name: changed(recipe, options.changes) for name, recipe in PRESETS[options.preset].items()}
+    minutes = options.budget_minutes if options.budget_minutes or options.steps else 60.0
+    Budget(minutes, options.steps)  # said at once, not after the data were read
+    start = options.start
+    for name, recipe in phases.items():
+        share = recipe.batches / sum(other.batches for other in phases.values()) if len(phases) > 1 else 1.0
+        budget = Budget(minutes and share * minutes, options.steps and max(1, round(share * options.steps)))
+        out = options.out / name if len(phases) > 1 else options.out
+        fit(
+            options.data,
+            out,
+            recipe,
+            budget,
+            validation=options.validation,
+            sources=options.sources,
+            start=start,
+            workers=options.workers,
+            save_every=options.save_every,
+        )
+        start = out
+        print(f"{out}: weights, {PICTURE} and record; `python -m engine_build.export {out}` makes them servable")
+    return 0
 
 
-def balanced_loss(output: Tensor, batch: Batch, floor: float) -> Tensor:
-    """Mean over crops of the fourth root of the mean squared error, in units of the noise at each crop's mean dose.
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe with "name=value" changes, values in JSON. Raises ConfigError for what no recipe has."""
+    known = {field.name: field for field in dataclasses.fields(Recipe)}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known or name == "stages":
+            raise ConfigError(f"--set {change}: a recipe has no {name}; it has {', '.join(sorted(known))}")
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {change}: the value must be JSON (a text in double quotes): {error}") from error
+        wanted = type(getattr(recipe, name))
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise ConfigError(f"--set {change}: {name} must be of type {wanted.__name__}")
+        change_of: dict[str, Any] = {name: value}
+        recipe = dataclasses.replace(recipe, **change_of)
+    if recipe.loss not in LOSSES:
+        raise ConfigError(f"no loss is called {recipe.loss}; there are {', '.join(sorted(LOSSES))}")
+    return recipe
 
-    With the plain squared error, crops of high dose and contrast drown the faint ones; with its logarithm, which is
-    PSNR, the easy faint ones drown the rest. The fourth root lies between.
+
+def fit(
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    budget: Budget,
+    *,
+    validation: Path | None = None,
+    sources: Path | None = None,
+    start: Path | None = None,
+    workers: int = 0,
+    save_every: float = 120,
+) -> Path:
+    """Train the recipe's network on a folder of micrographs; returns `out`, with weights, curve, record and split.
+
+    Without a folder for `validation`, whole sources, a tenth of the micrographs, are held out for it (`split.json`
+    says which). Raises ConfigError as `load_truths` and `train` do.
     """
-    error = (output - torch.from_numpy(batch.truth)) * torch.from_numpy(batch.weight)
-    return (error.square().mean((1, 2, 3)) + floor).pow(0.25).mean()
+    rule: Rule = "paper" if recipe.protocol == "paper" else "clean"
+    smallest = min(recipe.crop, 192)
+    truths = load_truths(data, out / CACHE, sources, smallest, rule)
+    if validation:
+        unseen = load_truths(validation, out / CACHE, sources, smallest, rule)
+    else:
+        truths, unseen = split_by_source(truths, HELD_OUT_SHARE, recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    write_split(out / SPLIT, truths, unseen, 0 if validation else HELD_OUT_SHARE, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.network, recipe.arguments)
+    if start:
+        network.load_state_dict(weights_of(start))
+    scenes: list[Image] = []
+    if recipe.simulated:
+        log.info("simulating %d scenes", SCENES)
+        scenes = simulate.bank(recipe.seed, SCENES, max(SCENE_SIDE, recipe.crop))
+    loss = huberised(recipe.clip_in_loss, recipe.ssim) if recipe.loss == "huberised" else LOSSES[recipe.loss]
+    provenance = {
+        "micrographs": sorted(truth.name for truth in truths),
+        "sources": sorted({truth.source for truth in truths}),
+        "held_out": sorted(truth.name for truth in unseen),
+        "simulated_families": sorted(simulate.TRAINING) if scenes else [],
+        "started_from": str(start) if start else None,
+    }
+    return train(
+        network,
+        drawer(recipe, truths, scenes),
+        loss,
+        recipe,
+        out,
+        budget,
+        validator(recipe, unseen),
+        provenance,
+        workers=workers,
+        save_every=save_every,
+    )
 
 
-def progress_rate(recipe: Recipe, progress: float) -> float:
-    """Learning rate at `progress` in [0, 1] of the budget: linear warm-up, then half a cosine."""
-    if progress < recipe.warm_up:
-        return recipe.rate * max(progress, 1e-3) / recipe.warm_up
-    fraction = min(1.0, (progress - recipe.warm_up) / (1 - recipe.warm_up))
-    cosine = 0.5 * (1 + math.cos(math.pi * fraction))
-    return recipe.rate * (recipe.final_rate + (1 - recipe.final_rate) * cosine)
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """The weights a run left behind. Raises ConfigError if there are none."""
+    path = run / WEIGHTS
+    if not path.is_file():
+        raise ConfigError(f"{run}: holds no {WEIGHTS}; name the folder of a finished run")
+    return load_file(path)
+
+
+def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> Drawer:
+    """What the recipe's protocol draws."""
+    if recipe.protocol == "paper":
+        low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
+        return partial(paper_batch, PaperDraw(recipe.crop, low, recipe.simulated), truths, scenes, recipe.seed)
+    draw = Draw(recipe.crop, recipe.simulated, full_contrast=0.5 if recipe.contrast else 1.0)
+    return partial(batch, draw, truths, scenes, recipe.seed)
+
+
+def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
+    """Figures on micrographs that are not trained on, at the same batch sizes and crops.
+
+    By the paper's protocol one new example after another, with outputs clipped to [0, 1]; else the same crops every
+    time, half of them simulated afresh, as gains in PSNR (dB) by band of dose.
+    """
+    if recipe.protocol == "paper":
+        draw_one = drawer(recipe, unseen, ())
+
+        def clipped(network: nn.Module, step: int) -> dict[str, float]:
+            errors = []
+            for index in range(recipe.validation_crops):
+                one = draw_one(VALIDATION_STEP + step, [index])
+                out = apply(network, one).clip(0, 1)
+                errors.append(float(np.square(out - one.truth.clip(0, 1)).mean()))
+            return {"validation_mse": float(np.mean(errors))}
+
+        return clipped
+    scenes = simulate.bank(recipe.seed + 1, 16, max(SCENE_SIDE, recipe.crop)) if recipe.simulated else []
+    half = dataclasses.replace(recipe, simulated=0.5 if scenes else 0.0)
+    fixed = drawer(half, unseen, scenes)
+    sizes = [min(16, recipe.validation_crops - first) for first in range(0, recipe.validation_crops, 16)]
+    checks = [fixed(VALIDATION_STEP + index, range(size)) for index, size in enumerate(sizes)]
+    return lambda network, _: gains(network, checks)
 
 
 @torch.no_grad()
-def validate(network: nn.Module, batches: list[Batch]) -> dict[str, float]:
-    """Mean gain in PSNR (dB) of output over input, by band of dose; the same crops every time."""
-    network.eval()
-    gains: dict[str, list[float]] = {}
-    for batch in batches:
-        out = network(torch.from_numpy(batch.noisy), torch.from_numpy(batch.level)).numpy()
-        before = np.square(batch.noisy - batch.truth).mean((1, 2, 3))
-        after = np.square(out - batch.truth).mean((1, 2, 3))
-        dose = (0.5 / batch.level.ravel() * batch.weight.ravel() ** -1) ** 2
-        for b, a, d in zip(before, after, dose, strict=True):
-            if b == 0 or a == 0:  # a crop without a single count: there was no noise to remove
-                continue
-            gains.setdefault("low" if d < 200 else "ordinary", []).append(10 * math.log10(b / a))
-    network.train()
-    return {band: float(np.mean(values)) for band, values in sorted(gains.items())}
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
-def micrographs(folder: Path) -> dict[str, list[Image]]:
-    """File name → truths. Raises ConfigError if there are none."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; name a folder of micrographs (TIFF, MRC)")
-    if not (loaded := load_folder(folder)):
-        raise ConfigError(f"{folder}: holds no micrograph to learn from; the warnings above say why each was skipped")
-    return loaded
-
-
-def fit(data: Path, out: Path, recipe: Recipe, budget_minutes: float, validation: Path | None = None) -> Path:
-    """Train the fast network; returns the folder with `model.safetensors` (float32 average) and the record.
-
-    Stops when `budget_minutes` of wall-clock time are used up, time before an interruption included. Run again with
-    the same `out` it goes on from the last checkpoint. Raises ConfigError if `data`, or `validation`, holds no
-    micrograph to learn from.
-    """
-    real = micrographs(data)
-    unseen = list((micrographs(validation) if validation else real).values())
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    network = build("fast", recipe.arguments)
-    assert isinstance(network, FastDenoiser)
-    average = copy.deepcopy(network)
-    optimiser = torch.optim.AdamW(network.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=1e-4)
-    rng = np.random.default_rng(recipe.seed)
-    step, spent = 0, 0.0
-    if (out / CHECKPOINT).exists():
-        state = torch.load(out / CHECKPOINT, weights_only=False)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        rng.bit_generator.state = state["data_order"]
-        step, spent = state["step"], state["spent"]
-        log.info("resumed at step %d, %.1f minutes spent", step, spent / 60)
-
-    scenes: list[list[Image]] = [[scene] for scene in simulate.bank(recipe.seed, 160, 320)]
-    groups = [(1 - recipe.simulated, list(real.values())), (recipe.simulated, scenes)]
-    held_out = [[scene] for scene in simulate.bank(recipe.seed + 1, 16, 320)]
-    check_rng = np.random.default_rng(1)
-    checks = [draw_batch(check_rng, [(0.5, unseen), (0.5, held_out)], 16, 128) for _ in range(8)]
-    log.info("%d micrographs, %d simulated scenes", len(real), len(scenes))
-
-    budget = budget_minutes * 60
-    loss_mean: float | None = None
-    mark = last_saved = time.monotonic()
-    network.train()
-    while spent < budget:
-        for group in optimiser.param_groups:
-            group["lr"] = progress_rate(recipe, spent / budget)
-        batch = draw_batch(rng, groups, recipe.batch, recipe.crop)
-        loss = balanced_loss(network(torch.from_numpy(batch.noisy), torch.from_numpy(batch.level)), batch, recipe.floor)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        with torch.no_grad():
-            decay = min(recipe.averaging, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-        loss_mean = loss.item() if loss_mean is None else 0.98 * loss_mean + 0.02 * loss.item()
-        now = time.monotonic()
-        spent, mark = spent + now - mark, now
-        if step % 250 == 0 or spent >= budget:
-            row = {
-                "step": step,
-                "minutes": round(spent / 60, 2),
-                "loss": round(loss_mean, 4),
-                **validate(average, checks),
-            }
-            with (out / CURVE).open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
-            log.info("%s", row)
-        if now - last_saved > 120 or spent >= budget:
-            last_saved = now
-            save(
-                out / CHECKPOINT,
-                {
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "data_order": rng.bit_generator.state,
-                    "step": step,
-                    "spent": spent,
-                    "recipe": asdict(recipe),
-                },
-            )
-    save_file(average.state_dict(), out / "model.safetensors")
-    record = {
-        "steps": step,
-        "minutes": round(spent / 60, 1),
-        "recipe": asdict(recipe),
-        "micrographs": sorted(real),
-        "simulated_families": sorted(simulate.GENERATORS),
-        "torch": torch.__version__,
-        "hardware": f"{torch.get_num_threads()} CPU threads, float32",
-    }
-    (out / "record.json").write_text(json.dumps(record, indent=1))
+def apply(network: nn.Module, drawn: Batch) -> Image:
+    """The network's output for a batch, (N, 1, S, S) float32, in evaluation mode."""
+    where = next(network.parameters())
+    out: Image = network(on(drawn.noisy, where), on(drawn.level, where)).float().cpu().numpy()
     return out
+
+
+def gains(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
+    """Mean gain in PSNR (dB) of output over input, by band of dose."""
+    found: dict[str, list[float]] = {}
+    for drawn in batches:
+        before = np.square(drawn.noisy - drawn.truth).mean((1, 2, 3))
+        after = np.square(apply(network, drawn) - drawn.truth).mean((1, 2, 3))
+        dose = (0.5 / drawn.level.ravel() / drawn.weight.ravel()) ** 2
+        for b, a, d in zip(before, after, dose, strict=True):
+            if b > 0 and a > 0:  # a crop without a single count had no noise to remove
+                found.setdefault("low" if d < ORDINARY else "ordinary", []).append(10 * log10(b / a))
+    return {f"validation_gain_{band}": float(np.mean(values)) for band, values in sorted(found.items())}

@@ -5,6 +5,7 @@ Both have the same interface, the serving contract of `daemon.scaling`: ``units`
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,31 +21,70 @@ BATCHNORM_MOMENTUM = 0.001
 """The paper's decay rate of 0.999 (section 3.2); PyTorch's momentum is one minus TensorFlow's decay."""
 
 
-def conv(in_features: int, features: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
-    """The paper's "Conv": convolution → BatchNorm → ReLU6. No bias, BatchNorm follows."""
-    return nn.Sequential(
-        nn.Conv2d(in_features, features, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(features, momentum=BATCHNORM_MOMENTUM),
-        nn.ReLU6(inplace=True),
-    )
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The paper's layers, and what its section 5 tried instead."""
+
+    activation: Literal["relu6", "relu"] = "relu6"
+    renormalise: bool = False
+    """Batch renormalisation in place of batch normalisation."""
+    bilinear: bool = False
+    """Bilinear upsampling and a convolution in place of each transposed convolution (section 4.2)."""
+
+    def finish(self, features: int) -> list[nn.Module]:
+        """Normalisation and activation, which follow every convolution."""
+        return [self.norm(features), nn.ReLU6(inplace=True) if self.activation == "relu6" else nn.ReLU(inplace=True)]
+
+    def norm(self, features: int) -> nn.BatchNorm2d:
+        return (BatchRenorm2d if self.renormalise else nn.BatchNorm2d)(features, momentum=BATCHNORM_MOMENTUM)
+
+    def conv(self, in_features: int, features: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
+        """The paper's "Conv": convolution → BatchNorm → ReLU6. No bias, BatchNorm follows."""
+        convolution = nn.Conv2d(in_features, features, kernel, stride, padding=kernel // 2, bias=False)
+        return nn.Sequential(convolution, *self.finish(features))
+
+    def sep(self, in_features: int, features: int, stride: int = 1, rate: int = 1) -> nn.Sequential:
+        """The paper's "Sep": depthwise 3×3 → BatchNorm → pointwise 1×1 → BatchNorm → ReLU6 (section 2)."""
+        depthwise = nn.Conv2d(in_features, in_features, 3, stride, rate, rate, groups=in_features, bias=False)
+        return nn.Sequential(depthwise, self.norm(in_features), *self.conv(in_features, features))
+
+    def transposed(self, in_features: int, features: int) -> nn.Sequential:
+        """The paper's transposed convolution, 3×3 with stride 2: twice the height and width."""
+        if self.bilinear:
+            up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+            return nn.Sequential(up, *self.conv(in_features, features, kernel=3))
+        convolution = nn.ConvTranspose2d(in_features, features, 3, 2, 1, output_padding=1, bias=False)
+        return nn.Sequential(convolution, *self.finish(features))
 
 
-def sep(in_features: int, features: int, stride: int = 1, rate: int = 1) -> nn.Sequential:
-    """The paper's "Sep": depthwise 3×3 → BatchNorm → pointwise 1×1 → BatchNorm → ReLU6 (section 2)."""
-    return nn.Sequential(
-        nn.Conv2d(in_features, in_features, 3, stride, rate, rate, groups=in_features, bias=False),
-        nn.BatchNorm2d(in_features, momentum=BATCHNORM_MOMENTUM),
-        *conv(in_features, features),
-    )
+class BatchRenorm2d(nn.BatchNorm2d):
+    """Batch renormalisation (Ioffe, NeurIPS 2017): in training, too, what it does is what the running statistics say.
 
+    The batch's statistics are corrected towards the running ones by ``r`` and ``d``, which carry no gradient and may
+    not exceed limits that widen with the steps taken, as in the paper.
+    """
 
-def transposed(in_features: int, features: int) -> nn.Sequential:
-    """The paper's transposed convolution, 3×3 with stride 2: twice the height and width."""
-    return nn.Sequential(
-        nn.ConvTranspose2d(in_features, features, 3, 2, 1, output_padding=1, bias=False),
-        nn.BatchNorm2d(features, momentum=BATCHNORM_MOMENTUM),
-        nn.ReLU6(inplace=True),
-    )
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name torch gives it)
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        progress = min(1.0, float(self.num_batches_tracked) / 40_000)
+        largest_r, largest_d = 1 + 2 * progress, 5 * progress
+        mean = input.mean((0, 2, 3))
+        deviation = (input.var((0, 2, 3), unbiased=False) + self.eps).sqrt()
+        running = (self.running_var + self.eps).sqrt()
+        r = (deviation / running).detach().clamp(1 / largest_r, largest_r)
+        d = ((mean - self.running_mean) / running).detach().clamp(-largest_d, largest_d)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(deviation.square() - self.eps, self.momentum or 0.0)
+
+        def per_feature(values: Tensor) -> Tensor:
+            return values[None, :, None, None]
+
+        out = (input - per_feature(mean)) / per_feature(deviation) * per_feature(r) + per_feature(d)
+        return out * per_feature(self.weight) + per_feature(self.bias)
 
 
 class Residual(nn.Module):
@@ -63,11 +103,11 @@ class Residual(nn.Module):
 class AtrousPyramid(nn.Module):
     """Atrous spatial pyramid pooling (paper section 2.3): five branches, concatenated, 1×1 bottleneck."""
 
-    def __init__(self, in_features: int, features: int, rates: Sequence[int] = (6, 12, 18)) -> None:
+    def __init__(self, layers: Layers, in_features: int, features: int, rates: Sequence[int] = (6, 12, 18)) -> None:
         super().__init__()
-        self.pointwise = conv(in_features, in_features)
-        self.atrous = nn.ModuleList(sep(in_features, in_features, rate=rate) for rate in rates)
-        self.bottleneck = conv((2 + len(rates)) * in_features, features)
+        self.pointwise = layers.conv(in_features, in_features)
+        self.atrous = nn.ModuleList(layers.sep(in_features, in_features, rate=rate) for rate in rates)
+        self.bottleneck = layers.conv((2 + len(rates)) * in_features, features)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False)
@@ -84,14 +124,23 @@ class Ede2018(nn.Module):
 
     Args:
         width: multiplies every number of features (rounded to a multiple of 8); 1.0 is the paper's.
+        activation, renormalise, bilinear: what its section 5 tried instead; see `Layers`.
 
     `level` is ignored: the paper's network works blind.
     """
 
     stride = 16
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: float = 1.0,
+        activation: Literal["relu6", "relu"] = "relu6",
+        renormalise: bool = False,
+        bilinear: bool = False,
+    ) -> None:
         super().__init__()
+        layers = Layers(activation, renormalise, bilinear)
+        conv, sep = layers.conv, layers.sep
 
         def wide(features: int) -> int:
             return max(8, round(features * width / 8) * 8)
@@ -106,7 +155,7 @@ class Ede2018(nn.Module):
             [entry(1, f64, f128), entry(f128, f128, f128), entry(f128, f256, f256), entry(f256, f728, f728)]
         )
         self.middle = nn.Sequential(*(Residual(nn.Sequential(*(sep(f728, f728) for _ in range(3)))) for _ in range(12)))
-        self.pyramid = AtrousPyramid(f728, f256)
+        self.pyramid = AtrousPyramid(layers, f728, f256)
 
         def resolve(in_features: int, features: int) -> Residual:
             return Residual(
@@ -114,9 +163,9 @@ class Ede2018(nn.Module):
             )
 
         self.resolve_4 = resolve(f256 + f128, f256)
-        self.up_2 = transposed(f256, f256)
+        self.up_2 = layers.transposed(f256, f256)
         self.resolve_2 = resolve(f256 + f128, f128)
-        self.up_1 = transposed(f128, f128)
+        self.up_1 = layers.transposed(f128, f128)
         self.resolve_1 = resolve(f128, f64)
         self.last = nn.Conv2d(f64, 1, 3, padding=1)
         for module in self.modules():
@@ -135,12 +184,12 @@ class Ede2018(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(relu(conv(x))), 3×3, no normalisation and no biases; starts close to the identity."""
+    """x + conv(relu(conv(x))), 3×3, no normalisation; starts close to the identity."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(features, features, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        self.first = nn.Conv2d(features, features, 3, padding=1)
+        self.second = nn.Conv2d(features, features, 3, padding=1)
         with torch.no_grad():
             self.second.weight.mul_(0.1)
 
@@ -150,7 +199,10 @@ class Block(nn.Module):
 
 
 class Body(nn.Module):
-    """The part of `FastDenoiser` that runs in half precision: two maps (N, 2, H, W) in, two out."""
+    """The part of `FastDenoiser` that runs in half precision: maps (N, 4, H, W) in, the correction (N, 1, H, W) out.
+
+    Its convolutions have biases: the noise in its input is 1 everywhere, so thresholds have an absolute size.
+    """
 
     def __init__(self, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
@@ -160,12 +212,12 @@ class Body(nn.Module):
 
         pairs = list(pairwise(widths))
         # A 6×6 convolution of stride 2 is a 3×3 one on the 2× pixel-unshuffled input, in one ONNX operator.
-        self.head = nn.Conv2d(2, widths[0], 6, stride=2, padding=2, bias=False)
+        self.head = nn.Conv2d(4, widths[0], 6, stride=2, padding=2)
         self.encoder = nn.ModuleList(stage(*args) for args in zip(widths, blocks, strict=True))
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in pairs)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
         self.decoder = nn.ModuleList(stage(*args) for args in list(zip(widths, blocks, strict=True))[:-1])
-        self.tail = nn.Conv2d(widths[0], 8, 3, padding=1, bias=False)
+        self.tail = nn.Conv2d(widths[0], 4, 3, padding=1)
         with torch.no_grad():
             self.tail.weight.mul_(0.1)
 
@@ -192,16 +244,19 @@ def local_mean(x: Tensor, cell: int) -> Tensor:
 
 
 class FastDenoiser(nn.Module):
-    """A U-Net of plain 3×3 convolutions that decides, pixel by pixel, between the raw image and its local mean.
+    """A U-Net of plain 3×3 convolutions that corrects a local Wiener filter.
 
     1. The local mean is the image averaged over about 100 pixels: there is no noise left in it worth removing.
     2. What remains is variance-stabilised with Anscombe's square root around that mean: noise of 1 in bright and dark
        alike, whatever the pedestal. With ``c = 1 + 2 level u`` (counts over dose, plus Anscombe's constant) the
-       stabilised pixel is ``2 u / (1 + sqrt c)``. Beside it the body sees the noise level at the local mean.
-    3. The body answers with a share and a correction: the result is the raw image, less that share of its difference
-       from the local mean, plus the correction in units of the local noise. A faint image is near the share of 1, a
-       high dose near 0; neither has to be learnt as a copy of the noise.
-    4. What this did to the local mean is undone: the difference between input and result, averaged over about 50
+       stabilised pixel is ``2 u / (1 + sqrt c)``.
+    3. Where its power over those 100 pixels is P, noise is the share 1 / P of it; taking that share of each pixel's
+       difference from the local mean is Lee's filter (IEEE PAMI 2, 165, 1980). A faint image becomes its local mean, a
+       bright one stays as it was, and what is still missing is never more than about one σ of noise. A plain residual
+       network would have to copy the noise of a faint image to a hundredth of itself in order to subtract it.
+    4. The body is told the stabilised pixel, the same times the root of the share (of order 1 at any dose), the share
+       and the noise level at the local mean, and adds its correction in units of the local noise.
+    5. What this did to the local mean is undone: the difference between input and result, averaged over about 50
        pixels, is added back. So the network keeps counts by construction, outside its training range too.
 
     All but the body stays in float32 when the body is run in half precision.
@@ -212,13 +267,13 @@ class FastDenoiser(nn.Module):
     """
 
     cell = 32
-    """Side of the cells over which the local mean is taken, pixels; tiles must lie on this grid."""
+    """Side of the cells over which mean and power are taken, pixels; tiles must lie on this grid."""
     carry_cell = 16
     """The same for the mean that is carried: it keeps the counts of 64 × 64 blocks within about 4 counting errors, and
     lets 2 % (at high doses 4 %) of the noise through."""
     stride = cell
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 96, 192), blocks: Sequence[int] = (1, 1, 2, 2)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), blocks: Sequence[int] = (1, 1, 2, 2)) -> None:
         super().__init__()
         self.body = Body(widths, blocks)
 
@@ -228,8 +283,9 @@ class FastDenoiser(nn.Module):
         spread, mean_spread = (torch.sqrt(F.relu(1 + 2 * level * x)) for x in (units, mean))
         stabilised = 2 * units / (1 + spread) - 2 * mean / (1 + mean_spread)
         mean_spread = torch.maximum(mean_spread, least)
-        share, correction = self.body(torch.cat([stabilised, level / mean_spread], 1)).split(1, dim=1)
-        out = units - torch.sigmoid(share) * (units - mean) + mean_spread * correction
+        share = 1 / local_mean(stabilised.square(), self.cell).clamp(min=1)
+        told = torch.cat([stabilised, stabilised * share.sqrt(), share, level / mean_spread], 1)
+        out = units - share * (units - mean) + mean_spread * self.body(told)
         carry = local_mean(units - out, self.carry_cell)
         # A finer second pass keeps the counts of smaller regions and lets more noise through: for high doses.
         carry = carry + F.relu(1 - 8 * level) * local_mean(units - out - carry, self.carry_cell // 2)

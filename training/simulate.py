@@ -1,14 +1,16 @@
-"""Simulated noiseless micrographs to train on: kinds of specimen that freely licensed data lack.
+"""Simulated noiseless micrographs: kinds of specimen that freely licensed data lack.
 
 Every generator is a pure function of a random generator and a side length and returns (side, side) float32 in
-[0, 1]. The simulated camera of the demo and of the tests (`daemon.camera`) shows another kind of specimen, and
-nothing here resembles it on purpose, so that figures measured on it are honest.
+[0, 1]. Those of `TRAINING` are trained on. Those of `HELD_OUT`, the simulated camera of the demo among them, show
+other kinds of specimen and are never trained on nor tuned on, so that what is measured on them is honest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+
+from daemon import camera
 
 Scene = NDArray[np.float32]
 Generator = Callable[[np.random.Generator, int], Scene]
@@ -38,6 +40,19 @@ def smooth_field(rng: np.random.Generator, side: int, scale: float) -> NDArray[n
     return filtered_noise(rng, side, lambda f: np.exp(-((np.pi * scale * f) ** 2)))
 
 
+def splat(side: int, position: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points at `position` (n, 2), row and column in pixels, of `weight` (n,) > 0, shared among the nearest pixels."""
+    inside = np.all((position >= 0) & (position < side - 1), axis=1) & (weight > 0)
+    y, x = position[inside].T
+    y0, x0 = y.astype(int), x.astype(int)
+    fy, fx = y - y0, x - x0
+    points = np.zeros((side, side))
+    for dy, wy in ((0, 1 - fy), (1, fy)):
+        for dx, wx in ((0, 1 - fx), (1, fx)):
+            np.add.at(points, (y0 + dy, x0 + dx), weight[inside] * wy * wx)
+    return points
+
+
 def atomic_columns(rng: np.random.Generator, side: int) -> Scene:
     """A crystal seen down a zone axis, in incoherent contrast: one or two columns a cell, vacancies, a boundary."""
     spacing = rng.uniform(5, 28)
@@ -62,14 +77,7 @@ def atomic_columns(rng: np.random.Generator, side: int) -> Scene:
             weight = weight * ~beyond
         else:
             position = position + beyond[:, None] * rng.uniform(-0.5, 0.5) * (a + b)
-    inside = np.all((position >= 0) & (position < side - 1), axis=1) & (weight > 0)
-    y, x = position[inside].T
-    y0, x0 = y.astype(int), x.astype(int)
-    fy, fx = y - y0, x - x0
-    points = np.zeros((side, side))
-    for dy, wy in ((0, 1 - fy), (1, fy)):
-        for dx, wx in ((0, 1 - fx), (1, fx)):
-            np.add.at(points, (y0 + dy, x0 + dx), weight[inside] * wy * wx)
+    points = splat(side, position, weight)
     sigma = spacing * rng.uniform(0.1, 0.26)
     frequency2 = np.fft.fftfreq(side)[:, None] ** 2 + np.fft.rfftfreq(side)[None, :] ** 2
     image = np.fft.irfft2(np.fft.rfft2(points) * np.exp(-2 * (np.pi * sigma) ** 2 * frequency2), s=(side, side))
@@ -126,16 +134,133 @@ def membranes(rng: np.random.Generator, side: int) -> Scene:
     return stretch(image)
 
 
-GENERATORS: dict[str, Generator] = {
+# Held out
+
+
+def grains(rng: np.random.Generator, side: int) -> Scene:
+    """A thin polycrystal: lattice fringes that turn from grain to grain, a second layer below, moiré between them."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    image = np.ones((side, side), np.float32)
+    for depth in range(int(rng.integers(1, 3))):
+        size = rng.uniform(35, 130)
+        number = max(3, int((side / size) ** 2))
+        seeds = rng.uniform(0, side, (number, 2)).astype(np.float32)
+        nearest = np.full((side, side), np.inf, np.float32)
+        second = nearest.copy()
+        label = np.zeros((side, side), np.intp)
+        for index, (row, column) in enumerate(seeds):
+            distance = np.hypot(y - row, x - column)
+            second = np.minimum(second, np.maximum(nearest, distance))
+            label[distance < nearest] = index
+            np.minimum(nearest, distance, out=nearest)
+        angle, period = rng.uniform(0, np.pi, number), rng.uniform(4, 9) * rng.choice([1.0, 1.155], number)
+        crossed = rng.choice([np.pi / 2, 1.231, 0.0], number)  # two sets of rows, or one
+        fringes = np.zeros((side, side), np.float32)
+        for turn in (angle, angle + crossed):
+            ky, kx = (2 * np.pi / period * np.sin(turn)).astype(np.float32), (2 * np.pi / period * np.cos(turn))
+            fringes += np.cos(ky[label] * y + kx.astype(np.float32)[label] * x + rng.uniform(0, 2 * np.pi))
+        visible = (rng.random(number) * (rng.random(number) < 0.75)).astype(np.float32)[label]
+        grey = rng.uniform(0.55, 1.0, number).astype(np.float32)[label]
+        edge = np.exp(-(((second - nearest) / rng.uniform(1.5, 5)) ** 2))
+        layer = grey * (1 + rng.uniform(0.1, 0.25) * visible * fringes) - rng.uniform(-0.1, 0.3) * edge
+        image *= layer if depth == 0 else 0.4 + 0.6 * layer
+    return stretch(image + rng.uniform(0, 0.03) * smooth_field(rng, side, rng.uniform(1.5, 4)))
+
+
+def sheet_with_adatoms(rng: np.random.Generator, side: int) -> Scene:
+    """A honeycomb sheet one layer thick in dark field: vacancies, single heavy atoms, dirt, sometimes a hole."""
+    bond, turn = rng.uniform(5, 14), rng.uniform(0, 2 * np.pi)
+    directions = turn + np.array([0, np.pi / 3])
+    cell = np.sqrt(3) * bond * np.stack([np.sin(directions), np.cos(directions)], 1)
+    reach = int(1.5 * side / bond) + 2
+    i, j = np.meshgrid(np.arange(-reach, reach), np.arange(-reach, reach))
+    first = np.stack([i.ravel(), j.ravel()], 1) @ cell + side / 2 + rng.uniform(0, bond, 2)
+    near = np.all((first > -2 * bond) & (first < side + 2 * bond), axis=1)
+    first = first[near]
+    second, hollow = first + cell.sum(0) / 3, first + cell.sum(0) * 2 / 3
+    position = np.concatenate([first, second])
+    weight = np.repeat([1.0, rng.choice([1.0, rng.uniform(0.15, 0.6)])], len(first))
+    weight *= rng.random(len(weight)) > rng.choice([0.002, 0.01, 0.03])
+    heavy = np.concatenate([first, second, hollow])
+    heavy = heavy[rng.random(len(heavy)) < rng.uniform(0.5, 12) / len(heavy) * (side / 100) ** 2]
+    position = np.concatenate([position + rng.normal(0, 0.02 * bond, position.shape), heavy])
+    weight = np.concatenate([weight, rng.uniform(1.5, 4, len(heavy))])
+    dirt = np.maximum(smooth_field(rng, side, rng.uniform(25, 90)) - rng.uniform(0.2, 1.5), 0)
+    dirt *= 1 + 0.3 * smooth_field(rng, side, rng.uniform(1.5, 3))
+    field = smooth_field(rng, side, rng.uniform(40, 120))
+    if rng.random() < 0.35:
+        row, column = np.clip(position.round().astype(int), 0, side - 1).T
+        weight = weight * (field[row, column] < rng.uniform(0.9, 1.8))
+    core, tail = bond * rng.uniform(0.16, 0.3), bond * rng.uniform(0.6, 1.0)
+    halo = rng.uniform(0, 0.4)
+    points = splat(side, position, weight)
+    frequency2 = np.fft.fftfreq(side)[:, None] ** 2 + np.fft.rfftfreq(side)[None, :] ** 2
+    probe = sum(part * np.exp(-2 * (np.pi * s) ** 2 * frequency2) for part, s in ((1 - halo, core), (halo, tail)))
+    atoms = np.fft.irfft2(np.fft.rfft2(points) * probe, s=(side, side)) * 2 * np.pi * core**2
+    return stretch(atoms + rng.uniform(0.1, 1.2) * dirt + rng.uniform(0, 0.1) * smooth_field(rng, side, 100))
+
+
+def capsids(rng: np.random.Generator, side: int) -> Scene:
+    """Virus-like particles in ice, out of focus: icosahedral shells of subunits, full or empty, each turned at will."""
+    margin = 48
+    size = side + 2 * margin
+    golden = (1 + np.sqrt(5)) / 2
+    corners = np.array([[0, s, t * golden] for s in (-1, 1) for t in (-1, 1)])
+    corners = np.concatenate([np.roll(corners, shift, axis=1) for shift in range(3)])
+    distance = np.linalg.norm(corners[:, None] - corners[None], axis=2)
+    pairs = [(corners[a] + corners[b]) for a in range(12) for b in range(a) if distance[a, b] < 2.1]
+    threefold = [
+        corners[a] + corners[b] + corners[c]
+        for a in range(12)
+        for b in range(a)
+        for c in range(b)
+        if max(distance[a, b], distance[a, c], distance[b, c]) < 2.1
+    ]
+    shell = np.concatenate([corners, np.array(pairs), np.array(threefold)])
+    shell /= np.linalg.norm(shell, axis=1)[:, None]
+    radius = rng.uniform(16, 60)
+    weight = np.repeat([rng.uniform(0.5, 2), 1.0, rng.uniform(0.2, 1.2)], [12, len(pairs), len(threefold)])
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    mass = np.zeros((size, size))
+    centres: list[NDArray[np.float64]] = []
+    for _ in range(int(rng.uniform(0.5, 1.5) * (size / (2.4 * radius)) ** 2) + 1):
+        centre = rng.uniform(0, size, 2)
+        if any(np.hypot(*(centre - other)) < 2.1 * radius for other in centres):
+            continue
+        centres.append(centre)
+        turned, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+        mass += splat(size, (radius * shell @ turned)[:, :2] + centre, weight) / len(shell)
+        if rng.random() < 0.7:  # the genome
+            inside = np.maximum(1 - ((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (0.8 * radius) ** 2, 0)
+            mass += rng.uniform(0.3, 1.2) * np.sqrt(inside) / (2 * radius**2)
+    frequency2 = np.fft.fftfreq(size)[:, None] ** 2 + np.fft.rfftfreq(size)[None, :] ** 2
+    blob = radius * rng.uniform(0.07, 0.16)
+    ice = filtered_noise(rng, size, lambda f: np.exp(-((4 * f) ** 2)))
+    phase = mass * radius**2 + rng.uniform(0.01, 0.15) * ice + rng.uniform(0, 0.3) * smooth_field(rng, size, 150)
+    spread, defocus = np.exp(-2 * (np.pi * blob) ** 2 * frequency2), rng.uniform(20, 250)
+    lens = np.sin(np.pi * defocus * frequency2 + rng.uniform(0.1, 0.6)) * np.exp(-rng.uniform(15, 60) * frequency2)
+    image = np.fft.irfft2(np.fft.rfft2(phase) * (0.2 + 0.8 * spread) * lens, s=(size, size))
+    return stretch(-image[margin:-margin, margin:-margin])
+
+
+TRAINING: dict[str, Generator] = {
     "atomic_columns": atomic_columns,
     "phase_contrast": phase_contrast,
     "thickness_fringes": thickness_fringes,
     "membranes": membranes,
 }
 
+HELD_OUT: dict[str, Generator] = {
+    "nanoparticles": camera.scene,
+    "grains": grains,
+    "sheet_with_adatoms": sheet_with_adatoms,
+    "capsids": capsids,
+}
+"""To measure on; nothing that trains, chooses checkpoints or tunes may look at these."""
 
-def bank(seed: int, count: int, side: int) -> list[Scene]:
+
+def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = TRAINING) -> list[Scene]:
     """`count` scenes, the families in turn; the same for the same arguments."""
     rng = np.random.default_rng(seed)
-    generators = list(GENERATORS.values())
+    generators = list(families.values())
     return [generators[index % len(generators)](rng, side) for index in range(count)]

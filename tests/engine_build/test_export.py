@@ -77,7 +77,7 @@ def test_weights_are_stored_as_float16_and_nothing_else_is(exported: tuple[Path,
     model = onnx.load(exported[0] / "model.onnx")
     halves = [i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT16]
     stored = sum(numpy_helper.to_array(i).size for i in halves)
-    assert stored == sum(p.numel() for p in build("fast", ARGUMENTS).parameters())
+    assert stored == sum(p.numel() for p in build("fast", ARGUMENTS).parameters() if p.numel() >= 64)
     floats = [i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT]
     assert all(numpy_helper.to_array(i).size < 64 for i in floats)
     assert {i.type.tensor_type.elem_type for i in [*model.graph.input, *model.graph.output]} == {TensorProto.FLOAT}

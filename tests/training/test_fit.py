@@ -1,13 +1,14 @@
-"""Training: killed at any moment it goes on from its checkpoint, to the same weights, and says what it did."""
+"""`python -m training fit`: from a folder to weights; over kill −9, over processes, and over files that are no use."""
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,142 +17,171 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.errors import ConfigError
-from training import fit as fitting
-from training import simulate
-from training.data import Batch, draw_batch
-from training.fit import CHECKPOINT, CURVE, Recipe, fit, progress_rate, save, validate
+from training import curve, simulate
+from training.data import Batch
+from training.fit import SPLIT, changed, drawer, fit, gains, validator
+from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
+from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
+from training.truths import load_truths
 
-TINY = Recipe(arguments={"widths": [8, 16], "blocks": [1, 1]}, batch=4, crop=64, rate=2e-3)
+TINY = replace(
+    FAST, arguments={"widths": [8, 16], "blocks": [1, 1]}, batch=4, crop=64, rate=2e-3, validate_every=2, simulated=0.0
+)
+OPTIONS = [
+    "--set", "arguments={\"widths\": [8, 16], \"blocks\": [1, 1]}", "--set", "batch=4", "--set", "crop=64",
+    "--set", "simulated=0", "--set", "validate_every=2", "--set", "validation_crops=4",
+]  # fmt: skip
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
     for index, scene in enumerate(simulate.bank(40, 3, 200)):
-        tifffile.imwrite(folder / f"m{index}.tif", (5000 * scene).astype(np.uint16))
+        tifffile.imwrite(folder / f"{'abc'[index]}_1.tif", (5000 * scene).astype(np.uint16))
     return folder
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`clock(step, dies_at)`: every look at the time is `step` seconds after the last; the nth kills the training."""
-    scenes = simulate.bank(1, 4, 160)
-    monkeypatch.setattr(simulate, "bank", lambda seed, count, side: scenes)
-
-    def start(step: float, dies_at: int | None = None) -> None:
-        looks = iter(range(1, 10**6))
-
-        def monotonic() -> float:
-            look = next(looks)
-            if look == dies_at:
-                raise KeyboardInterrupt
-            return look * step
-
-        monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=monotonic))
-
-    return start
+def command(data: Path, out: Path, *more: str, processes: int = 1) -> list[str]:
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return [sys.executable, *several, "-m", "training", "fit", str(data), "--out", str(out), *OPTIONS, *more]
 
 
-def curve(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / CURVE).read_text().splitlines()]
+def launch(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=290, env=environment)
 
 
-def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
-    data: Path, tmp_path: Path, clock: Callable[..., None], caplog: pytest.LogCaptureFixture
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / WEIGHTS)
+
+
+def test_a_folder_becomes_weights_a_record_and_a_split(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock(31)
-    whole = fit(data, tmp_path / "whole", TINY, 6)
-    clock(31, dies_at=9)
-    with pytest.raises(KeyboardInterrupt):
-        fit(data, tmp_path / "killed", TINY, 6)
-    assert not (tmp_path / "killed" / "model.safetensors").exists()
-    clock(31)
-    with caplog.at_level(logging.INFO):
-        killed = fit(data, tmp_path / "killed", TINY, 6)
-    # One look at the clock a step: the checkpoint is of the fourth, and the eighth was never finished.
-    assert "resumed at step 4" in caplog.text
-    assert curve(killed)[-1]["step"] == curve(whole)[-1]["step"] == 12
-    one, two = (load_file(run / "model.safetensors") for run in (whole, killed))
-    assert one.keys() == two.keys()
-    for name in one:
-        assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6), name
-    assert curve(killed)[-1]["low"] == pytest.approx(curve(whole)[-1]["low"], abs=1e-3)
+    (tmp_path / "data").mkdir()
+    for file in data.iterdir():
+        (tmp_path / "data" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "data" / "notes.txt").write_text("not a micrograph")
+    (tmp_path / "data" / "d_broken.tif").write_bytes(b"II*\0 and then nothing")
+    with caplog.at_level(logging.WARNING):
+        run = fit(tmp_path / "data", tmp_path / "run", TINY, Budget(steps=4))
+    assert "d_broken.tif" in caplog.text
+    record = json.loads((run / RECORD).read_text())
+    split = json.loads((run / SPLIT).read_text())
+    assert len(record["micrographs"]) == 2
+    assert len(record["held_out"]) == 1
+    assert sorted(record["micrographs"] + record["held_out"]) == ["a_1.tif", "b_1.tif", "c_1.tif"]
+    assert [name for source in split["held_out"].values() for name in source] == record["held_out"]
+    build("fast", record["recipe"]["arguments"]).load_state_dict(weights(run))
+    assert {"validation_gain_low", "loss", "rate"} <= curve.read(run)[-1].keys()
 
 
-def test_a_finished_training_leaves_weights_and_a_record_and_is_not_done_again(
-    data: Path, tmp_path: Path, clock: Callable[..., None]
-) -> None:
-    clock(100)
-    run = fit(data, tmp_path / "run", TINY, 5, validation=data)
-    record = json.loads((run / "record.json").read_text())
-    assert record["steps"] == 3
-    assert record["minutes"] == 5
-    assert record["recipe"]["arguments"] == TINY.arguments
-    assert record["recipe"]["seed"] == TINY.seed
-    assert record["micrographs"] == ["m0.tif", "m1.tif", "m2.tif"]
-    assert record["simulated_families"] == sorted(simulate.GENERATORS)
-    weights = load_file(run / "model.safetensors")
-    build("fast", record["recipe"]["arguments"]).load_state_dict(weights)
-    fit(data, run, TINY, 5)
-    again = load_file(run / "model.safetensors")
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert len(curve(run)) == 1
-
-
-def test_after_resuming_the_loss_that_is_reported_is_the_loss(
-    data: Path, tmp_path: Path, clock: Callable[..., None]
-) -> None:
-    clock(61)
-    fit(data, tmp_path / "run", TINY, 3)
-    clock(61)
-    fit(data, tmp_path / "run", TINY, 6)
-    before, after = curve(tmp_path / "run")
-    assert after["step"] > before["step"]
-    assert after["loss"] == pytest.approx(before["loss"], rel=0.5)
-
-
-def test_it_learns(data: Path, tmp_path: Path, clock: Callable[..., None]) -> None:
-    clock(10)
-    run = fit(data, tmp_path / "run", TINY, 12)  # 72 steps
-    rng = np.random.default_rng(2)
-    scenes = [[scene] for scene in simulate.bank(2, 8, 160)]
-    batches = [draw_batch(rng, [(1.0, scenes)], 16, 128) for _ in range(2)]
+def test_it_learns(data: Path, tmp_path: Path) -> None:
+    run = fit(data, tmp_path / "run", TINY, Budget(steps=150), validation=data)
     torch.manual_seed(TINY.seed)
-    untrained = build("fast", TINY.arguments)
-    trained = build("fast", TINY.arguments)
-    trained.load_state_dict(load_file(run / "model.safetensors"))
-    before, after = validate(untrained, batches), validate(trained, batches)
-    assert after["low"] > before["low"] + 0.5
-    assert after["low"] > 3
-    assert after["ordinary"] > before["ordinary"]
+    untrained, trained = build("fast", TINY.arguments).eval(), build("fast", TINY.arguments).eval()
+    trained.load_state_dict(weights(run))
+    shown = drawer(TINY, load_truths(data), ())
+    checks = [shown(10**6 + step, range(16)) for step in range(4)]
+    before, after = gains(untrained, checks), gains(trained, checks)
+    assert after["validation_gain_low"] > before["validation_gain_low"] + 0.1
+    assert after["validation_gain_ordinary"] > before["validation_gain_ordinary"] + 0.1
 
 
-def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / CHECKPOINT
-    save(path, {"step": 1})
+def test_the_papers_preset_trains_low_doses_then_ordinary_ones(data: Path, tmp_path: Path) -> None:
+    more = ["--preset", "ede2018", "--steps", "7", "--set", 'arguments={"width": 0.05}']
+    done = launch([*command(data, tmp_path / "run"), *more])
+    assert done.returncode == 0, done.stderr
+    low, ordinary = (json.loads((tmp_path / "run" / phase / RECORD).read_text()) for phase in ("low", "ordinary"))
+    assert (low["steps"], ordinary["steps"]) == (6, 1)
+    assert low["recipe"]["doses"] == "low"
+    assert low["recipe"]["protocol"] == "paper"
+    assert ordinary["started_from"] == str(tmp_path / "run" / "low")
+    assert "validation_mse" in curve.read(tmp_path / "run" / "ordinary")[-1]
+    assert "engine_build.export" in done.stdout
 
-    def disk_full(state: object, target: Path) -> None:
-        target.write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space"):
-        save(path, {"step": 2})
-    assert torch.load(path)["step"] == 1
+@pytest.mark.slow
+def test_kill_9_costs_nothing_but_time(data: Path, tmp_path: Path) -> None:
+    whole = launch(command(data, tmp_path / "whole", "--steps", "12"))
+    assert whole.returncode == 0, whole.stderr
+    run = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(data, run, "--steps", "12", "--save-every", "0"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while not (run / CHECKPOINT).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = launch(command(data, run, "--steps", "12"))
+    assert "resumed at step" in again.stderr
+    first, second = weights(tmp_path / "whole"), weights(run)
+    assert all(torch.allclose(value, second[name], rtol=1e-4, atol=1e-6) for name, value in first.items())
+    rows = [[(row["step"], round(row["validation_gain_low"], 3)) for row in curve.read(tmp_path / name)]
+            for name in ("whole", "killed")]  # fmt: skip
+    assert rows[0] == rows[1]
 
 
-def test_the_learning_rate_rises_then_falls_without_a_jump() -> None:
-    rates = np.array([progress_rate(TINY, progress) for progress in np.linspace(0, 1, 1001)])
-    assert rates.max() == pytest.approx(TINY.rate, rel=1e-3)
-    assert 0 < rates[0] < 0.1 * TINY.rate
-    assert rates[-1] == pytest.approx(TINY.rate * TINY.final_rate)
-    peak = int(rates.argmax())
-    assert peak == pytest.approx(1000 * TINY.warm_up, abs=1)
-    assert np.all(np.diff(rates[:peak]) >= 0)
-    assert np.all(np.diff(rates[peak:]) <= 0)
-    assert progress_rate(TINY, 1.5) == pytest.approx(TINY.rate * TINY.final_rate)
+@pytest.mark.slow
+def test_two_processes_are_one_with_the_whole_batch(data: Path, tmp_path: Path) -> None:
+    one = launch(command(data, tmp_path / "one", "--steps", "4"))
+    two = launch(command(data, tmp_path / "two", "--steps", "4", processes=2))
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(value, second[name], rtol=1e-3, atol=1e-6) for name, value in first.items())
+    assert json.loads((tmp_path / "two" / RECORD).read_text())["hardware"].startswith("2 ×")
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.processes import Place
+
+    three = Place(0, 3, torch.device("cpu"))
+    monkeypatch.setattr(Place, "join", staticmethod(lambda: three))
+    with pytest.raises(ConfigError, match="batch of 4 cannot be shared evenly by 3"):
+        fit(data, tmp_path / "run", TINY, Budget(steps=1))
+
+
+def test_weights_of_an_earlier_run_are_the_start(data: Path, tmp_path: Path) -> None:
+    first = fit(data, tmp_path / "first", TINY, Budget(steps=3))
+    second = fit(data, tmp_path / "second", replace(TINY, rate=1e-12), Budget(steps=1), start=first)
+    before, after = weights(first), weights(second)
+    assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
+    with pytest.raises(ConfigError, match=r"nothing: holds no model.safetensors"):
+        fit(data, tmp_path / "third", TINY, Budget(steps=1), start=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("recipe", [EDE2018_LOW, EDE2018_ORDINARY], ids=["low", "ordinary"])
+def test_the_papers_drawer_draws_its_doses_in_its_units(data: Path, recipe: Recipe) -> None:
+    drawn = drawer(replace(recipe, crop=128), load_truths(data, rule="paper"), ())(5, range(6))
+    assert drawn.noisy.min() == 0
+    assert drawn.noisy.max() == 1
+    noise = np.sqrt(np.square(drawn.noisy - drawn.truth).mean())
+    assert (noise > 0.06) == (recipe.doses == "low")
+
+
+def test_the_papers_validation_sees_one_new_example_after_another_and_clips(data: Path) -> None:
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, units: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            seen.append(units)
+            return self.one * 7.0 * torch.ones_like(units)
+
+    validate = validator(replace(EDE2018_LOW, crop=64), load_truths(data, rule="paper"))
+    first, again, second = validate(Spy(), 5), validate(Spy(), 5), validate(Spy(), 10)
+    assert first == again != second
+    assert [len(units) for units in seen] == [1, 1, 1]
+    assert all(0 < figures["validation_mse"] <= 1 for figures in (first, second))
 
 
 def test_crops_without_a_single_count_do_not_stop_the_validation() -> None:
@@ -159,9 +189,30 @@ def test_crops_without_a_single_count_do_not_stop_the_validation() -> None:
     one = np.ones((2, 1, 1, 1), np.float32)
     noisy = black.copy()
     noisy[1] = np.random.default_rng(0).normal(0, 1, (1, 64, 64))
-    gains = validate(build("fast", TINY.arguments), [Batch(noisy, black, one, one)])
-    assert list(gains) == ["low"]
-    assert np.isfinite(gains["low"])
+    found = gains(build("fast", TINY.arguments).eval(), [Batch(noisy, black, one, one)])
+    assert list(found) == ["validation_gain_low"]
+    assert np.isfinite(found["validation_gain_low"])
+
+
+def test_a_recipe_is_changed_by_name() -> None:
+    recipe = changed(FAST, ["rate=1e-4", 'loss="mse"', 'arguments={"widths": [8]}', "batch=3"])
+    assert recipe == replace(FAST, rate=1e-4, loss="mse", arguments={"widths": [8]}, batch=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("speed=1", "has no speed"),
+        ("stages=[]", "has no stages"),
+        ("loss=mse", "double quotes"),
+        ('loss="best"', "no loss is called best"),
+        ('batch="many"', "of type int"),
+        ("rate", "must be JSON"),
+    ],
+)
+def test_a_wrong_change_is_explained(change: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        changed(FAST, [change])
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no folder", "empty folder"])
@@ -170,13 +221,11 @@ def test_nothing_to_learn_from_is_said_in_words(tmp_path: Path, missing: bool) -
     if not missing:
         folder.mkdir()
     with pytest.raises(ConfigError, match=r"data: .*micrograph"):
-        fit(folder, tmp_path / "run", TINY, 1)
-    assert not (tmp_path / "run").exists()
+        fit(folder, tmp_path / "run", TINY, Budget(steps=1))
 
 
 def test_the_command_says_so_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "fit", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = launch(command(tmp_path / "nowhere", tmp_path / "run"))
     assert done.returncode == 1
     assert "nowhere: no such folder" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,0 +1,98 @@
+"""The paper's policy is the paper's, whatever the budget; every option of its section 5 trains."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from training.losses import huberised
+from training.network import build
+from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, PRESETS, Recipe
+
+
+def test_the_papers_numbers_of_batches() -> None:
+    assert [stage.batches for stage in EDE2018_LOW.stages] == [134_108, 17_713, 46_690]
+    assert [stage.batches for stage in EDE2018_ORDINARY.stages] == [16_773, 17_562]
+    assert EDE2018_LOW.batches + EDE2018_ORDINARY.batches == 232_846
+    assert list(PRESETS["ede2018"].values()) == [EDE2018_LOW, EDE2018_ORDINARY]
+
+
+@pytest.mark.parametrize(
+    ("batch", "rate", "freeze"),
+    [
+        (0, 1e-3, False), (134_107, 1e-3, False), (134_108, 2.5e-4, True), (151_820, 2.5e-4, True),
+        (151_821, 1e-4, True), (198_510, 1e-4, True), (198_511, 1e-4, True),
+    ],
+)  # fmt: skip
+def test_the_papers_learning_rates(batch: int, rate: float, freeze: bool) -> None:
+    # half a batch on, so that rounding does not decide
+    found, stage = EDE2018_LOW.schedule((batch + 0.5) / EDE2018_LOW.batches)
+    assert found == rate
+    assert stage is not None
+    assert stage.freeze is freeze
+
+
+def test_the_cosine_rises_then_falls_without_a_jump() -> None:
+    rates = np.array([FAST.schedule(progress)[0] for progress in np.linspace(0, 1, 1001)])
+    assert rates.max() == pytest.approx(FAST.rate, rel=1e-3)
+    assert 0 < rates[0] < 0.1 * FAST.rate
+    assert rates[-1] == pytest.approx(FAST.rate * FAST.final_rate)
+    peak = int(rates.argmax())
+    assert peak == pytest.approx(1000 * FAST.warm_up, abs=1)
+    assert np.all(np.diff(rates[:peak]) >= 0)
+    assert np.all(np.diff(rates[peak:]) <= 0)
+
+
+def trained(recipe: Recipe, steps: int = 10) -> tuple[float, float]:
+    """Loss of a tiny network of the paper's kind before and after a few steps on one pair."""
+    from training.data import Batch
+    from training.loop import optimiser
+
+    torch.manual_seed(0)
+    network = build("ede2018", {"width": 0.05, **recipe.arguments})
+    truth = np.random.default_rng(0).random((2, 1, 32, 32), np.float32)
+    one = np.ones((2, 1, 1, 1), np.float32)
+    pair = Batch(truth, truth, one, one)
+    loss = huberised(recipe.clip_in_loss, recipe.ssim)
+    optimise = optimiser(recipe, network)
+    values = []
+    for _ in range(steps):
+        value = loss(network(torch.from_numpy(truth)), pair)
+        optimise.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimise.step()
+        values.append(value.item())
+    return values[0], float(np.mean(values[-3:]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"beta1": 0.2},
+        {"arguments": {"activation": "relu"}},
+        {"arguments": {"renormalise": True}},
+        {"arguments": {"bilinear": True}},
+        {"ssim": 5.0},
+        {"clip_in_loss": True},
+        {"optimiser": "rmsprop"},
+        {"optimiser": "nesterov"},
+    ],
+    ids=str,
+)
+def test_every_option_of_section_5_learns(changes: dict[str, object]) -> None:
+    before, after = trained(replace(EDE2018_LOW, **{"arguments": {}, "rate": 1e-3, **changes}))  # type: ignore[arg-type]
+    assert after < before
+
+
+def test_the_options_change_what_they_say() -> None:
+    usual, relu, bilinear = (
+        build("ede2018", {"width": 0.05, **arguments}) for arguments in ({}, {"activation": "relu"}, {"bilinear": True})
+    )
+    kinds = [{type(module).__name__ for module in network.modules()} for network in (usual, relu, bilinear)]
+    assert "ReLU6" in kinds[0] and "ReLU6" not in kinds[1]
+    assert "ConvTranspose2d" in kinds[0] and "ConvTranspose2d" not in kinds[2]
+    assert "BatchRenorm2d" in {
+        type(m).__name__ for m in build("ede2018", {"renormalise": True, "width": 0.05}).modules()
+    }

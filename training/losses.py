@@ -1,0 +1,117 @@
+"""What a training minimises: functions of the network's output and a `Batch`, in noise units unless they say so.
+
+`weight` turns errors into units of the noise at each crop's own mean dose; `level` is ``1 / (2 sqrt(dose + 3/8))``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daemon.scaling import ANSCOMBE
+from training.data import Batch
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+EASY = 1e-4
+"""Error (variance over noise variance) below which an easy crop no longer gains weight in `balanced`."""
+
+
+def on(values: object, like: Tensor) -> Tensor:
+    """An array of a batch as a tensor on the output's device."""
+    return torch.as_tensor(values).to(like.device, non_blocking=True)
+
+
+def crop_errors(output: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error of every crop (N,), over the noise variance at its mean dose."""
+    error = (output - on(batch.truth, output)) * on(batch.weight, output)
+    return error.square().mean((1, 2, 3))
+
+
+def balanced(output: Tensor, batch: Batch) -> Tensor:
+    """Mean over crops of the fourth root of their mean squared error.
+
+    With the plain squared error, crops of high dose and contrast drown the faint ones; with its logarithm, which is
+    PSNR, the easy faint ones drown the rest. The fourth root lies between.
+    """
+    return (crop_errors(output, batch) + EASY).pow(0.25).mean()
+
+
+def logarithmic(output: Tensor, batch: Batch) -> Tensor:
+    """Mean over crops of the logarithm of their mean squared error: of PSNR, but for a factor."""
+    return (crop_errors(output, batch) + EASY).log().mean()
+
+
+def mse(output: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error; its minimiser is the expectation, so a noisy target serves as well as a clean one."""
+    return crop_errors(output, batch).mean()
+
+
+def huber(output: Tensor, batch: Batch) -> Tensor:
+    """Squared error up to one noise σ, absolute beyond. Only for clean targets: it is biased on noisy ones."""
+    weight = on(batch.weight, output)
+    return F.huber_loss(output * weight, on(batch.truth, output) * weight)
+
+
+def poisson(output: Tensor, batch: Batch) -> Tensor:
+    """Negative log-likelihood of noisy target counts under the predicted ones, per pixel, over the mean dose.
+
+    The expectation minimises it, as of the squared error, but dark pixels weigh as much as their noise allows. The
+    target must be noisy or clean counts of the input's own scale. A prediction below a thousandth of the mean dose
+    counts as that.
+    """
+    sigma = 0.5 / on(batch.level, output)
+    dose = sigma.square() - ANSCOMBE
+    rate = torch.maximum(output * sigma + dose, 1e-3 * dose)
+    target = on(batch.truth, output) * sigma + dose
+    likelihood: Tensor = ((rate - target * torch.log(rate / dose)) / dose).mean()
+    return likelihood
+
+
+def structural_similarity(output: Tensor, truth: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:
+    """Mean SSIM of (N, 1, H, W) pairs of data range 1 (Wang et al., IEEE TIP 13, 600, 2004), differentiable."""
+    x = torch.arange(-radius, radius + 1, dtype=output.dtype, device=output.device)
+    window = torch.exp(-0.5 * (x / sigma) ** 2)
+    window = window / window.sum()
+    kernel = (window[:, None] * window)[None, None]
+
+    def smooth(image: Tensor) -> Tensor:
+        return F.conv2d(image, kernel)
+
+    mean_x, mean_y = smooth(output), smooth(truth)
+    var_x = smooth(output.square()) - mean_x.square()
+    var_y = smooth(truth.square()) - mean_y.square()
+    both = smooth(output * truth) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * both + c2)
+    similarity = similarity / ((mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2))
+    return similarity.mean()
+
+
+def huberised(clip: bool = False, ssim: float = 0.0) -> Loss:
+    """The paper's loss (section 3.2, equation 2): 1000 MSE of the batch, its square root from 1.0 upwards.
+
+    For crops scaled to [0, 1]. Args: `clip` outputs to [0, 1] first; add `ssim` times the distance from the highest
+    SSIM (the experiments of section 5.2).
+    """
+
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        truth = on(batch.truth, output)
+        output = output.clamp(0, 1) if clip else output
+        scaled = 1000 * (output - truth).square().mean()
+        # The square root of nothing has no gradient, and torch.where looks at both sides.
+        value = torch.where(scaled < 1, scaled, scaled.clamp(min=1).sqrt())
+        return value + ssim * (1 - structural_similarity(output, truth)) if ssim else value
+
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "balanced": balanced,
+    "logarithmic": logarithmic,
+    "mse": mse,
+    "huber": huber,
+    "poisson": poisson,
+    "huberised": huberised(),
+}

@@ -1,0 +1,276 @@
+"""`python -m training evaluate`: every method on the same seeded pairs, the paper's tables, and what must be reached.
+
+**Pairs** (`pairs`) are named by a key ``regime/stratum/micrograph/repetition`` and depend on nothing but it,
+the seed, the side and the file. Regimes: `low` and `ordinary` are the paper's (section 3.1); `contrast_0.05` and
+`contrast_0.2` spend the low law's electrons on the same crop at that contrast. At contrast 1 that is `low` itself.
+
+**What is in OUT**, for `report` and for who wants to look closer:
+
+`instances.jsonl`: a row (`rows.Row`) for every pair and method, appended as measured; of the same key and method the
+last one counts, and only if its identity is the one in `evaluation.json` (`rows.current`):
+    key, regime, stratum ("real" or "simulated"), micrograph (path below the folder, or family), source, modality ("" if
+    unknown), repetition, binned (1 or 2), shape [H, W]; pair (fingerprint of all that the pair depends on);
+    contrast (1 for low and ordinary), dose (counts over which the true image ranges: the peak for PSNR), mean (true
+    counts per pixel), truth_noise (σ in counts of noise in the truth itself; 0 if simulated), scale (counts per unit of
+    the [0, 1] scale);
+    method (its name), identity (settings, version, SHA-256 of weights), seconds (processor time, one thread);
+    mse, ssim (paper's [0, 1] scale), psnr (dB, in counts), frc (against the truth, `metrics.RINGS` rings from zero to
+    Nyquist's frequency); all of the result clipped to [0, 1].
+`errors/REGIME.METHOD.npz` (low and ordinary): mean (side, side) float32, every pixel's mean absolute error in the
+    [0, 1] scale; count; keys (fingerprints); identity.
+`examples/*.npz`: noisy, truth and an array for every method shown, (H, W) float16 in [0, 1].
+`evaluation.json`:
+    protocol {seed, side, instances, slow_instances, data, micrographs, sources, threads, versions, processor ...};
+    methods {name: {label, identity, family ("nine", "bm3d", "weights", "identity"), load_seconds, seconds (median per
+        side², one thread; null if none was measured), megabytes}};
+    tables [{regime, stratum ("all" real ones, "clean", "simulated"), instances ("every" of the method's pairs, or
+        those "shared" by all methods), method, n, sources, mse, mse_std, ssim, ssim_std, psnr, psnr_std}]: means per
+        source, then over sources; standard deviations over pairs;
+    comparisons [{regime, stratum, method, rival, n, psnr, low, high}]: paired difference in PSNR, dB, and its 95 %
+        bootstrap interval;
+    frc [{regime, stratum, method, n, frc, spread (standard error), noise (2σ line of one image), change, change_spread
+        (paired, from the noisy image's; absent without `unfiltered`)}];
+    acceptance [{method, figure, regime, stratum, n, sense, must, aim, reached, ok, aim_ok, and low, high for PSNR}]:
+        for all weights; reached is null where a rival was not measured;
+    guards {weights: [{name, ok, worst, sense, limit, statistic, numbers}]};
+    examples [{file, key, figure (6: TEM, 7: others, 8: STEM), modality, source, methods}].
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daemon import __version__
+from daemon.errors import ConfigError
+from training.evaluation import guards, pairs, report, tables
+from training.evaluation import methods as known
+from training.evaluation.methods import Method
+from training.evaluation.pairs import Key
+from training.evaluation.rows import Row
+from training.evaluation.runner import Bar, Plan, measure_all
+
+log = logging.getLogger(__name__)
+
+RESULT = "evaluation.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `evaluate`."""
+    parser.add_argument("micrographs", type=Path, nargs="?", help="folder of micrographs; without it, simulation only")
+    parser.add_argument("--sources", type=Path, help="CSV file with the columns name, source and, if known, modality")
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME_OR_FOLDER",
+                        help="shipped weights, a weights folder or a training run; may be repeated")  # fmt: skip
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME",
+                        help=f"only these of: {', '.join([*known.NINE, 'bm3d', 'identity'])}")  # fmt: skip
+    parser.add_argument("--instances", type=int, default=2000, help="pairs of each of low and ordinary (default 2000)")
+    parser.add_argument("--slow-instances", type=int, default=100, help="the same for slow methods (default 100)")
+    parser.add_argument("--seed", type=int, default=2018, help="another seed, other pairs")
+    parser.add_argument("--side", type=int, default=512, help="side of the crops, pixels")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of weights (default 1, as the rest)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows, tables and report; rerun to resume")
+    parser.add_argument("--quick", action="store_true", help="a minute's worth: few small pairs, to see that all works")
+
+
+QUICK_SIDE, QUICK_INSTANCES = 64, 4
+QUICK_METHODS = ("unfiltered", "gaussian", "median", "bm3d")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, tabulate, judge and report. Raises ConfigError, WeightsError for what the user can mend."""
+    names, side = tuple(options.methods), options.side
+    instances, slow = options.instances, min(options.slow_instances, options.instances)
+    if options.quick:
+        names, side, instances, slow = names or QUICK_METHODS, QUICK_SIDE, QUICK_INSTANCES, QUICK_INSTANCES
+    if instances < 1 or slow < 0 or side < 64 or options.threads < 1:
+        raise ConfigError("--instances and --threads must be at least 1, --side at least 64")
+    methods = list(known.methods(names).values())
+    for name in options.weights:
+        method = known.weights(name, options.threads)
+        if any(other.name == method.name for other in methods):
+            raise ConfigError(f"two methods are called {method.name}; rename the folder {name}")
+        methods.append(method)
+    out: Path = options.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+    subjects: dict[str, Sequence[pairs.Subject]] = {"simulated": pairs.simulated_subjects()}
+    if options.micrographs:
+        subjects["real"] = pairs.real_subjects(options.micrographs, out / "cache", options.sources)
+
+    done = measure_all(out, _work(methods, subjects, instances, slow, options.seed, side), side, Bar())
+    result = conclude(done, methods, side)
+    result["protocol"] = _protocol(options, subjects, instances, slow, side)
+    result["guards"] = {m.name: _guards(out, m, methods, options.quick) for m in methods if m.family == "weights"}
+    result["examples"] = examples(out, subjects, methods, options.seed, side)
+    write_whole(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    print(summary(result))
+    print(f"{out / RESULT}; {report.write(out)}")
+    return 0
+
+
+def _work(
+    methods: Sequence[Method],
+    subjects: Mapping[str, Sequence[pairs.Subject]],
+    instances: int,
+    slow: int,
+    seed: int,
+    side: int,
+) -> list[tuple[Key, Sequence[Method]]]:
+    """Pairs with the methods to run on them: first those that slow methods see too."""
+    fast = [method for method in methods if not method.slow]
+    with_slow = _shares(slow, subjects).keys(subjects, seed, side)
+    seen = {str(key) for key in with_slow}
+    rest = [key for key in _shares(instances, subjects).keys(subjects, seed, side) if str(key) not in seen]
+    return [(key, methods) for key in with_slow] + [(key, fast) for key in rest]
+
+
+def _shares(number: int, subjects: Mapping[str, Sequence[pairs.Subject]]) -> Plan:
+    """A quarter is simulated. Contrasts get half as many, rounded up to fours so that the quarter is whole."""
+    contrast = min(number, -(-number // 8) * 4)
+    if "real" not in subjects:
+        return Plan(0, number, 0, contrast)
+    return Plan(number - number // 4, number // 4, contrast - contrast // 4, contrast // 4)
+
+
+def conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[str, Any]:
+    """Tables, comparisons and the verdict on every weights (and on the identity, if it was asked for)."""
+    times = tables.seconds(done, side)
+    return {
+        "methods": {
+            method.name: {
+                "label": method.label, "identity": method.identity, "family": method.family,
+                "load_seconds": round(method.load_seconds, 3), "seconds": times.get(method.name),
+                "megabytes": round(method.megabytes, 2),
+            }
+            for method in methods
+        },
+        "tables": tables.table(done),
+        "comparisons": tables.comparisons(done),
+        "frc": tables.correlations(done),
+        "acceptance": [
+            entry
+            for method in methods
+            if method.family in ("weights", "identity")
+            for entry in tables.acceptance(done, method.name, list(known.NINE), side)
+        ],
+    }  # fmt: skip
+
+
+def _protocol(
+    options: argparse.Namespace, subjects: Mapping[str, Sequence[pairs.Subject]], instances: int, slow: int, side: int
+) -> dict[str, Any]:
+    real = subjects.get("real", ())
+    return {
+        "seed": options.seed,
+        "side": side,
+        "quick": options.quick,
+        "instances": instances,
+        "slow_instances": slow,
+        "data": options.micrographs.name if options.micrographs else None,
+        "micrographs": len(real),
+        "sources": sorted({subject.source for subject in real}),
+        "smaller_than_side": sorted(s.name for s in real if s.truth and min(s.truth.versions[0].shape) < side),
+        "not_binned": sorted(s.name for s in real if s.truth and s.truth.binned[0] == 1),
+        "simulated_families": [subject.name for subject in subjects["simulated"]],
+        "threads": options.threads,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": {"emdenoised": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("numpy", "scipy", "scikit-image", "opencv-python-headless")},
+    }
+
+
+def _guards(out: Path, method: Method, methods: Sequence[Method], quick: bool) -> list[dict[str, Any]]:
+    """No detail lost, nothing invented: measured once for the same weights. BM3D says which vacancies can be kept."""
+    path = out / f"guards.{method.name}.json"
+    rival = next((other for other in methods if other.family == "bm3d"), None) if not quick else None
+    identity = [method.identity, rival.identity if rival else None, quick]
+    try:
+        saved = json.loads(path.read_bytes())
+        if saved["identity"] == identity:
+            return list(saved["guards"])
+    except (OSError, ValueError, KeyError, TypeError):
+        log.info("%s: flat fields, vacancies, blocks and rings", method.name)
+    judge = known.on_counts(rival, out / "rival") if rival else None
+    verdicts = [guard.as_json() for guard in guards.run_all(known.on_counts(method), quick, judge)]
+    write_whole(path, json.dumps({"identity": identity, "guards": verdicts}, indent=1).encode())
+    return verdicts
+
+
+EXAMPLES = {6: ("TEM", 4), 7: ("", 4), 8: ("STEM", 4)}
+"""Figure → how its micrographs' modality begins, and how many. 7: whatever kind is neither in 6 nor in 8."""
+
+
+def examples(
+    out: Path, subjects: Mapping[str, Sequence[pairs.Subject]], methods: Sequence[Method], seed: int, side: int
+) -> list[dict[str, Any]]:
+    """Pairs at low dose for figures 6 to 8, restored by the weights (without any: by the Gaussian), as .npz files."""
+    shown = [method for method in methods if method.family == "weights"]
+    shown = shown or [method for method in methods if method.name == "gaussian"]
+    folder = out / "examples"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.npz"):
+        old.unlink()
+    everything = [*subjects.get("real", ()), *subjects["simulated"]]
+    listed: list[dict[str, Any]] = []
+    for figure, (_, number) in EXAMPLES.items():
+        fitting = [s for s in everything if _figure(s) == figure]
+        for key in pairs.plan(fitting, "low", min(number, len(fitting)), seed, side):
+            pair = pairs.make(key).pair
+            images = {"noisy": pair.noisy, "truth": pair.truth}
+            images |= {m.name: np.clip(pair.scaling.to_units(m.run(pair)), 0, 1) for m in shown}
+            file = f"examples/{figure}-{len(listed)}.npz"
+            np.savez_compressed(out / file, allow_pickle=False, **{k: v.astype(np.float16) for k, v in images.items()})
+            listed.append({"file": file, "key": str(key), "figure": figure, "modality": key.subject.modality,
+                           "source": key.subject.source, "methods": [m.name for m in shown]})  # fmt: skip
+    return listed
+
+
+def _figure(subject: pairs.Subject) -> int:
+    return next((figure for figure, (kind, _) in EXAMPLES.items() if kind and subject.modality.startswith(kind)), 7)
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The tables of the shared pairs and the verdict, as text for a terminal."""
+    lines = [
+        f"{entry['regime']:13} {entry['stratum']:9} {entry['method']:12} n {entry['n']:4}  "
+        f"MSE {1e3 * entry['mse']:8.3f}e-3 ± {1e3 * entry['mse_std']:.3f}  SSIM {entry['ssim']:.3f}  "
+        f"PSNR {entry['psnr']:6.2f} dB"
+        for entry in result["tables"]
+        if entry["instances"] == "shared"
+    ]
+    for entry in result["acceptance"]:
+        reached = "not measured" if entry["reached"] is None else f"{entry['reached']:.3g}"
+        lines.append(
+            f"{'reached' if entry['ok'] else 'MISSED ':7} {entry['method']:12} {entry['regime']:13} "
+            f"{entry['stratum']:9} {entry['figure']}: {reached} (must be {entry['sense']} {entry['must']:g})"
+        )
+    for name, verdicts in result["guards"].items():
+        for guard in verdicts:
+            worst = "not a number" if guard["worst"] is None else f"{guard['worst']:.3g}"
+            lines.append(
+                f"{'reached' if guard['ok'] else 'MISSED ':7} {name:12} {guard['name']}: {worst} "
+                f"(must be {guard['sense']} {guard['limit']:.3g})"
+            )
+    return "\n".join(lines)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises ConfigError if it cannot be written."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); make room, then run the same again"
+        ) from error

@@ -1,0 +1,274 @@
+"""What is compared: the paper's nine (its section 4.1), BM3D for Poisson counts, and trained weights.
+
+Every method maps a `Pair` to a restored image (H, W) float32 in counts. The nine work on the noisy image scaled to
+[0, 1] by its extremes, as the paper's did, and are scaled back; the others work on counts.
+
+bm3d, OpenCV and scikit-image are imported where they are used: the package `bm3d` is for non-commercial use and an
+evaluation without it must be possible.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import wiener as scipy_wiener
+from scipy.stats import poisson
+from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv_chambolle, denoise_wavelet
+
+from daemon import manifest
+from daemon.denoise import Denoiser
+from daemon.errors import ConfigError
+from daemon.micrograph import Image
+from daemon.scaling import ANSCOMBE, minmax_crop, noise_units
+from training.exposure import Pair
+
+RECORD, WEIGHTS = "record.json", "model.safetensors"
+"""What a finished training run leaves in its folder."""
+
+Family = Literal["nine", "bm3d", "weights", "identity"]
+
+TV_WEIGHT = 0.1
+TV_TOLERANCE = 2e-4
+TV_ITERATIONS = 200
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    """A way to restore an image. `identity` changes whenever its results could."""
+
+    name: str
+    label: str
+    family: Family
+    slow: bool
+    identity: str
+    run: Callable[[Pair], Image]
+    load_seconds: float = 0.0
+    megabytes: float = 0.0
+
+
+def gaussian(noisy: Image) -> Image:
+    """OpenCV's Gaussian blur with a 3 × 3 kernel (σ = 0.8 follows from the size)."""
+    return np.asarray(cv2.GaussianBlur(noisy, (3, 3), 0), np.float32)
+
+
+def bilateral(noisy: Image) -> Image:
+    """OpenCV's bilateral filter: 9 pixels, both scales 75. On [0, 1] the radiometric scale weighs nothing."""
+    return np.asarray(cv2.bilateralFilter(noisy, 9, 75, 75), np.float32)
+
+
+def median(noisy: Image) -> Image:
+    """OpenCV's 3 × 3 median."""
+    return np.asarray(cv2.medianBlur(noisy, 3), np.float32)
+
+
+def wiener(noisy: Image) -> Image:
+    """SciPy's local Wiener filter, 3 × 3, the noise estimated as the mean local variance."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # flat neighbourhoods have no variance
+        restored = np.asarray(scipy_wiener(noisy.astype(np.float64)), np.float32)
+    return np.where(np.isfinite(restored), restored, noisy)
+
+
+def wavelet(noisy: Image) -> Image:
+    """scikit-image's BayesShrink soft thresholding; the noise from the median detail coefficient (Donoho)."""
+    return np.asarray(denoise_wavelet(noisy), np.float32)
+
+
+def chambolle(noisy: Image) -> Image:
+    """scikit-image's Chambolle total variation: weight 0.1, until the cost changes by less than 2e-4, or 200 times."""
+    return np.asarray(
+        denoise_tv_chambolle(noisy, weight=TV_WEIGHT, eps=TV_TOLERANCE, max_num_iter=TV_ITERATIONS), np.float32
+    )
+
+
+def bregman(noisy: Image) -> Image:
+    """scikit-image's split Bregman anisotropic total variation, with the same weight, tolerance and iterations."""
+    return np.asarray(
+        denoise_tv_bregman(noisy, weight=TV_WEIGHT, eps=TV_TOLERANCE, max_num_iter=TV_ITERATIONS, isotropic=False),
+        np.float32,
+    )
+
+
+def nl_means(noisy: Image) -> Image:
+    """scikit-image's non-local means with its defaults."""
+    return np.asarray(denoise_nl_means(noisy), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _inverse_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means of 2√(n + 3/8) over Poisson counts n, and the λ of those counts, up to where a series is exact."""
+    rate = np.concatenate([np.linspace(0, 2, 401), np.geomspace(2, 120, 1200)[1:]])
+    counts = np.arange(400)
+    transformed = 2 * np.sqrt(counts + ANSCOMBE)
+    return poisson.pmf(counts[None, :], rate[:, None]) @ transformed, rate
+
+
+def unbiased_inverse(stabilised: NDArray[np.float64]) -> NDArray[np.float64]:
+    """λ whose Poisson counts have this mean of 2√(n + 3/8): the exact unbiased inverse (Mäkitalo and Foi 2011).
+
+    The plain inverse of Anscombe's square root is too low at few counts: the mean of a root is not the root of a mean.
+    """
+    means, rate = _inverse_table()
+    series = (stabilised / 2) ** 2 - 0.125
+    return np.where(stabilised < means[-1], np.interp(stabilised, means, rate), series)
+
+
+def bm3d(counts: Image) -> Image:
+    """BM3D (profile `np`, one thread) on Anscombe counts, scaled to [0, 1] as its thresholds expect, and back."""
+    from bm3d import BM3DProfile
+    from bm3d import bm3d as run
+
+    profile = BM3DProfile()
+    profile.num_threads = 1  # more would change the order of additions, and so the result
+    stabilised = 2 * np.sqrt(counts.astype(np.float64) + ANSCOMBE)
+    low, span = stabilised.min(), np.ptp(stabilised) or 1.0
+    restored = np.asarray(run((stabilised - low) / span, 1 / span, profile), np.float64) * span + low
+    return unbiased_inverse(restored).astype(np.float32)
+
+
+NINE: dict[str, tuple[str, Callable[[Image], Image]]] = {
+    "unfiltered": ("Unfiltered", lambda noisy: noisy),
+    "gaussian": ("Gaussian 3×3", gaussian),
+    "bilateral": ("Bilateral", bilateral),
+    "median": ("Median 3×3", median),
+    "wiener": ("Wiener", wiener),
+    "wavelet": ("Wavelet", wavelet),
+    "chambolle": ("Chambolle TV", chambolle),
+    "bregman": ("Bregman TV", bregman),
+    "nl_means": ("Non-local means", nl_means),
+}
+SLOW = {"bregman", "nl_means"}
+_PACKAGES = {"gaussian": "opencv-python-headless", "bilateral": "opencv-python-headless",
+             "median": "opencv-python-headless", "wiener": "scipy"}  # fmt: skip
+_SETTINGS = 1
+"""Counted up when parameters of a method above change."""
+
+
+def _on_unit_scale(restore: Callable[[Image], Image]) -> Callable[[Pair], Image]:
+    return lambda pair: pair.scaling.to_pixels(restore(pair.noisy))
+
+
+def _identity(name: str) -> str:
+    package = "bm3d" if name == "bm3d" else _PACKAGES.get(name, "scikit-image")
+    return f"{name} {_SETTINGS}" + ("" if name in ("unfiltered", "identity") else f" {package} {version(package)}")
+
+
+def methods(names: Sequence[str] = ()) -> dict[str, Method]:
+    """The nine, bm3d and identity, or those named. Raises ConfigError for a name that is none of them."""
+    made: dict[str, Method] = {
+        name: Method(name, label, "nine", name in SLOW, _identity(name), _on_unit_scale(restore))
+        for name, (label, restore) in NINE.items()
+        if not names or name in names
+    }
+    if not names or "bm3d" in names:
+        try:
+            made["bm3d"] = Method("bm3d", "BM3D, Anscombe", "bm3d", True, _identity("bm3d"), lambda p: bm3d(p.counts))
+        except PackageNotFoundError as error:
+            raise ConfigError(
+                "BM3D is not installed; pip install bm3d (for non-commercial use), or leave it out with --methods"
+            ) from error
+    if "identity" in names:
+        made["identity"] = Method("identity", "Identity", "identity", False, "identity", lambda pair: pair.counts)
+    if unknown := set(names) - set(made):
+        known = ", ".join([*NINE, "bm3d", "identity"])
+        raise ConfigError(f"no method is called {', '.join(sorted(unknown))}; --methods takes: {known}")
+    return made
+
+
+def weights(name_or_folder: str, threads: int = 1) -> Method:
+    """A shipped name, a weights folder or that of a training run → a method. Raises WeightsError, ConfigError."""
+    folder = manifest.locate(name_or_folder)
+    if (folder / RECORD).is_file() and not (folder / manifest.MANIFEST).is_file():
+        return _run_of_training(folder, threads)
+    begin = perf_counter()
+    denoiser = Denoiser(str(folder), gain=1.0, offset=0.0, threads=threads, find_spikes=False, backend="cpu")
+    load_seconds = perf_counter() - begin
+
+    def run(pair: Pair) -> Image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # doses outside the weights' range are part of the test
+            return np.asarray(denoiser.denoise(pair.counts), np.float32)
+
+    described = denoiser.manifest
+    file = described.onnx
+    return Method(
+        folder.name, f"{described.name} ({described.network})", "weights", False,
+        f"{described.sha256[file]} onnxruntime {version('onnxruntime')} tile {described.tile} halo {described.halo}",
+        run, load_seconds, (folder / file).stat().st_size / 1e6,
+    )  # fmt: skip
+
+
+def on_counts(method: Method, memory: Path | None = None) -> Callable[[Image], Image]:
+    """A method as a function from counts to counts. `memory`: folder of what it gave before, for slow ones."""
+
+    def run(counts: Image) -> Image:
+        scaling = minmax_crop(counts)
+        # No method looks at the truth; there is none here.
+        return method.run(Pair(scaling.to_units(counts), counts, scaling, counts, counts))
+
+    def remembered(counts: Image) -> Image:
+        assert memory is not None
+        digest = hashlib.sha256(method.identity.encode() + str(counts.shape).encode() + counts.tobytes()).hexdigest()
+        path = memory / f"{digest[:32]}.npy"
+        try:
+            return np.asarray(np.load(path, allow_pickle=False), np.float32)
+        except (OSError, ValueError, EOFError):
+            result = run(counts)
+        memory.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as stream:
+            np.save(stream, result)
+        temporary.replace(path)
+        return result
+
+    return remembered if memory else run
+
+
+def _run_of_training(folder: Path, threads: int) -> Method:
+    """The weights of a run as they are (float32, PyTorch, the whole image at once), before they are exported."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from training.network import build
+
+    begin = perf_counter()
+    try:
+        recipe = json.loads((folder / RECORD).read_text())["recipe"]
+        kind = recipe.get("network", "fast")
+        network = build(kind, recipe["arguments"]).eval()
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"{folder}: not a finished training run ({error}); --weights takes one with {WEIGHTS}"
+        ) from error
+    load_seconds = perf_counter() - begin
+    digest = manifest.sha256(folder / WEIGHTS)
+
+    def run(pair: Pair) -> Image:
+        height, width = pair.counts.shape
+        scaling = noise_units(float(pair.counts.mean(dtype=np.float64))) if kind == "fast" else minmax_crop(pair.counts)
+        margin = [(0, -extent % network.stride) for extent in (height, width)]
+        units = np.pad(scaling.to_units(pair.counts), margin, "reflect")
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.no_grad():
+                out = network(torch.from_numpy(units)[None, None], torch.full((1, 1, 1, 1), scaling.level))
+        finally:
+            torch.set_num_threads(before)
+        return scaling.to_pixels(out[0, 0].numpy()[:height, :width])
+
+    return Method(
+        folder.name, f"{folder.name} ({kind}, run)", "weights", False, f"{digest} torch {version('torch')}",
+        run, load_seconds, (folder / WEIGHTS).stat().st_size / 1e6,
+    )  # fmt: skip

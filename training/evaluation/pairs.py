@@ -1,0 +1,174 @@
+"""Seeded pairs of noisy image and truth to measure methods on: the same for all methods, today and next year.
+
+A pair is a pure function of seed, side, regime, micrograph, repetition and what the file holds (or which family of
+`simulate.HELD_OUT` draws the scene). Regimes `low` and `ordinary` are the paper's section 3.1. `contrast_0.05` and
+`contrast_0.2` spend the same electrons on the same crop at that contrast; contrast 1 is `low` itself.
+"""
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, islice, zip_longest
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from daemon.errors import MicrographError
+from daemon.manifest import sha256
+from daemon.scaling import minmax_crop
+from training import simulate
+from training.exposure import Image, Pair, expose, paper_low_dose, paper_ordinary_dose, paper_pair
+from training.truths import Truth, load_truths, own_noise
+
+VERSION = 1
+"""Counted up whenever the same key would give another pair: rows made before are then not used again."""
+
+CONTRASTS = {"contrast_0.05": 0.05, "contrast_0.2": 0.2}
+REGIMES = ("low", "ordinary", *CONTRASTS)
+
+SMALLEST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What pairs are made of: a micrograph file, or the next scene of a family of simulated ones."""
+
+    stratum: str
+    """ "real" or "simulated"."""
+    name: str
+    source: str
+    digest: str
+    """Changes when the file, or what the family draws, changes."""
+    modality: str = ""
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Names one pair."""
+
+    regime: str
+    subject: Subject
+    repetition: int
+    seed: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.regime}/{self.subject.stratum}/{self.subject.name}/{self.repetition}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal pairs: 16 hexadecimal digits of everything a pair depends on."""
+        words = (VERSION, self, self.seed, self.side, self.subject.digest)
+        return hashlib.sha256("|".join(map(str, words)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """A pair and what the tables need to know of it."""
+
+    key: Key
+    pair: Pair
+    contrast: float
+    dose: float
+    """Counts over which the truth ranges: the peak that PSNR is taken against."""
+    truth_noise: float
+    """Estimated σ, in counts, of noise that the truth itself carries; 0 for simulated ones."""
+    binned: int
+
+
+def real_subjects(folder: Path, cache: Path | None, table: Path | None) -> list[Subject]:
+    """Every micrograph below `folder` that can serve as truth, in order of path; the log says which cannot.
+
+    `cache` is where prepared images are kept; `table`, a CSV file with the columns name and source, and modality if
+    that is known. Raises ConfigError as `load_truths` does.
+    """
+    truths = load_truths(folder, cache, table, SMALLEST, "paper")
+    kinds = _modalities(table) if table else {}
+    return [
+        Subject(
+            "real", truth.name, truth.source, sha256(folder / truth.name)[:16],
+            kinds.get(Path(truth.name).stem, ""), truth,
+        )
+        for truth in truths
+    ]  # fmt: skip
+
+
+def simulated_subjects() -> list[Subject]:
+    """The families of simulated micrographs that no training sees."""
+    subjects = []
+    for name, draw in simulate.HELD_OUT.items():
+        probe = (draw(np.random.default_rng(0), 64) * 255).round().astype(np.uint8)
+        digest = hashlib.sha256(probe.tobytes()).hexdigest()[:16]
+        subjects.append(Subject("simulated", name, f"simulation: {name}", digest, "simulated"))
+    return subjects
+
+
+def plan(subjects: Sequence[Subject], regime: str, number: int, seed: int, side: int) -> list[Key]:
+    """The first `number` pairs of a regime: every subject once, source by source in turn; then all over again.
+
+    A longer plan begins with the shorter one.
+    """
+    by_source: dict[str, list[Subject]] = defaultdict(list)
+    for subject in subjects:
+        by_source[subject.source].append(subject)
+    rng = np.random.default_rng([seed, crc32(b"order")])
+    shuffled = [[members[i] for i in rng.permutation(len(members))] for members in by_source.values()]
+    turn = [subject for row in zip_longest(*shuffled) for subject in row if subject is not None]
+    if not turn:
+        return []
+    rounds = (Key(regime, subject, repetition, seed, side) for repetition in count() for subject in turn)
+    return list(islice(rounds, number))
+
+
+def make(key: Key) -> Instance:
+    """The pair of a key. Raises MicrographError if its file has gone or changed its mind about being an image."""
+    contrast = CONTRASTS.get(key.regime, 1.0)
+    crop, binned = _crop(key)
+    law = paper_ordinary_dose if key.regime == "ordinary" else paper_low_dose
+    peak = law(_rng(key, "ordinary dose" if key.regime == "ordinary" else "low dose"))
+    rng = _rng(key, key.regime)
+    if contrast == 1:
+        pair = paper_pair(rng, crop, peak)
+        dose = peak
+    else:
+        counts, true_counts = expose(rng, crop, peak * float(crop.mean(dtype=np.float64)), contrast)
+        scaling = minmax_crop(counts)
+        pair = Pair(scaling.to_units(counts), scaling.to_units(true_counts), scaling, counts, true_counts)
+        dose = float(np.ptp(true_counts))
+    noise = own_noise(pair.true_counts) if key.subject.stratum == "real" else 0.0
+    return Instance(key, pair, contrast, dose, noise, binned)
+
+
+def _rng(key: Key, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([key.seed, crc32(key.subject.name.encode()), key.repetition, crc32(purpose.encode())])
+
+
+def _crop(key: Key) -> tuple[Image, int]:
+    """Section 3.1: area downsizing, a random crop, one of eight symmetries, [0, 1]. → (crop, binning)."""
+    rng = _rng(key, "crop")
+    truth = key.subject.truth
+    if truth is None:
+        return np.asarray(simulate.HELD_OUT[key.subject.name](rng, key.side), np.float32), 1
+    (image,) = truth.versions
+    height, width = (min(extent, key.side) for extent in image.shape)
+    for _ in range(20):  # a corner may be empty
+        row, column = int(rng.integers(image.shape[0] - height + 1)), int(rng.integers(image.shape[1] - width + 1))
+        crop = image[row : row + height, column : column + width]
+        if crop.min() < crop.max():
+            break
+    else:
+        raise MicrographError(f"{truth.name}: nearly all of it is one grey; it cannot serve as a truth: remove it")
+    crop = np.rot90(crop, int(rng.integers(4)))
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    low, high = crop.min(), crop.max()
+    return np.ascontiguousarray((crop - low) / (high - low), np.float32), truth.binned[0]
+
+
+def _modalities(table: Path) -> dict[str, str]:
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        return {row["name"]: row.get("modality") or "" for row in csv.DictReader(stream)}

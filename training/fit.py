@@ -29,7 +29,7 @@ from training.truths import Rule, Truth, load_truths, split_by_source, write_spl
 log = logging.getLogger(__name__)
 
 CACHE, SPLIT = "cache", "split.json"
-HELD_OUT_SHARE = 0.1
+VALIDATION_SHARE = 0.1
 SCENES, SCENE_SIDE = 640, 320
 VALIDATION_STEP = 2**40
 """Samples of steps that no training reaches."""
@@ -130,9 +130,9 @@ def fit(
     if validation:
         unseen = load_truths(validation, out / CACHE, sources, smallest, rule)
     else:
-        truths, unseen = split_by_source(truths, HELD_OUT_SHARE, recipe.seed)
+        truths, unseen = split_by_source(truths, VALIDATION_SHARE, recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    write_split(out / SPLIT, truths, unseen, 0 if validation else HELD_OUT_SHARE, recipe.seed)
+    write_split(out / SPLIT, truths, unseen, 0 if validation else VALIDATION_SHARE, recipe.seed)
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.arguments)
     if start:

@@ -1,0 +1,96 @@
+"""Do two exposures show the same field of view, in the same place, with noise of their own?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from daemon.micrograph import Image
+from training.truths import own_noise
+
+ALIGN_SIDE = 1024
+ALIGN_BAND = (4.0, 0.2)
+"""Exposures are compared between 4 waves per image and 0.2 cycles per pixel (the latter a Gaussian's σ)."""
+IN_COMMON = 3.0
+"""Standard errors by which two exposures must agree as they are."""
+FOUND, MOVED = 6.0, 4.0
+"""Standard errors by which a shift must stand out among all shifts, and be better than none, to be believed."""
+SAME_NOISE = 0.97
+"""Largest correlation of the finest detail of two exposures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two exposures have in common. All but the shifts (pixels) and the last in standard errors."""
+
+    agreement: float
+    """Of their specimens, as they are."""
+    best: float
+    """The same at the best shift."""
+    shift_y: int
+    shift_x: int
+    better_by: float
+    """How much better they agree shifted than as they are."""
+    finest_detail: float
+    """Correlation of their finest detail, nearly all noise: 1 for one image in two files."""
+
+    def refusal(self) -> str | None:
+        """Why they are not two exposures of one field, or None."""
+        if self.finest_detail > SAME_NOISE:
+            return (
+                f"its two exposures are one and the same, noise included (correlation {self.finest_detail:.3f}); "
+                "independent exposures are needed"
+            )
+        if self.best > FOUND and self.better_by > MOVED:
+            return (
+                f"its exposures agree better when shifted by ({self.shift_y}, {self.shift_x}) pixels (by "
+                f"{self.better_by:.0f} standard errors): the specimen moved, or they show different fields; align them"
+            )
+        if self.agreement < IN_COMMON:
+            return (
+                f"its exposures have nothing in common above their noise ({self.agreement:.1f} standard errors): "
+                "different fields of view, or too few counts to tell"
+            )
+        return None
+
+
+def compare(first: Image, second: Image) -> Comparison:
+    """Cross-correlate two exposures (H, W), in counts. Their noise is taken to be that of counts, or more."""
+    height, width = (min(ALIGN_SIDE, extent) for extent in first.shape)
+    middle = tuple(
+        slice((full - used) // 2, (full - used) // 2 + used)
+        for full, used in zip(first.shape, (height, width), strict=True)
+    )
+    images = [image[middle] for image in (first, second)]
+    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
+    spectra = [np.fft.rfft2((image - image.mean(dtype=np.float64)) * window) for image in images]
+    white = [float((window**2).sum()) * max(float(image.mean()), own_noise(image) ** 2) for image in images]
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    waves = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None, :] * width)
+    band = np.exp(-0.5 * (frequency / ALIGN_BAND[1]) ** 2) * (waves > ALIGN_BAND[0])
+    correlation = np.fft.irfft2(spectra[0] * spectra[1].conj() * band, s=(height, width))
+    signal = [np.maximum(np.abs(f) ** 2 - n, 0) for f, n in zip(spectra, white, strict=True)]
+    twice = np.full(band.shape, 2.0)
+    twice[:, 0] = 1
+    variance = twice * band**2 * (signal[0] * white[1] + signal[1] * white[0] + white[0] * white[1])
+    error = float(np.sqrt(variance.sum())) / (height * width)
+    row, column = np.unravel_index(int(correlation.argmax()), correlation.shape)
+    best = float(correlation[row, column])
+    shift_y, shift_x = (
+        (int(at) + extent // 2) % extent - extent // 2 for at, extent in ((row, height), (column, width))
+    )
+    one, other = ((i[::2, ::2] - i[1::2, ::2] - i[::2, 1::2] + i[1::2, 1::2]).astype(np.float64) for i in _even(images))
+    power = float((one**2).sum() * (other**2).sum()) ** 0.5
+    return Comparison(
+        agreement=float(correlation[0, 0]) / error,
+        best=best / error,
+        shift_y=shift_y,
+        shift_x=shift_x,
+        better_by=(best - float(correlation[0, 0])) / (error * 2**0.5),
+        finest_detail=float((one * other).sum()) / power if power else 1.0,
+    )
+
+
+def _even(images: Sequence[Image]) -> Iterator[Image]:
+    """Without an odd last row or column."""
+    return (image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images)

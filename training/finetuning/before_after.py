@@ -1,0 +1,240 @@
+"""Did it help? Two networks on the same held-out images, with intervals and a verdict.
+
+Errors are mean squared differences from the truth over the noise variance of the input: 1 is an image as noisy as it
+came. Where there is no truth, an independent noisy image of the same scene stands in for it, and the variance of its
+noise, which is known, is subtracted: that estimate has no bias, but an error of its own, and may fall below zero.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite, log10
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from daemon.micrograph import Image
+from daemon.scaling import ANSCOMBE, noise_units
+from training.evaluation.metrics import Interval, bootstrap
+from training.exposure import expose
+from training.finetuning.noisy import Division, Field, divide
+from training.losses import on
+from training.truths import Truth
+
+Verdict = Literal["better", "no measurable difference", "mixed", "worse"]
+
+DOSES = (2.0, 10.0, 50.0, 250.0, 1250.0)
+"""Mean counts per pixel at which clean images are exposed."""
+HALF = "an independent half"
+LARGEST = 512
+BLOCK = 32
+"""Errors are averaged over blocks of 32 × 32 pixels, which are what intervals are drawn from within a file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One noisy input (H, W) in noise units and what its result is compared with, in the same units.
+
+    `variance` (H, W) is an unbiased estimate, pixel by pixel, of the variance of the target's noise; None: it has none.
+    `peak` is the brightest true pixel above zero counts over the input's noise, for PSNR; None without a truth.
+    """
+
+    file: str
+    regime: str
+    noisy: Image
+    target: Image
+    level: float
+    variance: Image | None = None
+    peak: float | None = None
+
+
+def windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Up to 2 × 2 windows of at most 512 × 512 pixels that do not overlap, spread over an image."""
+    side = min(LARGEST, min(shape) // 64 * 64)
+    rows, columns = (np.linspace(0, extent - side, min(2, extent // side)).astype(int) for extent in shape)
+    for row in rows:
+        for column in columns:
+            yield slice(int(row), int(row) + side), slice(int(column), int(column) + side)
+
+
+def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[Case]:
+    """Clean images exposed at every one of DOSES, the same for the same seed. At least 64 pixels a side."""
+    for number, truth in enumerate(truths):
+        image = truth.versions[0]
+        for place, window in enumerate(windows((image.shape[0], image.shape[1]))):
+            for dose in DOSES:
+                rng = np.random.default_rng([seed, number, place, int(dose)])
+                counts, true_counts = expose(rng, image[window], dose, 1.0)
+                mean = max(float(counts.mean(dtype=np.float64)), 0.1)
+                scaling = noise_units(mean)
+                noisy, target = scaling.to_units(counts), scaling.to_units(true_counts)
+                peak = float(true_counts.max()) / mean**0.5
+                yield Case(truth.name, f"{dose:g} counts per pixel", noisy, target, scaling.level, None, peak)
+
+
+def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[Case]:
+    """Fields divided into halves, each of which is input once and target once; the same for the same seed."""
+    for number, field in enumerate(fields):
+        for place, window in enumerate(windows(field.shape)):
+            found = divide(np.random.default_rng([seed, number, place]), field, window, 0.5)
+            total = sum(field.doses)
+            # Back from the input's scale to its own, and the roles exchanged.
+            own = found.target / np.float32(found.noise)
+            other = Division(own, found.noisy / np.float32(found.noise), total - found.dose, 1 / found.noise)
+            for division in (found, other):
+                yield noisy_case(field, division)
+
+
+def noisy_case(field: Field, division: Division) -> Case:
+    """A division of a field as a case.
+
+    Thinned counts have the variance of their mean. Real exposures may have another gain than was stated; there the
+    difference between input and target tells the sum of their variances.
+    """
+    scaling = noise_units(division.dose)
+    if len(field.exposures) == 1:
+        variance = division.noise * division.target / np.float32(scaling.unit**2)
+    else:
+        share = division.noise / (1 + division.noise)
+        variance = np.float32(share) * np.square((division.noisy - division.target) / np.float32(scaling.unit))
+    noisy, target = scaling.to_units(division.noisy), scaling.to_units(division.target)
+    return Case(field.name, HALF, noisy, target, scaling.level, variance.astype(np.float32))
+
+
+def spread(cases: Iterable[Case], most: int) -> list[Case]:
+    """Between `most` and twice as many cases, taken at even steps; all, if there are fewer."""
+    kept: list[Case] = []
+    step = 1
+    for index, case in enumerate(cases):
+        if index % step == 0:
+            kept.append(case)
+        if len(kept) == 2 * most:
+            kept, step = kept[::2], 2 * step
+    return kept
+
+
+@torch.no_grad()
+def denoise(network: nn.Module, case: Case) -> Image:
+    """The network's result (H, W) float32 in the case's units; the network is in evaluation mode meanwhile."""
+    training = network.training
+    network.eval()
+    like = next(network.parameters())
+    level = np.full((1, 1, 1, 1), case.level, np.float32)
+    result: Image = network(on(case.noisy[None, None], like), on(level, like))[0, 0].float().cpu().numpy()
+    network.train(training)
+    return result
+
+
+def block_errors(result: Image, case: Case) -> NDArray[np.float64]:
+    """Estimated mean squared error of each block of BLOCK × BLOCK pixels over the input's noise variance: (blocks,)."""
+    error = np.square(result - case.target, dtype=np.float64)
+    if case.variance is not None:
+        error -= case.variance
+    rows, columns = (extent // BLOCK for extent in error.shape)
+    blocks = error[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    variance = (0.5 / case.level) ** 2
+    # A noise unit is a little more than the noise of few counts.
+    means: NDArray[np.float64] = blocks.mean((1, 3)).ravel() * (variance / (variance - ANSCOMBE))
+    return means
+
+
+def errors(network: nn.Module, cases: Iterable[Case]) -> dict[str, float]:
+    """Mean error by regime: figures for a learning curve, whose names begin with "validation"."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for case in cases:
+        found[case.regime].append(float(block_errors(denoise(network, case), case).mean()))
+    return {
+        f"validation_error_{regime.removesuffix(' per pixel').replace(' ', '_')}": float(np.mean(values))
+        for regime, values in found.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """Means over files with 95 % intervals. `fall` of the error: positive is better. PSNR in dB, with a truth only."""
+
+    name: str
+    files: int
+    before: Interval
+    after: Interval
+    fall: Interval
+    psnr_before: float | None
+    psnr_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Errors of one file in one regime."""
+
+    file: str
+    regime: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What came of it. `shown`: one case and the two results for it, the first there was."""
+
+    regimes: tuple[Regime, ...]
+    rows: tuple[Row, ...]
+    shown: tuple[Case, Image, Image]
+
+    @property
+    def verdict(self) -> Verdict:
+        """A regime is better or worse if its interval says so; a result that is not a number is worse."""
+        better = any(regime.fall.low > 0 for regime in self.regimes)
+        worse = any(regime.fall.high < 0 or not isfinite(regime.fall.mean) for regime in self.regimes)
+        if worse:
+            return "mixed" if better else "worse"
+        return "better" if better else "no measurable difference"
+
+    @property
+    def recommended(self) -> bool:
+        return self.verdict == "better"
+
+    def as_json(self) -> dict[str, Any]:
+        numbers = {"regimes": [asdict(one) for one in self.regimes], "files": [asdict(one) for one in self.rows]}
+        return {"verdict": self.verdict, "recommended": self.recommended, **numbers}
+
+
+def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: int = 0) -> Outcome:
+    """Both networks on every case. Raises ValueError if there is none."""
+    found: defaultdict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
+    peaks: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    shown: tuple[Case, Image, Image] | None = None
+    for case in cases:
+        results = denoise(before, case), denoise(after, case)
+        shown = shown or (case, *results)
+        key = case.regime, case.file
+        found[key].append(np.stack([block_errors(result, case) for result in results]))
+        if case.peak is not None:
+            peaks[key].append(case.peak)
+    if shown is None:
+        raise ValueError("there is no held-out image to compare on")
+    regimes, rows = [], []
+    for name in dict.fromkeys(regime for regime, _ in found):
+        blocks = {file: np.concatenate(parts, 1) for (regime, file), parts in found.items() if regime == name}
+        rows += [Row(file, name, float(table[0].mean()), float(table[1].mean())) for file, table in blocks.items()]
+        values = np.concatenate(list(blocks.values()), 1)
+        files = [file for file, table in blocks.items() for _ in range(table.shape[1])]
+        # One seed for all three: the same files and blocks are drawn for each.
+        first, second, fall = (bootstrap(v, files, seed) for v in (*values, values[0] - values[1]))
+        psnr: list[float | None] = [None, None]
+        if (name, files[0]) in peaks:
+            highest = [max(peaks[name, file]) for file in blocks]
+            means = [table.mean(1) for table in blocks.values()]
+            psnr = [
+                float(np.mean([decibels(peak, float(mean[which])) for peak, mean in zip(highest, means, strict=True)]))
+                for which in (0, 1)
+            ]
+        regimes.append(Regime(name, len(blocks), first, second, fall, psnr[0], psnr[1]))
+    return Outcome(tuple(regimes), tuple(rows), shown)
+
+
+def decibels(peak: float, error: float) -> float:
+    """PSNR, dB."""
+    return 10 * log10(peak**2 / error) if error > 0 else float("nan")

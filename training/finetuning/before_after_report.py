@@ -1,0 +1,98 @@
+"""The report of a before/after comparison: Markdown, JSON and a picture."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
+
+from daemon.micrograph import Image
+from training.evaluation.metrics import Interval
+from training.finetuning.before_after import Case, Outcome
+from training.loop import save
+
+REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
+
+
+def write(outcome: Outcome, out: Path, title: str, remarks: Sequence[str]) -> None:
+    """Report, numbers and picture into `out`. Raises ConfigError where the disk refuses."""
+    save(out / NUMBERS, json.dumps(outcome.as_json(), indent=1).encode() + b"\n")
+    save(out / PICTURE, picture(*outcome.shown))
+    save(out / REPORT, report(outcome, title, remarks).encode())
+
+
+def advice(outcome: Outcome) -> str:
+    """The verdict in a sentence, for the person who has to decide."""
+    match outcome.verdict:
+        case "better":
+            return "The fine-tuned weights are better on the held-out images: use them."
+        case "no measurable difference":
+            return (
+                "No difference could be measured on the held-out images: keep the weights you have. More micrographs "
+                "or more minutes may help."
+            )
+        case "mixed":
+            return "The fine-tuned weights are better in some regimes and worse in others: they are not recommended."
+        case "worse":
+            return "The fine-tuned weights are worse than the ones it started from: do not use them."
+
+
+def report(outcome: Outcome, title: str, remarks: Sequence[str]) -> str:
+    """The report, Markdown."""
+    psnr = outcome.regimes[0].psnr_before is not None
+    lines = [f"# {title}", "", f"**{advice(outcome)}**", "", *(f"- {remark}" for remark in remarks), ""]
+    lines += [
+        "Error: mean squared error over the noise variance of the input (1: as noisy as it came), on files that were",
+        "not trained on; in brackets the 95 % interval from resampling files and blocks within them.",
+    ]
+    if not psnr:
+        lines += [
+            "There is no truth: an independent half of the same data stands in for it, and the variance of its noise",
+            "is subtracted. The estimate has no bias, and its own error may take it below zero.",
+        ]
+    columns = ["held-out images", "files", "error before", "error after", "change of the error"]
+    columns += ["PSNR before / after, dB"] if psnr else []
+    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for one in outcome.regimes:
+        fall = one.fall
+        # A fall is a negative change, and the ends of its interval swap places.
+        ends = (-fall.mean, -fall.high, -fall.low)
+        if one.before.mean > 0:
+            mean, low, high = (f"{value / one.before.mean:+.1%}" for value in ends)
+        else:
+            mean, low, high = (f"{value:+.4g}" for value in ends)
+        row = f"| {one.name} | {one.files} | {shown(one.before)} | {shown(one.after)} | {mean} [{low}, {high}] |"
+        lines.append(row + (f" {one.psnr_before:.2f} / {one.psnr_after:.2f} |" if psnr else ""))
+    if any(one.files < 3 for one in outcome.regimes):
+        lines += ["", "With fewer than three held-out files this speaks for these files and hardly for others."]
+    lines += ["", f"![input, before, after and their difference]({PICTURE})", "", "| file | regime | before | after |"]
+    lines += ["|---|---|---|---|"]
+    lines += [f"| {row.file} | {row.regime} | {row.before:.4g} | {row.after:.4g} |" for row in outcome.rows]
+    return "\n".join(lines) + "\n"
+
+
+def shown(interval: Interval) -> str:
+    """A mean and its interval."""
+    return f"{interval.mean:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def picture(case: Case, before: Image, after: Image) -> bytes:
+    """Input, before, after in one grey scale, and the difference of the last two in its own; PNG."""
+    low, high = (float(value) for value in np.nanpercentile(before, (0.5, 99.5)))
+    largest = float(np.nanpercentile(np.abs(after - before), 99.5)) or 1.0
+    panels = [(case.noisy, low, high), (before, low, high), (after, low, high), (after - before, -largest, largest)]
+    labels = ["input", "before", "after", f"change, +-{largest:.2g} sigma"]
+    height, width = case.noisy.shape
+    gap, text = 4, 18
+    canvas = Picture.new("L", (4 * width + 3 * gap, height + text), 18)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for number, ((panel, black, white), label) in enumerate(zip(panels, labels, strict=True)):
+        grey = np.clip((np.nan_to_num(panel) - black) * (255 / max(white - black, 1e-9)), 0, 255).astype(np.uint8)
+        canvas.paste(Picture.fromarray(grey), (number * (width + gap), text))
+        draw.text((number * (width + gap) + 2, 2), label, 255, font)
+    stream = io.BytesIO()
+    canvas.save(stream, "PNG")
+    return stream.getvalue()

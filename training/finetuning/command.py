@@ -1,0 +1,325 @@
+"""Go on training shipped weights on the user's own micrographs, and measure on held-out ones whether that helped.
+
+Three kinds of data: clean micrographs, noisy pairs (or frames of stacks), and single noisy images of counts.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from daemon import manifest
+from daemon.errors import ConfigError, StorageError, WeightsError
+from daemon.manifest import Manifest
+from daemon.scaling import NOISE_UNITS
+from training import data, simulate
+from training.finetuning import before_after, noisy
+from training.finetuning.before_after import Case, Outcome
+from training.finetuning.before_after_report import REPORT, advice, write
+from training.finetuning.fields import PARTNERS, Reading, Skipped, load_fields
+from training.finetuning.noisy import Field
+from training.loop import RECORD, WEIGHTS, Budget, Drawer, save, train
+from training.losses import LOSSES
+from training.network import Ede2018, FastDenoiser, build
+from training.presets import PRESETS, Recipe, Stage
+from training.truths import Truth, load_truths, split_by_source
+
+log = logging.getLogger(__name__)
+
+How = Literal["clean", "pairs", "thinning"]
+LossName = Literal["mse", "poisson"]
+
+PLAN = "plan.json"
+NOT_RECOMMENDED = 3
+"""Exit status of a fine-tuning that did not help, so that a script does not go on to export it."""
+RATE = 1e-4
+"""Peak learning rate: a sixth of that of a training from nothing, so that little is forgotten."""
+SCENES = 64
+"""Simulated scenes beside the user's clean micrographs, against forgetting."""
+CHECKED = 16
+"""About so many held-out cases are measured for the learning curve; all are, in the end."""
+FEW = 5
+"""Fields of view below which a warning is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for. `gain`, `offset` and `partners` are of noisy data only."""
+
+    data: Path
+    out: Path
+    how: How
+    budget: Budget
+    parent: str = "fast"
+    loss: LossName | None = None
+    """None: the training's own for clean data, the squared error for noisy data."""
+    gain: float | Literal["auto"] = 1.0
+    offset: float = 0.0
+    partners: tuple[tuple[str, str], ...] = PARTNERS
+    held_out: float = 0.2
+    seed: int = 20181
+    crop: int = 128
+    batch: int = 8
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What is learnt from, and what is measured on. `cases` may be gone through again and again."""
+
+    draw: Drawer
+    cases: Callable[[], Iterator[Case]]
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    measured: dict[str, dict[str, float]]
+
+
+def fine_tune(order: Order) -> Outcome:
+    """Fine-tune; `order.out` becomes a run that `engine_build.export` turns into weights, with a report beside it.
+
+    Run again with the same order it goes on where it was. Raises ConfigError (data, options, another run in `out`),
+    WeightsError (the parent) or StorageError (the disk is full).
+    """
+    if not 0 < order.held_out < 1:
+        raise ConfigError(f"--held-out {order.held_out:g}: give a share between 0 and 1")
+    folder = manifest.locate(order.parent)
+    parent = manifest.load(folder)
+    network, before = (load_network(folder, parent) for _ in range(2))
+    if order.crop < 64 or order.crop % network.stride:
+        raise ConfigError(f"--crop {order.crop}: give a multiple of {network.stride}, at least 64")
+    try:
+        order.out.mkdir(parents=True, exist_ok=True)
+        material = load_clean(order) if order.how == "clean" else load_noisy(order)
+        provenance = provenance_of(order, parent, material)
+        keep_plan(order, provenance)
+    except OSError as error:
+        raise StorageError(
+            f"{order.out}: cannot be written ({error.strerror or error}); make room there, or choose another --out, "
+            "and run the same command again"
+        ) from error
+    recipe = recipe_of(order, parent)
+    checked = before_after.spread(material.cases(), CHECKED)
+    train(
+        network,
+        material.draw,
+        LOSSES[recipe.loss],
+        recipe,
+        order.out,
+        order.budget,
+        lambda current, _: before_after.errors(current, checked),
+        provenance,
+        workers=order.workers,
+    )
+    after = build(parent.network, parent.arguments)
+    after.load_state_dict(as_shipped(load_file(order.out / WEIGHTS)))
+    device = next(network.parameters()).device
+    outcome = before_after.compare(before.to(device), after.to(device), material.cases(), order.seed)
+    record = json.loads((order.out / RECORD).read_text())
+    record["before_after"] = outcome.as_json()
+    save(order.out / RECORD, json.dumps(record, indent=1).encode() + b"\n")
+    write(outcome, order.out, f"Fine-tuning of {parent.name} ({order.how})", remarks(order, material))
+    return outcome
+
+
+def load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
+    """The network of a weights folder, float32. Raises WeightsError if it cannot be trained here."""
+    if parent.scaling != NOISE_UNITS:
+        raise WeightsError(
+            f"{folder}: these weights see images scaled by their own extremes, which noise decides; only weights "
+            'served in noise units can be fine-tuned: start from "fast"'
+        )
+    path = folder / parent.safetensors
+    try:
+        network = build(parent.network, parent.arguments)
+        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (RuntimeError, TypeError, SafetensorError) as error:
+        cause = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path}: does not fit the network of this version ({cause}); use the weights that came with it"
+        ) from error
+    return network
+
+
+def as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights rounded to float16, as export stores them, so that what is measured is what will run."""
+    return {
+        name: value.half().to(value.dtype) if value.is_floating_point() else value for name, value in weights.items()
+    }
+
+
+def recipe_of(order: Order, parent: Manifest) -> Recipe:
+    """The parent's recipe, gently."""
+    loss = order.loss or ("balanced" if order.how == "clean" else "mse")
+    recipe = replace(
+        next(iter(PRESETS[parent.network].values())),
+        arguments=parent.arguments,
+        protocol="counts",
+        doses="all",
+        loss=loss,
+        rate=RATE,
+        warm_up=0.1,
+        stages=(),
+        crop=order.crop,
+        batch=order.batch,
+        seed=order.seed,
+    )
+    if parent.network == "ede2018":  # its batch statistics are the parent's: a few minutes do not make better ones
+        recipe = replace(recipe, stages=(Stage(1, RATE, freeze=True),))
+    return recipe
+
+
+def load_clean(order: Order) -> Material:
+    """Clean micrographs, exposed and mixed with simulated scenes as in training."""
+    truths = load_truths(order.data, order.out / "cache", smallest=order.crop)
+    training, held_out = split(truths, order)
+    scenes = simulate.bank(order.seed, SCENES, max(2 * order.crop, 128))
+    return Material(
+        partial(data.batch, data.Draw(side=order.crop), training, scenes, order.seed),
+        lambda: before_after.clean_cases(held_out, order.seed),
+        tuple(truth.name for truth in training),
+        tuple(truth.name for truth in held_out),
+        (),
+        {},
+    )
+
+
+def load_noisy(order: Order) -> Material:
+    """Noisy pairs, frames or single images of counts."""
+    assert order.how != "clean"
+    reading = Reading(order.how, order.gain, order.offset, order.partners, order.crop)
+    fields, skipped = load_fields(order.data, reading, order.out / "cache", order.out)
+    training, held_out = split(fields, order)
+    return Material(
+        partial(noisy.batch, training, order.crop, order.seed),
+        lambda: before_after.noisy_cases(held_out, order.seed),
+        tuple(file for field in training for file in field.files),
+        tuple(file for field in held_out for file in field.files),
+        tuple(skipped),
+        {field.name: field.measured for field in fields},
+    )
+
+
+Item = TypeVar("Item", Truth, Field)
+
+
+def split(items: Sequence[Item], order: Order) -> tuple[list[Item], list[Item]]:
+    """Whole sources (sub-folders) at random for training and to be held out; single files if there is one source only.
+
+    Raises ConfigError if there are not two to split.
+    """
+    if len(items) < 2:
+        raise ConfigError(
+            f"{order.data}: {len(items) or 'no'} usable field{'s' * (len(items) != 1)} of view; at least 2 are needed, "
+            "since one is held out to see whether the fine-tuning helped; the warnings above say why files were skipped"
+        )
+    if len(items) < FEW:
+        log.warning("%s: only %d usable fields of view: expect little, and little certainty", order.data, len(items))
+    several = len({item.source for item in items}) > 1
+    stand_ins = [Truth(item.name, item.source if several else item.name, (), ()) for item in items]
+    held = {stand_in.name for stand_in in split_by_source(stand_ins, order.held_out, order.seed)[1]}
+    return [item for item in items if item.name not in held], [item for item in items if item.name in held]
+
+
+def provenance_of(order: Order, parent: Manifest, material: Material) -> dict[str, Any]:
+    """What the record says of where the weights come from; also the plan that a resumed run must agree with."""
+    return {
+        "parent": {"name": parent.name, "network": parent.network, "sha256": parent.sha256[parent.safetensors]},
+        "finetune": {
+            "how": order.how,
+            "data": str(order.data),
+            "gain": order.gain,
+            "offset": order.offset,
+            "seed": order.seed,
+            "held_out_share": order.held_out,
+        },
+        "micrographs": list(material.training),
+        "held_out": list(material.held_out),
+        "skipped": [one._asdict() for one in material.skipped],
+        "measured": material.measured,
+        "simulated_families": sorted(simulate.TRAINING) if order.how == "clean" else [],
+    }
+
+
+def keep_plan(order: Order, provenance: dict[str, Any]) -> None:
+    """Write down what is trained on and what is held out. Raises ConfigError if `out` holds another fine-tuning."""
+    path = order.out / PLAN
+    plan = json.loads(json.dumps(provenance))
+    if path.exists() and json.loads(path.read_text()) != plan:
+        raise ConfigError(
+            f"{path}: belongs to another fine-tuning (other weights, options or micrographs); choose another --out, or "
+            "restore what has changed to go on with it"
+        )
+    save(path, json.dumps(plan, indent=1).encode() + b"\n")
+
+
+def remarks(order: Order, material: Material) -> list[str]:
+    """What the report says of the data."""
+    lines = [
+        f"Data: {order.data}, {order.how}: {len(material.training)} files trained on, {len(material.held_out)} "
+        f"held out ({', '.join(material.held_out)}).",
+    ]
+    lines += [f"Not used: {one.reason}" for one in material.skipped]
+    return lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m training finetune`."""
+    parser.add_argument("data", type=Path, metavar="MICROGRAPHS", help="folder of micrographs (TIFF, MRC)")
+    parser.add_argument("--from", dest="parent", default="fast", help="shipped weights, or a weights folder")
+    parser.add_argument(
+        "--how", choices=get_args(How), required=True,
+        help="clean: noise is simulated; pairs: noisy pairs of files, or frames of stacks; thinning: noisy counts",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="folder for the run; the same command resumes it")
+    parser.add_argument("--budget-minutes", type=float, help="wall-clock time to train (default 30)")
+    parser.add_argument("--steps", type=int, help="train for so many batches instead")
+    parser.add_argument("--loss", choices=get_args(LossName), help="mse (default), or poisson likelihood")
+    parser.add_argument("--gain", type=gain, default=1.0, help='units per count, or "auto" (pairs only); default 1')
+    parser.add_argument("--offset", type=float, default=0.0, help="pixel value of one frame at zero counts")
+    parser.add_argument(
+        "--endings", nargs=2, metavar=("A", "B"), help="how the names of a pair end, after _ - . or blank (default a b)"
+    )
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of files not trained on (default 0.2)")
+    parser.add_argument("--crop", type=int, default=128, help="side of the crops, pixels; smaller files are skipped")
+    parser.add_argument("--seed", type=int, default=20181)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead (0: none)")
+
+
+def gain(text: str) -> float | Literal["auto"]:
+    """A number, or "auto"."""
+    return "auto" if text == "auto" else float(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command. 0: better weights; 3: done, but the weights are not recommended."""
+    minutes = options.budget_minutes if options.budget_minutes or options.steps else 30.0
+    first, second = (text.lower().lstrip(" _.-") for text in options.endings or PARTNERS[0])
+    order = Order(
+        data=options.data,
+        out=options.out,
+        how=options.how,
+        budget=Budget(minutes, options.steps),
+        parent=options.parent,
+        loss=options.loss,
+        gain=options.gain,
+        offset=options.offset,
+        partners=((first, second),) if options.endings else PARTNERS,
+        held_out=options.held_out,
+        seed=options.seed,
+        crop=options.crop,
+        workers=options.workers,
+    )
+    outcome = fine_tune(order)
+    print(f"{advice(outcome)} Report: {order.out / REPORT}")
+    if outcome.recommended:
+        print(f"Make weights of them: python -m engine_build.export {order.out} --name NAME -o FOLDER")
+    return 0 if outcome.recommended else NOT_RECOMMENDED

@@ -24,7 +24,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, dest="command")
     for name, (where, summary) in COMMANDS.items():
         module = importlib.import_module(where)
-        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        command = commands.add_parser(name, help=summary, description=(module.__doc__ or summary).split("\n\n")[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args()

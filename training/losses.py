@@ -58,15 +58,17 @@ def poisson(output: Tensor, batch: Batch) -> Tensor:
     """Negative log-likelihood of noisy target counts under the predicted ones, per pixel, over the mean dose.
 
     The expectation minimises it, as of the squared error, but dark pixels weigh as much as their noise allows. The
-    target must be noisy or clean counts of the input's own scale. A prediction below a thousandth of the mean dose
-    counts as that.
+    target must be noisy or clean counts of the input's own scale. Below a thousandth of the mean dose the likelihood is
+    continued by a parabola, so that predictions below zero counts are drawn back.
     """
     sigma = 0.5 / on(batch.level, output)
     dose = sigma.square() - ANSCOMBE
-    rate = torch.maximum(output * sigma + dose, 1e-3 * dose)
-    target = on(batch.truth, output) * sigma + dose
-    likelihood: Tensor = ((rate - target * torch.log(rate / dose)) / dose).mean()
-    return likelihood
+    rate, target = (units * sigma / dose + 1 for units in (output, on(batch.truth, output)))
+    least = 1e-3
+    above = rate.clamp(min=least)
+    below = ((rate - target).square() - (least - target).square()) / (2 * least)
+    likelihood = above - target * torch.log(above) + torch.where(rate < least, below, 0.0)
+    return likelihood.mean()
 
 
 def structural_similarity(output: Tensor, truth: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:

@@ -87,12 +87,16 @@ def test_noisy_targets_lead_to_the_expectation(name: str, dose: float) -> None:
     assert float(found.detach()) * scaling.unit + scaling.zero == pytest.approx(float(counts.mean()), rel=1e-3)
 
 
-def test_the_poisson_loss_is_finite_below_zero_counts() -> None:
+def test_the_poisson_loss_draws_predictions_below_zero_counts_back() -> None:
     scaling = noise_units(2.0)
-    target = pair(scaling.to_units(np.zeros((1, 8, 8), np.float32)), scaling.level)
-    output = torch.full((1, 1, 8, 8), -50.0, requires_grad=True)
+    target = pair(scaling.to_units(np.ones((1, 8, 8), np.float32)), scaling.level)
+    output = torch.linspace(-50.0, 0.0, 64).reshape(1, 1, 8, 8).requires_grad_(True)
     value = poisson(output, target)
+    value.backward()  # type: ignore[no-untyped-call]
     assert value.isfinite()
+    assert output.grad is not None
+    true = float(scaling.to_units(np.ones(1, np.float32))[0])
+    assert torch.equal(output.grad < 0, output.detach() < true)
 
 
 def test_batch_renormalisation_begins_as_batch_normalisation_and_serves_alike() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from training import averages
 from training.evaluation import metrics
 from training.evaluation.rows import Row
 
@@ -84,7 +85,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     summary: dict[str, Any] = {"n": len(rows), "sources": len(set(sources))}
     for figure in ("mse", "ssim", "psnr"):
         values = [float(getattr(row, figure)) for row in rows]
-        summary[figure] = metrics.mean_over_sources(values, sources)
+        summary[figure] = averages.mean_over_sources(values, sources)
         summary[f"{figure}_std"] = float(np.std(values))
     return summary
 
@@ -108,7 +109,7 @@ def _difference(grouped: Grouped, method: str, rival: str) -> dict[str, Any] | N
     if not keys:
         return None
     gains = [grouped[method][key].psnr - grouped[rival][key].psnr for key in keys]
-    interval = metrics.bootstrap(gains, [grouped[rival][key].source for key in keys])
+    interval = averages.bootstrap(gains, [grouped[rival][key].source for key in keys])
     return {"n": len(keys), "psnr": interval.mean, "low": interval.low, "high": interval.high}
 
 
@@ -216,7 +217,7 @@ def _share_under(grouped: Grouped, method: str, nine: Sequence[str], error: Call
     sources = [grouped[method][key].source for key in keys]
 
     def mean(name: str) -> float:
-        return metrics.mean_over_sources([error(grouped[name][key]) for key in keys], sources)
+        return averages.mean_over_sources([error(grouped[name][key]) for key in keys], sources)
 
     return 1 - mean(method) / min(map(mean, nine))
 

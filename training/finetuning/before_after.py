@@ -18,7 +18,7 @@ from torch import nn
 
 from daemon.micrograph import Image
 from daemon.scaling import ANSCOMBE, noise_units
-from training.evaluation.metrics import Interval, bootstrap
+from training.averages import Interval, bootstrap
 from training.exposure import expose
 from training.finetuning.noisy import Division, Field, divide
 from training.losses import on

@@ -10,7 +10,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from daemon.micrograph import Image
-from training.evaluation.metrics import Interval
+from training.averages import Interval
 from training.finetuning.before_after import Case, Outcome
 from training.loop import save
 

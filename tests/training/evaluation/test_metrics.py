@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from training import averages
 from training.evaluation import metrics
 
 
@@ -70,8 +71,8 @@ def test_two_sigma_line_holds_for_independent_noise() -> None:
 def test_mean_over_sources_weighs_sources_alike(values: list[tuple[float, str]]) -> None:
     numbers, sources = [v for v, _ in values], [s for _, s in values]
     per_source = [np.mean([v for v, s in values if s == source]) for source in set(sources)]
-    assert metrics.mean_over_sources(numbers, sources) == pytest.approx(float(np.mean(per_source)), abs=1e-9)
-    interval = metrics.bootstrap(numbers, sources, rounds=100)
+    assert averages.mean_over_sources(numbers, sources) == pytest.approx(float(np.mean(per_source)), abs=1e-9)
+    interval = averages.bootstrap(numbers, sources, rounds=100)
     assert interval.mean == pytest.approx(float(np.mean(per_source)), abs=1e-9)
     assert min(numbers) - 1e-9 <= interval.low <= interval.high <= max(numbers) + 1e-9
 
@@ -83,15 +84,15 @@ def test_bootstrap_covers_the_truth_and_is_seeded() -> None:
         rng = np.random.default_rng(seed)
         effect = dict(zip(sorted(set(sources)), rng.normal(1.0, 0.5, 12), strict=True))
         values = [effect[source] + rng.normal(0, 0.5) for source in sources]
-        interval = metrics.bootstrap(values, sources, rounds=400)
+        interval = averages.bootstrap(values, sources, rounds=400)
         inside += interval.low <= 1.0 <= interval.high
-        assert interval == metrics.bootstrap(values, sources, rounds=400)
+        assert interval == averages.bootstrap(values, sources, rounds=400)
     assert inside >= 50
 
 
 def test_statistics_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
-        metrics.mean_over_sources([], [])
+        averages.mean_over_sources([], [])
 
 
 def test_kde_is_scotts() -> None:

@@ -134,6 +134,21 @@ def membranes(rng: np.random.Generator, side: int) -> Scene:
     return stretch(image)
 
 
+def interference(rng: np.random.Generator, side: int) -> Scene:
+    """Fringes of an off-axis hologram, or of moiré: waves that an object bends, shifts and makes fainter."""
+    y, x = np.mgrid[0:side, 0:side].astype(float)
+    image = rng.uniform(0, 0.3) * smooth_field(rng, side, rng.uniform(20, 120))
+    border = smooth_field(rng, side, rng.uniform(15, 80)) - rng.uniform(-1, 1.5)
+    inside = 1 / (1 + np.exp(-np.clip(border * rng.uniform(2, 30), -50, 50)))
+    for _ in range(rng.integers(1, 3)):
+        angle, period = rng.uniform(0, np.pi), np.exp(rng.uniform(np.log(2.6), np.log(24)))
+        phase = 2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period
+        phase += rng.uniform(0, 3) * smooth_field(rng, side, rng.uniform(30, 150)) + rng.uniform(0, 8) * inside
+        visible = rng.uniform(0.1, 1) * (1 - rng.uniform(0, 1) * inside)
+        image += visible * np.cos(phase)
+    return stretch(image * (1 - rng.uniform(0, 0.7) * inside))
+
+
 # Held out
 
 
@@ -248,6 +263,7 @@ TRAINING: dict[str, Generator] = {
     "phase_contrast": phase_contrast,
     "thickness_fringes": thickness_fringes,
     "membranes": membranes,
+    "interference": interference,
 }
 
 HELD_OUT: dict[str, Generator] = {

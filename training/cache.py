@@ -7,17 +7,16 @@ entry at the same time do each other no harm.
 """
 
 import json
-import os
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 
 from daemon.errors import ConfigError
 from training.exposure import Image
+from training.whole import write_whole
 
 
 class Stored(Sequence[Image]):
@@ -66,20 +65,6 @@ def put(folder: Path, key: str, images: Sequence[Image], notes: dict[str, Any]) 
     entry = json.dumps({"shapes": [image.shape for image in images], "notes": notes}).encode()
     write_whole(folder / f"{key}.json", lambda stream: stream.write(entry))
     return Stored(paths)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file whole or not at all, whoever else writes it. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        with temporary.open("xb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
+from training.whole import save
+
 matplotlib.use("Agg")  # no display on a server
 
 CURVE = "curve.jsonl"
@@ -27,9 +29,7 @@ class Curve:
 
         self._path = run / CURVE
         kept = [row for row in read(run) if row["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(self._path)
+        save(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def add(self, row: Row) -> None:

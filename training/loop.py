@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,8 +22,10 @@ from daemon.errors import ConfigError
 from training.curve import PICTURE, Curve, draw, read
 from training.data import Batch
 from training.losses import Loss, on
+from training.network import BATCHNORM_MOMENTUM
 from training.presets import Recipe
 from training.processes import Place
+from training.whole import save
 
 log = logging.getLogger(__name__)
 
@@ -75,23 +76,6 @@ class Steps(Dataset[Batch]):
         return self._draw(self._first + index, self._indices)
 
 
-def save(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises ConfigError where the disk refuses."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror or error}); what was saved before is untouched. "
-            "Make room, or choose another --out, and run the same command again to go on"
-        ) from error
-
-
 def optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser over all parameters."""
     parameters = list(network.parameters())
@@ -115,7 +99,7 @@ def set_norms(network: nn.Module, step: int, frozen: bool) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = max(0.001, 1 / (step + 1))
+            module.momentum = max(BATCHNORM_MOMENTUM, 1 / (step + 1))
             module.train(not frozen)
 
 

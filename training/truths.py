@@ -19,6 +19,7 @@ from daemon import formats
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from training import cache as store
 from training.exposure import Image
+from training.whole import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +267,7 @@ def write_split(path: Path, training: Iterable[Truth], held_out: Iterable[Truth]
 
     record = {"seed": seed, "share": share, "training": listed(training), "held_out": listed(held_out)}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    store.write_whole(path, lambda stream: stream.write(text.encode()))
+    write_whole(path, lambda stream: stream.write(text.encode()))
 
 
 def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> Prepared:

@@ -309,7 +309,7 @@ def test_a_cache_that_cannot_be_written_leaves_the_images_in_memory(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     (truth,) = load_truths(tmp_path / "data", tmp_path / "cache")
     assert truth.versions[0].shape == (200, 200)
     assert "No space left" in caplog.text

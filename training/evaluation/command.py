@@ -56,6 +56,7 @@ from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
 from training.evaluation.rows import Row
 from training.evaluation.runner import Bar, Plan, measure_all
+from training.whole import save
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     result["protocol"] = _protocol(options, subjects, instances, slow, side)
     result["guards"] = {m.name: _guards(out, m, methods, options.quick) for m in methods if m.family == "weights"}
     result["examples"] = examples(out, subjects, methods, options.seed, side)
-    write_whole(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    save(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
     print(summary(result))
     print(f"{out / RESULT}; {report.write(out)}")
     return 0
@@ -202,7 +203,7 @@ def _guards(out: Path, method: Method, methods: Sequence[Method], quick: bool) -
         log.info("%s: flat fields, vacancies, blocks and rings", method.name)
     judge = known.on_counts(rival, out / "rival") if rival else None
     verdicts = [guard.as_json() for guard in guards.run_all(known.on_counts(method), quick, judge)]
-    write_whole(path, json.dumps({"identity": identity, "guards": verdicts}, indent=1).encode())
+    save(path, json.dumps({"identity": identity, "guards": verdicts}, indent=1).encode())
     return verdicts
 
 
@@ -262,15 +263,3 @@ def summary(result: Mapping[str, Any]) -> str:
                 f"(must be {guard['sense']} {guard['limit']:.3g})"
             )
     return "\n".join(lines)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises ConfigError if it cannot be written."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); make room, then run the same again"
-        ) from error

@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +31,7 @@ from daemon.errors import ConfigError
 from daemon.micrograph import Image
 from daemon.scaling import ANSCOMBE, minmax_crop, noise_units
 from training.exposure import Pair
+from training.whole import write_whole
 
 RECORD, WEIGHTS = "record.json", "model.safetensors"
 """What a finished training run leaves in its folder."""
@@ -224,10 +225,7 @@ def on_counts(method: Method, memory: Path | None = None) -> Callable[[Image], I
         except (OSError, ValueError, EOFError):
             result = run(counts)
         memory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as stream:
-            np.save(stream, result)
-        temporary.replace(path)
+        write_whole(path, partial(np.save, arr=result))
         return result
 
     return remembered if memory else run

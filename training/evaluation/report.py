@@ -15,6 +15,7 @@ from daemon.errors import ConfigError
 from training.evaluation import figures, page, report_figures, report_tables, rows
 from training.evaluation.page import REGIMES, STRATA
 from training.evaluation.rows import Row
+from training.whole import save
 
 REPORT = "report.html"
 REMARKS = "remarks.txt"
@@ -35,12 +36,7 @@ def write(out: Path) -> Path:
         ) from error
     text = render(evaluation, rows.current(out / "instances.jsonl", identities), out)
     target = out / REPORT
-    temporary = target.with_name(REPORT + ".part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror}); make room, then run it again") from error
+    save(target, text.encode())
     return target
 
 

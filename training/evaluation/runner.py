@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from training.evaluation import pairs, rows
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Instance, Key
 from training.evaluation.rows import Row
+from training.whole import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +62,10 @@ class ErrorMap:
         if not self.changed:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".part")
         count = len(self.keys)
-        with temporary.open("wb") as stream:
-            np.savez(stream, mean=(self.total / max(count, 1)).astype(np.float32), count=count,
-                     keys=np.array(list(self.keys)), identity=self.identity)  # fmt: skip
-        temporary.replace(self.path)
+        mean = (self.total / max(count, 1)).astype(np.float32)
+        keys, identity = np.array(list(self.keys)), self.identity
+        write_whole(self.path, partial(np.savez, mean=mean, count=count, keys=keys, identity=identity))
         self.changed = False
 
 

@@ -26,11 +26,12 @@ from training.finetuning.before_after import Case, Outcome
 from training.finetuning.before_after_report import REPORT, advice, write
 from training.finetuning.fields import PARTNERS, Reading, Skipped, load_fields
 from training.finetuning.noisy import Field
-from training.loop import RECORD, WEIGHTS, Budget, Drawer, save, train
+from training.loop import RECORD, WEIGHTS, Budget, Drawer, train
 from training.losses import LOSSES
 from training.network import Ede2018, FastDenoiser, build
 from training.presets import PRESETS, Recipe, Stage
 from training.truths import Truth, load_truths, split_by_source
+from training.whole import save
 
 log = logging.getLogger(__name__)
 

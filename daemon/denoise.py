@@ -103,7 +103,8 @@ class Denoiser:
         overlap: pixels of context at each edge of a tile that are thrown away afterwards; None for what was measured
             for the weights (the paper's program: 25).
         blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
-        padding: how the image is continued beyond its edges, in `numpy.pad`'s words.
+        padding: how the image is continued beyond its edges, in `numpy.pad`'s words, at some cost in time; "none"
+            leaves the edges to the network, which was trained on images with edges.
         tile: side of the tiles in pixels; 0 for the weights' own.
         find_spikes: fill in X-ray hits and hot pixels first.
 
@@ -118,7 +119,7 @@ class Denoiser:
         offset: float = 0.0,
         overlap: int | None = None,
         blend: int = 0,
-        padding: Literal["reflect", "symmetric", "edge", "wrap"] = "reflect",
+        padding: Literal["none", "reflect", "symmetric", "edge", "wrap"] = "none",
         tile: int = 0,
         batch: int = 1,
         threads: int = 0,
@@ -147,11 +148,9 @@ class Denoiser:
         if array.ndim < 2 or not array.size:
             raise MicrographError(f"an image (H, W) is needed, not an array of shape {array.shape}")
         height, width = array.shape[-2:]
-        # Reflection costs nothing, the tiles do it; anything else is put around the image and cut off again.
-        margin = 0 if self._padding == "reflect" else self._halo
-        planes = (
-            np.pad(plane, margin, self._padding) if margin else plane for plane in array.reshape(-1, height, width)
-        )
+        mode = self._padding
+        margin = 0 if mode == "none" else self._halo
+        planes = (plane if mode == "none" else np.pad(plane, margin, mode) for plane in array.reshape(-1, height, width))
         results = self._backend.denoise(map(self._prepared, planes))
         inner = slice(margin, margin + height), slice(margin, margin + width)
         return np.stack([result[inner] for result in results]).reshape(array.shape)

@@ -1,9 +1,11 @@
 """Fixed-shape tiles over an image of any shape, planned before a pixel is touched.
 
-A tile's outermost `halo` pixels have cut-off context: its network result is thrown away there. What the tiles
-need beyond the image is reflected (`numpy.pad`'s "reflect", as often as it takes). Tile origins are multiples
-of `align`, so a network with that total stride sees the same grid in every tile as in the whole frame. Rows
-and columns are planned apart, and a tile is one of each: all edge cases live in one dimension.
+The outermost `halo` pixels of a tile, where its neighbour goes on, have cut-off context: its network result is
+thrown away there. At the image's own edges there is nothing more to see, and networks are trained on crops with such
+edges: no halo is spent there, so an image that fits a tile is computed once and as it is. Tile origins are multiples
+of `align`, so a network with that total stride sees the same grid in every tile as in the whole frame; what the last
+tile needs beyond the image is reflected (`numpy.pad`'s "reflect", as often as it takes). Rows and columns are planned
+apart, and a tile is one of each: all edge cases live in one dimension.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ class Span:
     """A tile along one axis."""
 
     origin: int
-    """Where the tile starts in the image; negative if it starts in the reflection."""
+    """Where the tile starts in the image."""
     window: slice
     """The part of the image it is made from."""
     index: NDArray[np.intp] | None
@@ -121,14 +123,13 @@ def _spans(size: int, tile: int, halo: int, align: int, blend: int) -> tuple[Spa
             "multiple of align, and neither halo nor blend negative"
         )
     longest = (tile - 2 * halo - blend) // align * align
-    first = -halo // align * align
-    last = max(-((tile - halo - size) // align) * align, first)
-    if longest <= 0 or first + tile - halo <= 0:
+    last = max(-((tile - size) // align) * align, 0)
+    if longest <= 0 < last:
         raise ValueError(
             f"tile {tile} leaves nothing inside halo {halo}, align {align} and blend {blend}: use a larger tile"
         )
-    steps = -(-(last - first) // longest)
-    origins = [first + (last - first) * i // max(steps, 1) // align * align for i in range(steps + 1)]
+    steps = -(-last // longest) if last else 0
+    origins = [last * i // max(steps, 1) // align * align for i in range(steps + 1)]
     # Each seam lies in the middle of what two neighbours both see well.
     seams = [(left + tile + right) // 2 for left, right in pairwise(origins)]
     fades = [np.ones(size), *(_fade(size, seam, blend) for seam in seams), np.zeros(size)]

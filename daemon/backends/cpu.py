@@ -58,7 +58,8 @@ class CpuBackend:
         self._halo = manifest.halo if halo is None else halo
         self._batch, self._blend, self._progress = batch, blend, progress
         try:
-            tiling.plan((tiling.SMALLEST, tiling.SMALLEST), self._tile, self._halo, manifest.align, blend)
+            several = 2 * self._tile + tiling.SMALLEST
+            tiling.plan((several, several), self._tile, self._halo, manifest.align, blend)
         except ValueError as error:
             raise WeightsError(
                 f"{folder}: {error}; `backend.tile: 0` in config.yaml takes the weights' own {manifest.tile}"
@@ -98,12 +99,12 @@ class CpuBackend:
         """As few tiles as the largest side allows, and then none larger than needed, if the network takes any size."""
         if self._fixed:
             return self._tile, self._tile
-        align, margin = self._manifest.align, 2 * self._halo + self._blend
+        align = self._manifest.align
+        shared = -(-(2 * self._halo + self._blend) // align) * align
         sides = []
         for extent in shape:
-            number = -(-extent // max(self._tile - margin, align))
-            needed = -(-extent // number)
-            sides.append(min(self._tile, -(-needed // align) * align + -(-margin // align) * align))
+            number = max(1, -(-(extent - shared) // (self._tile - shared)))
+            sides.append(min(self._tile, -(-(extent - shared) // (number * align)) * align + shared))
         return sides[0], sides[1]
 
     def _tiles(self, one: Prepared, tiles: list[tiling.Tile], out: Image) -> None:

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from daemon.errors import MicrographError
-from daemon.tiling import TilePlan, cut, place, plan
+from daemon.tiling import Span, TilePlan, cut, place, plan
 
 sides = st.integers(32, 300)
 
@@ -26,6 +26,14 @@ def plans(draw: st.DrawFn) -> tuple[TilePlan, int, int, int, int]:
         raise
 
 
+def _valid(span: Span, size: int, side: int, halo: int) -> tuple[int, int]:
+    """The part of a tile whose context is whole: all but the halo, and up to the image's own edges."""
+    return (
+        0 if span.origin == 0 else halo,
+        size - span.origin if span.origin + side >= size else side - halo,
+    )
+
+
 @given(plans())
 @settings(max_examples=150, deadline=None)
 def test_cut_and_place_give_the_image_back(case: tuple[TilePlan, int, int, int, int]) -> None:
@@ -35,9 +43,10 @@ def test_cut_and_place_give_the_image_back(case: tuple[TilePlan, int, int, int, 
     for tile in tiles:
         piece = cut(tile, image)
         assert piece.shape == (side, side)
-        # What lies in the halo must not reach the output.
+        # What lies in the halo towards another tile must not reach the output.
         result = np.full((side, side), np.nan, dtype=np.float32)
-        inner = slice(halo, side - halo), slice(halo, side - halo)
+        inner = tuple(slice(*_valid(span, size, side, halo)) for span, size in
+                      zip((tile.rows, tile.columns), tiles.shape, strict=True))  # fmt: skip
         result[inner] = piece[inner]
         place(tile, result, out)
     np.testing.assert_allclose(out, image, rtol=1e-6)
@@ -51,13 +60,14 @@ def test_weights_sum_to_one_and_origins_are_aligned(case: tuple[TilePlan, int, i
         total = np.zeros(size)
         for span in spans:
             assert span.origin % align == 0
-            assert span.core.start - span.origin == span.inner.start >= halo
-            assert span.core.stop - span.origin == span.inner.stop <= side - halo
+            first, end = _valid(span, size, side, halo)
+            assert span.core.start - span.origin == span.inner.start >= first
+            assert span.core.stop - span.origin == span.inner.stop <= end
             total[span.core] += 1 if span.weight is None else span.weight
         np.testing.assert_allclose(total, 1, atol=1e-6)
         # No more tiles than the part that counts makes necessary.
         useful = (side - 2 * halo - blend) // align * align
-        assert len(spans) <= -(-(size + halo + align) // useful) + 1
+        assert len(spans) <= -(-max(size - side + align, 0) // useful) + 1
         assert len({span.origin for span in spans}) == len(spans)
 
 
@@ -82,14 +92,17 @@ def test_without_blend_every_pixel_is_written_once() -> None:
 
 
 def test_the_number_of_tiles_is_the_least() -> None:
-    assert len(plan((448, 448), tile=512, halo=32, align=8)) == 1
-    assert len(plan((449, 448), tile=512, halo=32, align=8)) == 2
-    assert len(plan((4096, 4096), tile=512, halo=32, align=8)) == 10 * 10
+    assert len(plan((512, 512), tile=512, halo=32, align=8)) == 1
+    assert len(plan((513, 512), tile=512, halo=32, align=8)) == 2
+    assert len(plan((4096, 4096), tile=512, halo=32, align=8)) == 9 * 9
     assert len(plan((32, 32), tile=512, halo=100, align=16)) == 1
 
 
-def test_two_sides_make_one_tile_of_the_whole_frame() -> None:
-    assert len(plan((200, 100), tile=(264, 164), halo=32, align=4)) == 1
+def test_an_image_that_fits_a_tile_is_the_tile() -> None:
+    tiles = plan((200, 100), tile=(200, 100), halo=32, align=4)
+    image = np.arange(20_000).reshape(200, 100)
+    (tile,) = tiles
+    np.testing.assert_array_equal(cut(tile, image), image)
 
 
 def test_blending_fades_from_one_tile_to_the_next() -> None:
@@ -143,4 +156,4 @@ def test_too_small_an_image_is_refused(shape: tuple[int, int]) -> None:
 )
 def test_a_plan_that_contradicts_itself_is_refused(tile: int, halo: int, align: int, blend: int) -> None:
     with pytest.raises(ValueError, match="tile"):
-        plan((100, 100), tile, halo, align, blend)
+        plan((1000, 1000), tile, halo, align, blend)

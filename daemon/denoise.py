@@ -150,7 +150,9 @@ class Denoiser:
         height, width = array.shape[-2:]
         mode = self._padding
         margin = 0 if mode == "none" else self._halo
-        planes = (plane if mode == "none" else np.pad(plane, margin, mode) for plane in array.reshape(-1, height, width))
+        planes = (
+            plane if mode == "none" else np.pad(plane, margin, mode) for plane in array.reshape(-1, height, width)
+        )
         results = self._backend.denoise(map(self._prepared, planes))
         inner = slice(margin, margin + height), slice(margin, margin + width)
         return np.stack([result[inner] for result in results]).reshape(array.shape)

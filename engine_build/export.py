@@ -16,14 +16,19 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from daemon.errors import ConfigError
 from daemon.manifest import MANIFEST, Manifest, sha256
-from daemon.scaling import NOISE_UNITS, noise_units
+from daemon.scaling import MINMAX_CROP, NOISE_UNITS, noise_units
 from training import simulate
 from training.network import Ede2018, FastDenoiser, NetworkName, build
 
 OPSET = 20
 HALO_RMS, HALO_MAX = 0.003, 0.03
 """What a cut-off context may change, in noise σ: a third of what serving allows (1 % RMS, 10 % at worst)."""
+
+
+PAPER_HALO = 32
+"""The paper's overlap of 25 pixels (section 3.1), rounded up to its network's grid."""
 
 
 def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
@@ -117,14 +122,29 @@ def as_half(name: str, value: Tensor) -> Tensor:
     return half
 
 
-def export(run: Path, name: str, out: Path, network_name: NetworkName = "fast", tile: int = 1024) -> Manifest:
+FAST_TILE = 1024
+"""Side of the tiles on which the fast network is served, pixels; the paper's takes what it was trained with."""
+
+
+def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
     """Make the weights folder `out` from a finished training run; returns its manifest.
 
-    Raises ValueError, before `out` is touched, for a weight that float16 cannot hold.
+    `tile`: side of the tiles to serve, pixels; 0 for the network's usual one. A network trained by the paper's
+    protocol is served as it was trained: every tile scaled to [0, 1] by its own extremes. Raises ConfigError for a
+    folder that is no finished run, and ValueError, before `out` is touched, for a weight that float16 cannot hold.
     """
-    record: dict[str, Any] = json.loads((run / "record.json").read_text())
-    arguments = record["recipe"]["arguments"]
-    network = build(network_name, arguments)
+    try:
+        record: dict[str, Any] = json.loads((run / "record.json").read_text())
+        recipe = record["recipe"]
+        network_name: NetworkName = recipe.get("network", "fast")
+        arguments = recipe["arguments"]
+        # The side of its batch statistics and pyramid is that of its training crops.
+        tile = tile or (recipe["crop"] if network_name == "ede2018" else FAST_TILE)
+        network = build(network_name, arguments)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
+        ) from error
     # Round first: everything measured below is measured on the weights that are shipped.
     state = {key: as_half(key, value) for key, value in load_file(run / "model.safetensors").items()}
     network.load_state_dict(state)
@@ -135,9 +155,9 @@ def export(run: Path, name: str, out: Path, network_name: NetworkName = "fast", 
         name=name,
         network=network_name,
         arguments=arguments,
-        scaling=NOISE_UNITS,
+        scaling=MINMAX_CROP if recipe.get("protocol") == "paper" else NOISE_UNITS,
         tile=tile,
-        halo=measure_halo(network) if isinstance(network, FastDenoiser) else 32,
+        halo=measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO,
         align=network.stride,
         dose_range=(0.5, 5000),
         contrast_range=(0.02, 1),
@@ -154,7 +174,10 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="what the weights are called in config.yaml")
     parser.add_argument("-o", "--out", type=Path, required=True, help="weights folder to write")
     options = parser.parse_args()
-    manifest = export(options.run, options.name, options.out)
+    try:
+        manifest = export(options.run, options.name, options.out)
+    except (ConfigError, ValueError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
     print(f"{options.out}: tile {manifest.tile}, halo {manifest.halo}")
     return 0
 

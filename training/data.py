@@ -59,6 +59,8 @@ class Draw:
     """Share of crops with the whole of their contrast: blacks have no counts."""
     contrasts: tuple[float, float] = (0.02, 1.0)
     """All others: log-uniform between these."""
+    flat: float = 0.0
+    """Share of crops without any specimen; their doses are log-uniform."""
     stranger: float = 0.5
     """Share of crops from a frame that is darker or brighter than they are, by up to a factor of e^1.5 = 4.5: in
     service the scale is the whole micrograph's."""
@@ -89,6 +91,8 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     crop = regrade(rng, draw_crop(rng, _versions(rng, draw.simulated, truths, scenes), draw.side))
     contrast = 1.0 if rng.random() < draw.full_contrast else _log_uniform(rng, draw.contrasts)
     dose = mean_dose(draw, rng, float(crop.mean()))
+    if draw.flat and rng.random() < draw.flat:
+        crop, dose = np.full_like(crop, 0.5), _log_uniform(rng, draw.doses)
     detector = IDEAL
     if rng.random() < draw.real_detector:
         worst = draw.worst_detector

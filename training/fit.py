@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from daemon.errors import ConfigError
 from training import simulate
@@ -21,7 +21,7 @@ from training.curve import PICTURE
 from training.data import Batch, Draw, PaperDraw, batch, paper_batch
 from training.exposure import Image
 from training.loop import WEIGHTS, Budget, Drawer, Validate, train
-from training.losses import LOSSES, huberised, on
+from training.losses import GRID, LOSSES, Loss, grid, huberised, on
 from training.network import build
 from training.presets import PRESETS, Recipe
 from training.truths import Rule, Truth, load_truths, split_by_source, write_split
@@ -102,6 +102,8 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             raise ConfigError(f"--set {change}: {name} must be of type {wanted.__name__}")
         change_of: dict[str, Any] = {name: value}
         recipe = dataclasses.replace(recipe, **change_of)
+    if recipe.grid and (recipe.crop % GRID or not recipe.flat):
+        raise ConfigError(f"grid needs flat crops (flat above 0) whose side, crop, is a multiple of {GRID}")
     if recipe.loss not in LOSSES:
         raise ConfigError(f"no loss is called {recipe.loss}; there are {', '.join(sorted(LOSSES))}")
     return recipe
@@ -142,6 +144,8 @@ def fit(
         log.info("simulating %d scenes", SCENES)
         scenes = simulate.bank(recipe.seed, SCENES, max(SCENE_SIDE, recipe.crop))
     loss = huberised(recipe.clip_in_loss, recipe.ssim) if recipe.loss == "huberised" else LOSSES[recipe.loss]
+    if recipe.grid:
+        loss = partial(_with_grid, loss, recipe.grid)
     provenance = {
         "micrographs": sorted(truth.name for truth in truths),
         "sources": sorted({truth.source for truth in truths}),
@@ -163,6 +167,10 @@ def fit(
     )
 
 
+def _with_grid(loss: Loss, weight: float, output: Tensor, drawn: Batch) -> Tensor:
+    return loss(output, drawn) + weight * grid(output, drawn)
+
+
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     """The weights a run left behind. Raises ConfigError if there are none."""
     path = run / WEIGHTS
@@ -176,7 +184,7 @@ def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> 
     if recipe.protocol == "paper":
         low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
         return partial(paper_batch, PaperDraw(recipe.crop, low, recipe.simulated), truths, scenes, recipe.seed)
-    draw = Draw(recipe.crop, recipe.simulated, full_contrast=0.5 if recipe.contrast else 1.0)
+    draw = Draw(recipe.crop, recipe.simulated, full_contrast=0.5 if recipe.contrast else 1.0, flat=recipe.flat)
     return partial(batch, draw, truths, scenes, recipe.seed)
 
 
@@ -199,7 +207,7 @@ def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
 
         return clipped
     scenes = simulate.bank(recipe.seed + 1, 16, max(SCENE_SIDE, recipe.crop)) if recipe.simulated else []
-    half = dataclasses.replace(recipe, simulated=0.5 if scenes else 0.0)
+    half = dataclasses.replace(recipe, simulated=0.5 if scenes else 0.0, flat=0.0)
     fixed = drawer(half, unseen, scenes)
     sizes = [min(16, recipe.validation_crops - first) for first in range(0, recipe.validation_crops, 16)]
     checks = [fixed(VALIDATION_STEP + index, range(size)) for index, size in enumerate(sizes)]

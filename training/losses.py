@@ -71,6 +71,27 @@ def poisson(output: Tensor, batch: Batch) -> Tensor:
     return likelihood.mean()
 
 
+GRID = 16
+"""Period of the coarsest grid that strided layers of the fast network lay over the image, pixels."""
+
+
+def grid(output: Tensor, batch: Batch) -> Tensor:
+    """Mean square of the pattern that flat crops share with the network's own grid, in units of their noise variance.
+
+    On a flat field a network with strides adds a faint pattern of their period: far too faint to move any other loss,
+    but a spot in the spectrum. Averaging the cells of the grid cancels noise and leaves that pattern. Zero for a batch
+    without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels.
+    """
+    truth = on(batch.truth, output)
+    flat = truth.amax((1, 2, 3)) == truth.amin((1, 2, 3))
+    error = ((output - truth) * on(batch.weight, output))[flat]
+    if not len(error):
+        return output.new_zeros(())
+    rows, columns = (extent // GRID for extent in error.shape[2:])
+    cells = error.reshape(-1, rows, GRID, columns, GRID).mean((1, 3))
+    return cells.sub(cells.mean((1, 2), keepdim=True)).square().mean() * len(error) / len(output)
+
+
 def structural_similarity(output: Tensor, truth: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:
     """Mean SSIM of (N, 1, H, W) pairs of data range 1 (Wang et al., IEEE TIP 13, 600, 2004), differentiable."""
     x = torch.arange(-radius, radius + 1, dtype=output.dtype, device=output.device)

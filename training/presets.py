@@ -36,7 +36,11 @@ class Recipe:
     """Share of crops that are simulated."""
     contrast: bool = True
     """Half of the crops are diluted by a background, to contrasts down to 2 %."""
+    flat: float = 0.0
+    """Share of crops that are flat fields."""
     loss: str = "balanced"
+    grid: float = 0.0
+    """Weight of the network's own pattern on flat fields, next to the loss (`losses.grid`)."""
     clip_in_loss: bool = False
     ssim: float = 0.0
     optimiser: Optimiser = "adamw"

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from daemon import manifest
 from daemon.denoise import Denoiser
-from daemon.errors import WeightsError
+from daemon.errors import ConfigError, WeightsError
 from daemon.manifest import Manifest
+from daemon.scaling import MINMAX_CROP, minmax_crop
 from engine_build.export import HALO_MAX, HALO_RMS, as_half, export, measure_halo, store_as_half
 from training.network import FastDenoiser, build
 
@@ -98,6 +99,36 @@ def test_the_manifest_is_one_the_daemon_accepts_and_the_folder_denoises(exported
     image = np.random.default_rng(0).poisson(20, (100, 130)).astype(np.uint16)
     with Denoiser(str(folder), backend="cpu") as denoiser:
         assert denoiser.denoise(image).shape == image.shape
+
+
+def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    arguments = {"width": 1 / 32}
+    run = tmp_path / "run"
+    run.mkdir()
+    save_file(build("ede2018", arguments).state_dict(), run / "model.safetensors")
+    recipe = {"network": "ede2018", "arguments": arguments, "protocol": "paper", "crop": 128}
+    (run / "record.json").write_text(json.dumps({"steps": 5, "recipe": recipe}))
+    made = export(run, "paper", tmp_path / "weights")
+    assert (made.network, made.scaling, made.tile, made.halo) == ("ede2018", MINMAX_CROP, 128, 32)
+    network = build("ede2018", arguments).eval()
+    network.load_state_dict({key: value.float() for key, value in load_file(run / "model.safetensors").items()})
+    counts = np.random.default_rng(0).poisson(20, (128, 128)).astype(np.float32)
+    scaling = minmax_crop(counts)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(scaling.to_units(counts))[None, None])[0, 0].numpy()
+    with Denoiser(str(tmp_path / "weights"), backend="cpu", find_spikes=False) as denoiser:
+        served = denoiser.denoise(counts)
+    np.testing.assert_allclose(scaling.to_units(served), expected, atol=0.02)  # weights rounded to float16
+
+
+@pytest.mark.parametrize("record", [None, "{}", "no json", '{"recipe": {"arguments": {"depth": 3}}}'])
+def test_what_is_no_finished_run_is_refused_in_words(tmp_path: Path, record: str | None) -> None:
+    if record is not None:
+        (tmp_path / "record.json").write_text(record)
+    with pytest.raises(ConfigError, match="not a finished training run"):
+        export(tmp_path, "none", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])

@@ -178,3 +178,16 @@ def test_a_crop_without_contrast_makes_a_sample_without_holes() -> None:
             one = make(draw, black, [], 0, 0, index)  # type: ignore[operator]
             assert np.isfinite(one.noisy).all()
             assert np.isfinite(one.truth).all()
+
+
+def test_flat_crops_are_flat_at_any_dose_and_as_many_as_asked_for() -> None:
+    draw = replace(SMALL, flat=1.0)
+    drawn = batch(draw, TRUTHS, SCENES, 0, 0, range(40))
+    assert (drawn.truth.max((1, 2, 3)) == drawn.truth.min((1, 2, 3))).all()
+    dose = (0.5 / drawn.level.ravel() / drawn.weight.ravel()) ** 2
+    assert dose.min() < 5
+    assert dose.max() > 500
+    assert (drawn.noisy.std((1, 2, 3)) > 0).any()
+    some = batch(replace(SMALL, flat=0.3), TRUTHS, SCENES, 0, 0, range(40))
+    flat = some.truth.max((1, 2, 3)) == some.truth.min((1, 2, 3))
+    assert 4 <= flat.sum() <= 22

@@ -208,11 +208,25 @@ def test_a_recipe_is_changed_by_name() -> None:
         ('loss="best"', "no loss is called best"),
         ('batch="many"', "of type int"),
         ("rate", "must be JSON"),
+        ("grid=1.0", "grid needs flat crops"),
     ],
 )
 def test_a_wrong_change_is_explained(change: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         changed(FAST, [change])
+
+
+def test_a_training_with_flat_crops_and_the_grid_loss_runs_and_is_validated_on_specimens(
+    data: Path, tmp_path: Path
+) -> None:
+    runs = {"without": TINY, "with": replace(TINY, flat=0.5, grid=1e3)}
+    ends = [
+        curve.read(fit(data, tmp_path / name, recipe, Budget(steps=2), validation=data))[-1]
+        for name, recipe in runs.items()
+    ]
+    low = [end["validation_gain_low"] for end in ends]
+    assert low[0] == pytest.approx(low[1], abs=0.5)
+    assert ends[0]["loss"] != ends[1]["loss"]
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no folder", "empty folder"])

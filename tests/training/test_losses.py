@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from daemon.scaling import noise_units
 from training.data import Batch
-from training.losses import LOSSES, balanced, huberised, mse, poisson, structural_similarity
+from training.losses import GRID, LOSSES, balanced, grid, huberised, mse, poisson, structural_similarity
 from training.network import BatchRenorm2d
 
 
@@ -50,6 +50,24 @@ def test_structural_similarity_is_that_of_the_reference() -> None:
     with_term = huberised(ssim=2.0)(torch.from_numpy(noisy)[None, None], pair(truth[None]))
     without = huberised()(torch.from_numpy(noisy)[None, None], pair(truth[None]))
     assert float(with_term - without) == pytest.approx(2 * (1 - float(ours)), abs=1e-4)
+
+
+def test_the_grid_loss_sees_a_pattern_below_the_noise_and_only_on_flat_crops() -> None:
+    side = 8 * GRID
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.normal(0, 0.05, (2, 1, side, side)).astype(np.float32))
+    pattern = torch.zeros_like(noise)
+    pattern[..., ::2, :] = 0.02
+    flat, scene = np.full((side, side), 3.0), rng.random((side, side))
+    both = pair(np.stack([flat, scene]), weight=2.0)
+    truth = torch.from_numpy(both.truth)
+    expected = 4 * 0.01**2 / 2  # σ of the pattern 0.01, weight 2, one of two crops
+    assert float(grid(truth + pattern, both)) == pytest.approx(expected, rel=1e-3)
+    with_noise, noise_only = float(grid(truth + pattern + noise, both)), float(grid(truth + noise, both))
+    assert with_noise - noise_only == pytest.approx(expected, rel=0.3)
+    assert noise_only < expected
+    assert float(grid(truth + 7, both)) == pytest.approx(0, abs=1e-9)  # the level is no pattern
+    assert float(grid(truth[1:] + pattern[1:], pair(scene[None]))) == 0
 
 
 def test_the_balanced_loss_lets_no_crop_drown_another() -> None:

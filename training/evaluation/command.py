@@ -214,9 +214,10 @@ EXAMPLES = {6: ("TEM", 4), 7: ("", 4), 8: ("STEM", 4)}
 def examples(
     out: Path, subjects: Mapping[str, Sequence[pairs.Subject]], methods: Sequence[Method], seed: int, side: int
 ) -> list[dict[str, Any]]:
-    """Pairs at low dose for figures 6 to 8, restored by the weights (without any: by the Gaussian), as .npz files."""
-    shown = [method for method in methods if method.family == "weights"]
+    """Pairs at low dose for figures 6 to 8, as .npz files: restored by BM3D and the weights (without: the Gaussian)."""
+    shown = [method for method in methods if method.family in ("bm3d", "weights")]
     shown = shown or [method for method in methods if method.name == "gaussian"]
+    restore = {method.name: known.on_counts(method, out / "rival" if method.slow else None) for method in shown}
     folder = out / "examples"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.npz"):
@@ -228,11 +229,11 @@ def examples(
         for key in pairs.plan(fitting, "low", min(number, len(fitting)), seed, side):
             pair = pairs.make(key).pair
             images = {"noisy": pair.noisy, "truth": pair.truth}
-            images |= {m.name: np.clip(pair.scaling.to_units(m.run(pair)), 0, 1) for m in shown}
+            images |= {n: np.clip(pair.scaling.to_units(run(pair.counts)), 0, 1) for n, run in restore.items()}
             file = f"examples/{figure}-{len(listed)}.npz"
             np.savez_compressed(out / file, allow_pickle=False, **{k: v.astype(np.float16) for k, v in images.items()})
             listed.append({"file": file, "key": str(key), "figure": figure, "modality": key.subject.modality,
-                           "source": key.subject.source, "methods": [m.name for m in shown]})  # fmt: skip
+                           "source": key.subject.source, "methods": list(restore)})  # fmt: skip
     return listed
 
 

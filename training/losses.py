@@ -38,6 +38,11 @@ def balanced(output: Tensor, batch: Batch) -> Tensor:
     return (crop_errors(output, batch) + EASY).pow(0.25).mean()
 
 
+def root(output: Tensor, batch: Batch) -> Tensor:
+    """Mean over crops of the root of their mean squared error: full contrast weighs more than in `balanced`."""
+    return (crop_errors(output, batch) + EASY).sqrt().mean()
+
+
 def logarithmic(output: Tensor, batch: Batch) -> Tensor:
     """Mean over crops of the logarithm of their mean squared error: of PSNR, but for a factor."""
     return (crop_errors(output, batch) + EASY).log().mean()
@@ -132,6 +137,7 @@ def huberised(clip: bool = False, ssim: float = 0.0) -> Loss:
 
 LOSSES: dict[str, Loss] = {
     "balanced": balanced,
+    "root": root,
     "logarithmic": logarithmic,
     "mse": mse,
     "huber": huber,

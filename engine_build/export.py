@@ -7,12 +7,14 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -28,7 +30,7 @@ HALO_RMS, HALO_MAX = 0.003, 0.03
 
 
 PAPER_HALO = 32
-"""The paper's overlap of 25 pixels (section 3.1), rounded up to its network's grid."""
+"""The overlap of 25 pixels that the paper's program uses, rounded up to its network's grid."""
 
 
 def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
@@ -109,7 +111,7 @@ def measure_halo(network: FastDenoiser, side: int = 768, step: int = 32) -> int:
         print(f"halo {halo}: RMS {worst_rms:.5f}, largest {worst:.4f} of the noise σ")
         if worst_rms <= HALO_RMS and worst <= HALO_MAX:
             return halo
-    raise RuntimeError("no halo up to a quarter of the frame is wide enough; train longer or check the network")
+    raise ConfigError("no halo up to a quarter of the frame is wide enough; train longer or check the network")
 
 
 def as_half(name: str, value: Tensor) -> Tensor:
@@ -146,18 +148,48 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
             f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
         ) from error
     # Round first: everything measured below is measured on the weights that are shipped.
-    state = {key: as_half(key, value) for key, value in load_file(run / "model.safetensors").items()}
+    try:
+        loaded = load_file(run / "model.safetensors")
+        network.load_state_dict(loaded)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{run / 'model.safetensors'}: missing, damaged, or of another network ({error})") from error
+    state = {key: as_half(key, value) for key, value in loaded.items()}
     network.load_state_dict(state)
-    out.mkdir(parents=True, exist_ok=True)
+    halo = measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO
+    if tile <= 2 * halo:
+        raise ConfigError(f"{run}: tiles of {tile} pixels leave nothing inside a halo of {halo}; train on larger crops")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside and moved file by file, the manifest last: what is served is never half of one and half of another.
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        beside = Path(folder)
+        manifest = write_weights(beside, network, state, name, network_name, record, tile, halo)
+        out.mkdir(exist_ok=True)
+        for file in (*manifest.sha256, MANIFEST):
+            (beside / file).replace(out / file)
+    return manifest
+
+
+def write_weights(
+    out: Path,
+    network: FastDenoiser | Ede2018,
+    state: dict[str, Tensor],
+    name: str,
+    network_name: NetworkName,
+    record: dict[str, Any],
+    tile: int,
+    halo: int,
+) -> Manifest:
+    """Write safetensors, ONNX and manifest into an empty folder; returns the manifest."""
+    recipe = record["recipe"]
     (out / "model.safetensors").write_bytes(save(state))
     to_onnx(network, out / "model.onnx", tile)
     manifest = Manifest(
         name=name,
         network=network_name,
-        arguments=arguments,
+        arguments=recipe["arguments"],
         scaling=MINMAX_CROP if recipe.get("protocol") == "paper" else NOISE_UNITS,
         tile=tile,
-        halo=measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO,
+        halo=halo,
         align=network.stride,
         dose_range=(0.5, 5000),
         contrast_range=(0.02, 1),
@@ -176,7 +208,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         manifest = export(options.run, options.name, options.out)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, OSError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(f"{options.out}: tile {manifest.tile}, halo {manifest.halo}")
     return 0

@@ -33,6 +33,13 @@ def main() -> int:
         status: int = options.run(options)
     except EmdenoisedError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        parser.exit(
+            1,
+            f"{parser.prog}: {where}{error.strerror or error}; make room, check the rights, or choose another --out; "
+            "the same command goes on from what was saved\n",
+        )
     return status
 
 

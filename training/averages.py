@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and its 95 % interval."""
+    """A mean and its interval, 95 % if nothing else is said."""
 
     mean: float
     low: float
@@ -25,10 +25,14 @@ def mean_over_sources(values: ArrayLike, sources: Sequence[Hashable]) -> float:
     return float(np.mean([group.mean() for group in _by_source(values, sources).values()]))
 
 
-def bootstrap(values: ArrayLike, sources: Sequence[Hashable], seed: int = 0, rounds: int = 2000) -> Interval:
-    """The mean over sources of (paired) `values` and its 95 % percentile interval.
+def bootstrap(
+    values: ArrayLike, sources: Sequence[Hashable], seed: int = 0, rounds: int = 2000, doubt: float = 0.05
+) -> Interval:
+    """The mean over sources of (paired) `values` and its percentile interval, wrong with probability `doubt`.
 
-    Sources are drawn with replacement, and pairs within each drawn source. Raises ValueError if there are none.
+    With few sources it is narrower than it should be: of 4 sources with 18 values each, a nominal 95 % hold the truth
+    in 85 % of all cases. Sources are drawn with replacement, and pairs within each drawn source. Raises ValueError if
+    there are none.
     """
     groups = list(_by_source(values, sources).values())
     rng = np.random.default_rng(seed)
@@ -36,7 +40,7 @@ def bootstrap(values: ArrayLike, sources: Sequence[Hashable], seed: int = 0, rou
     means = np.stack([group[rng.integers(len(group), size=(rounds, len(group)))].mean(1) for group in groups], 1)
     rows = np.arange(rounds)[:, None]
     drawn = means[rows, rng.integers(len(groups), size=(rounds, len(groups)))].mean(1)
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    low, high = np.percentile(drawn, (50 * doubt, 100 - 50 * doubt))
     return Interval(float(np.mean([group.mean() for group in groups])), float(low), float(high))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
+from daemon.errors import ConfigError
 from training.whole import save
+
+log = logging.getLogger(__name__)
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -34,10 +38,13 @@ class Curve:
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk before this returns."""
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with self._path.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written ({error.strerror}); make room, then go on") from error
         for name, value in row.items():
             if name != "step":
                 self._board.add_scalar(name, value, int(row["step"]))
@@ -47,14 +54,18 @@ class Curve:
 
 
 def read(run: Path) -> list[dict[str, float]]:
-    """The rows of a run so far; a last line cut off by a kill is left out."""
+    """The rows of a run so far; a line cut off by a kill, or damaged, is left out."""
     path = run / CURVE
     rows: list[dict[str, float]] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            break
+            row = None
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+        else:
+            log.warning("%s: a damaged line is left out", path)
     return rows
 
 

@@ -8,27 +8,31 @@ from collections.abc import Sequence
 from functools import partial
 from math import log10
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from daemon.errors import ConfigError
+from daemon.manifest import sha256
 from training import simulate
 from training.curve import PICTURE
 from training.data import Batch, Draw, PaperDraw, batch, paper_batch
-from training.exposure import Image
+from training.exposure import Detector, Image
 from training.loop import WEIGHTS, Budget, Drawer, Validate, train
 from training.losses import GRID, LOSSES, Loss, grid, huberised, on
-from training.network import build
-from training.presets import PRESETS, Recipe
+from training.network import NetworkName, build
+from training.presets import PRESETS, Doses, Optimiser, Protocol, Recipe
+from training.processes import alone
 from training.truths import Rule, Truth, load_truths, split_by_source, write_split
+from training.whole import save
 
 log = logging.getLogger(__name__)
 
-CACHE, SPLIT = "cache", "split.json"
+CACHE, SPLIT, PLAN = "cache", "split.json", "plan.json"
 VALIDATION_SHARE = 0.1
 SCENES, SCENE_SIDE = 640, 320
 VALIDATION_STEP = 2**40
@@ -63,26 +67,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Carry out `fit`: every phase of the preset, each in a sub-folder if there are several."""
     phases = {name: changed(recipe, options.changes) for name, recipe in PRESETS[options.preset].items()}
-    minutes = options.budget_minutes if options.budget_minutes or options.steps else 60.0
+    minutes = 60.0 if options.budget_minutes is None and options.steps is None else options.budget_minutes
     Budget(minutes, options.steps)  # said at once, not after the data were read
     start = options.start
     for name, recipe in phases.items():
         share = recipe.batches / sum(other.batches for other in phases.values()) if len(phases) > 1 else 1.0
         budget = Budget(minutes and share * minutes, options.steps and max(1, round(share * options.steps)))
         out = options.out / name if len(phases) > 1 else options.out
-        fit(
-            options.data,
-            out,
-            recipe,
-            budget,
-            validation=options.validation,
-            sources=options.sources,
-            start=start,
-            workers=options.workers,
-            save_every=options.save_every,
-        )
+        with alone(out):
+            fit(
+                options.data,
+                out,
+                recipe,
+                budget,
+                validation=options.validation,
+                sources=options.sources,
+                start=start,
+                workers=options.workers,
+                save_every=options.save_every,
+            )
         start = out
-        print(f"{out}: weights, {PICTURE} and record; `python -m engine_build.export {out}` makes them servable")
+        print(f"{out}: weights, {PICTURE} and record; to serve them:")
+        print(f"    python -m engine_build.export {out} --name NAME -o FOLDER")
     return 0
 
 
@@ -98,10 +104,30 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         except ValueError as error:
             raise ConfigError(f"--set {change}: the value must be JSON (a text in double quotes): {error}") from error
         wanted = type(getattr(recipe, name))
-        if not isinstance(value, (int, float) if wanted is float else wanted):
+        if not isinstance(value, (int, float) if wanted is float else wanted) or (
+            isinstance(value, bool) and wanted is not bool
+        ):
             raise ConfigError(f"--set {change}: {name} must be of type {wanted.__name__}")
         change_of: dict[str, Any] = {name: value}
         recipe = dataclasses.replace(recipe, **change_of)
+    for name, choices in (("optimiser", Optimiser), ("network", NetworkName), ("protocol", Protocol), ("doses", Doses)):
+        if getattr(recipe, name) not in get_args(choices):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(recipe, name)}")
+    try:
+        Detector(**recipe.detector)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"detector: {error}; see training.exposure.Detector") from error
+    for name in ("batch", "crop", "validate_every", "validation_crops"):
+        if getattr(recipe, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, not {getattr(recipe, name)}")
+    if not (recipe.rate > 0 and 0 <= recipe.averaging < 1 and 0 <= recipe.simulated <= 1 and recipe.seed >= 0):
+        raise ConfigError("rate must be above 0, averaging in [0, 1), simulated in [0, 1], seed not negative")
+    try:
+        network = build(recipe.network, recipe.arguments)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ConfigError(f"arguments {json.dumps(recipe.arguments)}: no such network ({error})") from error
+    if recipe.crop % network.stride:
+        raise ConfigError(f"crop must be a multiple of {network.stride}, the network's stride, not {recipe.crop}")
     if recipe.grid and (recipe.crop % GRID or not recipe.flat):
         raise ConfigError(f"grid needs flat crops (flat above 0) whose side, crop, is a multiple of {GRID}")
     if recipe.loss not in LOSSES:
@@ -133,12 +159,28 @@ def fit(
         unseen = load_truths(validation, out / CACHE, sources, smallest, rule)
     else:
         truths, unseen = split_by_source(truths, VALIDATION_SHARE, recipe.seed)
+    for name in sorted({truth.source for truth in truths} & {truth.source for truth in unseen}):
+        log.warning("%s: %s is trained on and validated on: the validation flatters", validation, name)
+    provenance = {
+        "micrographs": sorted(truth.name for truth in truths),
+        "sources": sorted({truth.source for truth in truths}),
+        "held_out": sorted(truth.name for truth in unseen),
+        "simulated_families": sorted(simulate.TRAINING) if recipe.simulated else [],
+        "started_from": start.name if start else None,
+        "start_sha256": sha256(start / WEIGHTS) if start and (start / WEIGHTS).is_file() else None,
+    }
     out.mkdir(parents=True, exist_ok=True)
+    keep_plan(out, provenance)
     write_split(out / SPLIT, truths, unseen, 0 if validation else VALIDATION_SHARE, recipe.seed)
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.arguments)
     if start:
-        network.load_state_dict(weights_of(start))
+        try:
+            network.load_state_dict(weights_of(start))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{start}: weights of another network ({error}); start from one of the same kind"
+            ) from error
     scenes: list[Image] = []
     if recipe.simulated:
         log.info("simulating %d scenes", SCENES)
@@ -146,13 +188,6 @@ def fit(
     loss = huberised(recipe.clip_in_loss, recipe.ssim) if recipe.loss == "huberised" else LOSSES[recipe.loss]
     if recipe.grid:
         loss = partial(_with_grid, loss, recipe.grid)
-    provenance = {
-        "micrographs": sorted(truth.name for truth in truths),
-        "sources": sorted({truth.source for truth in truths}),
-        "held_out": sorted(truth.name for truth in unseen),
-        "simulated_families": sorted(simulate.TRAINING) if scenes else [],
-        "started_from": str(start) if start else None,
-    }
     return train(
         network,
         drawer(recipe, truths, scenes),
@@ -162,6 +197,8 @@ def fit(
         budget,
         validator(recipe, unseen),
         provenance,
+        # Section 3.2: outputs are clipped for every statistic, the losses shown during training among them.
+        statistic=huberised(clip=True, ssim=recipe.ssim) if recipe.protocol == "paper" else None,
         workers=workers,
         save_every=save_every,
     )
@@ -171,12 +208,31 @@ def _with_grid(loss: Loss, weight: float, output: Tensor, drawn: Batch) -> Tenso
     return loss(output, drawn) + weight * grid(output, drawn)
 
 
+def keep_plan(out: Path, provenance: dict[str, Any]) -> None:
+    """Write down what is learnt from, and from where. Raises ConfigError if `out` holds another training."""
+    path = out / PLAN
+    plan = json.loads(json.dumps(provenance))
+    try:
+        known = json.loads(path.read_text()) if path.exists() else plan
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); choose another --out") from error
+    if known != plan:
+        raise ConfigError(
+            f"{path}: belongs to another training (other weights, options or micrographs); choose another --out, or "
+            "restore what has changed to go on with it"
+        )
+    save(path, json.dumps(plan, indent=1).encode() + b"\n")
+
+
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     """The weights a run left behind. Raises ConfigError if there are none."""
     path = run / WEIGHTS
     if not path.is_file():
         raise ConfigError(f"{run}: holds no {WEIGHTS}; name the folder of a finished run")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: damaged ({error}); name another run") from error
 
 
 def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> Drawer:
@@ -184,7 +240,14 @@ def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> 
     if recipe.protocol == "paper":
         low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
         return partial(paper_batch, PaperDraw(recipe.crop, low, recipe.simulated), truths, scenes, recipe.seed)
-    draw = Draw(recipe.crop, recipe.simulated, full_contrast=0.5 if recipe.contrast else 1.0, flat=recipe.flat)
+    draw = Draw(
+        recipe.crop,
+        recipe.simulated,
+        full_contrast=0.5 if recipe.contrast else 1.0,
+        flat=recipe.flat,
+        real_detector=recipe.real_detector,
+        worst_detector=Detector(**recipe.detector),
+    )
     return partial(batch, draw, truths, scenes, recipe.seed)
 
 

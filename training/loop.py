@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
             raise ConfigError("a budget is either minutes or steps: give --budget-minutes or --steps, not both")
-        if (self.minutes or self.steps or 0) <= 0:
+        amount = self.minutes if self.steps is None else self.steps
+        if amount is None or not 0 < amount < inf:
             raise ConfigError("the budget must be more than nothing; give --budget-minutes or --steps above 0")
 
     def progress(self, step: int, seconds: float) -> float:
@@ -135,19 +137,22 @@ def train(
     validate: Validate,
     provenance: dict[str, Any],
     *,
+    statistic: Loss | None = None,
     workers: int = 0,
     save_every: float = 120,
 ) -> Path:
     """Train `network` in place; returns `out` with the weights to keep (float32), the curve and the record.
 
     Run again with the same `out`, it goes on from the last checkpoint, at most `save_every` seconds old. Under
-    ``torchrun`` every process draws its share of each batch and gradients are averaged, so that the result is that
-    of one process with the whole batch; only the first writes.
+    ``torchrun`` every process draws its share of each batch and gradients are averaged; only the first writes. For the
+    fast network and losses that are means over crops the result is that of one process with the whole batch. The
+    paper's batch normalisation and the square root in its loss see each process's share by itself.
 
     Args:
         network: takes ``units`` and ``level``, as in `training.network`; start it as you like.
         draw_batch: called with a step and the indices of samples within the batch.
         provenance: goes into the record, next to recipe, steps, minutes and hardware.
+        statistic: what the curve shows as the loss, if not the loss itself.
         workers: processes that draw batches ahead; 0: they are drawn between the steps.
 
     Raises ConfigError for a checkpoint of another recipe, a batch that the processes cannot share evenly, a disk
@@ -162,8 +167,14 @@ def train(
     step, spent = 0, 0.0
     loss_mean: Tensor | None = None
     if (out / CHECKPOINT).exists():
-        state = torch.load(out / CHECKPOINT, map_location=place.device, weights_only=True)
-        if state["recipe"] != json.loads(json.dumps(asdict(recipe))):
+        try:
+            state = torch.load(out / CHECKPOINT, map_location=place.device, weights_only=True)
+            known = state["recipe"]
+        except Exception as error:  # a damaged pickle raises whatever it likes
+            raise ConfigError(
+                f"{out / CHECKPOINT}: damaged ({error}); delete it to train anew, or choose another --out"
+            ) from error
+        if known != json.loads(json.dumps(asdict(recipe))):
             raise ConfigError(f"{out}: holds a training by another recipe; give another --out, or the same options")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
@@ -225,7 +236,8 @@ def train(
         progress = place.agree(budget.progress(step, spent))
         if curve is None:
             continue
-        loss_mean = value.detach() if loss_mean is None else torch.lerp(loss_mean, value.detach(), 0.02)
+        shown = value.detach() if statistic is None else statistic(output.detach().float(), batch)
+        loss_mean = shown if loss_mean is None else torch.lerp(loss_mean, shown, 0.02)
         due = progress >= 1 or now - last_saved > save_every
         if (due or step % recipe.validate_every == 0) and not torch.isfinite(loss_mean):
             raise ConfigError(
@@ -262,6 +274,7 @@ def train(
             "hardware": f"{place.described}, {'bfloat16' if half else 'float32'}",
         }
         save(out / RECORD, json.dumps(record, indent=1).encode() + b"\n")
+    place.gather()
     return out
 
 

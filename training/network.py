@@ -168,6 +168,8 @@ class Ede2018(nn.Module):
         self.up_1 = layers.transposed(f128, f128)
         self.resolve_1 = resolve(f128, f64)
         self.last = nn.Conv2d(f64, 1, 3, padding=1)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)  # section 3.2; the other convolutions have none
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -285,12 +287,14 @@ class FastDenoiser(nn.Module):
         mean_spread = torch.maximum(mean_spread, least)
         share = 1 / local_mean(stabilised.square(), self.cell).clamp(min=1)
         told = torch.cat([stabilised, stabilised * share.sqrt(), share, level / mean_spread], 1)
-        out = units - share * (units - mean) + mean_spread * self.body(told)
+        return self.carried(units, units - share * (units - mean) + mean_spread * self.body(told), level)
+
+    def carried(self, units: Tensor, out: Tensor, level: Tensor) -> Tensor:
+        """The result with the local mean of the input: step 5."""
         carry = local_mean(units - out, self.carry_cell)
         # A finer second pass keeps the counts of smaller regions and lets more noise through: for high doses.
         carry = carry + F.relu(1 - 8 * level) * local_mean(units - out - carry, self.carry_cell // 2)
-        carried: Tensor = out + carry
-        return carried
+        return out + carry
 
 
 def build(network: NetworkName, arguments: dict[str, Any]) -> FastDenoiser | Ede2018:

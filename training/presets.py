@@ -7,6 +7,8 @@ from typing import Any, Literal
 from training.network import NetworkName
 
 Optimiser = Literal["adam", "adamw", "rmsprop", "nesterov"]
+Protocol = Literal["counts", "paper"]
+Doses = Literal["low", "ordinary", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,9 @@ class Recipe:
     network: NetworkName = "fast"
     arguments: dict[str, Any] = field(default_factory=dict)
     """What the network's class takes."""
-    protocol: Literal["counts", "paper"] = "counts"
+    protocol: Protocol = "counts"
     """How pairs are made: counts in noise units at any dose and contrast, or the paper's section 3.1."""
-    doses: Literal["low", "ordinary", "all"] = "all"
+    doses: Doses = "all"
     """Which of the paper's doses its protocol draws."""
     batch: int = 8
     crop: int = 128
@@ -36,6 +38,10 @@ class Recipe:
     """Share of crops that are simulated."""
     contrast: bool = True
     """Half of the crops are diluted by a background, to contrasts down to 2 %."""
+    real_detector: float = 0.0
+    """Share of crops recorded by a detector that does more than count."""
+    detector: dict[str, float] = field(default_factory=dict)
+    """What its worst is like: terms of `training.exposure.Detector`, such as readout, psf, hot_pixels, x_rays."""
     flat: float = 0.0
     """Share of crops that are flat fields."""
     loss: str = "balanced"

@@ -1,12 +1,17 @@
 """Where a training runs: one process or several that ``torchrun`` started, each with a device."""
 
+import fcntl
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import distributed
+
+from daemon.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,11 @@ class Place:
         distributed.broadcast(box, 0)
         return float(box.item())
 
+    def gather(self) -> None:
+        """Wait for all processes: what the first has written is there for the others."""
+        if self.world > 1:
+            distributed.barrier()
+
     @property
     def described(self) -> str:
         """For the record."""
@@ -44,6 +54,23 @@ class Place:
             (row.split(":")[1].strip() for row in _cpuinfo() if row.startswith("model name")), platform.processor()
         )
         return f"{self.world} × {torch.get_num_threads()} threads of {model}"
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold a run's folder for one training, and clear away what killed ones left. Raises ConfigError if it is held."""
+    out.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("RANK", "0")):
+        yield  # the first process holds it for all
+        return
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{out}: another training is at work there; stop it, or choose another --out") from error
+        for part in out.glob(".*.part"):
+            part.unlink(missing_ok=True)
+        yield
 
 
 def _cpuinfo() -> list[str]:

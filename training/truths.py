@@ -19,7 +19,7 @@ from daemon import formats
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from training import cache as store
 from training.exposure import Image
-from training.whole import write_whole
+from training.whole import save
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ PAPER_SIDE = 512
 
 MAX_PIXELS = 2**28
 
+HOT_REMARK = 0.1
+"""Share of the range that 99.99 % of the pixels must reach."""
 SATURATED_REMARK, SATURATED_REFUSED = 0.02, 0.5
 """Shares of pixels at the camera's highest value from which on a micrograph is remarked upon, and refused."""
 
@@ -98,8 +100,9 @@ def load_truths(
     )  # fmt: skip
     for remark, number in sorted(remarks.items()):
         log.info("%s: %d of %d micrographs: %s", folder, number, len(loaded), remark)
-    if named and (missing := sum(Path(truth.name).stem not in named for truth in loaded)):
-        log.warning("%s: names no source for %d micrographs; taken from their folder or name", sources, missing)
+    missing = [t for t in loaded if named.keys().isdisjoint((t.name, Path(t.name).name, Path(t.name).stem))]
+    if named and missing:
+        log.warning("%s: names no source for %d micrographs; taken from their folder or name", sources, len(missing))
     return loaded
 
 
@@ -119,10 +122,15 @@ def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
     pixels = formats.read(path, MAX_PIXELS).pixels
     remarks = judge(path, pixels, smallest)
+    low, high = float(pixels.min()), float(pixels.max())
+    if high - low < 1e-6 or max(abs(low), abs(high)) > 1e30:  # would not survive in float32
+        pixels = (pixels.astype(np.float64) - low) / (high - low)
     image = pixels.astype(np.float32)
     if rule == "clean":
         return Prepared(*clean_versions(image, smallest), remarks)
     versions, binned = paper_version(image)
+    if float(np.percentile(versions[0], 99.99)) < HOT_REMARK:
+        remarks += ("a few pixels far brighter than all others, which section 3.1 would leave black: infill them",)
     if binned == (1,):
         remarks += (f"not downsized by two: less than {PAPER_SIDE} pixels would be left on the short side",)
     if min(versions[0].shape) < PAPER_SIDE:
@@ -144,6 +152,15 @@ def judge(path: Path, pixels: NDArray[Any], smallest: int) -> tuple[str, ...]:
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise MicrographError(f"{path}: constant image (every pixel is {low:g}), nothing to learn from; remove it")
+    if not np.isfinite(float(high) - float(low)):
+        raise MicrographError(
+            f"{path}: its values range from {low:g} to {high:g}, which no camera gives; export it again"
+        )
+    darkest, brightest = np.percentile(pixels, (0.5, 99.5))
+    if darkest == brightest:
+        raise MicrographError(
+            f"{path}: nearly constant (99 % of the pixels are {darkest:g}), nothing to learn from; remove it"
+        )
     remarks = []
     top = float(np.mean(pixels == high))
     if top > SATURATED_REFUSED:
@@ -195,6 +212,16 @@ def own_noise(image: Image) -> float:
     image = image[:height, :width]
     detail = (image[::2, ::2] - image[1::2, ::2] - image[::2, 1::2] + image[1::2, 1::2]) / 2
     return float(np.median(np.abs(detail)) / 0.6745)
+
+
+def noise_floor(image: Image) -> float:
+    """Standard deviation of noise in an image (H, W) that need not be white: of the detail of one pixel, or of two.
+
+    Blurred, resampled or compressed noise hides from its finest detail. Binned by two, white noise is half as strong;
+    what is more than that is noise of two pixels, or fine structure, which this takes for noise to be on the safe side.
+    """
+    smaller = bin2(image)
+    return max(own_noise(image), 2 * own_noise(smaller) if min(smaller.shape) >= 2 else 0.0)
 
 
 def bin2(image: Image) -> Image:
@@ -267,7 +294,7 @@ def write_split(path: Path, training: Iterable[Truth], held_out: Iterable[Truth]
 
     record = {"seed": seed, "share": share, "training": listed(training), "held_out": listed(held_out)}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda stream: stream.write(text.encode()))
+    save(path, text.encode())
 
 
 def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> Prepared:

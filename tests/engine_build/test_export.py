@@ -122,6 +122,27 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
     np.testing.assert_allclose(scaling.to_units(served), expected, atol=0.02)  # weights rounded to float16
 
 
+def test_an_export_that_fails_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(tmp_path / "run")
+    served = tmp_path / "weights"
+    export(run, "tiny", served, tile=256)
+    before = {path.name: path.read_bytes() for path in served.iterdir()}
+
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine_build.export.to_onnx", broken)
+    with pytest.raises(OSError, match="No space"):
+        export(run, "tiny", served, tile=256)
+    assert {path.name: path.read_bytes() for path in served.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "weights"]
+
+
+def test_tiles_that_the_halo_would_eat_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave nothing inside a halo"):
+        export(finished_run(tmp_path / "run"), "tiny", tmp_path / "weights", tile=64)
+
+
 @pytest.mark.parametrize("record", [None, "{}", "no json", '{"recipe": {"arguments": {"depth": 3}}}'])
 def test_what_is_no_finished_run_is_refused_in_words(tmp_path: Path, record: str | None) -> None:
     if record is not None:
@@ -243,5 +264,5 @@ def test_a_network_that_looks_at_everything_has_no_halo() -> None:
         def forward(self, units: Tensor, level: Tensor) -> Tensor:
             return units * units[..., :64, :64].std()
 
-    with pytest.raises(RuntimeError, match="no halo"):
+    with pytest.raises(ConfigError, match="no halo"):
         measure_halo(Everywhere(0))

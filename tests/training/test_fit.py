@@ -97,7 +97,7 @@ def test_the_papers_preset_trains_low_doses_then_ordinary_ones(data: Path, tmp_p
     assert (low["steps"], ordinary["steps"]) == (6, 1)
     assert low["recipe"]["doses"] == "low"
     assert low["recipe"]["protocol"] == "paper"
-    assert ordinary["started_from"] == str(tmp_path / "run" / "low")
+    assert ordinary["started_from"] == "low"
     assert "validation_mse" in curve.read(tmp_path / "run" / "ordinary")[-1]
     assert "engine_build.export" in done.stdout
 
@@ -194,9 +194,32 @@ def test_crops_without_a_single_count_do_not_stop_the_validation() -> None:
     assert np.isfinite(found["validation_gain_low"])
 
 
+def test_another_folder_of_data_in_the_same_out_is_refused(data: Path, tmp_path: Path) -> None:
+    fit(data, tmp_path / "run", TINY, Budget(steps=1), validation=data)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "z_1.tif").write_bytes((data / "a_1.tif").read_bytes())
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        fit(other, tmp_path / "run", TINY, Budget(steps=2), validation=data)
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["micrographs"] == ["a_1.tif", "b_1.tif", "c_1.tif"]
+
+
+def test_a_source_on_both_sides_is_said(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fit(data, tmp_path / "run", TINY, Budget(steps=1), validation=data)
+    assert "trained on and validated on" in caplog.text
+
+
+def test_detector_terms_reach_the_crops(data: Path) -> None:
+    truths = load_truths(data)
+    recipe = changed(TINY, ["real_detector=1.0", 'detector={"hot_pixels": 0.05}'])
+    plain, hot = (drawer(r, truths, ())(0, range(8)).noisy.max((1, 2, 3)) for r in (TINY, recipe))
+    assert np.median(hot / plain) > 3
+
+
 def test_a_recipe_is_changed_by_name() -> None:
-    recipe = changed(FAST, ["rate=1e-4", 'loss="mse"', 'arguments={"widths": [8]}', "batch=3"])
-    assert recipe == replace(FAST, rate=1e-4, loss="mse", arguments={"widths": [8]}, batch=3)
+    recipe = changed(FAST, ["rate=1e-4", 'loss="mse"', 'arguments={"widths": [8, 8, 8, 8]}', "batch=3"])
+    assert recipe == replace(FAST, rate=1e-4, loss="mse", arguments={"widths": [8, 8, 8, 8]}, batch=3)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +232,14 @@ def test_a_recipe_is_changed_by_name() -> None:
         ('batch="many"', "of type int"),
         ("rate", "must be JSON"),
         ("grid=1.0", "grid needs flat crops"),
+        ('arguments={"widths": [8]}', "no such network"),
+        ("crop=100", "multiple of 32"),
+        ("batch=0", "batch must be at least 1"),
+        ("rate=-1", "rate must be above 0"),
+        ("averaging=true", "of type float"),
+        ('optimiser="sgd"', "optimiser must be one of adam, adamw, rmsprop, nesterov, not sgd"),
+        ('detector={"colour": 1}', "detector: .*colour"),
+        ('detector={"psf": -1}', "psf of a detector must lie in"),
     ],
 )
 def test_a_wrong_change_is_explained(change: str, reason: str) -> None:

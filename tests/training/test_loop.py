@@ -19,6 +19,7 @@ from training.loop import CHECKPOINT, RECORD, Budget, Drawer, set_norms, train
 from training.losses import LOSSES, Loss
 from training.network import build
 from training.presets import Recipe, Stage
+from training.processes import alone
 from training.whole import save
 
 TINY = Recipe(
@@ -124,6 +125,30 @@ def test_another_recipe_does_not_go_on_from_this_one(tmp_path: Path, drawn: Draw
         run(tmp_path / "run", drawn, replace(TINY, rate=1e-5))
 
 
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\3\4 and then nothing"])
+def test_a_damaged_checkpoint_is_said_and_kept(tmp_path: Path, drawn: Drawer, content: bytes) -> None:
+    out = run(tmp_path / "run", drawn, budget=Budget(steps=1))
+    (out / CHECKPOINT).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt: damaged .*delete it"):
+        run(out, drawn)
+    assert (out / CHECKPOINT).read_bytes() == content
+
+
+def test_a_folder_is_one_trainings_at_a_time_and_remains_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint.pt.abc.part").write_bytes(b"half")
+    with alone(tmp_path):
+        assert not list(tmp_path.glob(".*.part"))
+        with pytest.raises(ConfigError, match="another training is at work"), alone(tmp_path):
+            pass
+    with alone(tmp_path):
+        pass
+
+
+def test_rows_that_are_none_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / curve.CURVE).write_bytes(b'{"step": 1}\n{"loss": 3}\n\xff\xfe\n[1]\n{"step": 2}\n')
+    assert [row["step"] for row in curve.read(tmp_path)] == [1, 2]
+
+
 def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_checkpoint(tmp_path: Path, drawn: Drawer) -> None:
     out = run(tmp_path / "run", drawn, budget=Budget(steps=2))
     before = (out / CHECKPOINT).read_bytes()
@@ -172,7 +197,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [(None, None), (1, 1), (0, None), (None, -1)])
+@pytest.mark.parametrize(
+    ("minutes", "steps"), [(None, None), (1, 1), (0, None), (None, -1), (float("nan"), None), (float("inf"), None)]
+)
 def test_a_budget_is_either_minutes_or_steps(minutes: float | None, steps: int | None) -> None:
     with pytest.raises(ConfigError, match="budget"):
         Budget(minutes, steps)

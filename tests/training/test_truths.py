@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from scipy.ndimage import gaussian_filter
 
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, MicrographError
 from training import cache as store
 from training import truths as module
 from training.exposure import Image
@@ -20,8 +21,10 @@ from training.truths import (
     clean_versions,
     guess_source,
     load_truths,
+    noise_floor,
     own_noise,
     paper_version,
+    prepare,
     read_sources,
     split_by_source,
     write_split,
@@ -47,6 +50,19 @@ def test_own_noise_sees_the_noise_and_not_the_specimen(shape: tuple[int, int], s
     noisy = image + np.random.default_rng(0).normal(0, sigma, shape).astype(np.float32)
     assert own_noise(noisy) == pytest.approx(sigma, rel=0.05)
     assert own_noise(image) < 0.002
+
+
+@pytest.mark.parametrize(("blur", "hidden"), [(0.0, 1.05), (0.7, 2.2), (1.0, 4.0)])
+def test_the_noise_floor_finds_noise_that_is_not_white(blur: float, hidden: float) -> None:
+    """Blurred noise of which the finest detail shows a part only: the floor is nearer, and never below it."""
+    rng = np.random.default_rng(0)
+    noise = gaussian_filter(rng.normal(0, 0.05, (512, 512)), blur).astype(np.float32) if blur else None
+    noise = rng.normal(0, 0.05, (512, 512)).astype(np.float32) if noise is None else noise
+    image = smooth(512) + noise
+    true, fine, floor = float(noise.std()), own_noise(image), noise_floor(image)
+    assert floor >= fine
+    assert true / floor < 2
+    assert true / fine == pytest.approx(hidden, rel=0.3)
 
 
 def test_bin2_averages_areas_and_drops_an_odd_edge() -> None:
@@ -132,6 +148,20 @@ def test_what_is_odd_but_usable_is_used_and_said(tmp_path: Path, caplog: pytest.
     for word in ("8-bit", "negative values", "saturated"):
         assert sum(word in r.getMessage() and "1 of 3" in r.getMessage() for r in caplog.records) == 1
     assert "3 micrographs of 3 sources, 0 files skipped" in caplog.text
+
+
+def test_images_of_nearly_one_value_and_of_no_camera_are_refused(tmp_path: Path) -> None:
+    nearly = np.zeros((200, 200), np.uint16)
+    nearly[3, 5], nearly[50, 60] = 400, 9
+    huge = smooth(200).astype(np.float64) * 1.7e308 * np.where(np.arange(200) % 2, 1, -1)
+    tiny = smooth(200).astype(np.float64) * 1e-30
+    for name, image, reason in (("nearly", nearly, "nearly constant"), ("huge", huge, "no camera gives")):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+        with pytest.raises(MicrographError, match=reason):
+            prepare(tmp_path / f"{name}.tif", 192, "clean")
+    tifffile.imwrite(tmp_path / "tiny.tif", tiny)
+    prepared = prepare(tmp_path / "tiny.tif", 192, "clean")
+    assert float(np.std(prepared.versions[0])) > 0.05
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no folder", "nothing in it"])

@@ -49,8 +49,9 @@ from typing import Any
 import numpy as np
 
 from daemon import __version__
-from daemon.errors import ConfigError
-from training.evaluation import guards, pairs, report, tables
+from daemon.errors import ConfigError, MicrographError
+from training import simulate
+from training.evaluation import guards, metrics, pairs, report, spectrum, tables
 from training.evaluation import methods as known
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
@@ -107,9 +108,16 @@ def run(options: argparse.Namespace) -> int:
     if options.micrographs:
         subjects["real"] = pairs.real_subjects(options.micrographs, out / "cache", options.sources)
 
+    seen = {
+        method.name: sorted({Path(s.name).name for s in subjects.get("real", ())} & known.learnt_from(name))
+        for method, name in zip([m for m in methods if m.family == "weights"], options.weights, strict=True)
+    }
+    for name, files in seen.items():
+        if files:
+            log.warning("%s was trained on %s: its figures are not those of new images", name, ", ".join(files))
     done = measure_all(out, _work(methods, subjects, instances, slow, options.seed, side), side, Bar())
     result = conclude(done, methods, side)
-    result["protocol"] = _protocol(options, subjects, instances, slow, side)
+    result["protocol"] = _protocol(options, subjects, instances, slow, side) | {"trained_on": seen}
     result["guards"] = {m.name: _guards(out, m, methods, options.quick) for m in methods if m.family == "weights"}
     result["examples"] = examples(out, subjects, methods, options.seed, side)
     save(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
@@ -194,7 +202,8 @@ def _guards(out: Path, method: Method, methods: Sequence[Method], quick: bool) -
     """No detail lost, nothing invented: measured once for the same weights. BM3D says which vacancies can be kept."""
     path = out / f"guards.{method.name}.json"
     rival = next((other for other in methods if other.family == "bm3d"), None) if not quick else None
-    identity = [method.identity, rival.identity if rival else None, quick]
+    code = known.digest_of(guards, simulate, spectrum, metrics)
+    identity = [method.identity, rival.identity if rival else None, quick, code]
     try:
         saved = json.loads(path.read_bytes())
         if saved["identity"] == identity:
@@ -227,7 +236,11 @@ def examples(
     for figure, (_, number) in EXAMPLES.items():
         fitting = [s for s in everything if _figure(s) == figure]
         for key in pairs.plan(fitting, "low", min(number, len(fitting)), seed, side):
-            pair = pairs.make(key).pair
+            try:
+                pair = pairs.make(key).pair
+            except MicrographError as reason:
+                log.warning("skipped: %s", reason)
+                continue
             images = {"noisy": pair.noisy, "truth": pair.truth}
             images |= {n: np.clip(pair.scaling.to_units(run(pair.counts)), 0, 1) for n, run in restore.items()}
             file = f"examples/{figure}-{len(listed)}.npz"
@@ -254,7 +267,8 @@ def summary(result: Mapping[str, Any]) -> str:
         reached = "not measured" if entry["reached"] is None else f"{entry['reached']:.3g}"
         lines.append(
             f"{'reached' if entry['ok'] else 'MISSED ':7} {entry['method']:12} {entry['regime']:13} "
-            f"{entry['stratum']:9} {entry['figure']}: {reached} (must be {entry['sense']} {entry['must']:g})"
+            f"{entry['stratum']:9} {entry['figure']}: {reached} (must be {entry['sense']} {entry['must']:g}; "
+            f"{entry['n']} pairs)"
         )
     for name, verdicts in result["guards"].items():
         for guard in verdicts:

@@ -8,6 +8,7 @@ evaluation without it must be possible.
 """
 
 import hashlib
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Literal
 
 import cv2
@@ -25,7 +27,8 @@ from scipy.signal import wiener as scipy_wiener
 from scipy.stats import poisson
 from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv_chambolle, denoise_wavelet
 
-from daemon import manifest
+from daemon import backends, denoise, manifest, scaling, spikes, tiling
+from daemon.backends import cpu
 from daemon.denoise import Denoiser
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
@@ -150,6 +153,15 @@ NINE: dict[str, tuple[str, Callable[[Image], Image]]] = {
 SLOW = {"bregman", "nl_means"}
 _PACKAGES = {"gaussian": "opencv-python-headless", "bilateral": "opencv-python-headless",
              "median": "opencv-python-headless", "wiener": "scipy"}  # fmt: skip
+
+
+def digest_of(*modules: ModuleType) -> str:
+    """Eight hexadecimal digits of the source code of modules."""
+    return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:8]
+
+
+SERVING = digest_of(backends, cpu, denoise, scaling, spikes, tiling)
+"""Changes with the code that serves weights: rows measured with other code are measured again."""
 _SETTINGS = 1
 """Counted up when parameters of a method above change."""
 
@@ -203,9 +215,23 @@ def weights(name_or_folder: str, threads: int = 1) -> Method:
     file = described.onnx
     return Method(
         folder.name, f"{described.name} ({described.network})", "weights", False,
-        f"{described.sha256[file]} onnxruntime {version('onnxruntime')} tile {described.tile} halo {described.halo}",
+        f"{described.sha256[file]} onnxruntime {version('onnxruntime')} tile {described.tile} halo {described.halo} "
+        f"threads {threads} code {SERVING}",
         run, load_seconds, (folder / file).stat().st_size / 1e6,
     )  # fmt: skip
+
+
+def learnt_from(name_or_folder: str) -> set[str]:
+    """Names of the files that weights, or a training run, were trained on, as far as their record says."""
+    folder = manifest.locate(name_or_folder)
+    try:
+        if (folder / manifest.MANIFEST).is_file():
+            record = json.loads((folder / manifest.MANIFEST).read_text())["training"]
+        else:
+            record = json.loads((folder / RECORD).read_text())
+        return {Path(name).name for name in record.get("micrographs", ())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def on_counts(method: Method, memory: Path | None = None) -> Callable[[Image], Image]:
@@ -243,6 +269,7 @@ def _run_of_training(folder: Path, threads: int) -> Method:
     try:
         recipe = json.loads((folder / RECORD).read_text())["recipe"]
         kind = recipe.get("network", "fast")
+        paper = recipe.get("protocol") == "paper"
         network = build(kind, recipe["arguments"]).eval()
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -254,7 +281,7 @@ def _run_of_training(folder: Path, threads: int) -> Method:
 
     def run(pair: Pair) -> Image:
         height, width = pair.counts.shape
-        scaling = noise_units(float(pair.counts.mean(dtype=np.float64))) if kind == "fast" else minmax_crop(pair.counts)
+        scaling = minmax_crop(pair.counts) if paper else noise_units(float(pair.counts.mean(dtype=np.float64)))
         margin = [(0, -extent % network.stride) for extent in (height, width)]
         units = np.pad(scaling.to_units(pair.counts), margin, "reflect")
         before = torch.get_num_threads()

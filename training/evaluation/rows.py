@@ -64,7 +64,10 @@ def measure(method: Method, instance: Instance) -> tuple[Row, Image]:
     restored = method.run(pair)
     seconds = process_time() - begin
     if restored.shape != pair.counts.shape or not np.isfinite(restored).all():
-        raise ValueError(f"{method.name} on {key}: gave {restored.shape}, or pixels that are not finite")
+        raise ConfigError(
+            f"{method.name} on {key}: gave {restored.shape}, or pixels that are not finite; its weights are damaged or "
+            "diverged: leave it out, or train it again"
+        )
     scaled = np.clip(pair.scaling.to_units(restored), 0, 1)
     counts = pair.scaling.to_pixels(scaled)
     height, width = pair.counts.shape
@@ -146,4 +149,6 @@ def _row(values: dict[str, Any]) -> Row:
     row = Row(**{field.name: values[field.name] for field in fields(Row)})
     if not all(math.isfinite(value) for value in (row.mse, row.ssim, row.psnr)):
         raise ValueError("a figure is not finite")
+    if len(row.frc) != metrics.RINGS:
+        raise ValueError("it has another number of rings")
     return Row(**{**asdict(row), "shape": tuple(row.shape), "frc": tuple(row.frc)})

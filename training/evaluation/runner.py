@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class ErrorMap:
                 mean, keys = saved["mean"], saved["keys"].tolist()
                 if str(saved["identity"]) != identity or mean.shape != (side, side):
                     return fresh
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return fresh  # not there yet, or from another version
         return cls(path, identity, mean.astype(np.float64) * len(keys), dict.fromkeys(keys))
 
@@ -111,7 +112,7 @@ def measure_all(
                     place = (key.regime, method.name)
                     if place not in maps:
                         file = out / "errors" / f"{key.regime}.{method.name}.npz"
-                        maps[place] = ErrorMap.load(file, method.identity, side)
+                        maps[place] = ErrorMap.load(file, f"{method.identity} seed {key.seed}", side)
                     maps[place].add(key.fingerprint, error)
                 result.append(row)
                 fresh.append(row)

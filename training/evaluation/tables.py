@@ -1,11 +1,11 @@
 """Rows → the tables of the report and the verdict: plain numbers, ready for JSON.
 
 Strata: `all` are the real micrographs; `clean` those of them whose truth's own noise lies 6 dB or more under the best
-method's error, so that differences between methods can be seen at all; `simulated` is noiseless simulation of
-families that are never trained on.
+method's error, so that differences between methods can be seen at all (decided on the pairs that every method has, for
+the best of fewer methods would be another); `simulated` is noiseless simulation of families that are never trained on.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -43,6 +43,9 @@ def stratum(rows: Sequence[Row], regime: str, name: str) -> dict[str, dict[str, 
     """Rows of a regime and stratum, by method and key."""
     mine = [row for row in rows if row.regime == regime and (row.stratum == "simulated") == (name == "simulated")]
     if name == "clean":
+        methods = {row.method for row in mine}
+        count = Counter(row.key for row in mine)
+        mine = [row for row in mine if count[row.key] == len(methods)]
         best: dict[str, float] = {}
         for row in mine:
             best[row.key] = min(best.get(row.key, np.inf), row.noise)

@@ -24,6 +24,9 @@ from training.finetuning.noisy import Division, Field, divide
 from training.losses import on
 from training.truths import Truth
 
+ENOUGH_FILES = 4
+"""Held-out files below which no verdict is a recommendation: an interval over fewer says little of the next file."""
+
 Verdict = Literal["better", "no measurable difference", "mixed", "worse"]
 
 DOSES = (2.0, 10.0, 50.0, 250.0, 1250.0)
@@ -154,7 +157,7 @@ def errors(network: nn.Module, cases: Iterable[Case]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """Means over files with 95 % intervals. `fall` of the error: positive is better. PSNR in dB, with a truth only."""
+    """Means over files with their intervals. `fall` of the error: positive is better. PSNR in dB, with a truth only."""
 
     name: str
     files: int
@@ -194,7 +197,13 @@ class Outcome:
 
     @property
     def recommended(self) -> bool:
-        return self.verdict == "better"
+        """Better, and on enough files for that to mean something for the next one."""
+        return self.verdict == "better" and self.files >= ENOUGH_FILES
+
+    @property
+    def files(self) -> int:
+        """How many were held out."""
+        return len({row.file for row in self.rows})
 
     def as_json(self) -> dict[str, Any]:
         numbers = {"regimes": [asdict(one) for one in self.regimes], "files": [asdict(one) for one in self.rows]}
@@ -222,7 +231,9 @@ def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: in
         values = np.concatenate(list(blocks.values()), 1)
         files = [file for file, table in blocks.items() for _ in range(table.shape[1])]
         # One seed for all three: the same files and blocks are drawn for each.
-        first, second, fall = (bootstrap(v, files, seed) for v in (*values, values[0] - values[1]))
+        # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
+        doubt = 0.05 / len({regime for regime, _ in found})
+        first, second, fall = (bootstrap(v, files, seed, doubt=doubt) for v in (*values, values[0] - values[1]))
         psnr: list[float | None] = [None, None]
         if (name, files[0]) in peaks:
             highest = [max(peaks[name, file]) for file in blocks]

@@ -11,7 +11,7 @@ from PIL import ImageDraw, ImageFont
 
 from daemon.micrograph import Image
 from training.averages import Interval
-from training.finetuning.before_after import Case, Outcome
+from training.finetuning.before_after import ENOUGH_FILES, Case, Outcome
 from training.whole import save
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
@@ -27,6 +27,11 @@ def write(outcome: Outcome, out: Path, title: str, remarks: Sequence[str]) -> No
 def advice(outcome: Outcome) -> str:
     """The verdict in a sentence, for the person who has to decide."""
     match outcome.verdict:
+        case "better" if not outcome.recommended:
+            return (
+                f"The fine-tuned weights are better on the {outcome.files} held-out file(s), but {ENOUGH_FILES} are "
+                "needed to expect the same of the next one: look at the pictures, or give more micrographs."
+            )
         case "better":
             return "The fine-tuned weights are better on the held-out images: use them."
         case "no measurable difference":
@@ -46,7 +51,8 @@ def report(outcome: Outcome, title: str, remarks: Sequence[str]) -> str:
     lines = [f"# {title}", "", f"**{advice(outcome)}**", "", *(f"- {remark}" for remark in remarks), ""]
     lines += [
         "Error: mean squared error over the noise variance of the input (1: as noisy as it came), on files that were",
-        "not trained on; in brackets the 95 % interval from resampling files and blocks within them.",
+        "not trained on; in brackets the interval from resampling files and blocks within them, wrong for any of the",
+        "rows in 5 % of all cases.",
     ]
     if not psnr:
         lines += [

@@ -26,10 +26,12 @@ from training.finetuning.before_after import Case, Outcome
 from training.finetuning.before_after_report import REPORT, advice, write
 from training.finetuning.fields import PARTNERS, Reading, Skipped, load_fields
 from training.finetuning.noisy import Field
+from training.fit import keep_plan
 from training.loop import RECORD, WEIGHTS, Budget, Drawer, train
 from training.losses import LOSSES
 from training.network import Ede2018, FastDenoiser, build
 from training.presets import PRESETS, Recipe, Stage
+from training.processes import alone
 from training.truths import Truth, load_truths, split_by_source
 from training.whole import save
 
@@ -38,7 +40,6 @@ log = logging.getLogger(__name__)
 How = Literal["clean", "pairs", "thinning"]
 LossName = Literal["mse", "poisson"]
 
-PLAN = "plan.json"
 NOT_RECOMMENDED = 3
 """Exit status of a fine-tuning that did not help, so that a script does not go on to export it."""
 RATE = 1e-4
@@ -101,7 +102,7 @@ def fine_tune(order: Order) -> Outcome:
         order.out.mkdir(parents=True, exist_ok=True)
         material = load_clean(order) if order.how == "clean" else load_noisy(order)
         provenance = provenance_of(order, parent, material)
-        keep_plan(order, provenance)
+        keep_plan(order.out, provenance)
     except OSError as error:
         raise StorageError(
             f"{order.out}: cannot be written ({error.strerror or error}); make room there, or choose another --out, "
@@ -250,18 +251,6 @@ def provenance_of(order: Order, parent: Manifest, material: Material) -> dict[st
     }
 
 
-def keep_plan(order: Order, provenance: dict[str, Any]) -> None:
-    """Write down what is trained on and what is held out. Raises ConfigError if `out` holds another fine-tuning."""
-    path = order.out / PLAN
-    plan = json.loads(json.dumps(provenance))
-    if path.exists() and json.loads(path.read_text()) != plan:
-        raise ConfigError(
-            f"{path}: belongs to another fine-tuning (other weights, options or micrographs); choose another --out, or "
-            "restore what has changed to go on with it"
-        )
-    save(path, json.dumps(plan, indent=1).encode() + b"\n")
-
-
 def remarks(order: Order, material: Material) -> list[str]:
     """What the report says of the data."""
     lines = [
@@ -302,7 +291,7 @@ def gain(text: str) -> float | Literal["auto"]:
 
 def run(options: argparse.Namespace) -> int:
     """The command. 0: better weights; 3: done, but the weights are not recommended."""
-    minutes = options.budget_minutes if options.budget_minutes or options.steps else 30.0
+    minutes = 30.0 if options.budget_minutes is None and options.steps is None else options.budget_minutes
     first, second = (text.lower().lstrip(" _.-") for text in options.endings or PARTNERS[0])
     order = Order(
         data=options.data,
@@ -319,7 +308,8 @@ def run(options: argparse.Namespace) -> int:
         crop=options.crop,
         workers=options.workers,
     )
-    outcome = fine_tune(order)
+    with alone(order.out):
+        outcome = fine_tune(order)
     print(f"{advice(outcome)} Report: {order.out / REPORT}")
     if outcome.recommended:
         print(f"Make weights of them: python -m engine_build.export {order.out} --name NAME -o FOLDER")

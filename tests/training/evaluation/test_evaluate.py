@@ -252,7 +252,7 @@ def test_all_methods_are_clipped_alike(micrographs: Path) -> None:
 def test_a_method_that_gives_nonsense_is_an_error(micrographs: Path) -> None:
     instance = pairs.make(pairs.plan(subjects_of(micrographs), "low", 1, 1, 64)[0])
     broken = Method("broken", "b", "weights", False, "b", lambda pair: pair.counts * np.float32("nan"))
-    with pytest.raises(ValueError, match=r"broken on low/real"):
+    with pytest.raises(ConfigError, match=r"broken on low/real"):
         rows.measure(broken, instance)
 
 
@@ -289,6 +289,29 @@ def test_quick_on_real_and_simulated_micrographs(micrographs: Path, tmp_path: Pa
     said = capsys.readouterr().out
     assert "MISSED" in said
     assert "gaussian" in said
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_identity_fails_against_every_rival(tmp_path: Path) -> None:
+    """With the nine and BM3D really measured, so that nothing is missed only because it is missing."""
+    names = [*methods.NINE, "bm3d", "identity"]
+    evaluate.run(parse("--out", tmp_path, "--quick", "--methods", *names))
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    judged = [entry for entry in result["acceptance"] if entry["stratum"] == "simulated"]
+    assert len(judged) == 10
+    assert all(entry["reached"] is not None for entry in judged)
+    missed = [entry["figure"] for entry in judged if not entry["ok"]]
+    assert missed.count("PSNR over BM3D, dB") == 4
+    assert missed.count("MSE under the best of the nine, share") == 2
+    assert missed.count("1 - SSIM under the best of the nine, share") == 2
+
+
+def test_files_the_weights_were_trained_on_are_known(tmp_path: Path) -> None:
+    assert "tkrem_ser_hrstem.tif" in methods.learnt_from("fast")
+    (tmp_path / "record.json").write_text('{"micrographs": ["grid/a.tif"]}')
+    assert methods.learnt_from(str(tmp_path)) == {"a.tif"}
+    (tmp_path / "record.json").write_text("[]")
+    assert methods.learnt_from(str(tmp_path)) == set()
 
 
 @pytest.mark.usefixtures("no_report")

@@ -12,6 +12,7 @@ from training.evaluation import guards, metrics, spectrum
 from training.evaluation.guards import Guard
 
 SCENES = simulate.bank(5, 4, 128, simulate.HELD_OUT)
+KINDS = list(simulate.HELD_OUT)
 
 
 def identity(counts: Image) -> Image:
@@ -48,11 +49,11 @@ def test_doing_nothing_does_not_pass() -> None:
 
 
 def test_a_constant_does_not_pass() -> None:
-    assert not guards.rings(constant, SCENES).ok
+    assert not guards.rings(constant, SCENES, KINDS).ok
     lost = guards.vacancy(constant, seeds=2)
     assert not lost.ok
     assert lost.worst == pytest.approx(0, abs=1e-4)
-    assert not guards.block_bias(constant, SCENES).ok
+    assert not guards.block_bias(constant, SCENES)[0].ok
     assert all(guard.ok for guard in guards.flat_fields(constant, seeds=2, side=64)), "nothing is what it does best"
 
 
@@ -68,7 +69,7 @@ def test_a_broken_denoiser_is_named(bad: guards.Denoise) -> None:
 
 
 def test_a_verdict_is_plain_json() -> None:
-    for guard in (*guards.flat_fields(blurred(1), seeds=2, side=64), guards.rings(constant, SCENES)):
+    for guard in (*guards.flat_fields(blurred(1), seeds=2, side=64), guards.rings(constant, SCENES, KINDS)):
         written = json.loads(json.dumps(guard.as_json(), allow_nan=False))
         assert written["ok"] == guard.ok
         assert written["statistic"]
@@ -83,32 +84,52 @@ def test_what_is_not_a_number_is_not_reached() -> None:
 # Rings
 
 
-def test_a_ring_that_is_worse_in_every_instance_is_found() -> None:
+def correlations(scenes: int, change: float = 0.02) -> tuple[guards.Real, guards.Real]:
+    """(scenes, 4 exposures, rings) before and after, with a little noise of the exposures in both."""
     rng = np.random.default_rng(0)
-    before = rng.uniform(0.5, 0.9, (12, metrics.RINGS))
-    after = before + rng.normal(0.02, 0.01, before.shape)
-    assert guards.judge_rings(before, after).ok
-    after[:, 7] = before[:, 7] - rng.uniform(0.001, 0.003, 12)
-    guard = guards.judge_rings(before, after)
+    before = rng.uniform(0.5, 0.9, (scenes, 1, metrics.RINGS)) + rng.normal(0, 0.002, (scenes, 4, metrics.RINGS))
+    return before, before + change + rng.normal(0, 0.002, before.shape)
+
+
+def test_a_ring_that_is_worse_everywhere_is_found() -> None:
+    before, after = correlations(8)
+    kinds = ["gold", "sheet"] * 4
+    assert guards.judge_rings(before, after, kinds).ok
+    after[..., 7] = before[..., 7] - 0.01 + np.random.default_rng(1).normal(0, 0.002, (8, 4))
+    guard = guards.judge_rings(before, after, kinds)
     assert not guard.ok
     assert guard.numbers["worst_ring_per_px"] == pytest.approx(metrics.frequencies()[7])
-    assert guard.numbers["rings_worse"] == 1
-    difference = (after - before)[:, 7]
-    assert guard.worst == pytest.approx(difference.mean() / (difference.std(ddof=1) / np.sqrt(12)))
+    assert guard.numbers["rings_worse"] == {"gold": 1, "sheet": 1}
+    assert guard.numbers["worst_change"] == pytest.approx(-0.01, abs=0.002)
+
+
+def test_one_specimen_that_loses_everything_is_not_hidden_by_the_others() -> None:
+    before, after = correlations(24)
+    kinds = [str(index % 4) for index in range(24)]
+    after[5, :, 9] = np.random.default_rng(1).normal(0, 0.002, 4)
+    guard = guards.judge_rings(before, after, kinds)
+    assert not guard.ok
+    assert guard.numbers["worst_kind"] == "1"
+
+
+def test_a_change_nobody_would_see_counts_as_none() -> None:
+    before, _ = correlations(4)
+    assert guards.judge_rings(before, before - 0.5 * guards.UNNOTICED, ["gold"] * 4).ok
+    assert not guards.judge_rings(before, before - 2 * guards.UNNOTICED, ["gold"] * 4).ok
 
 
 def test_rings_beyond_half_of_nyquist_may_be_given_up() -> None:
-    before = np.full((4, metrics.RINGS), 0.5)
+    before = np.full((4, 2, metrics.RINGS), 0.5)
     after = before.copy()
-    after[:, metrics.RINGS // 2 :] = 0
-    assert guards.judge_rings(before, after).ok
-    after[:, metrics.RINGS // 2 - 1] = 0
-    assert not guards.judge_rings(before, after).ok
+    after[..., metrics.RINGS // 2 :] = 0
+    assert guards.judge_rings(before, after, ["gold"] * 4).ok
+    after[..., metrics.RINGS // 2 - 1] = 0
+    assert not guards.judge_rings(before, after, ["gold"] * 4).ok
 
 
-def test_one_instance_says_nothing_about_rings() -> None:
-    with pytest.raises(ValueError, match="two instances"):
-        guards.judge_rings(np.ones((1, metrics.RINGS)), np.ones((1, metrics.RINGS)))
+def test_one_exposure_says_nothing_about_rings() -> None:
+    with pytest.raises(ValueError, match="two exposures"):
+        guards.judge_rings(np.ones((3, 1, metrics.RINGS)), np.ones((3, 1, metrics.RINGS)), ["gold"] * 3)
 
 
 # Flat fields
@@ -217,11 +238,18 @@ def test_counts_moved_out_of_one_block_are_found() -> None:
         counts[:64, :64] *= 0.9
         return counts
 
-    assert guards.block_bias(identity, SCENES).ok
-    assert not guards.block_bias(moved, SCENES).ok
+    assert all(guard.ok for guard in guards.block_bias(identity, SCENES))
+    assert not guards.block_bias(moved, SCENES)[0].ok
+
+
+def test_a_bias_of_all_blocks_alike_is_found_where_no_single_block_shows_it() -> None:
+    scenes = simulate.bank(6, 24, 128, simulate.HELD_OUT)
+    blocks, together = guards.block_bias(lambda counts: counts * np.float32(1.02), scenes, [(1, 1.0)])
+    assert blocks.ok
+    assert not together.ok
 
 
 def test_blocks_are_judged_in_counting_errors() -> None:
-    guard = guards.block_bias(identity, SCENES, [(100, 1.0)])
+    guard, _ = guards.block_bias(identity, SCENES, [(100, 1.0)])
     assert guard.numbers["blocks"] == 4 * len(SCENES)
     assert guard.numbers["rms"]["100 counts, contrast 1"] == pytest.approx(1, abs=0.5)

@@ -112,6 +112,10 @@ def test_a_better_network_is_called_better_a_worse_one_worse_and_itself_neither(
     assert regime.before.mean == pytest.approx(1, abs=0.05)
     assert regime.fall.mean == pytest.approx(regime.before.mean - regime.after.mean)
     assert regime.psnr_before is None
+    few = compare(bad, good, noisy_cases(fields[:3], 1))
+    assert few.verdict == "better"
+    assert not few.recommended
+    assert "better on the 3 held-out file(s), but 4 are needed" in advice(few)
     worse = compare(good, bad, noisy_cases(fields, 1))
     assert worse.verdict == "worse"
     assert not worse.recommended

@@ -145,6 +145,24 @@ def test_fields_of_a_lattice_that_did_not_move_are_accepted() -> None:
     assert "shifted" in str(compare(first, np.roll(second, 3, 1)).refusal())
 
 
+@pytest.mark.parametrize("dose", [10.0, 100.0])
+@pytest.mark.parametrize("shift", [0.3, 0.5])
+def test_exposures_a_fraction_of_a_pixel_apart_are_refused(dose: float, shift: float) -> None:
+    rng = np.random.default_rng(0)
+    scene = simulate.bank(5, 2, 384)[1].astype(np.float64)
+    frequency = np.fft.fftfreq(384)[:, None], np.fft.rfftfreq(384)[None, :]
+    spectrum = np.fft.rfft2(scene)
+    moved = np.fft.irfft2(spectrum * np.exp(-2j * np.pi * shift * frequency[0]), s=scene.shape)
+    rates = [dose * np.maximum(image, 0) / scene.mean() for image in (scene, scene, moved)]
+    first, second, third = (rng.poisson(rate).astype(np.float32) for rate in rates)
+    compared = compare(first, third)
+    assert compared.offset == pytest.approx((-shift, 0), abs=max(0.05, 4 * compared.offset_error))
+    assert "pixels apart" in str(compared.refusal())
+    same = compare(first, second)
+    assert same.refusal() is None
+    assert np.hypot(*same.offset) < 0.15
+
+
 def test_thinning_takes_counts_and_refuses_the_rest_by_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hot = exposure(rng, 1)

@@ -24,8 +24,9 @@ from training import cache as store
 from training import simulate
 from training.finetuning import command as finetune
 from training.finetuning.before_after_report import NUMBERS, PICTURE, REPORT
-from training.finetuning.command import NOT_RECOMMENDED, PLAN, Order, add_arguments, fine_tune, recipe_of, run, split
+from training.finetuning.command import NOT_RECOMMENDED, Order, add_arguments, fine_tune, recipe_of, run, split
 from training.finetuning.fields import PARTNERS
+from training.fit import PLAN
 from training.loop import RECORD, WEIGHTS, Budget
 from training.network import NetworkName, build
 from training.truths import Truth
@@ -134,9 +135,9 @@ def test_fine_tuning_by_thinning_helps_says_so_and_leaves_a_run(
     assert record["before_after"]["verdict"] == "better"
     assert {row.file for row in outcome.rows} == set(record["held_out"])
     report = (asked.out / REPORT).read_text()
-    assert "use them" in report
+    assert "better on the 2 held-out file(s), but 4 are needed" in report
     assert skipped["scaled.tif"] in report
-    assert json.loads((asked.out / NUMBERS).read_text())["recommended"] is True
+    assert json.loads((asked.out / NUMBERS).read_text())["recommended"] is False
     assert (asked.out / PICTURE).exists()
     build("fast", ARGUMENTS).load_state_dict(load_file(asked.out / WEIGHTS))
 
@@ -187,10 +188,10 @@ def test_the_same_command_resumes_and_another_one_is_refused(
     assert "resumed at step 3" in caplog.text
     assert (asked.out / WEIGHTS).read_bytes() == weights
     assert again.rows == first.rows
-    with pytest.raises(ConfigError, match="another fine-tuning"):
+    with pytest.raises(ConfigError, match="belongs to another training"):
         fine_tune(replace(asked, seed=7))
     (single / "m0.tif").unlink()
-    with pytest.raises(ConfigError, match=rf"{PLAN}.*another fine-tuning"):
+    with pytest.raises(ConfigError, match=rf"{PLAN}.*belongs to another training"):
         fine_tune(asked)
 
 

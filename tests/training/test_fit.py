@@ -26,7 +26,15 @@ from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
 from training.truths import load_truths
 
 TINY = replace(
-    FAST, arguments={"widths": [8, 16], "blocks": [1, 1]}, batch=4, crop=64, rate=2e-3, validate_every=2, simulated=0.0
+    FAST,
+    arguments={"widths": [8, 16], "blocks": [1, 1]},
+    batch=4,
+    crop=64,
+    rate=2e-3,
+    validate_every=2,
+    simulated=0.0,
+    flat=0.0,
+    grid=0.0,
 )
 OPTIONS = [
     "--set", "arguments={\"widths\": [8, 16], \"blocks\": [1, 1]}", "--set", "batch=4", "--set", "crop=64",
@@ -231,7 +239,7 @@ def test_a_recipe_is_changed_by_name() -> None:
         ('loss="best"', "no loss is called best"),
         ('batch="many"', "of type int"),
         ("rate", "must be JSON"),
-        ("grid=1.0", "grid needs flat crops"),
+        ("flat=0.0", "grid needs flat crops"),
         ('arguments={"widths": [8]}', "no such network"),
         ("crop=100", "multiple of 32"),
         ("batch=0", "batch must be at least 1"),

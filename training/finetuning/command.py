@@ -160,13 +160,15 @@ def as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def recipe_of(order: Order, parent: Manifest) -> Recipe:
     """The parent's recipe, gently."""
-    loss = order.loss or ("balanced" if order.how == "clean" else "mse")
+    loss = order.loss or ("root" if order.how == "clean" else "mse")
     recipe = replace(
         next(iter(PRESETS[parent.network].values())),
         arguments=parent.arguments,
         protocol="counts",
         doses="all",
         loss=loss,
+        flat=0.0,
+        grid=0.0,
         rate=RATE,
         warm_up=0.1,
         stages=(),

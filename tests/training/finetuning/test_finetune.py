@@ -158,7 +158,7 @@ def test_fine_tuning_from_clean_micrographs_reports_psnr_by_dose(order: Callable
     asked = order(clean, "clean")
     outcome = fine_tune(asked)
     record = json.loads((asked.out / RECORD).read_text())
-    assert record["recipe"]["loss"] == "balanced"
+    assert record["recipe"]["loss"] == "root"
     assert len(outcome.regimes) == 5
     assert all(regime.psnr_before is not None and regime.psnr_before > 0 for regime in outcome.regimes)
     assert "PSNR before / after" in (asked.out / REPORT).read_text()

@@ -78,6 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=int, default=512, help="side of the crops, pixels")
     parser.add_argument("--threads", type=int, default=1, help="processor threads of weights (default 1, as the rest)")
     parser.add_argument("--out", type=Path, required=True, help="folder for rows, tables and report; rerun to resume")
+    parser.add_argument(
+        "--no-examples", action="store_true",
+        help="leave figures 6 to 8 out of the report: the micrographs may not be yours to publish",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a minute's worth: few small pairs, to see that all works")
 
 
@@ -119,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     result = conclude(done, methods, side)
     result["protocol"] = _protocol(options, subjects, instances, slow, side) | {"trained_on": seen}
     result["guards"] = {m.name: _guards(out, m, methods, options.quick) for m in methods if m.family == "weights"}
-    result["examples"] = examples(out, subjects, methods, options.seed, side)
+    result["examples"] = [] if options.no_examples else examples(out, subjects, methods, options.seed, side)
     save(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
     print(summary(result))
     print(f"{out / RESULT}; {report.write(out)}")

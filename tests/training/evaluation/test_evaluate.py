@@ -316,9 +316,11 @@ def test_files_the_weights_were_trained_on_are_known(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_report")
 def test_without_micrographs_all_is_simulated(tmp_path: Path) -> None:
-    evaluate.run(parse("--out", tmp_path, "--quick", "--methods", "unfiltered", "gaussian"))
+    evaluate.run(parse("--out", tmp_path, "--quick", "--no-examples", "--methods", "unfiltered", "gaussian"))
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert {entry["stratum"] for entry in result["tables"]} == {"simulated"}
+    assert result["examples"] == []
+    assert not (tmp_path / "examples").exists()
     assert result["protocol"]["data"] is None
 
 

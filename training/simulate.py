@@ -2,7 +2,8 @@
 
 Every generator is a pure function of a random generator and a side length and returns (side, side) float32 in
 [0, 1]. Those of `TRAINING` are trained on. Those of `HELD_OUT`, the simulated camera of the demo among them, show
-other kinds of specimen and are never trained on nor tuned on, so that what is measured on them is honest.
+other kinds of specimen and are never trained on. (They were looked at, though, while the network was developed: the
+picture of the demo shows one. Figures measured on them say how training carries over to other specimens.)
 """
 
 from collections.abc import Callable, Mapping
@@ -272,7 +273,7 @@ HELD_OUT: dict[str, Generator] = {
     "sheet_with_adatoms": sheet_with_adatoms,
     "capsids": capsids,
 }
-"""To measure on; nothing that trains, chooses checkpoints or tunes may look at these."""
+"""To measure on; nothing that trains or chooses checkpoints may look at these."""
 
 
 def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = TRAINING) -> list[Scene]:

@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from training.whole import save
+from daemon.whole import save
 
 matplotlib.use("Agg")  # no display on a server
 

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from daemon.errors import ConfigError
+from daemon.whole import save
 from training import curve, loop, simulate
 from training.data import Batch, Draw, batch
 from training.loop import CHECKPOINT, RECORD, Budget, Drawer, set_norms, train
 from training.losses import LOSSES, Loss
 from training.network import build
 from training.presets import Recipe, Stage
-from training.whole import save
 
 TINY = Recipe(
     arguments={"widths": [8, 16], "blocks": [1, 1]}, batch=4, crop=64, rate=2e-3, validate_every=2, validation_crops=4

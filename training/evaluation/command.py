@@ -50,13 +50,13 @@ import numpy as np
 
 from daemon import __version__
 from daemon.errors import ConfigError
+from daemon.whole import save
 from training.evaluation import guards, pairs, report, tables
 from training.evaluation import methods as known
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
 from training.evaluation.rows import Row
 from training.evaluation.runner import Bar, Plan, measure_all
-from training.whole import save
 
 log = logging.getLogger(__name__)
 

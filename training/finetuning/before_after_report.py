@@ -10,9 +10,9 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from daemon.micrograph import Image
+from daemon.whole import save
 from training.averages import Interval
 from training.finetuning.before_after import Case, Outcome
-from training.whole import save
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 

@@ -1,7 +1,7 @@
 """An engine and its manifest: what it was built from, for what, and whether that is still what is needed.
 
-A GPU engine is a cache: it belongs to weights, tile and batch, to one version of TensorRT, and, but for RTX engines, to
-one GPU and driver. An engine of anything else deserialises to nothing or crashes, so this is compared before it is read.
+A GPU engine is a cache: it belongs to weights, tile and batch, to one version of TensorRT and, but for RTX engines, to
+one GPU and driver. An engine of anything else deserialises to nothing or crashes: so all this is compared first.
 """
 
 import ctypes

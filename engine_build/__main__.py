@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnxruntime
 
 from daemon import manifest
 from daemon.engine import SUFFIX, EngineManifest, Flavour, find_gpu, manifest_of
@@ -29,7 +30,7 @@ log = logging.getLogger("engine_build")
 RTX_TARGETS = ("sm75", "sm86", "sm89", "sm120")
 """RTX 20, 30, 40 and 50 series and the workstation cards of the same generations."""
 OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1}
-"""What else decides the engine; an engine built with others is stale. `half_body` counts up with `engine_build.half`."""
+"""What else decides the engine; one built with others is stale. `half_body` counts up with `engine_build.half`."""
 GATE_SIDE = 256
 """Side of the gate's tiles on the processor, pixels; a GPU is judged on its own tiles."""
 
@@ -71,7 +72,7 @@ def make_engine(
         raise BackendError(f"{folder / weights.onnx}: {error}") from error
     progress("comparing float16 with float32 on the processor")
     cases = gate.cases(_gate_side(model, side), weights.scaling)
-    ran_on = f"cpu: ONNX Runtime {gate.onnxruntime.__version__}"
+    ran_on = f"cpu: ONNX Runtime {onnxruntime.__version__}"
     verdict = gate.judge(gate.on_processor(model), gate.on_processor(on_cpu), cases, ran_on, on_gpu=False)
     content = half.SerializeToString()
     shapes = {"units": (batch, 1, side, side), "level": (batch, 1, 1, 1)}
@@ -137,10 +138,15 @@ def main() -> int:
         epilog=f"Without --targets an rtx engine runs on {', '.join(RTX_TARGETS)} (RTX 20, 30, 40 and 50 series).",
     )
     parser.add_argument("weights", help="a shipped name or a weights folder")
-    parser.add_argument("--flavour", choices=("tensorrt", "rtx"), default="rtx", help="rtx: GeForce RTX and RTX "
-                        "workstation cards, built on any computer; tensorrt: all others, built on theirs (rtx)")  # fmt: skip
-    parser.add_argument("--targets", default="", help="for rtx: compute capabilities, for instance sm86,sm89, or "
-                        "current for the card in this computer")  # fmt: skip
+    parser.add_argument(
+        "--flavour", choices=("tensorrt", "rtx"), default="rtx",
+        help="rtx: for GeForce RTX and RTX workstation cards, built on any computer; tensorrt: for all others, built "
+        "on the computer they are in (rtx)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--targets", default="",
+        help="for rtx: compute capabilities, for instance sm86,sm89, or current for the card in this computer",
+    )  # fmt: skip
     parser.add_argument("--tile", type=int, default=0, help="side of the tiles in pixels (the weights' own)")
     parser.add_argument("--batch", type=int, default=1, help="tiles computed at once (1)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for engine and manifest")

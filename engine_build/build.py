@@ -1,12 +1,12 @@
 """ONNX → engine, by TensorRT or TensorRT-RTX: one code path, for their APIs agree in all that is used here.
 
-Precision is the graph's (`engine_build.half`); networks are strongly typed; shapes are fixed. TensorRT tunes on the card
-it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
+Precision is the graph's (`engine_build.half`); networks are strongly typed; shapes are fixed. TensorRT tunes on the
+card it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
 """
 
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def load_tensorrt(flavour: Flavour) -> Any:
 
 def capability_of(trt: Any, target: str) -> Any:
     """ "sm86" or "current" → TensorRT-RTX's word for it. Raises BackendError naming those there are."""
-    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name not in ("NONE",)}
+    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
     if target.lower() not in known:
         raise BackendError(
             f"TensorRT-RTX {trt.__version__} builds for {', '.join(sorted(known))}, not for {target}; cards it does "
@@ -56,7 +56,7 @@ def capability_of(trt: Any, target: str) -> Any:
 
 def build(
     onnx: bytes,
-    shapes: dict[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
     flavour: Flavour,
     targets: Sequence[str] = (),
     timing_cache: Path | None = None,
@@ -100,7 +100,7 @@ def build(
 def _listen(trt: Any) -> Any:
     """A logger that keeps warnings and errors."""
 
-    class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.warnings: list[str] = []
@@ -118,7 +118,7 @@ def _listen(trt: Any) -> Any:
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
     """Tells the names of phases as they begin."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
@@ -137,7 +137,7 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
 def _refusal(errors: Sequence[Any]) -> str:
     """Parser errors in words: which operator, which node."""
     told = "; ".join(
-        f"{error.node_operator() or 'the graph'}{f' ({error.node_name()})' if error.node_name() else ''}: {error.desc()}"
+        f"{error.node_operator() or 'the graph'} (node {error.node_name() or 'unnamed'}): {error.desc()}"
         for error in errors
     )
     return f"TensorRT cannot read this network: {told or 'it gave no reason'}; export the weights again, or report this"

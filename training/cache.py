@@ -15,8 +15,8 @@ from typing import Any, overload
 import numpy as np
 
 from daemon.errors import ConfigError
+from daemon.whole import write_whole
 from training.exposure import Image
-from training.whole import write_whole
 
 
 class Stored(Sequence[Image]):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from daemon.errors import ConfigError
 from daemon.manifest import sha256
+from daemon.whole import save
 from training import simulate
 from training.curve import PICTURE
 from training.data import Batch, Draw, PaperDraw, batch, paper_batch
@@ -28,7 +29,6 @@ from training.network import NetworkName, build
 from training.presets import PRESETS, Doses, Optimiser, Protocol, Recipe
 from training.processes import alone
 from training.truths import Rule, Truth, load_truths, split_by_source, write_split
-from training.whole import save
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from daemon.errors import ConfigError
+from daemon.whole import save
 from training.curve import PICTURE, Curve, draw, read
 from training.data import Batch
 from training.losses import Loss, on
 from training.network import BATCHNORM_MOMENTUM
 from training.presets import Recipe
 from training.processes import Place
-from training.whole import save
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from daemon import formats
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
+from daemon.whole import save
 from training import cache as store
 from training.exposure import Image
-from training.whole import save
 
 log = logging.getLogger(__name__)
 

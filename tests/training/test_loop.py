@@ -20,7 +20,6 @@ from training.losses import LOSSES, Loss
 from training.network import build
 from training.presets import Recipe, Stage
 from training.processes import alone
-from training.whole import save
 
 TINY = Recipe(
     arguments={"widths": [8, 16], "blocks": [1, 1]}, batch=4, crop=64, rate=2e-3, validate_every=2, validation_crops=4

@@ -50,6 +50,7 @@ import numpy as np
 
 from daemon import __version__
 from daemon.errors import ConfigError, MicrographError
+from daemon.whole import save
 from training import simulate
 from training.evaluation import guards, metrics, pairs, report, spectrum, tables
 from training.evaluation import methods as known
@@ -57,7 +58,6 @@ from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
 from training.evaluation.rows import Row
 from training.evaluation.runner import Bar, Plan, measure_all
-from training.whole import save
 
 log = logging.getLogger(__name__)
 

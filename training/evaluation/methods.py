@@ -33,8 +33,8 @@ from daemon.denoise import Denoiser
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
 from daemon.scaling import ANSCOMBE, minmax_crop, noise_units
+from daemon.whole import write_whole
 from training.exposure import Pair
-from training.whole import write_whole
 
 RECORD, WEIGHTS = "record.json", "model.safetensors"
 """What a finished training run leaves in its folder."""

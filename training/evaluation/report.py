@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import ConfigError
+from daemon.whole import save
 from training.evaluation import figures, page, report_figures, report_tables, rows
 from training.evaluation.page import REGIMES, STRATA
 from training.evaluation.rows import Row
-from training.whole import save
 
 REPORT = "report.html"
 REMARKS = "remarks.txt"

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
+from daemon.whole import write_whole
 from training.evaluation import pairs, rows
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Instance, Key
 from training.evaluation.rows import Row
-from training.whole import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from PIL import ImageDraw, ImageFont
 from daemon.micrograph import Image
 from training.averages import Interval
 from training.finetuning.before_after import ENOUGH_FILES, Case, Outcome
-from training.whole import save
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 

@@ -20,6 +20,7 @@ from daemon import manifest
 from daemon.errors import ConfigError, StorageError, WeightsError
 from daemon.manifest import Manifest
 from daemon.scaling import NOISE_UNITS
+from daemon.whole import save
 from training import data, simulate
 from training.finetuning import before_after, noisy
 from training.finetuning.before_after import Case, Outcome
@@ -33,7 +34,6 @@ from training.network import Ede2018, FastDenoiser, build
 from training.presets import PRESETS, Recipe, Stage
 from training.processes import alone
 from training.truths import Truth, load_truths, split_by_source
-from training.whole import save
 
 log = logging.getLogger(__name__)
 

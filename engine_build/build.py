@@ -1,0 +1,158 @@
+"""ONNX → engine, by TensorRT or TensorRT-RTX: one code path, for their APIs agree in all that is used here.
+
+Precision is the graph's (`engine_build.half`); networks are strongly typed; shapes are fixed. TensorRT tunes on the
+card it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon.engine import Flavour
+from daemon.errors import BackendError
+
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
+WORKSPACE = 4 << 30
+"""Most scratch memory a layer may ask for, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An engine as bytes, and what is worth telling of how it was made."""
+
+    engine: bytes
+    layers: int
+    seconds: float
+    said: tuple[str, ...]
+    """TensorRT's warnings."""
+
+
+def load_tensorrt(flavour: Flavour) -> Any:
+    """The Python module of a flavour. Raises BackendError that says what to type if it is not installed."""
+    name = MODULES[flavour]
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise BackendError(
+            f"{name} cannot be imported ({error}); pip install 'emdenoised[{EXTRAS[flavour]}]', or choose the other "
+            "flavour: rtx is for GeForce RTX and RTX workstation cards, tensorrt for data-centre cards and Jetson"
+        ) from error
+
+
+def capability_of(trt: Any, target: str) -> Any:
+    """ "sm86" or "current" → TensorRT-RTX's word for it. Raises BackendError naming those there are."""
+    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
+    if target.lower() not in known:
+        raise BackendError(
+            f"TensorRT-RTX {trt.__version__} builds for {', '.join(sorted(known))}, not for {target}; cards it does "
+            "not name need --flavour tensorrt"
+        )
+    return known[target.lower()]
+
+
+def build(
+    onnx: bytes,
+    shapes: Mapping[str, tuple[int, ...]],
+    flavour: Flavour,
+    targets: Sequence[str] = (),
+    timing_cache: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Parse and build. `shapes`: of every input, fixed. `targets`: for rtx, compute capabilities as "sm86".
+
+    `progress` is told the name of each phase. Raises BackendError with the operator or the reason TensorRT gives.
+    """
+    trt = load_tensorrt(flavour)
+    begin = time.monotonic()
+    logger = _listen(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        raise BackendError(_refusal([parser.get_error(index) for index in range(parser.num_errors)]))
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if flavour == "rtx" and targets:
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(capability_of(trt, target), index)
+    profile = builder.create_optimization_profile()
+    inputs = {network.get_input(index).name for index in range(network.num_inputs)}
+    for name in inputs:
+        profile.set_shape(name, *(shapes[name],) * 3)
+    config.add_optimization_profile(profile)
+    cache = _timing_cache(config, timing_cache) if flavour == "tensorrt" else None
+    config.progress_monitor = _monitor(trt, progress)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise BackendError(_failure(logger.errors))
+    if cache is not None and timing_cache is not None:
+        timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return Built(bytes(serialized), network.num_layers, time.monotonic() - begin, tuple(logger.warnings))
+
+
+def _listen(trt: Any) -> Any:
+    """A logger that keeps warnings and errors."""
+
+    class Listener(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.warnings: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+            elif severity == trt.ILogger.WARNING:
+                self.warnings.append(message)
+
+    return Listener()
+
+
+def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
+    """Tells the names of phases as they begin."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            return None
+
+    return Monitor()
+
+
+def _refusal(errors: Sequence[Any]) -> str:
+    """Parser errors in words: which operator, which node."""
+    told = "; ".join(
+        f"{error.node_operator() or 'the graph'} (node {error.node_name() or 'unnamed'}): {error.desc()}"
+        for error in errors
+    )
+    return f"TensorRT cannot read this network: {told or 'it gave no reason'}; export the weights again, or report this"
+
+
+def _failure(errors: Sequence[str]) -> str:
+    told = "; ".join(errors[-3:]) or "it gave no reason"
+    memory = any(word in told.lower() for word in ("out of memory", "outofmemory", "bad_alloc", "insufficient memory"))
+    remedy = "free memory on the card, or build with a smaller --batch or --tile" if memory else "see the lines above"
+    return f"TensorRT could not build the engine: {told}; {remedy}"
+
+
+def _timing_cache(config: Any, path: Path | None) -> Any:
+    """What TensorRT has measured before on this card: a second build takes seconds instead of minutes."""
+    content = path.read_bytes() if path is not None and path.is_file() else b""
+    cache = config.create_timing_cache(content)
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache

@@ -1,0 +1,172 @@
+"""The gate: an engine's answers against float32's, in units of the noise, before it may touch a micrograph.
+
+Needs numpy, onnx and ONNX Runtime. Without a GPU, the float16 graph is computed on the processor with every result
+rounded to float16 (`rounded`); the engine itself has then not run, and its manifest says so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log10, sqrt
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from daemon import camera
+from daemon.engine import Gate
+from daemon.errors import BackendError
+from daemon.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
+from engine_build.half import LARGEST_HALF, body_of
+
+Array = NDArray[np.float32]
+Network = Callable[[Array, Array], Array]
+"""Units (1, 1, S, S) and level (1, 1, 1, 1) → the result (1, 1, S, S), float32."""
+
+RMS, LARGEST, PSNR_LOSS = 0.01, 0.1, 0.02
+"""What an engine may differ by: noise σ (RMS over a tile, any pixel), and dB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A tile as a network gets it. `sigma`: the noise in the units of `units`; `truth` in those units, if known."""
+
+    name: str
+    units: Array
+    level: Array
+    sigma: float
+    truth: Array | None = None
+
+
+def cases(tile: int, scaling: Kind) -> list[Case]:
+    """Usual tiles and the extremes of a camera, all seeded: what half precision could stumble over."""
+    rng = np.random.default_rng(4)
+    scene = camera.scene(rng, tile)
+    found = []
+
+    def add(name: str, counts: NDArray[np.generic], dose: float, truth: NDArray[np.generic] | None = None) -> None:
+        pixels = np.asarray(counts, np.float32)
+        chosen = minmax_crop(pixels) if scaling == MINMAX_CROP else noise_units(dose)
+        true_units = None if truth is None else chosen.to_units(truth)[None, None]
+        level = np.full((1, 1, 1, 1), chosen.level, np.float32)
+        found.append(
+            Case(name, chosen.to_units(pixels)[None, None], level, sqrt(dose + 0.375) / chosen.unit, true_units)
+        )
+
+    for dose, contrast in ((0.5, 1.0), (20.0, 0.2), (200.0, 1.0), (2500.0, 0.05), (5000.0, 1.0)):
+        counts, truth = camera.expose(scene, dose, contrast, rng)
+        add(f"{dose:g} counts, contrast {contrast:g}", counts, dose, truth)
+    add("pure noise", rng.poisson(20, (tile, tile)), 20.0, np.full((tile, tile), 20.0))
+    add("black, in a frame of 20 counts", np.zeros((tile, tile)), 20.0)
+    add("saturated at 65535, in a frame of 20 counts", np.full((tile, tile), 65_535.0), 20.0)
+    hot = rng.poisson(20, (tile, tile)).astype(np.float32)
+    hot[tile // 2, tile // 2], hot[3, 5] = 65_535.0, 30_000.0
+    add("hot pixels of 65535 and 30000", hot, 20.0)
+    step = np.full((tile, tile), 2.0)
+    step[:, tile // 2 :] = 4000.0
+    add("an edge from 2 to 4000 counts", rng.poisson(step), float(step.mean()), step)
+    axis = np.arange(tile)
+    atoms = np.full((tile, tile), 10.0)
+    for row in range(16, tile - 8, 32):
+        for column in range(16, tile - 8, 32):
+            atoms += 30 * np.exp(-((axis[:, None] - row) ** 2 + (axis - column) ** 2) / 8.0)
+    add("single atoms", rng.poisson(atoms), float(atoms.mean()), atoms)
+    return found
+
+
+def judge(reference: Network, candidate: Network, tiles: Sequence[Case], ran_on: str, on_gpu: bool) -> Gate:
+    """Compare two networks tile by tile. Raises BackendError naming the tile and the figure that failed."""
+    worst_rms = worst = loss = 0.0
+    for case in tiles:
+        expected, actual = reference(case.units, case.level), candidate(case.units, case.level)
+        if not np.isfinite(actual).all():
+            bad = int(actual.size - np.isfinite(actual).sum())
+            raise BackendError(_refused(case, f"{bad} of its {actual.size} results are NaN or infinite"))
+        difference = (actual.astype(np.float64) - expected) / case.sigma
+        rms, largest = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
+        if not rms <= RMS:
+            raise BackendError(
+                _refused(case, f"it differs by {rms:.3g} σ (RMS) from float32; at most {RMS:g} is let through")
+            )
+        if not largest <= LARGEST:
+            raise BackendError(
+                _refused(case, f"a pixel differs by {largest:.3g} σ from float32; at most {LARGEST:g} is let through")
+            )
+        worst_rms, worst = max(worst_rms, rms), max(worst, largest)
+        if case.truth is not None:
+            errors = [float(np.mean((image - case.truth) ** 2, dtype=np.float64)) for image in (expected, actual)]
+            lost = 10 * log10(errors[1] / errors[0])
+            if not lost <= PSNR_LOSS:
+                raise BackendError(
+                    _refused(case, f"its PSNR is {lost:.3g} dB below float32's; at most {PSNR_LOSS:g} is let through")
+                )
+            loss = max(loss, lost)
+    return Gate(ran_on=ran_on, on_gpu=on_gpu, rms=worst_rms, largest=worst, psnr_loss=loss, cases=len(tiles))
+
+
+def _refused(case: Case, why: str) -> str:
+    return (
+        f'the float16 engine is refused: on the test tile "{case.name}" {why}; its weights overflow or lose digits in '
+        "half precision: use other weights, or backend.kind: cpu"
+    )
+
+
+def on_processor(model: ModelProto) -> Network:
+    """A network on the processor, in the precision of its arithmetic there: float32."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = {given.name for given in session.get_inputs()}
+
+    def run(units: Array, level: Array) -> Array:
+        feeds = {"units": units, "level": level}
+        result: Array = session.run(["denoised"], {name: feeds[name] for name in wanted})[0]
+        return result
+
+    return run
+
+
+def rounded(model: ModelProto) -> ModelProto:
+    """The float32 model with every result of its body rounded to float16 and every weight as float16 has it.
+
+    ONNX Runtime has no float16 convolutions on the processor: it computes a float16 model in float32 and leaves the
+    rounding out, so that model cannot be judged there. This one can: what float16 cannot hold becomes infinite.
+    """
+    model = ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    body = {output for node in body_of(graph.node) for output in node.output}
+    entering = (
+        {name for node in body_of(graph.node) for name in node.input}
+        - body
+        - {tensor.name for tensor in graph.initializer}
+    )
+    nodes = []
+
+    def through_half(name: str, into: str) -> None:
+        nodes.append(helper.make_node("Cast", [name], [f"{into}.in_half"], f"{into}.down", to=TensorProto.FLOAT16))
+        nodes.append(helper.make_node("Cast", [f"{into}.in_half"], [into], f"{into}.up", to=TensorProto.FLOAT))
+
+    for node in graph.node:
+        inside = bool(set(node.output) & body)
+        if inside and node.op_type != "Resize":
+            for index, name in enumerate(node.input):
+                if name in entering:
+                    node.input[index] = f"{name}.seen"
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if inside:
+                node.output[index] = f"{name}.exact"
+                through_half(f"{name}.exact", name)
+            elif name in entering:
+                through_half(name, f"{name}.seen")
+    for name in entering & {given.name for given in graph.input}:
+        nodes.insert(0, helper.make_node("Cast", [f"{name}.in_half"], [f"{name}.seen"], to=TensorProto.FLOAT))
+        nodes.insert(0, helper.make_node("Cast", [name], [f"{name}.in_half"], to=TensorProto.FLOAT16))
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size and float(np.abs(values).max()) > LARGEST_HALF:
+            raise ValueError(f"{tensor.name}: a weight is not finite in float16")
+    del graph.value_info[:]
+    return model

@@ -1,0 +1,186 @@
+"""The real TensorRT-RTX builder: it needs no card. What runs on a card is in tests/gpu."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from daemon import manifest
+from daemon.engine import EngineManifest, Gpu, Wanted, load_manifest, manifest_of, stale
+from daemon.errors import BackendError, WeightsError
+from engine_build import build as builder
+from engine_build.__main__ import OPTIONS, RTX_TARGETS, make_engine
+from engine_build.build import build
+from engine_build.export import to_onnx
+from engine_build.half import half_body
+from training.network import build as network
+
+A4000 = Gpu("NVIDIA RTX A4000", "sm86", "CUDA 13.0")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_engine(manifest.locate("fast"), tmp_path_factory.mktemp("engines"), "rtx", tile=256, batch=2)
+
+
+@pytest.fixture
+def copied(engine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(engine.parent, tmp_path / "copy")) / engine.name
+
+
+def test_the_shipped_network_becomes_an_engine_for_every_card_that_users_have(engine: Path) -> None:
+    about = load_manifest(engine)
+    assert about.targets == RTX_TARGETS == ("sm75", "sm86", "sm89", "sm120")
+    assert about.onnx_sha256 == manifest.load(manifest.locate("fast")).sha256["model.onnx"]
+    assert (about.flavour, about.tile, about.batch, about.gpu) == ("rtx", 256, 2, None)
+    assert about.layers > 100
+    assert engine.stat().st_size > 8e6
+    assert not about.gate.on_gpu
+    assert about.gate.rms <= 0.01
+    assert about.gate.largest <= 0.1
+    assert about.gate.psnr_loss <= 0.02
+    assert about.gate.cases >= 8
+    assert sorted(path.name for path in engine.parent.iterdir()) == [
+        "fast.rtx.engine",
+        "fast.rtx.engine.json",
+        "fast.rtx.half.onnx",
+    ]
+
+
+def test_the_papers_network_becomes_an_engine_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    to_onnx(network("ede2018", {"width": 1 / 16}), tmp_path / "model.onnx", 128)
+    half = half_body(onnx.load(tmp_path / "model.onnx")).SerializeToString()
+    phases: list[str] = []
+    shapes = {"units": (1, 1, 128, 128), "level": (1, 1, 1, 1)}
+    made = build(half, shapes, "rtx", RTX_TARGETS, progress=phases.append)
+    assert len(made.engine) > 100_000
+    assert made.layers > 100
+    assert phases
+
+
+def test_the_command_tells_what_it_made_and_that_no_card_has_run_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "engine_build", "fast", "--tile", "128", "--targets", "sm86", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "for sm86, tiles of 128" in done.stdout
+    assert "not yet run on a GPU" in done.stdout
+    assert "comparing float16 with float32" in done.stderr
+
+
+def test_neither_torch_nor_training_is_imported() -> None:
+    code = "import engine_build.__main__, sys; sys.exit(any(m in sys.modules for m in ('torch', 'training')))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def model_of(operator: str, **attributes: object) -> bytes:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["units", "w"], ["seen"], "first", kernel_shape=[1, 1]),
+            helper.make_node(operator, ["seen"], ["denoised"], "second", **attributes),
+        ],
+        "odd",
+        [helper.make_tensor_value_info("units", TensorProto.FLOAT, [1, 1, 8, 8])],
+        [helper.make_tensor_value_info("denoised", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("lab", 1)])
+    model.ir_version = 10
+    return bytes(model.SerializeToString())
+
+
+def test_an_operator_it_does_not_know_is_named() -> None:
+    with pytest.raises(BackendError, match=r"cannot read this network: .*Wobble"):
+        build(model_of("Wobble", domain="lab"), {"units": (1, 1, 8, 8)}, "rtx", ["sm86"])
+
+
+def test_what_is_no_onnx_file_is_refused() -> None:
+    with pytest.raises(BackendError, match="cannot read this network"):
+        build(b"not an ONNX file at all", {}, "rtx", ["sm86"])
+
+
+def test_a_card_it_cannot_build_for_is_refused_with_those_it_can(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"builds for .*sm120.*sm86.*, not for sm90.*--flavour tensorrt"):
+        make_engine(manifest.locate("fast"), tmp_path, "rtx", targets=("sm90",), tile=128)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_itself_says_what_to_type_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(builder.MODULES, "tensorrt", "no_such_tensorrt")
+    with pytest.raises(BackendError, match=r"pip install 'emdenoised\[gpu\]'"):
+        builder.load_tensorrt("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [(["Error Code 2: OutOfMemory (Requested size was 99)"], "smaller --batch"), ([], "no reason")],
+)
+def test_a_failed_build_says_why_and_what_to_do(said: list[str], remedy: str) -> None:
+    assert remedy in builder._failure(said)
+
+
+def test_an_engine_for_the_same_card_weights_and_version_is_fresh(engine: Path) -> None:
+    assert stale(load_manifest(engine), wanted(load_manifest(engine))) == ()
+
+
+def wanted(about: EngineManifest, **changes: object) -> Wanted:
+    values = {
+        "onnx_sha256": about.onnx_sha256, "flavour": about.flavour, "version": about.version, "gpu": A4000,
+        "tile": about.tile, "batch": about.batch, "options": OPTIONS, **changes,
+    }  # fmt: skip
+    return Wanted(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"onnx_sha256": "0" * 64}, "other weights"),
+        ({"flavour": "tensorrt"}, "flavour rtx, and this is tensorrt"),
+        ({"version": "1.8.0"}, r"TensorRT 1\..*, and this is 1\.8\.0"),
+        ({"gpu": Gpu("NVIDIA H200", "sm90", "CUDA 13.0")}, "cards of sm75, sm86, sm89, sm120, and NVIDIA H200 is sm90"),
+        ({"tile": 512}, "tile 256, and this is 512"),
+        ({"batch": 8}, "batch 2, and this is 8"),
+        ({"options": {}}, "options"),
+    ],
+)
+def test_whatever_has_changed_makes_it_stale_and_is_named(engine: Path, change: dict[str, object], reason: str) -> None:
+    (said,) = stale(load_manifest(engine), wanted(load_manifest(engine), **change))
+    assert re.search(reason, said), said
+
+
+def test_an_engine_of_tensorrt_is_for_its_own_card_and_driver_only(engine: Path) -> None:
+    about = load_manifest(engine).model_copy(update={"flavour": "tensorrt", "gpu": A4000.name, "driver": "CUDA 13.0"})
+    assert stale(about, wanted(about)) == ()
+    assert "driver" in stale(about, wanted(about, gpu=Gpu(A4000.name, "sm86", "CUDA 13.1")))[0]
+    assert "GPU" in stale(about, wanted(about, gpu=Gpu("NVIDIA RTX A5000", "sm86", "CUDA 13.0")))[0]
+
+
+@pytest.mark.parametrize(
+    "damage", ["one bit", "cut short", "gone", "manifest gone", "manifest cut", "manifest of later"]
+)
+def test_a_damaged_engine_is_refused_before_anybody_reads_it(copied: Path, damage: str) -> None:
+    content, about = bytearray(copied.read_bytes()), manifest_of(copied)
+    match damage:
+        case "one bit":
+            content[len(content) // 2] ^= 1
+            copied.write_bytes(content)
+        case "cut short":
+            copied.write_bytes(content[:-1])
+        case "gone":
+            copied.unlink()
+        case "manifest gone":
+            about.unlink()
+        case "manifest cut":
+            about.write_bytes(about.read_bytes()[:100])
+        case _:
+            about.write_text(json.dumps(json.loads(about.read_text()) | {"schema_version": 2}))
+    with pytest.raises(WeightsError, match="build"):
+        load_manifest(copied)

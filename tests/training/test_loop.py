@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from daemon.errors import ConfigError
+from daemon.whole import save
 from training import curve, loop, simulate
 from training.data import Batch, Draw, batch
 from training.loop import CHECKPOINT, RECORD, Budget, Drawer, set_norms, train

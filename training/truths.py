@@ -214,16 +214,6 @@ def own_noise(image: Image) -> float:
     return float(np.median(np.abs(detail)) / 0.6745)
 
 
-def noise_floor(image: Image) -> float:
-    """Standard deviation of noise in an image (H, W) that need not be white: of the detail of one pixel, or of two.
-
-    Blurred, resampled or compressed noise hides from its finest detail. Binned by two, white noise is half as strong;
-    what is more than that is noise of two pixels, or fine structure, which this takes for noise to be on the safe side.
-    """
-    smaller = bin2(image)
-    return max(own_noise(image), 2 * own_noise(smaller) if min(smaller.shape) >= 2 else 0.0)
-
-
 def bin2(image: Image) -> Image:
     """Area downsizing by two, as the paper does before cropping; an odd last row or column is dropped."""
     height, width = (side // 2 * 2 for side in image.shape)

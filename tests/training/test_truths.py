@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from scipy.ndimage import gaussian_filter
 
 from daemon.errors import ConfigError, MicrographError
 from training import cache as store
@@ -21,7 +20,6 @@ from training.truths import (
     clean_versions,
     guess_source,
     load_truths,
-    noise_floor,
     own_noise,
     paper_version,
     prepare,
@@ -50,19 +48,6 @@ def test_own_noise_sees_the_noise_and_not_the_specimen(shape: tuple[int, int], s
     noisy = image + np.random.default_rng(0).normal(0, sigma, shape).astype(np.float32)
     assert own_noise(noisy) == pytest.approx(sigma, rel=0.05)
     assert own_noise(image) < 0.002
-
-
-@pytest.mark.parametrize(("blur", "hidden"), [(0.0, 1.05), (0.7, 2.2), (1.0, 4.0)])
-def test_the_noise_floor_finds_noise_that_is_not_white(blur: float, hidden: float) -> None:
-    """Blurred noise of which the finest detail shows a part only: the floor is nearer, and never below it."""
-    rng = np.random.default_rng(0)
-    noise = gaussian_filter(rng.normal(0, 0.05, (512, 512)), blur).astype(np.float32) if blur else None
-    noise = rng.normal(0, 0.05, (512, 512)).astype(np.float32) if noise is None else noise
-    image = smooth(512) + noise
-    true, fine, floor = float(noise.std()), own_noise(image), noise_floor(image)
-    assert floor >= fine
-    assert true / floor < 2
-    assert true / fine == pytest.approx(hidden, rel=0.3)
 
 
 def test_bin2_averages_areas_and_drops_an_odd_edge() -> None:

@@ -21,7 +21,7 @@ from daemon.manifest import sha256
 from daemon.scaling import minmax_crop
 from training import simulate
 from training.exposure import Image, Pair, expose, paper_low_dose, paper_ordinary_dose, paper_pair
-from training.truths import Truth, load_truths, noise_floor
+from training.truths import Truth, load_truths, own_noise
 
 VERSION = 1
 """Counted up whenever the same key would give another pair: rows made before are then not used again."""
@@ -139,7 +139,7 @@ def make(key: Key) -> Instance:
         scaling = minmax_crop(counts)
         pair = Pair(scaling.to_units(counts), scaling.to_units(true_counts), scaling, counts, true_counts)
         dose = float(np.ptp(true_counts))
-    noise = noise_floor(pair.true_counts) if key.subject.stratum == "real" else 0.0
+    noise = own_noise(pair.true_counts) if key.subject.stratum == "real" else 0.0
     return Instance(key, pair, contrast, dose, noise, binned)
 
 

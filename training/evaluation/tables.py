@@ -2,7 +2,9 @@
 
 Strata: `all` are the real micrographs; `clean` those of them whose truth's own noise lies 6 dB or more under the best
 method's error, so that differences between methods can be seen at all (decided on the pairs that every method has, for
-the best of fewer methods would be another); `simulated` is noiseless simulation of families that are never trained on.
+the best of fewer methods would be another). That noise is estimated as if it were white: noise that was smoothed or
+compressed hides from it, and there the differences look smaller than they are. `simulated` is noiseless simulation of
+families that are never trained on.
 """
 
 from collections import Counter, defaultdict

@@ -7,7 +7,7 @@ PYTHON ?= python3
 BASE := .venv
 DEV := .venv-dev
 
-.PHONY: demo run doctor test lint types imports pytest clean
+.PHONY: demo run doctor test lint types imports pytest ptx clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -44,6 +44,12 @@ $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --editable '.[train,evaluate,dev]'
 	touch $@
+
+# Needs nvcc (CUDA 13). The hash in the first line ties the result to its source; a test compares them.
+ptx:
+	nvcc -ptx -arch=compute_75 -o kernels.tmp daemon/backends/kernels.cu
+	(echo "// kernels.cu $$(sha256sum daemon/backends/kernels.cu | cut -d' ' -f1)"; cat kernels.tmp) > daemon/backends/kernels.ptx
+	rm kernels.tmp
 
 clean:
 	rm -rf $(BASE) $(DEV) demo-output build dist

@@ -58,6 +58,8 @@ def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto
     store_as_half(model.graph)
+    for item in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del item.metadata_props[:]  # the exporter writes down where the source lay on this computer
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 

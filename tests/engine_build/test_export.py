@@ -66,6 +66,12 @@ def test_the_onnx_file_computes_what_torch_computes(
     np.testing.assert_allclose(served, expected, atol=1e-4)
 
 
+def test_nothing_of_the_computer_it_was_made_on_is_in_the_file(exported: tuple[Path, Manifest]) -> None:
+    content = (exported[0] / "model.onnx").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in content
+    assert b"network.py" not in content
+
+
 def test_every_side_and_number_of_tiles_is_free(session: onnxruntime.InferenceSession) -> None:
     units, level = session.get_inputs()
     assert (units.name, level.name) == ("units", "level")

@@ -13,6 +13,7 @@ from typing import Any
 
 from daemon.engine import Flavour
 from daemon.errors import BackendError
+from daemon.whole import save
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
@@ -93,7 +94,7 @@ def build(
         raise BackendError(_failure(logger.errors))
     if cache is not None and timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        save(timing_cache, bytes(config.get_timing_cache().serialize()))
     return Built(bytes(serialized), network.num_layers, time.monotonic() - begin, tuple(logger.warnings))
 
 

@@ -18,7 +18,7 @@ from daemon import camera
 from daemon.engine import Gate
 from daemon.errors import BackendError
 from daemon.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
-from engine_build.half import LARGEST_HALF, body_of
+from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of
 
 Array = NDArray[np.float32]
 Network = Callable[[Array, Array], Array]
@@ -133,12 +133,19 @@ def rounded(model: ModelProto) -> ModelProto:
     """
     model = ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    body = {output for node in body_of(graph.node) for output in node.output}
-    entering = (
-        {name for node in body_of(graph.node) for name in node.input}
-        - body
-        - {tensor.name for tensor in graph.initializer}
-    )
+    inner = body_of(graph.node)
+    body = {output for node in inner for output in node.output}
+    seen = {
+        name for node in inner for index, name in enumerate(node.input)
+        if name and name not in body and index not in FLOAT_ARGUMENTS.get(node.op_type, ())
+    }  # fmt: skip
+    weights = [tensor for tensor in graph.initializer if tensor.name in seen and tensor.data_type == TensorProto.FLOAT]
+    for tensor in weights:
+        values = onnx.numpy_helper.to_array(tensor)
+        if not (np.abs(values) <= LARGEST_HALF).all():
+            raise ValueError(f"{tensor.name}: a weight is not finite in float16")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name))
+    entering = seen - {tensor.name for tensor in graph.initializer}
     nodes = []
 
     def through_half(name: str, into: str) -> None:
@@ -147,7 +154,7 @@ def rounded(model: ModelProto) -> ModelProto:
 
     for node in graph.node:
         inside = bool(set(node.output) & body)
-        if inside and node.op_type != "Resize":
+        if inside:
             for index, name in enumerate(node.input):
                 if name in entering:
                     node.input[index] = f"{name}.seen"
@@ -164,9 +171,5 @@ def rounded(model: ModelProto) -> ModelProto:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    for tensor in graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size and float(np.abs(values).max()) > LARGEST_HALF:
-            raise ValueError(f"{tensor.name}: a weight is not finite in float16")
     del graph.value_info[:]
     return model

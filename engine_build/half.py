@@ -4,7 +4,7 @@ TensorRT from version 11 on takes precisions from the graph and from nowhere els
 the shipped file, on the microscope PC.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 
 import numpy as np
 import onnx
@@ -55,7 +55,7 @@ def half_body(model: ModelProto) -> ModelProto:
         for index, name in enumerate(node.input):
             if index not in keep:
                 node.input[index] = halved(name)
-    outside = [node for node in graph.node if not any(node is member for member in body)]
+    outside = [node for node in graph.node if not inside & set(node.output)]
     leaving = {name for node in outside for name in node.input} | {output.name for output in graph.output}
     for name in sorted(leaving & inside):
         for node in body:
@@ -79,18 +79,14 @@ def body_of(nodes: Iterable[NodeProto]) -> list[NodeProto]:
     """What depends on a convolution and on what a convolution depends, convolutions included, in graph order."""
     nodes = list(nodes)
     after: set[str] = set()
-    descends = []
+    before: set[str] = set()
     for node in nodes:  # in topological order, as ONNX asks for
         if node.op_type in CONVOLUTIONS or after & set(node.input):
             after |= set(node.output)
-            descends.append(node)
-    before: set[str] = set()
-    leads = []
     for node in reversed(nodes):
         if node.op_type in CONVOLUTIONS or before & set(node.output):
-            before |= set(node.input)
-            leads.append(node)
-    body = [node for node in descends if any(node is other for other in leads)]
+            before |= set(node.input) | set(node.output)
+    body = [node for node in nodes if after & before & set(node.output)]
     if not body:
         raise ValueError("the model has no convolution")
     return body
@@ -113,7 +109,7 @@ def _half_initialiser(graph: onnx.GraphProto, tensor: TensorProto) -> str:
     return name
 
 
-def _rename(names: "onnx.internal.containers.RepeatedScalarContainer", old: str, new: str) -> None:  # type: ignore[name-defined]
+def _rename(names: MutableSequence[str], old: str, new: str) -> None:
     for index, name in enumerate(names):
         if name == old:
             names[index] = new

@@ -185,7 +185,7 @@ def _account(engine: Path, about: EngineManifest) -> str:
         f"{judged.psnr_loss:.4f} dB lost at most",
     ]
     if not judged.on_gpu:
-        lines.append("not yet run on a GPU: the engine itself is unproven, and this version of the daemon does not load it")
+        lines.append("not yet run on a GPU: it is unproven, and this version of the daemon does not load it")
     return "\n".join(lines)
 
 

@@ -45,10 +45,11 @@ $(DEV)/installed: pyproject.toml
 	$(DEV)/bin/python -m pip install --quiet --editable '.[train,evaluate,dev]'
 	touch $@
 
-# Needs nvcc (CUDA 13). The hash in the first line ties the result to its source; a test compares them.
+# Needs nvcc (CUDA 13). The hash in the first line ties the result to its source; a test compares them. Nothing in it is
+# newer than PTX 7.0, which drivers of CUDA 11 read, too; a test assembles it.
 ptx:
 	nvcc -ptx -arch=compute_75 -o kernels.tmp daemon/backends/kernels.cu
-	(echo "// kernels.cu $$(sha256sum daemon/backends/kernels.cu | cut -d' ' -f1)"; cat kernels.tmp) > daemon/backends/kernels.ptx
+	(echo "// kernels.cu $$(sha256sum daemon/backends/kernels.cu | cut -d' ' -f1)"; sed 's/^\.version .*/.version 7.0/' kernels.tmp) > daemon/backends/kernels.ptx
 	rm kernels.tmp
 
 clean:

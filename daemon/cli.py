@@ -138,7 +138,7 @@ def run_denoise(options: argparse.Namespace) -> int:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     weights = work.load_weights(config)
-    backends = {name: open_backend(config.backend, manifest.locate(name)) for name in weights}
+    backends = {name: open_backend(config.backend, manifest.locate(name), config.folders.engines) for name in weights}
     failed = 0
     for number, path in enumerate(options.files, 1):
         print(f"[{number}/{len(options.files)}] {path} ... ", end="", flush=True)
@@ -148,7 +148,7 @@ def run_denoise(options: argparse.Namespace) -> int:
             one = work.read(config, weights, path, Path(path.name), raw, profile=options.profile)
             backend = backends[one.choice.profile.weights]
             with work.timed(one.seconds, "network"):
-                (denoised,) = backend.denoise([one.served.prepared])
+                (denoised,) = backend.denoise([one.plane])
             outcome = work.finish(config, one, denoised, backend.name, options.out, same_settings=True)
         except StorageError:
             raise

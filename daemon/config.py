@@ -107,9 +107,15 @@ class BackendConfig(Section):
     threads: int = Field(default=0, ge=0, le=1024)
     """Processor cores the network may use; 0: all."""
     tile: int = Field(default=0, ge=0, le=8192)
-    """Side of the square tiles a micrograph is cut into, pixels; 0: as the weights recommend."""
+    """Side of the square tiles a micrograph is cut into, pixels; 0: 1024 on a GPU, else as the weights recommend."""
     batch: int = Field(default=1, ge=1, le=256)
     """Tiles computed at once."""
+    device: int = Field(default=0, ge=0, le=63)
+    """Which GPU, as nvidia-smi counts them."""
+    flavour: Literal["auto", "tensorrt", "rtx"] = "auto"
+    """Which TensorRT; auto: TensorRT-RTX on the cards it is made for, where it is installed, else TensorRT."""
+    rebuild: bool = True
+    """Whether an engine that is missing or no longer fits is built at the start; false: that is an error."""
     queue: int = Field(default=2, ge=1, le=64)
     """Micrographs that may wait in memory between reading, network and writing."""
     max_pixels: int = Field(default=150_000_000, ge=1024)

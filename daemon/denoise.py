@@ -1,7 +1,8 @@
 """From a micrograph to a denoised one, without folders or ledger: prepare, run a backend, judge."""
 
 import warnings
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -9,28 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daemon import manifest, spikes
-from daemon.backends import Backend, resolve
-from daemon.backends.cpu import CpuBackend
-from daemon.config import Profile
-from daemon.dose import Choice, Measured, finite_mean, measure
+from daemon.backends import Backend, open_backend
+from daemon.config import BackendConfig, Profile
+from daemon.dose import Choice, Measured, measure
+from daemon.engine import default_folder
 from daemon.errors import BackendError, MicrographError
 from daemon.manifest import Manifest
-from daemon.micrograph import Pixels, Prepared, Spikes
+from daemon.micrograph import Pixels, Plane, Prepared, Spikes, Survey
 from daemon.scaling import noise_units
 from daemon.tiling import SMALLEST
 
 CANARY_DOSE = 20.0
 CANARY_SIDE = 256
 NO_SPIKES = Spikes(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Served:
-    """A micrograph ready for its network: the pixels, the mean counts per pixel, and what to warn of."""
-
-    prepared: Prepared
-    dose: float
-    warnings: tuple[str, ...]
 
 
 def require_plane(pixels: Pixels) -> None:
@@ -44,23 +36,26 @@ def require_plane(pixels: Pixels) -> None:
         )
 
 
-def prepare(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool = True) -> Served:
-    """Spikes, dose and scaling of one (H, W) plane of any real dtype, which is only read.
+def plane(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool = True) -> Plane:
+    """One (H, W) plane of any real dtype for a backend; it is only read.
 
-    Raises MicrographError if the plane cannot be turned into counts.
+    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result. Raises
+    MicrographError for what is no image plane.
     """
     require_plane(pixels)
-    if find_spikes:
-        found = spikes.find(pixels, choice.gain, choice.offset)
-    elif np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
-        # NaN and Inf would spread over the whole result, so these are filled in whatever was asked for.
-        found = spikes.find(pixels, choice.gain, choice.offset, false_alarm=0.0)
-    else:
-        found = NO_SPIKES
-    whole = finite_mean(pixels) * (np.isfinite(pixels).sum() if len(found) else pixels.size)
-    flagged = pixels[found.rows, found.columns].astype(np.float64)
-    mean = float((whole - flagged[np.isfinite(flagged)].sum()) / (pixels.size - len(found)))
-    dose = choice.counts(mean)
+    false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
+    return Plane(
+        pixels, choice.gain, choice.offset, false_alarm, partial(_prepare, pixels, choice, weights, false_alarm)
+    )
+
+
+def _prepare(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
+    """Spikes, dose and scaling. Raises MicrographError if the plane cannot be turned into counts."""
+    found = spikes.find(pixels, choice.gain, choice.offset, false_alarm=false_alarm, surveyed=survey)
+    places = found.rows * pixels.shape[1] + found.columns
+    counted = np.isin(places, survey.missing, assume_unique=True, invert=True)
+    flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
+    dose = choice.counts((survey.total - float(flagged)) / (pixels.size - len(found)))
     scaling = noise_units(dose, choice.gain, choice.offset)
     remarks = list(choice.warnings)
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
@@ -68,7 +63,7 @@ def prepare(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool
             remarks.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
     if len(found) > 1e-3 * pixels.size:
         remarks.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
-    return Served(Prepared(pixels, found, scaling), dose, tuple(remarks))
+    return Prepared(pixels, found, scaling, dose, tuple(remarks))
 
 
 def canary(backend: Backend) -> None:
@@ -77,12 +72,12 @@ def canary(backend: Backend) -> None:
     wave = np.sin(np.arange(CANARY_SIDE) / 9)
     truth = CANARY_DOSE * (1 + 0.5 * wave[:, None] * wave)
     counts = rng.poisson(truth).astype(np.uint16)
-    prepared = Prepared(counts, NO_SPIKES, noise_units(float(counts.mean())))
+    dose = float(counts.mean())
     try:
-        (result,) = backend.denoise([prepared])
+        (result,) = backend.denoise([Plane.known(Prepared(counts, NO_SPIKES, noise_units(dose), dose))])
     except MicrographError as error:
         raise BackendError(f"{backend.name}: the canary tile failed: {error}") from error
-    before, after = (float(np.square(image - truth).mean()) for image in (counts, result))
+    before, after = (float(np.square(image - truth).mean()) for image in (counts, result.image))
     if not after < 0.5 * before:  # also when it is NaN
         raise BackendError(
             f"{backend.name}: the canary tile came out wrong (mean squared error {after:.3g}, {before:.3g} "
@@ -107,6 +102,8 @@ class Denoiser:
             leaves the edges to the network, which was trained on images with edges.
         tile: side of the tiles in pixels; 0 for the weights' own.
         find_spikes: fill in X-ray hits and hot pixels first.
+        backend: "auto" is the GPU where an NVIDIA driver answers, else the processor. On a GPU, use it in one thread.
+        engines: folder where engines for the GPU are kept; None for the user's cache folder.
 
     Raises WeightsError if the weights cannot be loaded, BackendError if the backend cannot run here.
     """
@@ -124,18 +121,14 @@ class Denoiser:
         batch: int = 1,
         threads: int = 0,
         find_spikes: bool = True,
-        backend: Literal["auto", "cpu"] = "auto",
+        backend: Literal["auto", "cpu", "tensorrt"] = "auto",
+        engines: Path | None = None,
     ) -> None:
-        if resolve(backend) != "cpu":
-            raise BackendError(
-                'an NVIDIA GPU was found, but this version has no TensorRT backend yet; use backend="cpu"'
-            )
         folder = manifest.locate(weights)
         self.manifest = manifest.load(folder)
         self._halo = self.manifest.halo if overlap is None else overlap
-        self._backend = CpuBackend(
-            folder, self.manifest, threads=threads, tile=tile, halo=overlap, batch=batch, blend=blend
-        )
+        settings = BackendConfig(kind=backend, threads=threads, tile=tile, batch=batch)
+        self._backend = open_backend(settings, folder, engines or default_folder(), halo=overlap, blend=blend)
         self._gain, self._offset, self._padding, self._find_spikes = gain, offset, padding, find_spikes
 
     def denoise(self, image: ArrayLike) -> NDArray[np.float32]:
@@ -150,23 +143,22 @@ class Denoiser:
         height, width = array.shape[-2:]
         mode = self._padding
         margin = 0 if mode == "none" else self._halo
-        planes = (
-            plane if mode == "none" else np.pad(plane, margin, mode) for plane in array.reshape(-1, height, width)
-        )
-        results = self._backend.denoise(map(self._prepared, planes))
+        planes = (one if mode == "none" else np.pad(one, margin, mode) for one in array.reshape(-1, height, width))
         inner = slice(margin, margin + height), slice(margin, margin + width)
-        return np.stack([result[inner] for result in results]).reshape(array.shape)
+        results = []
+        for result in self._backend.denoise(map(self._plane, planes)):
+            results.append(result.image[inner])
+            for remark in result.prepared.warnings:
+                warnings.warn(remark, stacklevel=2)
+        return np.stack(results).reshape(array.shape)
 
-    def _prepared(self, plane: Pixels) -> Prepared:
-        require_plane(plane)
-        found = measure(plane) if self._gain == "auto" else Measured(self._gain, self._offset, None)
+    def _plane(self, pixels: Pixels) -> Plane:
+        require_plane(pixels)
+        found = measure(pixels) if self._gain == "auto" else Measured(self._gain, self._offset, None)
         gain, offset, remark, known = found
         remarks = (remark,) if remark else ()
         choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset, remarks, known)
-        served = prepare(plane, choice, self.manifest, self._find_spikes)
-        for remark in served.warnings:
-            warnings.warn(remark, stacklevel=2)
-        return served.prepared
+        return plane(pixels, choice, self.manifest, self._find_spikes)
 
     def close(self) -> None:
         """Free the network."""

@@ -112,7 +112,7 @@ def backend(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "an NVIDIA driver answers" if driver_answers() else "no NVIDIA driver: the processor is used")
     name = config.profiles[config.default_profile].weights
     try:
-        opened = open_backend(config.backend, manifest.locate(name))
+        opened = open_backend(config.backend, manifest.locate(name), config.folders.engines)
         canary(opened)
     except EmdenoisedError as error:
         yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")

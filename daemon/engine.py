@@ -4,7 +4,8 @@ A GPU engine is a cache: it belongs to weights, tile and batch, to one version o
 one GPU and driver. An engine of anything else deserialises to nothing or crashes: so all this is compared first.
 """
 
-import ctypes
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.errors import WeightsError
-from daemon.manifest import sha256
+from daemon.flavour import Flavour, Gpu
+from daemon.manifest import Manifest, sha256
+from daemon.scaling import NOISE_UNITS
 
-Flavour = Literal["tensorrt", "rtx"]
-"""TensorRT for data-centre cards and Jetson, TensorRT-RTX for the RTX cards of workstations."""
-
-SUFFIX = ".engine"
 LARGEST_MANIFEST = 1 << 20
+WORKSPACE = 4 << 30
+"""Most scratch memory a layer may ask for, bytes."""
+OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1}
+"""What else decides an engine; one built with others is stale. `half_body` counts up with `engine_build.half`."""
+TILE = 1024
+"""Side of a GPU's tiles in pixels, unless stated: less is computed twice than with the processor's smaller ones."""
 
 
 class Gate(BaseModel):
@@ -67,15 +72,6 @@ class EngineManifest(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """A card as its driver describes it. `capability` is "sm86" and so on; `driver` the CUDA version it brings."""
-
-    name: str
-    capability: str
-    driver: str
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """What an engine must be for, here and now."""
 
@@ -86,6 +82,27 @@ class Wanted:
     tile: int
     batch: int
     options: Mapping[str, str | int | bool]
+
+
+def tile_of(weights: Manifest, asked: int = 0) -> int:
+    """Side of the tiles on a GPU, pixels: what was asked for, made to fit the network; 0 for the default.
+
+    The paper's scaling makes the result depend on the tile, so there it is the weights' own.
+    """
+    side = asked or (TILE if weights.scaling == NOISE_UNITS else weights.tile)
+    return -(-side // weights.align) * weights.align
+
+
+def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: int, batch: int) -> Path:
+    """Where an engine lies: engines of other weights, tiles and batches may lie beside it."""
+    name = re.sub(r"[^\w-]", "_", weights.name)[:40]
+    return folder / f"{name}-{weights.sha256[weights.onnx][:8]}.{flavour}.{tile}x{batch}.engine"
+
+
+def default_folder() -> Path:
+    """Where engines lie when no configuration says so: the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "emdenoised" / "engines"
 
 
 def manifest_of(engine: Path) -> Path:
@@ -134,25 +151,3 @@ def stale(manifest: EngineManifest, wanted: Wanted) -> tuple[str, ...]:
         compare("GPU", manifest.gpu, wanted.gpu.name)
         compare("driver", manifest.driver, wanted.gpu.driver)
     return tuple(reasons)
-
-
-def find_gpu(device: int = 0) -> Gpu | None:
-    """The card `device`, asked of libcuda itself and without making a context; None if there is no such card."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    handle, version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
-    answers = (
-        cuda.cuInit(0) == 0
-        and cuda.cuDeviceGet(ctypes.byref(handle), device) == 0
-        and cuda.cuDeviceGetName(name, len(name), handle) == 0
-        and cuda.cuDriverGetVersion(ctypes.byref(version)) == 0
-        and cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle) == 0
-        and cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle) == 0
-    )
-    if not answers:
-        return None
-    driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver)

@@ -53,7 +53,12 @@ class Folders(Section):
     output: Folder
     """The folder for the results, which mirrors the sub-folders of `drop`."""
     state: Folder
-    """The folder of the ledger; on a local disk, never on a network share."""
+    """The folder of the ledger and the GPU engines; on a local disk, never on a network share."""
+
+    @property
+    def engines(self) -> Path:
+        """Where engines for a GPU are kept."""
+        return self.state / "engines"
 
     @model_validator(mode="after")
     def _apart(self) -> "Folders":

@@ -13,7 +13,7 @@ from daemon.config import BackendConfig
 from daemon.denoise import canary
 from daemon.errors import BackendError, MicrographError
 from daemon.ledger import Job
-from daemon.micrograph import Image, Prepared
+from daemon.micrograph import Denoised, Plane
 from daemon.work import Weights, Work
 
 
@@ -28,17 +28,17 @@ class Claimed:
 class Inference:
     """Runs the networks of `weights` on what is `put`, in order, until `stop` is set. `run` is its thread's body.
 
-    It reports in that thread: `delivered` with the denoised (H, W) float32 plane in the micrograph's own units;
-    `refused` if this micrograph cannot be denoised (the others can); `lost` if the network failed while it was in it,
-    perhaps because of it.
+    It reports in that thread: `delivered` with the result; `refused` if this micrograph cannot be denoised (the
+    others can); `lost` if the network failed while it was in it, perhaps because of it.
     """
 
     def __init__(
         self,
         settings: BackendConfig,
         weights: Iterable[Weights],
+        engines: Path,
         stop: threading.Event,
-        delivered: Callable[[Claimed, Image], None],
+        delivered: Callable[[Claimed, Denoised], None],
         refused: Callable[[Claimed, MicrographError], None],
         lost: Callable[[Claimed, BaseException], None],
         idle_canary_seconds: float | None = None,
@@ -48,7 +48,7 @@ class Inference:
         """Counts tiles and canaries: as long as it grows, the thread is alive."""
         self.opened = threading.Event()
         """Set once every network has proved itself on the canary tile."""
-        self._settings, self._weights, self._stop = settings, list(weights), stop
+        self._settings, self._weights, self._engines, self._stop = settings, list(weights), engines, stop
         self._delivered, self._refused, self._lost = delivered, refused, lost
         self._canary_seconds = idle_canary_seconds
         self._ready: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
@@ -64,7 +64,7 @@ class Inference:
         try:
             for weights in self._weights:
                 if weights.folder not in backends:
-                    backends[weights.folder] = open_backend(self._settings, weights.folder, self._beat)
+                    backends[weights.folder] = open_backend(self._settings, weights.folder, self._engines, self._beat)
             for backend in backends.values():
                 canary(backend)
                 self.backend_name = backend.name
@@ -100,7 +100,7 @@ class Inference:
         flying: deque[Claimed] = deque()
         begin = time.perf_counter()
 
-        def source() -> Iterator[Prepared | None]:
+        def source() -> Iterator[Plane | None]:
             while True:
                 claimed = None if self._stop.is_set() else self._next(wait=False)
                 if claimed is not None and claimed.work.weights != weights:
@@ -108,7 +108,7 @@ class Inference:
                     claimed = None
                 if claimed is not None:
                     flying.append(claimed)
-                    yield claimed.work.served.prepared
+                    yield claimed.work.plane
                 elif flying:
                     yield None
                 else:

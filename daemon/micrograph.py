@@ -1,6 +1,6 @@
 """What flows through the daemon: a micrograph as read, as prepared for the network, and as denoised."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,56 @@ class Spikes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """What a backend needs and nothing else: the camera's pixels, what to replace, how to scale.
+class Survey:
+    """What one look at every pixel finds; dose and spikes are told from it without another.
 
-    `pixels` (H, W) stay in the camera's dtype so that a GPU backend uploads the fewest bytes.
+    `total` is the sum of the finite pixels, in the image's units. Places are flat, row * W + column, ascending.
+    """
+
+    total: float
+    missing: NDArray[np.intp]
+    """Places of the pixels that are not finite numbers."""
+    suspects: NDArray[np.intp]
+    """Places of the pixels that may be spikes: all that are one, and few that are none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What the network needs: the camera's pixels (H, W), what to replace, how to scale; and what is known of it.
+
+    `dose` is the mean counts per pixel, without the spikes; `warnings` are for the microscopist.
     """
 
     pixels: Pixels
     spikes: Spikes
     scaling: Scaling
+    dose: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """What a backend is given: the camera's pixels (H, W), in the camera's dtype, and what makes of them a `Prepared`.
+
+    A backend surveys the pixels where it has them, with `gain`, `offset` and `false_alarm` as `spikes.survey` does,
+    and calls `prepare` with what it found. That may raise MicrographError.
+    """
+
+    pixels: Pixels
+    gain: float
+    offset: float
+    false_alarm: float
+    prepare: Callable[[Survey], Prepared]
+
+    @classmethod
+    def known(cls, prepared: Prepared) -> "Plane":
+        """One whose spikes and scaling are known: its survey finds nothing new."""
+        return cls(prepared.pixels, 1.0, 0.0, 0.0, lambda _: prepared)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoised:
+    """What a backend gives back: `image` (H, W) float32 in the micrograph's own units, and what it was made from."""
+
+    image: Image
+    prepared: Prepared

@@ -26,7 +26,7 @@ from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.inference import Claimed, Inference
 from daemon.ledger import Backoff, Job, Ledger
 from daemon.ledger_file import LedgerUnavailableError
-from daemon.micrograph import Image
+from daemon.micrograph import Denoised
 from daemon.output_disk import Mounted, clean_temporary
 from daemon.rules import Rules
 from daemon.watch import Watcher
@@ -87,6 +87,7 @@ class Service:
         self.inference = Inference(
             config.backend,
             self._weights.values(),
+            config.folders.engines,
             self._stopping,
             self._delivered,
             self._refused,
@@ -322,7 +323,7 @@ class Service:
         log.info("unchanged %r: same bytes as revision %d, whose result stands", job.path, same.revision)
         return True
 
-    def _write(self, claimed: Claimed, denoised: Image) -> bool:
+    def _write(self, claimed: Claimed, denoised: Denoised) -> bool:
         job = claimed.job
         self._output.require()
         if self._done_before(job, claimed.work.raw["sha256"]):  # touched while its earlier revision was in hand
@@ -343,7 +344,7 @@ class Service:
 
     # What the network reports (see `inference.Inference`)
 
-    def _delivered(self, claimed: Claimed, denoised: Image) -> None:
+    def _delivered(self, claimed: Claimed, denoised: Denoised) -> None:
         self._writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
 
     def _refused(self, claimed: Claimed, error: MicrographError) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
-from daemon.micrograph import Pixels, Spikes
+from daemon.micrograph import Pixels, Spikes, Survey
 
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
@@ -43,6 +43,9 @@ CONFIDENCE = 3.0
 BACKGROUND_RADIUS = 4
 SPREAD_QUANTILE, SPREAD_FACTOR, SPREAD_BLOCK = 0.99, 4.0, 64
 """A spike exceeds its neighbours by 4 times what 1 % of the pixels of its 64 x 64 block do (10 sigma if Gaussian)."""
+FULL_BLOCK = (1 - SPREAD_QUANTILE) * SPREAD_BLOCK**2
+"""Suspects in a block beyond which its noise is not Poisson's."""
+FALSE_ALARM = 1e-9
 ROUNDS = 8
 """A hit is a few pixels; peeling further would eat structure."""
 BAND = 2 * SPREAD_BLOCK
@@ -50,40 +53,49 @@ BAND = 2 * SPREAD_BLOCK
 CHUNK = 1 << 18
 _NEVER = 1e30
 COARSE = 8
+NOWHERE: Indices = np.empty(0, np.intp)
 
 
-def find(pixels: Pixels, gain: float, offset: float, *, false_alarm: float = 1e-9) -> Spikes:
+def find(
+    pixels: Pixels, gain: float, offset: float, *, false_alarm: float = FALSE_ALARM, surveyed: Survey | None = None
+) -> Spikes:
     """Find the spikes of an (H, W) image of any real dtype; the array is only read.
 
     `gain` (units per count) and `offset` (value at zero counts) turn pixels into counts; `false_alarm` is the
     probability at which a pixel counts as impossible (0: no finite one ever does). NaN and Inf are always spikes.
+    `surveyed`: of the same pixels with the same gain, offset and false alarm, if somebody made it already.
     The result is sorted by row, then column. Its values, in the image's own units, are the mean of the good pixels in
     the surrounding 5 x 5, or of the nearest ones in a void: the mean and not the median, since the median of 0.1
     counts is 0.
     Raises MicrographError if no pixel is finite, or if gain and offset cannot be used.
     """
-    if not (isfinite(gain) and gain > 0 and isfinite(offset)):
-        raise MicrographError(
-            f"gain {gain:g} and offset {offset:g} cannot turn pixels into counts: "
-            "the gain must be positive and both finite; correct them in the profile"
-        )
-    limit = -log(false_alarm) if false_alarm else _NEVER
-    missing, rows, columns = _candidates(pixels, gain, offset, limit)
-    if missing.all():
+    if surveyed is None:
+        surveyed = survey(pixels, gain, offset, false_alarm)
+    if len(surveyed.missing) == pixels.size:
         raise MicrographError(
             "no pixel of the image is a finite number: there is nothing to denoise; "
             "export it again from the camera's software"
         )
+    missing = np.zeros(pixels.shape, dtype=np.bool_)
+    missing.reshape(-1)[surveyed.missing] = True
     field_of_view = _Field(pixels, gain, offset, missing)
+    rows, columns = np.divmod(field_of_view.thinned(surveyed.suspects), pixels.shape[1])
+    places = [surveyed.missing]
     for _ in range(ROUNDS):
-        found = field_of_view.impossible(rows, columns, limit)
+        found = field_of_view.impossible(rows, columns, limit_of(false_alarm))
         rows, columns = rows[found], columns[found]
         if not len(rows):
             break
         missing[rows, columns] = True
+        places.append(rows * pixels.shape[1] + columns)
         rows, columns = _around(rows, columns, missing)
-    rows, columns = np.nonzero(missing)
+    rows, columns = np.divmod(np.sort(np.concatenate(places)), pixels.shape[1])
     return Spikes(rows, columns, _stand_ins(pixels, missing, rows, columns))
+
+
+def limit_of(false_alarm: float) -> float:
+    """The bound on -ln(probability) from which on a pixel counts as impossible."""
+    return -log(false_alarm) if false_alarm else _NEVER
 
 
 def infill(pixels: Pixels, spikes: Spikes) -> Pixels:
@@ -101,15 +113,23 @@ def within(spikes: Spikes, rows: slice, columns: slice) -> Spikes:
     return Spikes(spikes.rows[chosen] - rows.start, spikes.columns[chosen] - columns.start, spikes.values[chosen])
 
 
-def _candidates(pixels: Pixels, gain: float, offset: float, limit: float) -> tuple[Mask, Indices, Indices]:
-    """What is not finite, and where a spike could be: a cheap test that no spike of the full one fails.
+def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALSE_ALARM) -> Survey:
+    """The sum, what is not finite, and where a spike could be: a cheap test that no spike of the full one fails.
+
+    Arguments as in `find`. Raises MicrographError if gain and offset cannot be used.
 
     The binomial's Kullback-Leibler divergence is at most its chi-squared, (k - m)² / (k / 8 + m) for a mean m
     of eight neighbours, and least when the eight are as bright as the pixel may be. Missing ones count as 0.
     """
+    if not (isfinite(gain) and gain > 0 and isfinite(offset)):
+        raise MicrographError(
+            f"gain {gain:g} and offset {offset:g} cannot turn pixels into counts: "
+            "the gain must be positive and both finite; correct them in the profile"
+        )
+    limit = limit_of(false_alarm)
     height, width = pixels.shape
-    missing = np.zeros((height, width), dtype=np.bool_)
-    rows, columns = [], []
+    total = 0.0
+    missing, suspects = [], []
     # float32 cannot tell neighbouring large integers apart until the offset is gone.
     exact = np.dtype(np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64)
     for top in range(0, height, BAND):
@@ -118,7 +138,12 @@ def _candidates(pixels: Pixels, gain: float, offset: float, limit: float) -> tup
         with np.errstate(over="ignore", invalid="ignore"):
             counts = ((pixels[first:last].astype(exact) - offset) / gain).astype(np.float32, copy=False)
         finite = np.isfinite(counts)
-        missing[top:bottom] = ~finite[top - first : bottom - first]
+        band = pixels[top:bottom]
+        if (whole := finite[top - first : bottom - first]).all():
+            total += float(band.sum(dtype=np.float64))
+        else:
+            total += float(band.sum(dtype=np.float64, where=whole))
+            missing.append(np.flatnonzero(~whole) + top * width)
         padded = np.zeros((bottom - top + 2, width + 2), dtype=np.float32)
         np.maximum(counts, 0, out=padded[first - top + 1 : last - top + 1, 1:-1], where=finite)
         across = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
@@ -128,20 +153,18 @@ def _candidates(pixels: Pixels, gain: float, offset: float, limit: float) -> tup
         bright = (excess > 0) & (excess * excess >= limit * 0.999 * (pixel / 8 + mean))
         bright &= pixel >= limit / log(9) * 0.999
         _thin(bright, excess)
-        row, column = np.nonzero(bright)
-        rows.append(row + top)
-        columns.append(column)
-    return missing, np.concatenate(rows), np.concatenate(columns)
+        suspects.append(np.flatnonzero(bright) + top * width)
+    return Survey(total, np.concatenate([*missing, NOWHERE]), np.concatenate(suspects))
 
 
 def _thin(bright: Mask, excess: NDArray[np.float32]) -> None:
-    """Where a block is full of candidates its noise is not Poisson's: keep what its spread leaves possible."""
-    if np.count_nonzero(bright) <= (1 - SPREAD_QUANTILE) * SPREAD_BLOCK**2:
+    """Where a block is full of suspects its noise is not Poisson's: keep what its spread leaves possible."""
+    if np.count_nonzero(bright) <= FULL_BLOCK:
         return
     for top in range(0, len(bright), SPREAD_BLOCK):
         for left in range(0, bright.shape[1], SPREAD_BLOCK):
             block = slice(top, top + SPREAD_BLOCK), slice(left, left + SPREAD_BLOCK)
-            if np.count_nonzero(bright[block]) > (1 - SPREAD_QUANTILE) * SPREAD_BLOCK**2:
+            if np.count_nonzero(bright[block]) > FULL_BLOCK:
                 bright[block] &= excess[block] > SPREAD_FACTOR / 2 * np.quantile(excess[block], SPREAD_QUANTILE)
 
 
@@ -154,6 +177,30 @@ class _Field:
     offset: float
     missing: Mask
     spreads: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+
+    def thinned(self, places: Indices) -> Indices:
+        """Suspects without those that `_thin` would have left out: it may have been a GPU that made the survey."""
+        height, width = self.missing.shape
+        across = -(-width // SPREAD_BLOCK)
+        blocks = places // width // SPREAD_BLOCK * across + places % width // SPREAD_BLOCK
+        number, suspects = np.unique(blocks, return_counts=True)
+        kept = np.ones(len(places), dtype=np.bool_)
+        for block in number[suspects > FULL_BLOCK]:
+            top, left = (int(side) * SPREAD_BLOCK for side in divmod(block, across))
+            bottom, right = min(top + SPREAD_BLOCK, height), min(left + SPREAD_BLOCK, width)
+            excess = self._excess(slice(top, bottom), slice(left, right))
+            inside = np.flatnonzero(blocks == block)
+            rows, columns = places[inside] // width - top, places[inside] % width - left
+            kept[inside] = excess[rows, columns] > SPREAD_FACTOR / 2 * np.quantile(excess, SPREAD_QUANTILE)
+        return places[kept]
+
+    def _excess(self, rows: slice, columns: slice) -> Values:
+        """By how many counts each pixel of a block exceeds its eight neighbours' mean; missing ones count as 0."""
+        y, x = np.mgrid[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]
+        counts = np.maximum(np.nan_to_num(self._at(y.ravel(), x.ravel()), nan=0.0), 0).reshape(y.shape)
+        sums = np.lib.stride_tricks.sliding_window_view(counts, (3, 3)).sum((2, 3))
+        middle = counts[1:-1, 1:-1]
+        return np.asarray(middle - (sums - middle) / 8)
 
     def impossible(self, rows: Indices, columns: Indices, limit: float) -> Mask:
         """Which of these pixels (n,) no real feature explains."""
@@ -301,11 +348,15 @@ def _stand_ins(pixels: Pixels, missing: Mask, rows: Indices, columns: Indices) -
     values = np.empty(len(rows), dtype=np.float32)
     if not len(rows):
         return values
-    sums, numbers = _coarse(pixels, missing)
+    # A pass over the whole image, only worth it for voids: to fill them, or not to search large ones for neighbours.
+    sums, numbers = _coarse(pixels, missing) if len(rows) > CHUNK else ([], [])
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         y, x = rows[part], columns[part]
-        total, number = _near(pixels, missing, y, x, numbers[0][y // COARSE, x // COARSE] > 0)
+        worth = numbers[0][y // COARSE, x // COARSE] > 0 if numbers else np.ones(len(y), dtype=np.bool_)
+        total, number = _near(pixels, missing, y, x, worth)
+        if not numbers and not number.all():
+            sums, numbers = _coarse(pixels, missing)
         for level, (coarse_sum, coarse_number) in enumerate(zip(sums, numbers, strict=True)):
             empty = np.flatnonzero(number == 0)
             if not len(empty):

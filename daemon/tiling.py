@@ -11,12 +11,14 @@ apart, and a tile is one of each: all edge cases live in one dimension.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.errors import MicrographError
+from daemon.errors import MicrographError, WeightsError
+from daemon.manifest import Manifest
 
 SMALLEST = 32
 """Shortest side of an image worth denoising, pixels."""
@@ -95,6 +97,17 @@ def plan(shape: tuple[int, int], tile: int | tuple[int, int], halo: int, align: 
     sides = (tile, tile) if isinstance(tile, int) else tile
     rows, columns = (_spans(size, side, halo, align, blend) for size, side in zip((height, width), sides, strict=True))
     return TilePlan((height, width), rows, columns)
+
+
+def require(folder: Path, weights: Manifest, tile: int, halo: int, blend: int) -> None:
+    """Raises WeightsError if the weights in `folder` cannot be served with such tiles."""
+    several = 2 * tile + SMALLEST
+    try:
+        plan((several, several), tile, halo, weights.align, blend)
+    except ValueError as error:
+        raise WeightsError(
+            f"{folder}: {error}; `backend.tile: 0` in config.yaml takes the weights' own {weights.tile}"
+        ) from error
 
 
 def cut(tile: Tile, image: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -14,11 +14,11 @@ from typing import Any
 
 from daemon import __version__, dose, formats, manifest, report, trust
 from daemon.config import Config
-from daemon.denoise import Served, prepare
+from daemon.denoise import plane
 from daemon.dose import Choice
 from daemon.errors import MicrographError, TransientError
 from daemon.manifest import Manifest
-from daemon.micrograph import Image, Micrograph
+from daemon.micrograph import Denoised, Micrograph, Plane, Prepared, Survey
 
 LONGEST = 4096
 """Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
@@ -44,7 +44,8 @@ class Work:
     micrograph: Micrograph
     choice: Choice
     weights: Weights
-    served: Served
+    plane: Plane
+    warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -152,23 +153,29 @@ def read(
         try:
             choice = dose.choose(config, relative, micrograph, profile)
             chosen = weights[choice.profile.weights]
-            served = prepare(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
+            asked = plane(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
         except MicrographError as error:
             raise MicrographError(f"{path}: {error}") from error
-    warnings = (*([warning] if warning else []), *micrograph.warnings, *served.warnings)
-    served = Served(served.prepared, served.dose, warnings)
-    return Work(relative, raw, micrograph, choice, chosen, served, seconds)
+
+    def prepare(survey: Survey) -> Prepared:
+        try:
+            return asked.prepare(survey)
+        except MicrographError as error:
+            raise MicrographError(f"{path}: {error}") from error
+
+    warnings = (*([warning] if warning else []), *micrograph.warnings)
+    return Work(relative, raw, micrograph, choice, chosen, replace(asked, prepare=prepare), warnings, seconds)
 
 
-def dose_in_words(work: Work) -> str:
+def dose_in_words(choice: Choice, prepared: Prepared) -> str:
     """For log, preview and terminal."""
-    return f"{work.served.dose:.3g} counts per pixel" if work.choice.dose_known else "dose unknown"
+    return f"{prepared.dose:.3g} counts per pixel" if choice.dose_known else "dose unknown"
 
 
 def finish(
     config: Config,
     work: Work,
-    denoised: Image,
+    denoised: Denoised,
     backend: str,
     root: Path,
     revision: int = 1,
@@ -176,10 +183,11 @@ def finish(
     same_settings: bool = False,
 ) -> Outcome:
     """Judge and write one result below `root`; `same_settings` and what it raises as in `report.write_outputs`."""
-    prepared = work.served.prepared
+    prepared, image = denoised.prepared, denoised.image
     with timed(work.seconds, "judge"):
-        verdict = trust.judge(prepared.pixels, denoised, prepared.spikes, work.choice, prepared.scaling)
-    warnings = (*work.served.warnings, *verdict.warnings)
+        verdict = trust.judge(prepared.pixels, image, prepared.spikes, work.choice, prepared.scaling)
+    warnings = (*work.warnings, *prepared.warnings, *verdict.warnings)
+    dose = dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
     kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
     with timed(work.seconds, "write"):
@@ -188,22 +196,27 @@ def finish(
             work.relative,
             revision,
             work.micrograph,
-            denoised,
-            provenance(config, work, verdict, warnings, backend),
+            image,
+            provenance(config, work, prepared, verdict, warnings, backend),
             kind=kind if config.output.format == "same" else config.output.format,
             preview_pixels=config.output.preview_pixels if config.output.preview else None,
-            caption=f"{dose_in_words(work)}, profile {name}",
+            caption=f"{dose}, profile {name}",
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    return Outcome(written, dose_in_words(work), name, len(prepared.spikes), warnings, work.seconds)
+    return Outcome(written, dose, name, len(prepared.spikes), warnings, work.seconds)
 
 
 def provenance(
-    config: Config, work: Work, verdict: trust.Verdict, warnings: tuple[str, ...], backend: str
+    config: Config,
+    work: Work,
+    prepared: Prepared,
+    verdict: trust.Verdict,
+    warnings: tuple[str, ...],
+    backend: str,
 ) -> dict[str, Any]:
     """Everything needed to know, years later, how an image was made; plain JSON types."""
-    micrograph, spikes, scaling = work.micrograph, work.served.prepared.spikes, work.served.prepared.scaling
+    micrograph, spikes, scaling = work.micrograph, prepared.spikes, prepared.scaling
     listed = [
         {
             "row": int(row),
@@ -224,7 +237,7 @@ def provenance(
             "metadata": dict(micrograph.metadata),
             "pixel_size": None if size is None else {"y": size.y, "x": size.x, "unit": size.unit},
         },
-        "dose": work.served.dose if work.choice.dose_known else None,
+        "dose": prepared.dose if work.choice.dose_known else None,
         "profile": {
             "name": work.choice.profile.name,
             "why": work.choice.why,

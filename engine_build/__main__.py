@@ -1,36 +1,37 @@
 """`python -m engine_build WEIGHTS -o engines/`: a weights folder → a gated GPU engine the daemon can load.
 
-Needs neither torch nor the training package. What is written, the engine's manifest last:
+Needs neither torch nor the training package. What is written, the engine's manifest last; NAME tells the weights, the
+flavour, and tile and batch:
 
-    NAME.FLAVOUR.engine        the engine
-    NAME.FLAVOUR.half.onnx     the float16 graph it was built from, to look at
-    NAME.FLAVOUR.engine.json   what it was built from and for, and how the gate judged it
+    NAME.engine        the engine
+    NAME.half.onnx     the float16 graph it was built from, to look at
+    NAME.engine.json   what it was built from and for, and how the gate judged it
 """
 
 import argparse
+import fcntl
 import hashlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from daemon import manifest
-from daemon.engine import SUFFIX, EngineManifest, Flavour, find_gpu, manifest_of
-from daemon.errors import BackendError, EmdenoisedError
+from daemon.config import EX_CONFIG
+from daemon.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of, tile_of
+from daemon.errors import BackendError, ConfigError, EmdenoisedError, WeightsError
+from daemon.flavour import RTX_TARGETS, Flavour, find_gpu, load_tensorrt
 from daemon.whole import save
-from engine_build import gate
-from engine_build.build import WORKSPACE, build, load_tensorrt
+from engine_build import gate, on_card
+from engine_build.build import build
 from engine_build.half import finite, half_body
 
 log = logging.getLogger("engine_build")
 
-RTX_TARGETS = ("sm75", "sm86", "sm89", "sm120")
-"""RTX 20, 30, 40 and 50 series and the workstation cards of the same generations."""
-OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1}
-"""What else decides the engine; one built with others is stale. `half_body` counts up with `engine_build.half`."""
 GATE_SIDE = 256
 """Side of the gate's tiles on the processor, pixels; a GPU is judged on its own tiles."""
 
@@ -43,24 +44,25 @@ def make_engine(
     targets: tuple[str, ...] = (),
     tile: int = 0,
     batch: int = 1,
+    device: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Build and gate the engine of a weights folder; returns its path in `out`.
+    """Build the engine of a weights folder and compare float16 with float32 on the processor; returns its path.
 
-    `targets`: compute capabilities for rtx, as "sm86", or "current". `tile`: side in pixels, 0 for the weights' own.
-    Raises WeightsError for weights that are damaged or that half precision cannot hold, BackendError for what
-    TensorRT refuses and for an engine that the gate refuses; nothing is written then.
+    `targets`: compute capabilities for rtx, as "sm86", or "current". `tile`: side in pixels, 0 for the default.
+    Raises WeightsError for weights that are damaged, that half precision cannot hold or TensorRT cannot read,
+    ConfigError for what cannot be had on this computer, BackendError if building fails; nothing is written then.
     """
     weights = manifest.load(folder)
     trt = load_tensorrt(flavour)
-    card = find_gpu()
+    card = find_gpu(device)
     if flavour == "tensorrt" and card is None:
-        raise BackendError(
+        raise ConfigError(
             "TensorRT tunes an engine on the card it will run on, and there is no NVIDIA driver here; run this on the "
             "microscope PC, or build for RTX cards with --flavour rtx"
         )
     targets = _targets(flavour, targets, card.capability if card else None)
-    side = -(-(tile or weights.tile) // weights.align) * weights.align
+    side = tile_of(weights, tile)
     progress("reading the network")
     model = onnx.load(folder / weights.onnx)
     _require_shape(model, side, folder)
@@ -69,7 +71,7 @@ def make_engine(
         half = half_body(model)
         on_cpu = gate.rounded(model)
     except ValueError as error:
-        raise BackendError(f"{folder / weights.onnx}: {error}") from error
+        raise WeightsError(f"{folder / weights.onnx}: {error}") from error
     progress("comparing float16 with float32 on the processor")
     cases = gate.cases(_gate_side(model, side), weights.scaling)
     ran_on = f"cpu: ONNX Runtime {onnxruntime.__version__}"
@@ -77,12 +79,10 @@ def make_engine(
     content = half.SerializeToString()
     shapes = {"units": (batch, 1, side, side), "level": (batch, 1, 1, 1)}
     built = build(content, shapes, flavour, targets, out / "timing.cache", progress)
-    name = f"{weights.name}.{flavour}"
-    engine = out / f"{name}{SUFFIX}"
-    out.mkdir(parents=True, exist_ok=True)
+    engine = engine_path(out, weights, flavour, side, batch)
     manifest_of(engine).unlink(missing_ok=True)  # a new engine beside an old manifest would be called damaged
     save(engine, built.engine)
-    save(out / f"{name}.half.onnx", content)
+    save(engine.with_suffix(".half.onnx"), content)
     about = EngineManifest(
         weights=weights.name,
         network=weights.network,
@@ -106,11 +106,37 @@ def make_engine(
     return engine
 
 
+def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[[str], None] = lambda _: None) -> Gate:
+    """Run an engine on this computer's card and keep the verdict in its manifest.
+
+    Raises WeightsError if the card's answers are not good enough, BackendError if it cannot run the engine.
+    """
+    weights, about, card = manifest.load(folder), load_manifest(engine), find_gpu(device)
+    if card is None:
+        raise BackendError(f"{engine}: no NVIDIA driver answers for GPU {device}, so it cannot be run here")
+    progress(f"comparing the engine with float32 on {card.name}")
+    model = onnx.load(folder / weights.onnx)
+    cases = gate.cases(about.tile, weights.scaling)
+    with on_card.loaded(engine, about, device) as candidate:
+        verdict = gate.judge(gate.on_processor(model), candidate, cases, card.name, on_gpu=True)
+    save(manifest_of(engine), about.model_copy(update={"gate": verdict}).model_dump_json(indent=1).encode() + b"\n")
+    return verdict
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One builder at a time in a folder: a service and `emdenoised doctor` may want the same engine."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "builder.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _targets(flavour: Flavour, asked: tuple[str, ...], capability: str | None) -> tuple[str, ...]:
     if flavour == "rtx":
         return tuple(target.lower() for target in asked) or RTX_TARGETS
     if asked:
-        raise BackendError("--targets is for --flavour rtx: TensorRT builds for the card that is in this computer")
+        raise ConfigError("--targets is for --flavour rtx: TensorRT builds for the card that is in this computer")
     return (capability,) if capability else ()
 
 
@@ -123,7 +149,7 @@ def _sides(model: onnx.ModelProto) -> list[int]:
 def _require_shape(model: onnx.ModelProto, side: int, folder: Path) -> None:
     for fixed in _sides(model):
         if fixed not in (0, side):
-            raise BackendError(f"{folder}: these weights work on tiles of {fixed} pixels only; leave --tile out")
+            raise ConfigError(f"{folder}: these weights work on tiles of {fixed} pixels only; state --tile {fixed}")
 
 
 def _gate_side(model: onnx.ModelProto, side: int) -> int:
@@ -147,27 +173,47 @@ def main() -> int:
         "--targets", default="",
         help="for rtx: compute capabilities, for instance sm86,sm89, or current for the card in this computer",
     )  # fmt: skip
-    parser.add_argument("--tile", type=int, default=0, help="side of the tiles in pixels (the weights' own)")
+    parser.add_argument(
+        "--tile", type=int, default=0, help="side of the tiles in pixels (as the daemon asks for by default)"
+    )
     parser.add_argument("--batch", type=int, default=1, help="tiles computed at once (1)")
+    parser.add_argument("--device", type=int, default=0, help="number of the card, as nvidia-smi counts (0)")
+    parser.add_argument(
+        "--gate-only", action="store_true",
+        help="build nothing: run the engine that is there on this computer's card and compare it with float32",
+    )  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for engine and manifest")
     options = parser.parse_args()
     if options.tile < 0 or options.batch < 1:
         parser.error("--tile must not be negative and --batch at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     targets = tuple(filter(None, options.targets.split(",")))
+    folder = manifest.locate(options.weights)
     try:
-        engine = make_engine(
-            manifest.locate(options.weights),
-            options.out,
-            options.flavour,
-            targets=targets,
-            tile=options.tile,
-            batch=options.batch,
-            progress=log.info,
-        )
+        with _alone(options.out):
+            if options.gate_only:
+                weights = manifest.load(folder)
+                tile = tile_of(weights, options.tile)
+                engine = engine_path(options.out, weights, options.flavour, tile, options.batch)
+            else:
+                engine = make_engine(
+                    folder,
+                    options.out,
+                    options.flavour,
+                    targets=targets,
+                    tile=options.tile,
+                    batch=options.batch,
+                    device=options.device,
+                    progress=log.info,
+                )
+            if options.gate_only or find_gpu(options.device):
+                finish_gate(folder, engine, options.device, log.info)
     except EmdenoisedError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+        return EX_CONFIG if isinstance(error, (ConfigError, WeightsError)) else 1
+    except OSError as error:
+        print(f"{parser.prog}: {options.out}: cannot be written ({error.strerror})", file=sys.stderr)
+        return EX_CONFIG
     about = EngineManifest.model_validate_json(manifest_of(engine).read_bytes())
     for line in about.said:
         print(f"TensorRT: {line}")
@@ -181,11 +227,12 @@ def _account(engine: Path, about: EngineManifest) -> str:
     lines = [
         f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {about.layers} layers, built in {about.seconds:.1f} s by "
         f"{about.flavour} {about.version} for {', '.join(about.targets)}, tiles of {about.tile}, {about.batch} at once",
-        f"against float32 on {judged.cases} tiles: {judged.rms:.2%} of the noise (RMS), {judged.largest:.2%} at worst, "
+        f"against float32 on {judged.cases} tiles, on {judged.ran_on}: {judged.rms:.2%} of the noise (RMS), "
+        f"{judged.largest:.2%} at worst, "
         f"{judged.psnr_loss:.4f} dB lost at most",
     ]
     if not judged.on_gpu:
-        lines.append("not yet run on a GPU: it is unproven, and this version of the daemon does not load it")
+        lines.append("not yet run on a GPU: the daemon does that, and compares again, when it first loads it")
     return "\n".join(lines)
 
 

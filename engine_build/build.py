@@ -4,21 +4,17 @@ Precision is the graph's (`engine_build.half`); networks are strongly typed; sha
 card it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
 """
 
-import importlib
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.engine import Flavour
-from daemon.errors import BackendError
+from daemon.engine import WORKSPACE
+from daemon.errors import BackendError, ConfigError, WeightsError
+from daemon.flavour import Flavour, listen, load_tensorrt, told
 from daemon.whole import save
-
-MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
-WORKSPACE = 4 << 30
-"""Most scratch memory a layer may ask for, bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +28,11 @@ class Built:
     """TensorRT's warnings."""
 
 
-def load_tensorrt(flavour: Flavour) -> Any:
-    """The Python module of a flavour. Raises BackendError that says what to type if it is not installed."""
-    name = MODULES[flavour]
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        raise BackendError(
-            f"{name} cannot be imported ({error}); pip install 'emdenoised[{EXTRAS[flavour]}]', or choose the other "
-            "flavour: rtx is for GeForce RTX and RTX workstation cards, tensorrt for data-centre cards and Jetson"
-        ) from error
-
-
 def capability_of(trt: Any, target: str) -> Any:
-    """ "sm86" or "current" → TensorRT-RTX's word for it. Raises BackendError naming those there are."""
+    """ "sm86" or "current" → TensorRT-RTX's word for it. Raises ConfigError naming those there are."""
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
     if target.lower() not in known:
-        raise BackendError(
+        raise ConfigError(
             f"TensorRT-RTX {trt.__version__} builds for {', '.join(sorted(known))}, not for {target}; cards it does "
             "not name need --flavour tensorrt"
         )
@@ -65,16 +49,17 @@ def build(
 ) -> Built:
     """Parse and build. `shapes`: of every input, fixed. `targets`: for rtx, compute capabilities as "sm86".
 
-    `progress` is told the name of each phase. Raises BackendError with the operator or the reason TensorRT gives.
+    `progress` is told the name of each phase. Raises WeightsError with the operator TensorRT does not
+    know, BackendError with the reason it gives for failing.
     """
     trt = load_tensorrt(flavour)
     begin = time.monotonic()
-    logger = _listen(trt)
+    logger = listen(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
-        raise BackendError(_refusal([parser.get_error(index) for index in range(parser.num_errors)]))
+        raise WeightsError(_refusal([parser.get_error(index) for index in range(parser.num_errors)]))
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -96,24 +81,6 @@ def build(
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
         save(timing_cache, bytes(config.get_timing_cache().serialize()))
     return Built(bytes(serialized), network.num_layers, time.monotonic() - begin, tuple(logger.warnings))
-
-
-def _listen(trt: Any) -> Any:
-    """A logger that keeps warnings and errors."""
-
-    class Listener(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-            elif severity == trt.ILogger.WARNING:
-                self.warnings.append(message)
-
-    return Listener()
 
 
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
@@ -144,11 +111,10 @@ def _refusal(errors: Sequence[Any]) -> str:
     return f"TensorRT cannot read this network: {told or 'it gave no reason'}; export the weights again, or report this"
 
 
-def _failure(errors: Sequence[str]) -> str:
-    told = "; ".join(errors[-3:]) or "it gave no reason"
-    memory = any(word in told.lower() for word in ("out of memory", "outofmemory", "bad_alloc", "insufficient memory"))
+def _failure(errors: deque[str]) -> str:
+    said, memory = told(errors)
     remedy = "free memory on the card, or build with a smaller --batch or --tile" if memory else "see the lines above"
-    return f"TensorRT could not build the engine: {told}; {remedy}"
+    return f"TensorRT could not build the engine: {said}; {remedy}"
 
 
 def _timing_cache(config: Any, path: Path | None) -> Any:

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from daemon import camera
 from daemon.engine import Gate
-from daemon.errors import BackendError
+from daemon.errors import WeightsError
 from daemon.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
 from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of
 
@@ -76,21 +76,21 @@ def cases(tile: int, scaling: Kind) -> list[Case]:
 
 
 def judge(reference: Network, candidate: Network, tiles: Sequence[Case], ran_on: str, on_gpu: bool) -> Gate:
-    """Compare two networks tile by tile. Raises BackendError naming the tile and the figure that failed."""
+    """Compare two networks tile by tile. Raises WeightsError naming the tile and the figure that failed."""
     worst_rms = worst = loss = 0.0
     for case in tiles:
         expected, actual = reference(case.units, case.level), candidate(case.units, case.level)
         if not np.isfinite(actual).all():
             bad = int(actual.size - np.isfinite(actual).sum())
-            raise BackendError(_refused(case, f"{bad} of its {actual.size} results are NaN or infinite"))
+            raise WeightsError(_refused(case, f"{bad} of its {actual.size} results are NaN or infinite"))
         difference = (actual.astype(np.float64) - expected) / case.sigma
         rms, largest = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
         if not rms <= RMS:
-            raise BackendError(
+            raise WeightsError(
                 _refused(case, f"it differs by {rms:.3g} σ (RMS) from float32; at most {RMS:g} is let through")
             )
         if not largest <= LARGEST:
-            raise BackendError(
+            raise WeightsError(
                 _refused(case, f"a pixel differs by {largest:.3g} σ from float32; at most {LARGEST:g} is let through")
             )
         worst_rms, worst = max(worst_rms, rms), max(worst, largest)
@@ -98,7 +98,7 @@ def judge(reference: Network, candidate: Network, tiles: Sequence[Case], ran_on:
             errors = [float(np.mean((image - case.truth) ** 2, dtype=np.float64)) for image in (expected, actual)]
             lost = 10 * log10(errors[1] / errors[0])
             if not lost <= PSNR_LOSS:
-                raise BackendError(
+                raise WeightsError(
                     _refused(case, f"its PSNR is {lost:.3g} dB below float32's; at most {PSNR_LOSS:g} is let through")
                 )
             loss = max(loss, lost)

@@ -11,6 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon.config import Config
+from daemon.flavour import find_gpu
 
 
 def poisson(seed: int = 0, dose: float = 20.0, shape: tuple[int, int] = (64, 64)) -> NDArray[np.uint16]:
@@ -67,3 +68,11 @@ def config(tmp_path: Path) -> Callable[..., Config]:
         return Config.model_validate(values)
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu are skipped where there is none, and say so."""
+    if find_gpu() is None:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU answers on this computer"))

@@ -8,8 +8,7 @@ from typing import Literal, Protocol
 
 from daemon import manifest
 from daemon.config import BackendConfig
-from daemon.errors import BackendError
-from daemon.micrograph import Image, Prepared
+from daemon.micrograph import Denoised, Plane
 
 # Before ONNX Runtime is imported, which otherwise keeps a file in the home folder and reports to its makers.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -23,11 +22,11 @@ class Backend(Protocol):
         """What ran, for logs and provenance: e.g. "cpu: ONNX Runtime 1.32.0, float32, 2 threads"."""
         ...
 
-    def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
-        """Yield one finished (H, W) float32 plane, in the micrograph's own units, for each input, in order.
+    def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
+        """Yield one finished (H, W) float32 image, in the micrograph's own units, for each input, in order.
 
         May read ahead of what it has yielded (that is how a GPU overlaps); a None among the inputs says that
-        nothing more is waiting just now, and is the moment to finish what was read ahead. Every plane is the
+        nothing more is waiting just now, and is the moment to finish what was read ahead. Every image is the
         caller's to keep. Raises MicrographError for the first input not yet yielded (the stream is over then, and
         inputs read ahead of it must be given again), BackendError when the process can no longer denoise at all.
         """
@@ -53,10 +52,26 @@ def resolve(kind: Literal["auto", "cpu", "tensorrt"]) -> Literal["cpu", "tensorr
     return ("tensorrt" if driver_answers() else "cpu") if kind == "auto" else kind
 
 
-def open_backend(settings: BackendConfig, weights: Path, progress: Callable[[], None] = lambda: None) -> Backend:
+def open_backend(
+    settings: BackendConfig,
+    weights: Path,
+    engines: Path,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    halo: int | None = None,
+    blend: int = 0,
+) -> Backend:
     """Load the weights folder into the backend the configuration asks for; there is no silent second choice.
 
-    Raises WeightsError for damaged weights, BackendError if what was asked for cannot run here.
+    Args:
+        engines: folder where engines for a GPU are kept; not used on the processor.
+        progress: called now and then while micrographs are computed or an engine is built, so that a watchdog can
+            tell slow from stuck. If it raises, so does what called it.
+        halo: pixels at each edge of a tile that are thrown away; None for what was measured for the weights.
+        blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
+
+    Raises WeightsError for damaged weights, ConfigError if what was asked for can never run here as things are set,
+    BackendError if it cannot now.
     """
     match resolve(settings.kind):
         case "cpu":
@@ -67,11 +82,14 @@ def open_backend(settings: BackendConfig, weights: Path, progress: Callable[[], 
                 manifest.load(weights),
                 threads=settings.threads,
                 tile=settings.tile,
+                halo=halo,
                 batch=settings.batch,
+                blend=blend,
                 progress=progress,
             )
         case "tensorrt":
-            raise BackendError(
-                "an NVIDIA GPU was found or asked for, but this version has no TensorRT backend yet, and the processor "
-                "is never used in its place silently; set `backend.kind: cpu` in config.yaml to use the processor"
+            from daemon.backends.tensorrt import TensorRtBackend
+
+            return TensorRtBackend(
+                settings, weights, manifest.load(weights), engines, halo=halo, blend=blend, progress=progress
             )

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from daemon import tiling
+from daemon import spikes, tiling
 from daemon.errors import BackendError, WeightsError
 from daemon.manifest import Manifest
-from daemon.micrograph import Image, Prepared
+from daemon.micrograph import Denoised, Image, Plane, Prepared
 from daemon.scaling import MINMAX_CROP, minmax_crop
 from daemon.spikes import infill, within
 
@@ -57,24 +57,20 @@ class CpuBackend:
         self._tile = -(-(tile or manifest.tile) // manifest.align) * manifest.align
         self._halo = manifest.halo if halo is None else halo
         self._batch, self._blend, self._progress = batch, blend, progress
-        try:
-            several = 2 * self._tile + tiling.SMALLEST
-            tiling.plan((several, several), self._tile, self._halo, manifest.align, blend)
-        except ValueError as error:
-            raise WeightsError(
-                f"{folder}: {error}; `backend.tile: 0` in config.yaml takes the weights' own {manifest.tile}"
-            ) from error
+        tiling.require(folder, manifest, self._tile, self._halo, blend)
         sides = self._session.get_inputs()[0].shape[2:]
         self._fixed = all(isinstance(side, int) for side in sides)
         if self._fixed and tile and sides != [tile, tile]:
             raise WeightsError(f"{folder}: these weights work on tiles of {sides[0]} pixels only; set backend.tile: 0")
         self.name = f"cpu: ONNX Runtime {onnxruntime.__version__}, float32, {options.intra_op_num_threads} threads"
 
-    def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
+    def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
         """See `Backend`. Reads one micrograph at a time and never ahead."""
-        for one in prepared:
-            if one is not None:
-                yield self._frame(one)
+        for plane in planes:
+            if plane is not None:
+                survey = spikes.survey(plane.pixels, plane.gain, plane.offset, plane.false_alarm)
+                prepared = plane.prepare(survey)
+                yield Denoised(self._frame(prepared), prepared)
 
     def close(self) -> None:
         """See `Backend`."""
@@ -110,11 +106,11 @@ class CpuBackend:
     def _tiles(self, one: Prepared, tiles: list[tiling.Tile], out: Image) -> None:
         units, scalings = [], []
         for tile in tiles:
-            window, spikes, scaling = one.pixels[tile.window], within(one.spikes, *tile.window), one.scaling
+            window, found, scaling = one.pixels[tile.window], within(one.spikes, *tile.window), one.scaling
             if self._manifest.scaling == MINMAX_CROP:
-                scaling = minmax_crop(infill(window, spikes))
+                scaling = minmax_crop(infill(window, found))
             scaled = scaling.to_units(window)
-            scaled[spikes.rows, spikes.columns] = scaling.to_units(spikes.values)
+            scaled[found.rows, found.columns] = scaling.to_units(found.values)
             units.append(tile.expand(scaled))
             scalings.append(scaling)
         feeds: dict[str, NDArray[np.float32]] = {

@@ -1,9 +1,71 @@
 // What the GPU does around the network: camera pixels to noise units, tiles out of the frame, results back into it.
 // Compiled to kernels.ptx by `make ptx`; the tests compile this same file for the processor and compare it with NumPy.
-// Every kernel walks its elements with a stride of the whole grid, so any grid is right and none is needed for it.
+// Every kernel walks its elements with a stride of the whole grid, so any grid is right.
 
 #define BEGIN (blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x)
 #define STRIDE (gridDim.x * (unsigned long long)blockDim.x)
+
+// What one look at every pixel finds, as `spikes.survey` on the processor does: the sum of the finite pixels (of each
+// thread, in totals), and a list of places, their number in *found: of pixels that are not finite, marked in the
+// highest bit, and of those that may be spikes. A place beyond the list's room is counted but not written.
+template <typename T>
+static __device__ float counts_at(const T *pixels, long long height, long long width, long long y, long long x,
+                                  double offset, double inverse_gain)
+{
+    if (y < 0 || x < 0 || y >= height || x >= width)
+        return 0.0f;
+    float counts = (float)(((double)pixels[y * width + x] - offset) * inverse_gain);
+    return counts > 0.0f && counts - counts == 0.0f ? counts : 0.0f;
+}
+
+template <typename T>
+static __device__ void look(const T *pixels, long long height, long long width, double offset, double inverse_gain,
+                            float limit, float least, unsigned long long room, unsigned long long *found,
+                            double *totals, unsigned long long *list)
+{
+    double total = 0.0;
+    for (unsigned long long i = BEGIN; i < (unsigned long long)(height * width); i += STRIDE) {
+        float counts = (float)(((double)pixels[i] - offset) * inverse_gain);
+        bool finite = counts - counts == 0.0f;
+        bool suspect = !finite;
+        if (finite) {
+            total += (double)pixels[i];
+            if (counts >= least) {
+                long long y = (long long)i / width, x = (long long)i % width;
+                float around = 0.0f;
+                for (long long dy = -1; dy <= 1; dy++)
+                    for (long long dx = -1; dx <= 1; dx++)
+                        if (dy || dx)
+                            around += counts_at(pixels, height, width, y + dy, x + dx, offset, inverse_gain);
+                float mean = around / 8.0f, excess = counts - mean;
+                suspect = excess > 0.0f && excess * excess >= limit * (counts / 8.0f + mean);
+            }
+        }
+        if (suspect) {
+            unsigned long long index = atomicAdd(found, 1ULL);
+            if (index < room)
+                list[index] = finite ? i : i | 1ULL << 63;
+        }
+    }
+    totals[BEGIN] = total;
+}
+
+#define SURVEY(NAME, T)                                                                                          \
+    extern "C" __global__ void NAME(const T *pixels, long long height, long long width, double offset,           \
+                                    double inverse_gain, float limit, float least, unsigned long long room,      \
+                                    unsigned long long *found, double *totals, unsigned long long *list)         \
+    {                                                                                                            \
+        look(pixels, height, width, offset, inverse_gain, limit, least, room, found, totals, list);              \
+    }
+
+SURVEY(survey_u1, unsigned char)
+SURVEY(survey_i1, signed char)
+SURVEY(survey_u2, unsigned short)
+SURVEY(survey_i2, short)
+SURVEY(survey_u4, unsigned int)
+SURVEY(survey_i4, int)
+SURVEY(survey_f4, float)
+SURVEY(survey_f8, double)
 
 // units = (pixel - zero) / unit. In double, where neighbouring 32-bit integers can be told apart.
 template <typename T>

@@ -1,4 +1,4 @@
-"""What every backend must do alike. Another backend joins the suite by one line in BACKENDS."""
+"""What every backend must do alike: the processor, a fake GPU, and, where there is one, a real one."""
 
 import ctypes
 import os
@@ -10,41 +10,52 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import CARD, plug_in
 from numpy.typing import NDArray
 
 from daemon import backends, manifest
 from daemon.backends import Backend, open_backend
 from daemon.config import BackendConfig
 from daemon.denoise import NO_SPIKES, canary
-from daemon.errors import BackendError, WeightsError
-from daemon.micrograph import Prepared, Spikes
+from daemon.errors import BackendError, MicrographError, WeightsError
+from daemon.micrograph import Plane, Prepared, Spikes, Survey
 from daemon.scaling import noise_units
 
 WEIGHTS = manifest.locate("fast")
-BACKENDS = [pytest.param("cpu", id="cpu")]  # a GPU's entry carries marks=pytest.mark.gpu
+BACKENDS = ["cpu", "fake GPU", pytest.param("GPU", marks=pytest.mark.gpu)]
 
 
 class Opener:
     """Opens the backend under test with other settings, and closes it afterwards."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind, self.opened = kind, []  # type: ignore[var-annotated]
+    def __init__(self, kind: str, engines: Path) -> None:
+        self.kind, self.engines, self.opened = kind, engines, []  # type: ignore[var-annotated]
 
     def __call__(self, progress: Callable[[], None] = lambda: None, **settings: Any) -> Backend:
-        self.opened.append(open_backend(BackendConfig(kind=self.kind, **settings), WEIGHTS, progress))
+        settings = {"kind": self.kind, **settings}
+        self.opened.append(open_backend(BackendConfig(**settings), WEIGHTS, self.engines, progress))
         return self.opened[-1]
 
 
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a real GPU's engines lie, built once for all tests."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture(params=BACKENDS)
-def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    opener = Opener(request.param)
+def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[Opener]:
+    drivers = plug_in(monkeypatch) if request.param == "fake GPU" else []
+    opener = Opener("cpu" if request.param == "cpu" else "tensorrt", engines)
     yield opener
     for backend in opener.opened:
         backend.close()
+    assert all(driver.closed for driver in drivers)
 
 
-def prepared(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES) -> Prepared:
-    return Prepared(pixels, spikes, noise_units(float(pixels.mean())))
+def prepared(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES, dose: float | None = None) -> Plane:
+    dose = float(pixels.mean()) if dose is None else dose
+    return Plane.known(Prepared(pixels, spikes, noise_units(dose), dose))
 
 
 @pytest.fixture
@@ -61,7 +72,7 @@ def test_it_says_what_it_is_and_passes_the_canary(opener: Opener) -> None:
 
 
 def test_results_come_in_order_each_in_its_own_units(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
-    results = list(opener().denoise(prepared(image) for image in images))
+    results = [result.image for result in opener().denoise(prepared(image) for image in images)]
     assert [result.shape for result in results] == [image.shape for image in images]
     for image, result in zip(images, results, strict=True):
         assert result.dtype == np.float32
@@ -71,7 +82,7 @@ def test_results_come_in_order_each_in_its_own_units(opener: Opener, images: lis
 def test_none_means_finish_what_was_read_ahead(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
     given, received = 0, 0
 
-    def source() -> Iterator[Prepared | None]:
+    def source() -> Iterator[Plane | None]:
         nonlocal given
         for image in images:
             given += 1
@@ -87,9 +98,9 @@ def test_none_means_finish_what_was_read_ahead(opener: Opener, images: list[NDAr
 
 def test_planes_are_the_callers_to_keep(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
     kept, copies = [], []
-    for plane in opener().denoise(prepared(image) for image in (*images, *images)):
-        kept.append(plane)
-        copies.append(plane.copy())
+    for result in opener().denoise(prepared(image) for image in (*images, *images)):
+        kept.append(result.image)
+        copies.append(result.image.copy())
     for plane, copy in zip(kept, copies, strict=True):
         np.testing.assert_array_equal(plane, copy)
         plane += 1  # writable, and nobody else's
@@ -107,9 +118,9 @@ def test_a_spike_is_replaced_by_its_stand_in(opener: Opener, images: list[NDArra
     image, hit = images[0], images[0].copy()
     hit[3, 4] = 30_000
     spikes = Spikes(np.array([3]), np.array([4]), np.array([image[3, 4]], np.float32))
-    scaling = noise_units(20.0)
-    clean, mended = opener().denoise([Prepared(image, NO_SPIKES, scaling), Prepared(hit, spikes, scaling)])
-    np.testing.assert_allclose(mended, clean, atol=1e-3)
+    clean, mended = opener().denoise([prepared(image, dose=20.0), prepared(hit, spikes, dose=20.0)])
+    np.testing.assert_allclose(mended.image, clean.image, atol=1e-3)
+    assert mended.prepared.spikes is spikes
 
 
 def test_tiles_at_once_change_nothing_and_every_batch_is_progress(
@@ -123,7 +134,8 @@ def test_tiles_at_once_change_nothing_and_every_batch_is_progress(
         def beat(batch: int = batch) -> None:
             beats[batch] += 1
 
-        (results[batch],) = opener(beat, batch=batch, tile=320).denoise([image])
+        (result,) = opener(beat, batch=batch, tile=320).denoise([image])
+        results[batch] = result.image
     np.testing.assert_allclose(results[3], results[1], atol=1e-3)
     assert beats[1] >= beats[3] >= 1
 
@@ -132,13 +144,45 @@ def test_a_stream_can_be_left_and_another_begun(opener: Opener, images: list[NDA
     backend = opener()
     (alone,) = backend.denoise([prepared(images[0])])
     first = next(iter(backend.denoise(prepared(image) for image in images)))
-    np.testing.assert_array_equal(first, alone)
+    np.testing.assert_array_equal(first.image, alone.image)
     assert len(list(backend.denoise(prepared(image) for image in images))) == 3
 
 
 def test_a_tile_the_weights_cannot_use_is_refused_when_opened(opener: Opener) -> None:
     with pytest.raises(WeightsError, match=r"backend\.tile: 0"):
         opener(tile=64)
+
+
+def test_a_micrograph_that_cannot_be_prepared_fails_after_those_before_it_came_out(
+    opener: Opener, images: list[NDArray[np.uint16]]
+) -> None:
+    def refuse(survey: Survey) -> Prepared:
+        raise MicrographError("no counts in it")
+
+    backend, received = opener(), 0
+    with pytest.raises(MicrographError, match="no counts in it"):
+        for _ in backend.denoise([*map(prepared, images[:2]), Plane(images[2], 1.0, 0.0, 1e-9, refuse)]):
+            received += 1
+    assert received == 2
+    assert len(list(backend.denoise(map(prepared, images)))) == 3
+
+
+def test_a_backend_surveys_what_it_is_given(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    hit = images[0].astype(np.float32)
+    hit[3, 4], hit[10, 20] = 30_000, np.nan
+    seen: list[Survey] = []
+
+    def look(survey: Survey) -> Prepared:
+        seen.append(survey)
+        spikes = Spikes(np.array([3, 10]), np.array([4, 20]), np.array([20, 20], np.float32))
+        return Prepared(hit, spikes, noise_units(20.0), 20.0)
+
+    (result,) = opener().denoise([Plane(hit, 1.0, 0.0, 1e-9, look)])
+    assert np.isfinite(result.image).all()
+    (survey,) = seen
+    assert survey.missing.tolist() == [10 * 64 + 20]
+    assert 3 * 64 + 4 in survey.suspects
+    assert survey.total == pytest.approx(float(np.nansum(hit, dtype=np.float64)))
 
 
 # What `auto` means
@@ -180,11 +224,19 @@ def test_auto_asks_the_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDrive
 
 @pytest.mark.parametrize("kind", ["auto", "tensorrt"])
 def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, kind: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any
 ) -> None:
     monkeypatch.setattr(backends, "driver_answers", lambda: True)
-    with pytest.raises(BackendError, match=r"backend\.kind: cpu"):
-        open_backend(BackendConfig(kind=kind), WEIGHTS)
+    monkeypatch.setattr("daemon.backends.tensorrt.find_gpu", lambda device: None)
+    with pytest.raises(BackendError, match=r"no NVIDIA driver answers for GPU 0.*backend\.kind: cpu"):
+        open_backend(BackendConfig(kind=kind), WEIGHTS, tmp_path)
+
+
+def test_where_pycuda_is_missing_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("daemon.backends.tensorrt.find_gpu", lambda device: CARD)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(BackendError, match=r"pip install 'emdenoised\[rtx\]'.*bundle"):
+        open_backend(BackendConfig(kind="tensorrt"), WEIGHTS, tmp_path)
 
 
 def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:
@@ -193,7 +245,7 @@ def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> Non
     changed["sha256"] = {"model.onnx": manifest.sha256(tmp_path / "model.onnx")}
     (tmp_path / "manifest.json").write_text(manifest.Manifest.model_validate(changed).model_dump_json())
     with pytest.raises(WeightsError, match=r"model\.onnx: cannot be loaded.*reinstall"):
-        open_backend(BackendConfig(kind="cpu"), tmp_path)
+        open_backend(BackendConfig(kind="cpu"), tmp_path, tmp_path)
 
 
 def test_the_network_runtime_reports_to_nobody(tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
 """`Denoiser` on arrays, with the shipped weights: shapes, units, means, spikes, options, and is it any good?"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import plug_in
 from numpy.typing import NDArray
 
-from daemon import Denoiser
+from daemon import Denoiser, spikes
 from daemon.camera import expose, scene
 from daemon.denoise import canary
 from daemon.errors import BackendError, MicrographError, WeightsError
-from daemon.micrograph import Prepared
+from daemon.micrograph import Denoised, Plane, Prepared
 
 Counts = Callable[..., NDArray[np.uint16]]
 
@@ -159,9 +160,20 @@ def test_bad_options_are_refused_in_words() -> None:
         Denoiser("no-such-weights", backend="cpu")
 
 
-def test_a_graphics_card_is_never_passed_over_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graphics_card_is_used_and_never_passed_over_in_silence(
+    monkeypatch: pytest.MonkeyPatch, counts: Counts, denoiser: Denoiser
+) -> None:
+    image = counts(1, 20, (256, 256))  # a tile of its own: smaller ones are reflected to fill one
+    with monkeypatch.context() as patch:
+        drivers = plug_in(patch)
+        with Denoiser() as on_card:
+            result = on_card.denoise(np.stack([image] * 5))
+    assert len(drivers) == 1
+    assert drivers[0].closed
+    for plane in result:
+        np.testing.assert_allclose(plane, denoiser.denoise(image), atol=1e-3)
     monkeypatch.setattr("daemon.backends.driver_answers", lambda: True)
-    with pytest.raises(BackendError, match='backend="cpu"'):
+    with pytest.raises(BackendError, match="no NVIDIA driver answers"):
         Denoiser()
 
 
@@ -171,8 +183,10 @@ class Broken:
     def __init__(self, result: Callable[[Prepared], Any]) -> None:
         self.result = result
 
-    def denoise(self, prepared: Any) -> Iterator[Any]:
-        return (self.result(one) for one in prepared)
+    def denoise(self, planes: Iterable[Plane]) -> Iterator[Denoised]:
+        for plane in planes:
+            prepared = plane.prepare(spikes.survey(plane.pixels, 1, 0))
+            yield Denoised(self.result(prepared), prepared)
 
     def close(self) -> None:
         pass

@@ -2,40 +2,29 @@
 
 import ctypes
 import hashlib
+import re
 import shutil
 import subprocess
+from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from compiled_kernels import C_TYPES, SOURCE, library
 from numpy.typing import NDArray
 
-from daemon import tiling
+from daemon import spikes, tiling
+from daemon.backends.cuda import kernel_names
+from daemon.backends.pipeline import CODES, MISSING, SIGNATURES
 from daemon.scaling import noise_units
 
-SOURCE = Path(__file__).parents[2] / "daemon" / "backends" / "kernels.cu"
 PTX = SOURCE.with_suffix(".ptx")
-
-SHIM = """
-#define __global__
-#define __device__
-struct { unsigned x; } blockIdx = {0}, blockDim = {1}, threadIdx = {0}, gridDim = {1};
-"""
-"""One thread of a grid of one: every kernel walks all its elements, whatever the grid."""
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("g++")
-    assert compiler, "g++ is needed to test the kernels"
-    folder = tmp_path_factory.mktemp("kernels")
-    (folder / "kernels.cpp").write_text(SHIM + SOURCE.read_text())
-    library = folder / "kernels.so"
-    subprocess.run(
-        [compiler, "-O1", "-shared", "-fPIC", "-o", library, folder / "kernels.cpp"], check=True, timeout=120
-    )
-    return ctypes.CDLL(str(library))
+def kernels() -> ctypes.CDLL:
+    return library()
 
 
 def pointer(array: NDArray[Any] | None) -> ctypes.c_void_p:
@@ -69,6 +58,33 @@ def test_neighbouring_large_integers_are_told_apart(kernels: ctypes.CDLL) -> Non
     units = np.empty(3, np.float32)
     kernels.scale_u4(pointer(pixels), pointer(units), *whole(3), ctypes.c_double(2e9), ctypes.c_double(1.0))
     assert units.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("code", CODES.values())
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (3.5, 20.0)])
+def test_the_survey_is_that_of_the_processor(kernels: ctypes.CDLL, code: str, gain: float, offset: float) -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(6, (67, 130)).astype(np.float64)
+    counts[0, 0], counts[5, 129], counts[33, 64], counts[66, 1] = 30, 31, 28, 29
+    image = (counts * gain + offset).astype(code)
+    if code.startswith("f"):
+        image[7, 8], image[9, 10] = np.nan, np.inf
+    limit = 0.999 * spikes.limit_of(spikes.FALSE_ALARM)
+    found, totals = np.zeros(1, np.uint64), np.zeros(1, np.float64)
+    places = np.zeros(100, np.uint64)
+    values = (pointer(image), *image.shape, offset, 1 / gain, limit, limit / log(9), 100, pointer(found),
+              pointer(totals), pointer(places))  # fmt: skip
+    arguments = (
+        one if letter == "P" else C_TYPES[letter](one) for one, letter in zip(values, SIGNATURES["survey"], strict=True)
+    )
+    getattr(kernels, f"survey_{code}")(*arguments)
+    listed = places[: int(found[0])]
+    wanted = spikes.survey(image, gain, offset)
+    assert len(wanted.suspects) >= 4
+    assert len(wanted.missing) == 2 * code.startswith("f")
+    assert sorted(listed[listed < MISSING].tolist()) == wanted.suspects.tolist()
+    assert sorted((listed[listed >= MISSING] ^ MISSING).tolist()) == wanted.missing.tolist()
+    assert totals[0] == pytest.approx(wanted.total, rel=1e-12)
 
 
 def test_spikes_are_filled_in(kernels: ctypes.CDLL) -> None:
@@ -118,8 +134,23 @@ def test_the_shipped_ptx_is_of_this_source_and_runs_from_turing_on() -> None:
     text = PTX.read_text()
     assert text.startswith(f"// kernels.cu {hashlib.sha256(SOURCE.read_bytes()).hexdigest()}\n"), "run `make ptx`"
     assert ".target sm_75" in text
-    for name in ("scale_u1", "scale_f8", "fill", "gather", "scatter"):
+    assert ".version 7.0" in text, "a driver of CUDA 11 is to load it"
+    for name in kernel_names():
         assert f".visible .entry {name}(" in text
+
+
+def test_the_arguments_that_are_passed_are_those_of_the_source() -> None:
+    """A wrong letter would pass garbage: CUDA does not check."""
+    letters = {"long long": "q", "unsigned long long": "Q", "double": "d", "float": "f"}
+    source = re.sub(r"\s+|\\\n", " ", SOURCE.read_text())
+    for kind, signature in SIGNATURES.items():
+        name = "NAME" if kind in ("survey", "scale") else kind
+        declared = re.findall(rf"__global__ void {name}\(([^)]*)\)", source)
+        matching = [
+            "".join("P" if "*" in one else letters[one.strip().rsplit(" ", 1)[0]] for one in arguments.split(","))
+            for arguments in declared
+        ]
+        assert signature in matching, kind
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
@@ -127,3 +158,6 @@ def test_the_source_still_compiles_for_the_gpu(tmp_path: Path) -> None:
     made = tmp_path / "kernels.ptx"
     subprocess.run(["nvcc", "-ptx", "-arch=compute_75", "-o", made, SOURCE], check=True, timeout=120)
     assert made.read_text().count(".visible .entry") == PTX.read_text().count(".visible .entry")
+    assembled = tmp_path / "kernels.cubin"
+    subprocess.run(["ptxas", "-arch=sm_75", "-o", assembled, PTX], check=True, timeout=120)
+    assert assembled.stat().st_size > 10_000

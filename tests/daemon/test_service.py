@@ -22,7 +22,7 @@ from daemon.config import Config
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger import Job, Ledger
 from daemon.ledger_file import LedgerUnavailableError
-from daemon.micrograph import Image, Prepared
+from daemon.micrograph import Denoised, Plane, Prepared
 from daemon.output_disk import Mounted
 from daemon.service import Service
 
@@ -48,7 +48,7 @@ class Bench:
         self.service: Service | None = None
         monkeypatch.setattr("daemon.inference.open_backend", self._open)
 
-    def _open(self, settings: Any, folder: Path, progress: Callable[[], None]) -> FakeBackend:
+    def _open(self, settings: Any, folder: Path, engines: Path, progress: Callable[[], None]) -> FakeBackend:
         backend = self.backends.setdefault(folder.name, FakeBackend())
         backend.progress = progress
         return backend
@@ -673,11 +673,11 @@ def test_a_network_that_swallows_a_micrograph_has_its_attempt_counted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Swallowing(FakeBackend):
-        def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
-            for image in super().denoise(prepared):
-                if image.shape == (64, 64):
+        def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
+            for result in super().denoise(planes):
+                if result.image.shape == (64, 64):
                     return
-                yield image
+                yield result
 
     bench.backends["fast"] = Swallowing()
     bench.write("a.tif")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from daemon import camera, manifest, tiling
 from daemon.backends.cpu import CpuBackend
 from daemon.manifest import Manifest
-from daemon.micrograph import Image, Prepared, Spikes
+from daemon.micrograph import Image, Plane, Prepared, Spikes
 from daemon.scaling import ANSCOMBE, NOISE_UNITS, noise_units
 from engine_build.export import to_onnx
 from training.network import Ede2018
@@ -32,8 +32,9 @@ HALF_STRIDE = 208
 
 
 def served(backend: CpuBackend, counts: NDArray[np.uint16]) -> Image:
-    (result,) = backend.denoise([Prepared(counts, NO_SPIKES, noise_units(float(counts.mean())))])
-    return result
+    dose = float(counts.mean())
+    (result,) = backend.denoise([Plane.known(Prepared(counts, NO_SPIKES, noise_units(dose), dose))])
+    return result.image
 
 
 def seams(backend: CpuBackend, shape: tuple[int, int]) -> tuple[list[int], list[int]]:
@@ -130,8 +131,8 @@ def test_two_tilings_of_the_papers_network_agree_and_neither_shows_its_seams(
     scaling = noise_units(float(counts.mean()))
 
     def tiled(pixels: NDArray[np.uint16]) -> Image:
-        (result,) = backend.denoise([Prepared(pixels, NO_SPIKES, scaling)])
-        return scaling.to_units(result)
+        (result,) = backend.denoise([Plane.known(Prepared(pixels, NO_SPIKES, scaling, float(counts.mean())))])
+        return scaling.to_units(result.image)
 
     one, two = tiled(counts), tiled(shifted)[inner, inner]
     own, others = [432], [448 - HALF_STRIDE, 832 - HALF_STRIDE]

@@ -5,19 +5,28 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from fake_cuda import Address, FakeCuda, Stream
+from fake_gpu import FakeEngine
 from onnx import TensorProto, helper, numpy_helper
 
-from daemon import manifest
-from daemon.engine import EngineManifest, Gpu, Wanted, load_manifest, manifest_of, stale
-from daemon.errors import BackendError, WeightsError
+from daemon import flavour, manifest
+from daemon.config import EX_CONFIG
+from daemon.engine import OPTIONS, EngineManifest, Wanted, engine_path, load_manifest, manifest_of, stale
+from daemon.errors import ConfigError, WeightsError
+from daemon.flavour import RTX_TARGETS, Gpu
+from engine_build import __main__ as command
 from engine_build import build as builder
-from engine_build.__main__ import OPTIONS, RTX_TARGETS, make_engine
+from engine_build import gate, on_card
+from engine_build.__main__ import finish_gate, make_engine
 from engine_build.build import build
 from engine_build.export import to_onnx
 from engine_build.half import half_body
@@ -48,10 +57,11 @@ def test_the_shipped_network_becomes_an_engine_for_every_card_that_users_have(en
     assert about.gate.largest <= 0.1
     assert about.gate.psnr_loss <= 0.02
     assert about.gate.cases >= 8
+    name = f"fast-{about.onnx_sha256[:8]}.rtx.256x2"
     assert sorted(path.name for path in engine.parent.iterdir()) == [
-        "fast.rtx.engine",
-        "fast.rtx.engine.json",
-        "fast.rtx.half.onnx",
+        f"{name}.engine",
+        f"{name}.engine.json",
+        f"{name}.half.onnx",
     ]
 
 
@@ -98,25 +108,25 @@ def model_of(operator: str, **attributes: object) -> bytes:
 
 
 def test_an_operator_it_does_not_know_is_named() -> None:
-    with pytest.raises(BackendError, match=r"cannot read this network: .*Wobble"):
+    with pytest.raises(WeightsError, match=r"cannot read this network: .*Wobble"):
         build(model_of("Wobble", domain="lab"), {"units": (1, 1, 8, 8)}, "rtx", ["sm86"])
 
 
 def test_what_is_no_onnx_file_is_refused() -> None:
-    with pytest.raises(BackendError, match="cannot read this network"):
+    with pytest.raises(WeightsError, match="cannot read this network"):
         build(b"not an ONNX file at all", {}, "rtx", ["sm86"])
 
 
 def test_a_card_it_cannot_build_for_is_refused_with_those_it_can(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"builds for .*sm120.*sm86.*, not for sm90.*--flavour tensorrt"):
+    with pytest.raises(ConfigError, match=r"builds for .*sm120.*sm86.*, not for sm90.*--flavour tensorrt"):
         make_engine(manifest.locate("fast"), tmp_path, "rtx", targets=("sm90",), tile=128)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tensorrt_itself_says_what_to_type_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(builder.MODULES, "tensorrt", "no_such_tensorrt")
-    with pytest.raises(BackendError, match=r"pip install 'emdenoised\[gpu\]'"):
-        builder.load_tensorrt("tensorrt")
+    monkeypatch.setitem(flavour.MODULES, "tensorrt", "no_such_tensorrt")
+    with pytest.raises(ConfigError, match=r"pip install 'emdenoised\[gpu\]'"):
+        flavour.load_tensorrt("tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,7 @@ def test_tensorrt_itself_says_what_to_type_where_it_is_not_installed(monkeypatch
     [(["Error Code 2: OutOfMemory (Requested size was 99)"], "smaller --batch"), ([], "no reason")],
 )
 def test_a_failed_build_says_why_and_what_to_do(said: list[str], remedy: str) -> None:
-    assert remedy in builder._failure(said)
+    assert remedy in builder._failure(deque(said))
 
 
 def test_an_engine_for_the_same_card_weights_and_version_is_fresh(engine: Path) -> None:
@@ -161,6 +171,85 @@ def test_an_engine_of_tensorrt_is_for_its_own_card_and_driver_only(engine: Path)
     assert stale(about, wanted(about)) == ()
     assert "driver" in stale(about, wanted(about, gpu=Gpu(A4000.name, "sm86", "CUDA 13.1")))[0]
     assert "GPU" in stale(about, wanted(about, gpu=Gpu("NVIDIA RTX A5000", "sm86", "CUDA 13.0")))[0]
+
+
+# The card itself
+
+
+@contextmanager
+def card(driver: FakeCuda, weights: str, about: EngineManifest) -> Iterator[gate.Network]:
+    """An engine that computes what the ONNX file does, on a fake GPU."""
+    folder = manifest.locate(weights)
+    with on_card.runner(FakeEngine(folder, manifest.load(folder), about, driver), driver) as run:
+        yield run
+
+
+def test_the_first_start_on_the_card_finishes_the_gate(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FakeCuda(7)
+    monkeypatch.setattr(command, "find_gpu", lambda device: A4000)
+    monkeypatch.setattr(on_card, "loaded", lambda engine, about, device: card(driver, "fast", about))
+    verdict = finish_gate(manifest.locate("fast"), copied)
+    assert verdict.ran_on == A4000.name
+    assert verdict.on_gpu
+    assert verdict.cases == 11
+    assert verdict.rms < 1e-4  # the same arithmetic
+    assert load_manifest(copied).gate == verdict
+    assert not driver.live
+
+
+def test_a_card_that_computes_nonsense_in_one_place_of_the_batch_is_refused(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(FakeEngine):
+        def enqueue(self, units: Address, level: Address, result: Address, stream: Stream) -> None:
+            super().enqueue(units, level, result, stream)
+            self._driver.put(stream, lambda: np.add(second := result.floats(2, 1, 256, 256)[1], 3, out=second))
+
+    @contextmanager
+    def broken(engine: Path, about: EngineManifest, device: int) -> Iterator[gate.Network]:
+        driver, folder = FakeCuda(), manifest.locate("fast")
+        with on_card.runner(Wrong(folder, manifest.load(folder), about, driver), driver) as run:
+            yield run
+
+    monkeypatch.setattr(command, "find_gpu", lambda device: A4000)
+    monkeypatch.setattr(on_card, "loaded", broken)
+    before = manifest_of(copied).read_bytes()
+    with pytest.raises(WeightsError, match=r"differs by .* σ"):
+        finish_gate(manifest.locate("fast"), copied)
+    assert manifest_of(copied).read_bytes() == before
+
+
+def test_without_a_card_the_gate_cannot_be_finished_and_the_command_says_so(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["engine_build", "fast", "--tile", "256", "--batch", "2", "--gate-only", "-o", str(copied.parent)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(command, "find_gpu", lambda device: None)
+    assert command.main() == 1  # a driver may come: the service tries again
+    assert "no NVIDIA driver answers" in capsys.readouterr().err
+
+
+def test_what_a_person_must_change_ends_with_the_status_of_a_bad_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["engine_build", "fast", "--targets", "sm90", "-o", str(tmp_path)])
+    assert command.main() == EX_CONFIG
+    assert "not for sm90" in capsys.readouterr().err
+
+
+def test_engines_of_other_weights_flavours_tiles_and_batches_lie_side_by_side(tmp_path: Path) -> None:
+    weights = manifest.load(manifest.locate("fast"))
+    others = weights.model_copy(update={"sha256": {weights.onnx: "f" * 64}})
+    odd = weights.model_copy(update={"name": "../../etc/passwd"})
+    paths = {
+        engine_path(tmp_path, one, flavour, tile, batch)
+        for one in (weights, others, odd)
+        for flavour in ("rtx", "tensorrt")
+        for tile in (512, 1024)
+        for batch in (1, 4)
+    }
+    assert len(paths) == 24
+    assert {path.parent for path in paths} == {tmp_path}
 
 
 @pytest.mark.parametrize(

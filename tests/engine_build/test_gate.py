@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from daemon import manifest
-from daemon.errors import BackendError
+from daemon.errors import WeightsError
 from daemon.scaling import MINMAX_CROP, NOISE_UNITS
 from engine_build import gate
 
@@ -74,7 +74,7 @@ def test_overflow_in_half_precision_is_refused(
     blown = with_weight(model, "body.encoder.0.0.first.weight.half", 3e5)
     with np.errstate(all="ignore"):
         candidate = gate.on_processor(gate.rounded(blown))
-    with pytest.raises(BackendError, match=r"refused: on the test tile .* NaN or infinite"):
+    with pytest.raises(WeightsError, match=r"refused: on the test tile .* NaN or infinite"):
         gate.judge(reference, candidate, tiles, "cpu", on_gpu=False)
 
 
@@ -86,7 +86,7 @@ def test_unscaled_counts_lose_their_digits_in_half_and_are_refused(tiles: list[g
         dose = sigma**2 - 0.375
         return ((units * sigma + dose).astype(np.float16).astype(np.float32) - dose) / sigma
 
-    with pytest.raises(BackendError, match="from float32; at most"):
+    with pytest.raises(WeightsError, match="from float32; at most"):
         gate.judge(lambda units, level: units, half_in_counts, tiles, "cpu", on_gpu=False)
 
 
@@ -114,7 +114,7 @@ def test_every_figure_can_fail_by_itself(tiles: list[gate.Case], fault: object, 
     assert callable(fault)
     gate.judge(no_better, no_better, tiles, "cpu", on_gpu=False)
     pure = [case for case in tiles if case.name == "pure noise"]
-    with pytest.raises(BackendError, match=reason):
+    with pytest.raises(WeightsError, match=reason):
         gate.judge(no_better, lambda u, _: fault(u).astype(np.float32), pure, "cpu", on_gpu=False)
 
 
@@ -127,7 +127,7 @@ def test_a_loss_of_psnr_alone_is_refused(tiles: list[gate.Case]) -> None:
     def reference(units: Array, level: Array) -> Array:
         return near.astype(np.float32)
 
-    with pytest.raises(BackendError, match=r"PSNR is .* dB below"):
+    with pytest.raises(WeightsError, match=r"PSNR is .* dB below"):
         gate.judge(
             reference, lambda u, _: (truth + (near - truth) * 1.2).astype(np.float32), [case], "cpu", on_gpu=False
         )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from daemon.micrograph import Image, Prepared
+from daemon import spikes
+from daemon.errors import MicrographError
+from daemon.micrograph import Denoised, Plane, Prepared
 
 CANARY = (256, 256)
 """Images of this shape are the canary's, and are left alone by `hook`."""
@@ -24,11 +26,16 @@ class FakeBackend:
         self.most_held = 0
         self.closed = threading.Event()
 
-    def denoise(self, prepared: Iterable[Prepared | None]) -> Iterator[Image]:
+    def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
         held: deque[Prepared] = deque()
-        for one in prepared:
+        for one in planes:
             if one is not None:
-                held.append(one)
+                try:
+                    held.append(one.prepare(spikes.survey(one.pixels, one.gain, one.offset, one.false_alarm)))
+                except MicrographError:
+                    while held:  # those before it come out first
+                        yield self._smoothed(held.popleft())
+                    raise
                 self.most_held = max(self.most_held, len(held))
             while held and (one is None or len(held) > self.ahead):
                 yield self._smoothed(held.popleft())
@@ -38,7 +45,7 @@ class FakeBackend:
     def close(self) -> None:
         self.closed.set()
 
-    def _smoothed(self, one: Prepared) -> Image:
+    def _smoothed(self, one: Prepared) -> Denoised:
         if one.pixels.shape != CANARY:
             self.given.append(one)
             self.hook(one)
@@ -47,4 +54,4 @@ class FakeBackend:
         for axis in (0, 1):
             image = np.mean([np.roll(image, step, axis) for step in range(-2, 3)], axis=0, dtype=np.float32)
         self.progress()
-        return image
+        return Denoised(image, one)

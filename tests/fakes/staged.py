@@ -25,6 +25,6 @@ match sys.argv[1]:
     case "impatient":
         service.rules = lambda config: replace(_rules(config), stuck_seconds=1.0)
     case "failing":
-        inference.open_backend = lambda *arguments: FakeBackend(0, _fail)
+        inference.open_backend = lambda *arguments, **options: FakeBackend(0, _fail)
 
 raise SystemExit(main(sys.argv[2:]))

@@ -1,0 +1,106 @@
+"""Which TensorRT: the Python module, the card, and what either says."""
+
+import ctypes
+import importlib
+import importlib.util
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from daemon.errors import ConfigError
+
+Flavour = Literal["tensorrt", "rtx"]
+"""TensorRT for data-centre cards and Jetson, TensorRT-RTX for the RTX cards of workstations."""
+
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
+RTX_TARGETS = ("sm75", "sm86", "sm89", "sm120")
+"""RTX 20, 30, 40 and 50 series and the workstation cards of the same generations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A card as its driver describes it. `capability` is "sm86" and so on; `driver` the CUDA version it brings."""
+
+    name: str
+    capability: str
+    driver: str
+
+
+def find_gpu(device: int = 0) -> Gpu | None:
+    """The card `device`, asked of libcuda itself and without making a context; None if there is no such card.
+
+    To be asked before TensorRT is: without a driver it hands out objects whose use is a segmentation fault.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    handle, version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    answers = (
+        cuda.cuInit(0) == 0
+        and cuda.cuDeviceGet(ctypes.byref(handle), device) == 0
+        and cuda.cuDeviceGetName(name, len(name), handle) == 0
+        and cuda.cuDriverGetVersion(ctypes.byref(version)) == 0
+        and cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle) == 0
+        and cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle) == 0
+    )
+    if not answers:
+        return None
+    driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver)
+
+
+def choose(asked: Literal["auto", "tensorrt", "rtx"], gpu: Gpu) -> Flavour:
+    """The flavour to use: what was asked for; for auto, TensorRT-RTX where the card is one of its and it is installed.
+
+    Raises ConfigError if neither is installed.
+    """
+    if asked != "auto":
+        return asked
+    installed: list[Flavour] = [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
+    wanted: Flavour = "rtx" if gpu.capability in RTX_TARGETS else "tensorrt"
+    if not installed:
+        raise ConfigError(
+            f"there is an {gpu.name}, but no TensorRT: pip install 'emdenoised[{EXTRAS[wanted]}]', or set "
+            "backend.kind: cpu to use the processor"
+        )
+    return wanted if wanted in installed else installed[0]
+
+
+def load_tensorrt(flavour: Flavour) -> Any:
+    """The Python module of a flavour. Raises ConfigError that says what to type if it is not installed."""
+    name = MODULES[flavour]
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"{name} cannot be imported ({error}); pip install 'emdenoised[{EXTRAS[flavour]}]', or choose the other "
+            "flavour: rtx is for GeForce RTX and RTX workstation cards, tensorrt for data-centre cards and Jetson"
+        ) from error
+
+
+def listen(trt: Any) -> Any:
+    """A logger for TensorRT that keeps its last `warnings` and `errors`, and prints nothing."""
+
+    class Listener(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.warnings: deque[str] = deque(maxlen=100)
+            self.errors: deque[str] = deque(maxlen=100)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+            elif severity == trt.ILogger.WARNING:
+                self.warnings.append(message)
+
+    return Listener()
+
+
+def told(errors: "deque[str]") -> tuple[str, bool]:
+    """TensorRT's last words, and whether they speak of memory that ran out."""
+    text = "; ".join(list(errors)[-3:]) or "it gave no reason"
+    memory = any(word in text.lower() for word in ("out of memory", "outofmemory", "bad_alloc", "insufficient memory"))
+    return text, memory

@@ -1,0 +1,80 @@
+"""A computer with a GPU, as far as the daemon can tell: a card, a driver, and an engine that ONNX Runtime computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from fake_cuda import Address, FakeCuda, Stream
+
+from daemon.backends import provision, tensorrt
+from daemon.config import BackendConfig
+from daemon.engine import EngineManifest, Gate, tile_of
+from daemon.flavour import Gpu
+from daemon.manifest import Manifest
+
+CARD = Gpu("NVIDIA RTX A4000", "sm86", "CUDA 13.0")
+
+
+class FakeEngine:
+    """`tensorrt.EngineNetwork` by the ONNX file in a folder of weights."""
+
+    def __init__(self, folder: Path, weights: Manifest, about: EngineManifest, driver: FakeCuda) -> None:
+        self.tile, self.batch, self._driver, self.closed = about.tile, about.batch, driver, False
+        self._session = onnxruntime.InferenceSession(folder / weights.onnx, providers=["CPUExecutionProvider"])
+
+    def enqueue(self, units: Address, level: Address, result: Address, stream: Stream) -> None:
+        shape = (self.batch, 1, self.tile, self.tile)
+
+        def act() -> None:
+            feeds = {"units": units.floats(*shape).copy(), "level": level.floats(self.batch, 1, 1, 1).copy()}
+            result.floats(*shape)[:] = self._session.run(["denoised"], feeds)[0]
+
+        self._driver.put(stream, act)
+
+    def keep_compiled(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def manifest_of_engine(weights: Manifest, tile: int, batch: int, **changes: object) -> EngineManifest:
+    """A manifest as the builder and the gate write it on `CARD`."""
+    gate = Gate(ran_on=CARD.name, on_gpu=True, rms=0.003, largest=0.03, psnr_loss=0.001, cases=11)
+    values = {
+        "weights": weights.name, "network": weights.network, "onnx_sha256": weights.sha256[weights.onnx],
+        "engine_sha256": "0" * 64, "precision": "float16 body, float32 around it", "flavour": "rtx",
+        "version": "1.7.1.116", "targets": ("sm86",), "gpu": CARD.name, "driver": CARD.driver, "tile": tile,
+        "batch": batch, "options": {}, "layers": 100, "seconds": 1.0, "said": (), "gate": gate, **changes,
+    }  # fmt: skip
+    return EngineManifest.model_validate(values)
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeCuda]:
+    """Put the card into this computer; returns the drivers that are opened on it."""
+    drivers: list[FakeCuda] = []
+    served: dict[Path, tuple[Path, Manifest]] = {}
+
+    def driver(device: int) -> FakeCuda:
+        drivers.append(FakeCuda(seed))
+        return drivers[-1]
+
+    def engine(
+        settings: BackendConfig, folder: Path, weights: Manifest, engines: Path, gpu: Gpu, progress: Callable[[], None]
+    ) -> tuple[Path, EngineManifest]:
+        about = manifest_of_engine(weights, tile_of(weights, settings.tile), settings.batch)
+        path = engines / f"{weights.name}.{settings.batch}.engine"
+        served[path] = folder, weights
+        return path, about
+
+    def network(path: Path, about: EngineManifest, driver: FakeCuda) -> FakeEngine:
+        return FakeEngine(*served[path], about, driver)
+
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda: True)
+    monkeypatch.setattr("daemon.engine.TILE", 256)  # on a processor, large tiles take their time
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda device: CARD)
+    monkeypatch.setattr(tensorrt, "open_driver", driver)
+    monkeypatch.setattr(tensorrt, "open_network", network)
+    monkeypatch.setattr(provision, "engine", engine)
+    return drivers

@@ -17,6 +17,10 @@ from daemon.micrograph import Denoised, Plane
 from daemon.work import Weights, Work
 
 
+class _GivenUpError(Exception):
+    """Nobody waits for the networks any more."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Claimed:
     """A job on its way and the micrograph it brought."""
@@ -59,7 +63,10 @@ class Inference:
         self._ready.put(claimed)
 
     def run(self) -> None:
-        """Open the backends, prove them, serve. Raises what ends the service."""
+        """Open the backends, prove them, serve. Raises what ends the service.
+
+        Opening may take minutes, where an engine is built for a GPU; `stop` ends that, too.
+        """
         backends: dict[Path, Backend] = {}
         try:
             for weights in self._weights:
@@ -79,12 +86,16 @@ class Inference:
                 elif not self._stop.is_set():
                     for backend in backends.values():
                         canary(backend)
+        except _GivenUpError:
+            return
         finally:
             for backend in backends.values():
                 backend.close()
 
     def _beat(self) -> None:
         self.beats += 1
+        if self._stop.is_set() and not self.opened.is_set():
+            raise _GivenUpError
 
     def _next(self, wait: bool = True) -> Claimed | None:
         """The next micrograph; None after `idle_canary_seconds` without one, or when woken to stop."""

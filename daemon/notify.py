@@ -33,6 +33,10 @@ class Notifier:
         """Start-up is done and the canary tile came out right; `text` as in `status`."""
         self._send("READY=1", text)
 
+    def extend(self, seconds: float, text: str = "") -> None:
+        """Start-up takes that much longer from now on; `text` as in `status`."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", text)
+
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self._send("", text)

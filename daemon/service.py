@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 READERS = 2
 OVERDUE_SECONDS = 1.0
+PATIENCE_SECONDS = 0.25
 FOLDER_AWAY_SECONDS = 1.0
 """Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
 
@@ -110,19 +111,27 @@ class Service:
             for name, body in (("network", self.inference.run), ("arrival", self._arrive))
         ]
 
-    def start(self) -> None:
-        """Load the weights, prove them on a canary tile, then watch. Returns when ready; raises what went wrong."""
+    def start(self, patient: Callable[[], bool] = lambda: True) -> bool:
+        """Load the weights, prove them on a canary tile, then watch. Returns when ready; raises what went wrong.
+
+        `patient` is asked several times a second whether to go on waiting; if not, all is freed and False returned.
+        """
         output = self.config.folders.output
         if removed := clean_temporary(output):
             log.info("%s: %d half-written files of an interrupted run removed", output, removed)
         for job in self.ledger.recover(self._once):
             log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()
-        self.inference.opened.wait()
-        if self.failure is not None:
+        while not self.inference.opened.wait(PATIENCE_SECONDS):
+            if not patient():
+                self._stopping.set()
+        if self.failure is not None or self._stopping.is_set():
             self.stop()
-            raise self.failure
+            if self.failure is not None:
+                raise self.failure
+            return False
         self._threads[1].start()
+        return True
 
     @property
     def unsuccessful(self) -> int:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK = 0.25
 STATUS_SECONDS = 5.0
+EXTENSION_SECONDS = 60.0
 
 
 def supervise(config: Config, once: bool = False, notifier: Notifier | None = None) -> int:
@@ -30,7 +31,9 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
     for number in SIGNALS:
         # It only takes a note: it runs between any two bytecodes of this thread, also inside a log call.
         signal.signal(number, lambda arrived, _: received.append(arrived))
-    service.start()
+    if not service.start(_Patience(service, notifier, received)):
+        log.info("%s: stopped before it was ready", signal.Signals(received[0]).name)
+        return 1 if once else 0
     finished = False
     try:
         log.info(
@@ -55,6 +58,21 @@ def supervise(config: Config, once: bool = False, notifier: Notifier | None = No
         return 1
     log.info("stopped")
     return 1 if once and service.unsuccessful else 0
+
+
+class _Patience:
+    """While the networks are opened: whether to go on waiting. The service manager is told while there is life."""
+
+    def __init__(self, service: Service, notifier: Notifier, received: list[int]) -> None:
+        self._service, self._notifier, self._received = service, notifier, received
+        self._told_at, self._told_beats = time.monotonic(), 0
+
+    def __call__(self) -> bool:
+        now, beats = time.monotonic(), self._service.inference.beats
+        if now - self._told_at >= STATUS_SECONDS and beats != self._told_beats:
+            self._told_at, self._told_beats = now, beats
+            self._notifier.extend(EXTENSION_SECONDS, "preparing the network; building an engine may take minutes")
+        return not self._received
 
 
 def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool, received: list[int]) -> bool:

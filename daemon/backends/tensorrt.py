@@ -41,16 +41,18 @@ class EngineNetwork:
         if not {"units", "denoised"} <= tensors <= {"units", "level", "denoised"}:
             raise BackendError(f"{engine}: takes and gives {', '.join(sorted(tensors))}: it is no denoising engine")
         self._takes_level = "level" in tensors
-        config = self._engine.create_runtime_config()
         managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        config.set_execution_context_allocation_strategy(managed)
         self._compiled: Any = None
         if about.flavour == "rtx":
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(managed)
             self._compiled = config.create_runtime_cache()
             if cache.is_file() and not self._compiled.deserialize(cache.read_bytes()):
                 log.info("%s: of another version or card, and made anew", cache)
             config.set_runtime_cache(self._compiled)
-        self._context = self._engine.create_execution_context(config)
+            self._context = self._engine.create_execution_context(config)
+        else:  # versions of TensorRT that are still in use, on Jetson for instance, have no such thing as above
+            self._context = self._engine.create_execution_context(managed)
         if self._context is None:
             raise self._failure(f"{engine}: TensorRT cannot prepare it")
         # Scratch memory of ours: it counts where all other memory does, and never grows while micrographs pass.

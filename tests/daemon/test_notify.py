@@ -34,10 +34,17 @@ def test_every_state_arrives_as_systemd_expects_it(short_path: Path) -> None:
         notifier.ready("cpu, 2 threads")
         notifier.status("3 done,\n 1 waiting µ")
         notifier.watchdog()
+        notifier.extend(60, "building")
         notifier.stopping()
-        said = [receiver.recv(4096).decode() for _ in range(4)]
+        said = [receiver.recv(4096).decode() for _ in range(5)]
     assert notifier.listened_to
-    assert said == ["READY=1\nSTATUS=cpu, 2 threads", "STATUS=3 done, 1 waiting µ", "WATCHDOG=1", "STOPPING=1"]
+    assert said == [
+        "READY=1\nSTATUS=cpu, 2 threads",
+        "STATUS=3 done, 1 waiting µ",
+        "WATCHDOG=1",
+        "EXTEND_TIMEOUT_USEC=60000000\nSTATUS=building",
+        "STOPPING=1",
+    ]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/net/unix"), reason="abstract socket names are Linux's own")  # noqa: PTH110

@@ -268,6 +268,30 @@ def test_a_network_that_fails_at_work_ends_the_process_with_an_error(site: Site)
     site.check_outputs()
 
 
+def test_an_engine_that_takes_long_to_build_holds_the_start_open_and_a_signal_ends_it(site: Site) -> None:
+    address = site.root / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(LIMIT)
+        process = site.launch("run", staged="building", environ={"NOTIFY_SOCKET": str(address)})
+        assert manager.recv(4096).decode().startswith("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=preparing the network")
+        (child,) = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+    until(lambda: not Path(f"/proc/{child}").exists())
+    said = site.said(process)
+    assert "builder: measuring" in said
+    assert "SIGTERM: stopped before it was ready" in said
+    assert "Traceback" not in said
+    assert site.finish("once")[0] == 0
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
 def test_damaged_weights_end_the_process_with_78(site: Site) -> None:
     weights = site.root / "weights"
     shutil.copytree(manifest.locate("fast"), weights)

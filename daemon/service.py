@@ -1,12 +1,12 @@
 """The running service: reading, network and writing overlap through bounded queues, one ledger keeps account.
 
     arrival thread    watch → tracker → ledger → dispatch
-    reader threads    hash, read, prepare
+    reader threads    hash, read, choose the profile
     network thread    owns the backends and nothing else touches them (`daemon.inference`)
-    writer thread     judge, preview, JSON, image, ledger
+    writer threads    judge, preview, JSON, image, ledger
     main thread       signals, watchdog, status
 
-At most `backend.queue` + 2 micrographs are in memory, however many wait in the folder.
+At most `backend.queue` + 2 micrographs are in memory, and 2 more with a GPU, however many wait in the folder.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 from daemon import formats, report, work
 from daemon.accounts import Accounts
 from daemon.arrival import Arrived, Lanes, Tracker
+from daemon.backends import SLOTS, resolve
 from daemon.config import Config
 from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.inference import Claimed, Inference
@@ -33,7 +34,10 @@ from daemon.watch import Watcher
 
 log = logging.getLogger(__name__)
 
-READERS = 2
+READERS = {"cpu": 2, "tensorrt": 4}
+WRITERS = {"cpu": 1, "tensorrt": 4}
+AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
+"""Micrographs that the backend holds besides the one it computes."""
 OVERDUE_SECONDS = 1.0
 PATIENCE_SECONDS = 0.25
 FOLDER_AWAY_SECONDS = 1.0
@@ -99,13 +103,14 @@ class Service:
         """Files that changed or went, for the tracker: they may be there after all."""
         self._accounts = Accounts(self.ledger, self._note_forgotten, self.watcher.wake)
         self._output = Mounted(config.folders.output)
-        self._places = threading.BoundedSemaphore(config.backend.queue + 2)
+        kind = resolve(config.backend.kind)
+        self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
         self._dispatching = threading.Lock()
         self._in_hand: dict[int, Job] = {}  # by Python's id: the ledger may give a forgotten job's number away
         self._blocked_until, self._pause = 0.0, 0.0
         self._settled = False
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._readers = ThreadPoolExecutor(READERS[kind], thread_name_prefix="reader")
+        self._writers = [ThreadPoolExecutor(1, thread_name_prefix=f"writer-{n}") for n in range(WRITERS[kind])]
         self._threads = [
             threading.Thread(target=self._guarded, args=(body,), name=name)
             for name, body in (("network", self.inference.run), ("arrival", self._arrive))
@@ -163,7 +168,8 @@ class Service:
             if thread.ident is not None:
                 thread.join()
         self._readers.shutdown(cancel_futures=True)
-        self._writer.shutdown()
+        for writer in self._writers:
+            writer.shutdown()
         for job in self._in_hand.values():
             self._accounts.release(job)
         self._accounts.catch_up()
@@ -354,7 +360,10 @@ class Service:
     # What the network reports (see `inference.Inference`)
 
     def _delivered(self, claimed: Claimed, denoised: Denoised) -> None:
-        self._writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
+        # One thread for all files whose results could get the same name: they must not race for it.
+        alike = claimed.job.path.rpartition("/")[2].partition(".")[0]
+        writer = self._writers[hash(alike) % len(self._writers)]
+        writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
 
     def _refused(self, claimed: Claimed, error: MicrographError) -> None:
         self._accounts.quarantine(claimed.job, f"{claimed.work.raw['path']}: {error}")

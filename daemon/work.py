@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -18,7 +18,7 @@ from daemon.denoise import plane
 from daemon.dose import Choice
 from daemon.errors import MicrographError, TransientError
 from daemon.manifest import Manifest
-from daemon.micrograph import Denoised, Micrograph, Plane, Prepared, Survey
+from daemon.micrograph import Denoised, Micrograph, Plane, Prepared
 
 LONGEST = 4096
 """Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
@@ -136,7 +136,7 @@ def read(
     warning: str | None = None,
     profile: str | None = None,
 ) -> Work:
-    """Read and prepare one file. `raw` is its `fingerprint`; `profile` overrides the rules.
+    """Read one file and choose its profile. `raw` is its `fingerprint`; `profile` overrides the rules.
 
     Raises MicrographError if it can never be processed as it is, TransientError if not now.
     """
@@ -153,18 +153,11 @@ def read(
         try:
             choice = dose.choose(config, relative, micrograph, profile)
             chosen = weights[choice.profile.weights]
-            asked = plane(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
+            given = plane(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
         except MicrographError as error:
             raise MicrographError(f"{path}: {error}") from error
-
-    def prepare(survey: Survey) -> Prepared:
-        try:
-            return asked.prepare(survey)
-        except MicrographError as error:
-            raise MicrographError(f"{path}: {error}") from error
-
     warnings = (*([warning] if warning else []), *micrograph.warnings)
-    return Work(relative, raw, micrograph, choice, chosen, replace(asked, prepare=prepare), warnings, seconds)
+    return Work(relative, raw, micrograph, choice, chosen, given, warnings, seconds)
 
 
 def dose_in_words(choice: Choice, prepared: Prepared) -> str:

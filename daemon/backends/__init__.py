@@ -14,6 +14,10 @@ from daemon.micrograph import Denoised, Plane
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
+SLOTS = 3
+"""Micrographs a GPU backend holds at once: one each in upload, compute and download."""
+
+
 class Backend(Protocol):
     """Runs one network. Used by one thread, as a context manager; `close` frees what it holds."""
 

@@ -28,13 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon import spikes, tiling
+from daemon.backends import SLOTS
 from daemon.errors import BackendError, MicrographError
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Image, Pixels, Plane, Prepared, Survey
 from daemon.scaling import MINMAX_CROP, Scaling, minmax_crop
 
-SLOTS = 3
-"""One micrograph each in upload, compute and download."""
 LENT = 2
 """Results that the caller may hold in page-locked memory; further ones are copied."""
 SURVEYORS = 1 << 16

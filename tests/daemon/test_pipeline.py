@@ -11,8 +11,8 @@ from fake_cuda import FakeCuda, FakeNetwork
 from numpy.typing import NDArray
 
 from daemon import manifest, spikes, tiling
-from daemon.backends import pipeline
-from daemon.backends.pipeline import LENT, SLOTS, Network, OutOfMemoryError, Pipeline
+from daemon.backends import SLOTS, pipeline
+from daemon.backends.pipeline import LENT, Network, OutOfMemoryError, Pipeline
 from daemon.config import Profile
 from daemon.denoise import plane
 from daemon.dose import Choice

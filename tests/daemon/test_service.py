@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 from fake_backend import FakeBackend
+from fake_gpu import plug_in
 
 from daemon import manifest, report, supervisor, work
 from daemon.config import Config
@@ -715,7 +716,8 @@ def test_once_succeeds_only_if_nothing_is_left(
         def __init__(self, *arguments: Any, **options: Any) -> None:
             self.idle, self.blocked = idle, blocked
 
-        def start(self) -> None: ...
+        def start(self, patient: Callable[[], bool]) -> bool:
+            return patient()
 
         def stop(self) -> None:
             self.blocked = False
@@ -745,3 +747,37 @@ def test_spikes_and_units_reach_the_record(bench: Bench, counts: Callable[..., A
     assert record["backend"] == "fake: box filter" and record["scaling"]["kind"] == "noise_units"
     result = tifffile.imread(bench.output / "a.tif")
     assert result.dtype == np.float32 and float(result.mean()) == pytest.approx(20, rel=0.1)
+
+
+# On a GPU
+
+
+def test_the_whole_service_on_a_gpu_writes_what_it_writes_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[..., Config], write: Callable[..., Path]
+) -> None:
+    names = [f"{folder}/{number}.tif" for folder in ("low", "x") for number in range(4)] + ["x/0.r2.tif"]
+    images: dict[str, dict[str, Any]] = {}
+    for kind in ("cpu", "tensorrt"):
+        settings = config(backend={"kind": kind, "queue": 3}, folders={"output": str(config().folders.output) + kind})
+        Path(settings.folders.output).mkdir()
+        for seed, name in enumerate(names):
+            write(settings.folders.drop / name, seed, 20, (256, 256))  # a tile: smaller ones are reflected to fill one
+        with monkeypatch.context() as patch:
+            drivers = plug_in(patch, seed=5) if kind == "tensorrt" else []
+            service = Service(settings.model_copy(update={"folders": fresh(settings.folders, kind)}))
+            service.start()
+            until(lambda service=service: service.idle or service.failure is not None)  # type: ignore[misc]
+            service.stop()
+        assert service.failure is None
+        assert all(driver.closed for driver in drivers)
+        assert service.inference.backend_name.startswith(kind)
+        images[kind] = {name: tifffile.imread(settings.folders.output / name) for name in names}
+    for name in names:
+        np.testing.assert_allclose(images["tensorrt"][name], images["cpu"][name], atol=2e-3)
+
+
+def fresh(folders: Any, name: str) -> Any:
+    """The same folders with a memory of its own."""
+    state = folders.state / name
+    state.mkdir()
+    return folders.model_copy(update={"state": state})

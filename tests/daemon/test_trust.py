@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from daemon import trust
@@ -86,3 +88,66 @@ def test_small_images_are_judged_too() -> None:
     verdict = judge(small, np.full((32, 33), DOSE, np.float32))
     assert verdict.warnings == () and verdict.worst_block_counting_errors == 0.0
     assert set(verdict.as_json()) >= {"mean_raw", "mean_denoised", "removed_noise", "warnings"}
+
+
+def plainly(
+    raw: NDArray[np.generic], out: NDArray[np.float32], spikes: Spikes, dose: float, gain: float, offset: float
+) -> tuple[float, float, float]:
+    """Mean shift and worst block in counting errors, and removed noise, as one would write them down."""
+    counts, result = ((image.astype(np.float64) - offset) / gain for image in (raw, out))
+    counts[spikes.rows, spikes.columns] = result[spikes.rows, spikes.columns]
+    difference = counts - result
+    number = raw.size - len(spikes)
+    shift = difference.sum() / number
+    blocks = [0.0]
+    height, width = raw.shape
+    if min(height, width) >= 64:
+        for top in {*range(0, height - 63, 64), height - 64}:
+            for left in {*range(0, width - 63, 64), width - 64}:
+                block = slice(top, top + 64), slice(left, left + 64)
+                error = np.sqrt(max(counts[block].mean(), 1 / 64**2)) / 64
+                blocks.append(abs(difference[block].mean()) / error)
+    noise = np.sqrt(max((difference**2).sum() / number - shift**2, 0) / dose)
+    return abs(shift) * np.sqrt(number / dose), max(blocks), noise
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["u1", "i2", "u2", "u4", "i4", "f4", "f8"]),
+    st.sampled_from([0.05, 2.0, 60.0, 5000.0]),
+    st.sampled_from([(1.0, 0.0), (1.0, 100.0), (0.01, 0.0), (1000.0, -50.0), (1.0, 1e9)]),
+    st.sampled_from([(64, 64), (130, 200), (40, 300), (257, 70), (33, 32)]),
+    st.integers(0, 5),
+    st.integers(0, 100),
+)
+def test_every_figure_is_what_it_says_whatever_the_arithmetic(
+    dtype: str, dose: float, units: tuple[float, float], shape: tuple[int, int], spiked: int, seed: int
+) -> None:
+    gain, offset = units
+    rng = np.random.default_rng(seed)
+    truth = dose * (1 + 0.5 * np.sin(np.arange(shape[1]) / 30)) + np.zeros(shape)
+    raw = rng.poisson(truth) * gain + offset
+    limits = np.iinfo(dtype) if dtype[0] in "ui" else np.finfo(dtype)
+    assume(limits.min <= raw.min() and raw.max() <= limits.max)
+    raw = raw.astype(dtype)
+    out = (truth * gain + offset + rng.normal(0, 0.1, shape) * gain).astype(np.float32)
+    places = np.sort(rng.choice(raw.size, spiked, replace=False))
+    spikes = Spikes(places // shape[1], places % shape[1], np.zeros(spiked, np.float32))
+    if dtype == "f8":
+        raw[spikes.rows, spikes.columns] = np.nan
+    scaling = noise_units(dose, gain, offset)
+    choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
+    verdict = trust.judge(raw, out, spikes, choice, scaling)
+    mean, block, noise = plainly(raw, out, spikes, dose, gain, offset)
+    assert verdict.mean_shift_counting_errors == pytest.approx(mean, abs=1e-3, rel=1e-3)
+    assert verdict.worst_block_counting_errors == pytest.approx(block, abs=1e-3, rel=1e-3)
+    assert verdict.removed_noise == pytest.approx(noise, rel=1e-4, abs=1e-9)
+
+
+def test_numbers_too_large_for_float32_sums_are_no_reason_to_throw_a_result_away() -> None:
+    raw = np.full(SHAPE, 3e37, np.float32)
+    raw[::2] = 1e37
+    choice = Choice(Profile(name="p", gain=1e36), "test", 1e36, 0.0)
+    verdict = trust.judge(raw, np.full(SHAPE, 2e37, np.float32), NO_SPIKES, choice, noise_units(20.0, 1e36))
+    assert verdict.mean_shift == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(verdict.removed_noise)

@@ -1,13 +1,14 @@
 # make demo   see it work, on a fresh clone: a virtual environment, a simulated camera, the real daemon
 # make run    the daemon on config.yaml, for your own drop folder
 # make test   everything that is checked before a change is accepted
+# make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
 
 PYTHON ?= python3
 BASE := .venv
 DEV := .venv-dev
 
-.PHONY: demo run doctor test lint types imports pytest ptx clean
+.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -44,6 +45,13 @@ $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --editable '.[train,evaluate,dev]'
 	touch $@
+
+# On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
+gpu-test: $(DEV)/installed
+	$(DEV)/bin/pytest tests/gpu tests/daemon/test_backends.py
+
+gpu-benchmark: $(DEV)/installed
+	PYTHONPATH=.:tests/fakes:tests/gpu $(DEV)/bin/python benchmarks/gpu.py -o benchmarks/results/gpu
 
 # Needs nvcc (CUDA 13). The hash in the first line ties the result to its source; a test compares them. Nothing in it is
 # newer than PTX 7.0, which drivers of CUDA 11 read, too; a test assembles it.

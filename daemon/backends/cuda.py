@@ -40,12 +40,9 @@ class Device:
 
 
 class Cuda:
-    """`pipeline.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used.
+    """`pipeline.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used."""
 
-    `timing`: events keep the time, for measurements.
-    """
-
-    def __init__(self, device: int, timing: bool = False) -> None:
+    def __init__(self, device: int) -> None:
         try:
             import pycuda.driver as cuda
         except ImportError as error:
@@ -62,8 +59,6 @@ class Cuda:
             self._kernels = {name: module.get_function(name) for name in kernel_names()}
             for name, kernel in self._kernels.items():
                 kernel.prepare(SIGNATURES[name.split("_")[0]])
-        flags = cuda.event_flags.BLOCKING_SYNC  # a thread that waits must leave its core to the camera's software
-        self._event_flags = flags if timing else flags | cuda.event_flags.DISABLE_TIMING
 
     def close(self) -> None:
         """Give the context back; everything made with it must be gone."""
@@ -104,9 +99,11 @@ class Cuda:
         with self._told():
             return self._cuda.Stream()
 
-    def event(self) -> Any:
+    def event(self, timing: bool = False) -> Any:
+        """`timing`: it keeps the time, for measurements."""
+        flags = self._cuda.event_flags.BLOCKING_SYNC  # a thread that waits must leave its core to the camera's software
         with self._told():
-            return self._cuda.Event(self._event_flags)
+            return self._cuda.Event(flags if timing else flags | self._cuda.event_flags.DISABLE_TIMING)
 
     def upload(self, source: HostMemory, target: DeviceMemory, nbytes: int, stream: Any) -> None:
         with self._told():

@@ -105,6 +105,8 @@ class TensorRtBackend:
         halo, blend: pixels, as for the CPU backend.
         progress: called after every micrograph, and now and then while an engine is built.
 
+    `driver` and `network` are what runs; to be looked at and measured, not to be used beside it.
+
     Raises BackendError if the GPU cannot be used now, ConfigError if it never can as things are set.
     """
 
@@ -131,8 +133,8 @@ class TensorRtBackend:
                 "without"
             )
         self._gpu = gpu
-        self._network: EngineNetwork | None = None
-        self._driver = open_driver(settings.device)
+        self.network: EngineNetwork | None = None
+        self.driver = open_driver(settings.device)
         try:
             try:
                 self._pipeline = self._piped(self._open())
@@ -143,7 +145,7 @@ class TensorRtBackend:
                 self._pipeline = self._piped(lowered)
         except BaseException:
             self._close_network()
-            self._driver.close()
+            self.driver.close()
             raise
 
     @property
@@ -164,11 +166,11 @@ class TensorRtBackend:
         """See `Backend`."""
         self._pipeline.close()
         self._close_network()
-        self._driver.close()
+        self.driver.close()
 
     def _piped(self, network: Network) -> Pipeline:
         return Pipeline(
-            self._driver,
+            self.driver,
             network,
             self._manifest,
             halo=self._halo,
@@ -195,14 +197,14 @@ class TensorRtBackend:
         engine, self._about = provision.engine(
             settings, self._folder, self._manifest, self._engines, self._gpu, self._progress
         )
-        self._network = open_network(engine, self._about, self._driver)
-        self._network.keep_compiled()
-        return self._network
+        self.network = open_network(engine, self._about, self.driver)
+        self.network.keep_compiled()
+        return self.network
 
     def _close_network(self) -> None:
-        if self._network is not None:
-            self._network.close()
-            self._network = None
+        if self.network is not None:
+            self.network.close()
+            self.network = None
 
 
 def open_driver(device: int) -> Cuda:

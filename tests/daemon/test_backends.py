@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_gpu import CARD, plug_in
 from numpy.typing import NDArray
+from stand_in import stand_in, why_tensorrt_does_not_run
 
 from daemon import backends, manifest
 from daemon.backends import Backend, open_backend
@@ -46,6 +47,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=BACKENDS)
 def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[Opener]:
     drivers = plug_in(monkeypatch) if request.param == "fake GPU" else []
+    if request.param == "GPU" and why_tensorrt_does_not_run(engines):
+        stand_in(monkeypatch)
     opener = Opener("cpu" if request.param == "cpu" else "tensorrt", engines)
     yield opener
     for backend in opener.opened:

@@ -6,6 +6,7 @@ the host's calls let it, and the host is never waited for. Memory is poisoned wh
 freed. The kernels are the real ones (`compiled_kernels`). Without a seed everything happens at once, in order.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class Marker:
     """A point in a stream's work."""
 
     reached: bool = False
+    at: float = 0.0
+
+    def reach(self) -> None:
+        self.reached, self.at = True, time.perf_counter()
 
 
 @dataclass
@@ -76,6 +81,12 @@ class Stream:
 @dataclass
 class Event:
     latest: Marker | None = None
+
+    def time_since(self, other: "Event") -> float:
+        """Milliseconds."""
+        assert self.latest is not None
+        assert other.latest is not None
+        return 1e3 * (self.latest.at - other.latest.at)
 
 
 class FakeCuda:
@@ -123,7 +134,7 @@ class FakeCuda:
         self._streams.append(Stream(eagerness=eagerness))
         return self._streams[-1]
 
-    def event(self) -> Event:
+    def event(self, timing: bool = False) -> Event:
         return Event()
 
     def upload(self, source: HostMemory, target: DeviceMemory, nbytes: int, stream: Stream) -> None:
@@ -137,7 +148,7 @@ class FakeCuda:
 
     def record(self, event: Event, stream: Stream) -> None:
         marker = event.latest = Marker()
-        self.put(stream, lambda: setattr(marker, "reached", True))
+        self.put(stream, marker.reach)
 
     def wait(self, stream: Stream, event: Event) -> None:
         if event.latest is not None:  # CUDA does not wait for what was never recorded

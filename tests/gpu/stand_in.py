@@ -1,0 +1,52 @@
+"""Where TensorRT refuses the card, PyTorch stands in for it behind the daemon's backend, and it is said."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import manifest
+from daemon.backends import open_backend, provision
+from daemon.backends import tensorrt as backend
+from daemon.backends.cuda import Cuda
+from daemon.config import BackendConfig
+from daemon.engine import EngineManifest, Gate, tile_of
+from daemon.errors import EmdenoisedError
+from daemon.flavour import find_gpu
+
+
+@lru_cache
+def why_tensorrt_does_not_run(engines: Path) -> str:
+    """Why TensorRT does not build, load and prove an engine on this card; "" if it does."""
+    try:
+        opened = open_backend(BackendConfig(kind="tensorrt", tile=512), manifest.locate("fast"), engines)
+    except EmdenoisedError as error:
+        print(f"TensorRT does not run on this card, PyTorch stands in: {error}")
+        return str(error)
+    opened.close()
+    return ""
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch in TensorRT's place behind the daemon's backend."""
+    torch_network = pytest.importorskip("torch_network", reason="needs torch")
+    card = find_gpu()
+    assert card is not None
+
+    def engine(settings: BackendConfig, folder: Path, weights: Any, engines: Path, *rest: Any) -> Any:
+        gate = Gate(ran_on=card.name, on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
+        about = EngineManifest(
+            weights=weights.name, network=weights.network, onnx_sha256="0" * 64, engine_sha256="0" * 64,
+            precision="float16 by PyTorch", flavour="tensorrt", version="none", targets=(), gpu=card.name,
+            driver=card.driver, tile=tile_of(weights, settings.tile), batch=settings.batch, options={}, layers=0,
+            seconds=0, said=(), gate=gate,
+        )  # fmt: skip
+        return folder, about
+
+    def network(folder: Path, about: EngineManifest, driver: Cuda) -> Any:
+        model = torch_network.HalfNetwork(folder, manifest.load(folder), "cuda")
+        return torch_network.TorchNetwork(model, about.tile, about.batch)
+
+    monkeypatch.setattr(provision, "engine", engine)
+    monkeypatch.setattr(backend, "open_network", network)

@@ -16,6 +16,7 @@ class Timeline:
         self._driver, self._recording = driver, False
         self._found: list[tuple[str, Any, Any]] = []
         self._origin: Any = None
+        self._upload: Any = None
         self.network = _Recorded(network, self)
 
     def __getattr__(self, name: str) -> Any:
@@ -48,11 +49,13 @@ class Timeline:
         self._found.append((kind, begin, end))
 
     def upload(self, source: Any, target: Any, nbytes: int, stream: Any) -> None:
+        self._upload = stream
         with self.span("upload", stream):
             self._driver.upload(source, target, nbytes, stream)
 
     def download(self, source: Any, target: Any, nbytes: int, stream: Any) -> None:
-        with self.span("download", stream):
+        # What the survey found comes back on the stream of the uploads.
+        with self.span("survey" if stream is self._upload else "download", stream):
             self._driver.download(source, target, nbytes, stream)
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Any], stream: Any) -> None:

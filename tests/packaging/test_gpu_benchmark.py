@@ -31,7 +31,7 @@ def test_a_dry_run_goes_through_every_step_and_says_that_it_was_one(tmp_path: Pa
             assert len(row["engine"]["seconds"]) >= 4
             assert row["pipeline"]["mean"] > 0
             assert row["daemon"]["frames"] >= 6
-            assert set(row["daemon"]["steps"]) == {"read", "prepare", "network", "judge", "write"}
+            assert set(row["daemon"]["steps"]) == {"read", "prepare", "network", "judge"}
 
 
 def test_no_figures_of_a_dry_run_are_kept() -> None:

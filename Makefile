@@ -1,6 +1,7 @@
 # make demo   see it work, on a fresh clone: a virtual environment, a simulated camera, the real daemon
 # make run    the daemon on config.yaml, for your own drop folder
 # make test   everything that is checked before a change is accepted
+# make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
 # make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
 
@@ -8,7 +9,9 @@ PYTHON ?= python3
 BASE := .venv
 DEV := .venv-dev
 
-.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark
+FLAVOUR ?= rtx
+
+.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -27,6 +30,7 @@ lint: $(DEV)/installed
 
 types: $(DEV)/installed
 	$(DEV)/bin/mypy
+	$(DEV)/bin/mypy systemd/bundle.py
 
 imports: $(DEV)/installed
 	$(DEV)/bin/lint-imports
@@ -45,6 +49,10 @@ $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --editable '.[train,evaluate,dev]'
 	touch $@
+
+# pycuda is compiled once (CUDA's headers are needed, no GPU) and kept in build/.
+bundle:
+	$(PYTHON) systemd/bundle.py --flavour $(FLAVOUR)
 
 # On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
 gpu-test: $(DEV)/installed

@@ -4,6 +4,8 @@ One thread makes it, uses it and closes it. It retains the device's primary cont
 process share, and never initialises anything at import.
 """
 
+import ctypes
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from daemon.backends.pipeline import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
 from daemon.errors import BackendError
 
-PAGE = 4096
+OUT_OF_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304
+"""CUDA's numbers for them."""
 THREADS = 256
 """Of a block."""
 MOST_BLOCKS = 1 << 14
@@ -23,10 +26,10 @@ MOST_BLOCKS = 1 << 14
 
 
 class Host:
-    """Page-locked memory of ordinary kind: it is locked by registering it, and outlives that."""
+    """Ordinary memory, (n,) uint8 of whole pages, which is page-locked by registering it and outlives that."""
 
-    def __init__(self, array: NDArray[np.uint8], registered: Any) -> None:
-        self.array, self.registered = array, registered
+    def __init__(self, nbytes: int) -> None:
+        self.array: NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
 
 
 class Device:
@@ -51,14 +54,20 @@ class Cuda:
                 "the CUDA toolkit), or install from the offline bundle, which holds it ready"
             ) from error
         self._cuda = cuda
+        self._libcuda = ctypes.CDLL("libcuda.so.1")
         with self._told():
             cuda.init()
             self._context = cuda.Device(device).retain_primary_context()
             self._context.push()
-            module = cuda.module_from_buffer(files("daemon").joinpath("backends/kernels.ptx").read_bytes())
-            self._kernels = {name: module.get_function(name) for name in kernel_names()}
-            for name, kernel in self._kernels.items():
-                kernel.prepare(SIGNATURES[name.split("_")[0]])
+            self._kernels: dict[str, Any] = {}
+            try:
+                module = cuda.module_from_buffer(files("daemon").joinpath("backends/kernels.ptx").read_bytes())
+                for name in kernel_names():
+                    self._kernels[name] = module.get_function(name)
+                    self._kernels[name].prepare(SIGNATURES[name.split("_")[0]])
+            except cuda.Error:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Give the context back; everything made with it must be gone."""
@@ -79,10 +88,16 @@ class Cuda:
             ) from error
 
     def host(self, nbytes: int) -> Host:
-        with self._told():
-            array = self._cuda.aligned_empty((-(-nbytes // PAGE) * PAGE,), np.uint8, alignment=PAGE)
-            registered = self._cuda.register_host_memory(array)
-        return Host(array, registered.base)
+        # Not by pycuda: its register_host_memory crashes with numpy 2, and what its pagelocked_empty gives must be
+        # freed by this thread, though a result may be dropped by any.
+        memory = Host(nbytes)
+        address, length = ctypes.c_void_p(memory.array.ctypes.data), ctypes.c_size_t(memory.array.nbytes)
+        if status := self._libcuda.cuMemHostRegister_v2(address, length, 0):
+            what = f"{nbytes / 2**20:.0f} MiB of memory could not be page-locked (CUDA error {status})"
+            if status in (OUT_OF_MEMORY, OPERATING_SYSTEM_REFUSES):
+                raise OutOfMemoryError(f"{what}: close other programs, or lower backend.max_pixels")
+            raise BackendError(f"{what}: the process ends, because nothing on the card can be trusted after that")
+        return memory
 
     def device(self, nbytes: int) -> Device:
         with self._told():
@@ -90,10 +105,10 @@ class Cuda:
 
     def free(self, memory: Any) -> None:
         with self._told():
-            if isinstance(memory, Host):
-                memory.registered.unregister()
-            else:
+            if not isinstance(memory, Host):
                 memory.allocation.free()
+            elif status := self._libcuda.cuMemHostUnregister(ctypes.c_void_p(memory.array.ctypes.data)):
+                raise BackendError(f"memory could not be unlocked (CUDA error {status}); the process ends")
 
     def stream(self) -> Any:
         with self._told():

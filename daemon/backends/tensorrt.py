@@ -164,9 +164,13 @@ class TensorRtBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._pipeline.close()
-        self._close_network()
-        self.driver.close()
+        try:
+            self._pipeline.close()
+            self._close_network()
+        except BackendError as error:  # on a card that has failed nothing can be freed any more
+            log.warning("%s", error)
+        finally:
+            self.driver.close()
 
     def _piped(self, network: Network) -> Pipeline:
         return Pipeline(

@@ -1,0 +1,92 @@
+#!/bin/sh
+# Installs emdenoised from the unpacked bundle this file lies in. Never uses the network.
+set -eu
+
+PREFIX=/opt/emdenoised
+SERVICE=no
+CONFIG=/etc/emdenoised/config.yaml
+# Says that a folder is ours: an installation that was interrupted can be repeated.
+MARK=.emdenoised
+UNIT=/etc/systemd/system/emdenoised.service
+
+usage() {
+    cat <<TEXT
+usage: install.sh [--service] [PREFIX]
+
+Installs emdenoised into PREFIX ($PREFIX), a virtual environment of its own, or renews the one that is there.
+--service   also installs the system service and its settings (as root); settings that are there are kept.
+PYTHON=...  the Python to use (python3).
+TEXT
+}
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -h | --help) usage; exit 0 ;;
+        --service) SERVICE=yes ;;
+        -*) usage >&2; fail "unknown option $1" ;;
+        *) PREFIX=$1 ;;
+    esac
+    shift
+done
+
+case "$PREFIX" in /*) ;; *) PREFIX=$(pwd)/$PREFIX ;; esac
+HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+PYTHON=${PYTHON:-python3}
+read -r WANTED MACHINE FLAVOUR < "$HERE/FOR" || fail "$HERE/FOR is missing: unpack the bundle again"
+
+command -v "$PYTHON" > /dev/null || fail "$PYTHON is not there; install Python $WANTED, or set PYTHON"
+FOUND=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[ "$FOUND" = "$WANTED" ] || fail "this bundle is for Python $WANTED, and $PYTHON is $FOUND; set PYTHON=python$WANTED, or make a bundle with Python $FOUND"
+[ "$(uname -m)" = "$MACHINE" ] || fail "this bundle is for $MACHINE, and this computer is $(uname -m)"
+"$PYTHON" -c 'import ensurepip, venv' 2> /dev/null || fail "$PYTHON has no venv; on Debian and Ubuntu: apt install python3-venv"
+if [ "$SERVICE" = yes ]; then
+    [ "$(id -u)" = 0 ] || fail "--service needs root: sudo ./install.sh --service"
+    case "$PREFIX" in *[!A-Za-z0-9/._-]*) fail "a service cannot lie in a folder of such a name: $PREFIX" ;; esac
+fi
+
+echo "checking the files"
+(cd "$HERE" && sha256sum --quiet --check SHA256SUMS) || fail "files are damaged or missing: copy the bundle again"
+
+if [ -e "$PREFIX" ] && [ -n "$(ls -A "$PREFIX" 2> /dev/null || echo file)" ] && [ ! -e "$PREFIX/$MARK" ]; then
+    fail "$PREFIX holds something else; name another folder"
+fi
+
+# Whatever pip is configured to do, it takes these files and no others.
+for name in $(env | sed -n 's/^\(PIP_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
+export PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONPATH PYTHONHOME || true
+
+echo "installing into $PREFIX"
+mkdir -p "$PREFIX"
+touch "$PREFIX/$MARK"
+"$PYTHON" -m venv "$PREFIX"
+case "$FLAVOUR" in rtx) EXTRA='[rtx]' ;; tensorrt) EXTRA='[gpu]' ;; *) EXTRA='' ;; esac
+for OWN in "$HERE"/wheels/emdenoised-*.whl; do :; done
+# By path, so that a bundle of the same version replaces what is there; the rest only where it is older.
+"$PREFIX/bin/python" -m pip install --quiet --upgrade --find-links "$HERE/wheels" "$OWN$EXTRA"
+"$PREFIX/bin/python" -m pip install --quiet --force-reinstall --no-deps "$OWN"
+"$PREFIX/bin/emdenoised" --version
+
+if [ "$SERVICE" = yes ]; then
+    getent passwd emdenoised > /dev/null || useradd --system --home-dir /var/lib/emdenoised --shell /usr/sbin/nologin emdenoised
+    [ -e "$CONFIG" ] || install -D -m 644 "$HERE/config.yaml" "$CONFIG"
+    sed "s|/opt/emdenoised/bin|$PREFIX/bin|" "$HERE/emdenoised.service" > "$UNIT"
+    systemctl daemon-reload || echo "systemd does not run here; the service file is in place"
+    cat <<TEXT
+The service and its settings are in place. What is left to do:
+  edit $CONFIG: the three folders (state: /var/lib/emdenoised), and let the user emdenoised read the drop folder and
+  write the output folder; then
+  sudo systemctl enable --now emdenoised
+TEXT
+else
+    cat <<TEXT
+Installed. To try it:   $PREFIX/bin/emdenoised doctor
+                        $PREFIX/bin/emdenoised demo
+As a service: sudo $0 --service $PREFIX
+TEXT
+fi

@@ -1,0 +1,176 @@
+"""The archive for computers without internet: unpacked and installed as there, with every way out closed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import libcuda
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "build"
+
+NO_CUDA = pytest.mark.skipif(
+    libcuda.toolkit_is_missing(), reason="pycuda is compiled with a CUDA toolkit's headers; none here"
+)
+FLAVOURS = ["cpu", pytest.param("rtx", marks=NO_CUDA)]
+
+
+def run(*command: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in command], env={**offline(), **environ}, capture_output=True, text=True, timeout=280
+    )
+
+
+def offline() -> dict[str, str]:
+    """An environment in which whoever asks the network is refused at once."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+    nowhere = "http://127.0.0.1:9"
+    return {**kept, "HOME": "/nonexistent", "PIP_INDEX_URL": nowhere, "http_proxy": nowhere, "https_proxy": nowhere,
+            "ALL_PROXY": nowhere, "PYTHON": sys.executable}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked archive, in a folder with a space in its name."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, ROOT / "systemd" / "bundle.py", "--flavour", request.param, "-o", out, "--cache", CACHE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (archive,) = out.glob("emdenoised-*.tar")
+    place = tmp_path_factory.mktemp("a microscope PC")
+    with tarfile.open(archive) as tar:
+        tar.extractall(place, filter="data")
+    (folder,) = place.iterdir()
+    assert f"-{request.param}-" in folder.name
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prefix(bundle: Path) -> Path:
+    """Where it was installed."""
+    prefix = bundle.parent / "installed here"
+    done = run(bundle / "install.sh", prefix)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "doctor" in done.stdout
+    return prefix
+
+
+@pytest.fixture
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    """The archive's folder, to be spoilt; the large files are links."""
+    return Path(shutil.copytree(bundle, tmp_path / "copy", copy_function=os.link))
+
+
+@pytest.mark.slow
+def test_it_installs_and_works_without_the_network(prefix: Path, tmp_path: Path) -> None:
+    done = run(prefix / "bin" / "emdenoised", "doctor", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(prefix) in done.stdout
+    assert "canary tile came out right" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_can_be_installed_over_itself(bundle: Path, prefix: Path) -> None:
+    (prefix / "bin" / "emdenoised").unlink()
+    done = run(bundle / "install.sh", prefix)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (prefix / "bin" / "emdenoised").is_file()
+
+
+@pytest.mark.slow
+def test_with_the_gpus_flavour_an_engine_can_be_built(bundle: Path, prefix: Path, tmp_path: Path) -> None:
+    names = {path.name.split("-")[0] for path in (bundle / "wheels").iterdir()}
+    if "-cpu-" in bundle.name:
+        assert not names & {"pycuda", "tensorrt_rtx_cu13", "torch"}
+        return
+    assert names >= {"pycuda", "tensorrt_rtx_cu13", "onnx"}
+    assert "torch" not in names
+    python = prefix / "bin" / "python"
+    done = run(python, "-c", "import pycuda, tensorrt_rtx; print(pycuda.VERSION)")
+    assert done.returncode == 0, done.stderr
+    done = run(python, "-m", "engine_build", "fast", "--tile", "256", "--targets", "sm86", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*.engine"))) == 1
+
+
+@pytest.mark.slow
+def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp_path: Path) -> None:
+    if "-cpu-" in bundle.name:
+        assert not list(prefix.glob("lib/*/site-packages/pycuda"))
+        return
+    (extension,) = prefix.glob("lib/*/site-packages/pycuda/_driver.*.so")
+    libcuda.build(tmp_path, extension)
+    script = ROOT / "tests" / "fakes" / "on_fake_libcuda.py"
+    done = run(prefix / "bin" / "python", script, LD_LIBRARY_PATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all went through pycuda" in done.stdout
+    assert "full: CUDA is out of memory" in done.stdout
+    assert "broken: CUDA failed" in done.stdout
+    assert done.stderr == ""
+
+
+def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:
+    for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "SHA256SUMS",
+                 "weights/fast/model.onnx", "weights/fast/model.safetensors", "weights/fast/README.md"):  # fmt: skip
+        assert (bundle / name).is_file(), name
+    assert "sudo ./install.sh" in (bundle / "README.txt").read_text()
+    assert {path.suffix for path in (bundle / "wheels").iterdir()} == {".whl"}
+
+
+def damage(folder: Path) -> None:
+    wheel = next((folder / "wheels").glob("numpy-*.whl"))
+    content = bytearray(wheel.read_bytes())
+    content[len(content) // 2] ^= 1
+    wheel.unlink()
+    wheel.write_bytes(content)
+
+
+def forge(line: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "FOR").unlink()
+        (folder / "FOR").write_text(line)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (damage, "files are damaged or missing: copy the bundle again"),
+        (lambda folder: (folder / "wheels").rename(folder / "gone"), "files are damaged or missing"),
+        (forge("3.2 x86_64 cpu\n"), "this bundle is for Python 3.2"),
+        (forge(f"3.{sys.version_info.minor} riscv64 cpu\n"), "this bundle is for riscv64"),
+    ],
+    ids=["damaged", "incomplete", "another Python", "another machine"],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_is_installed(
+    copied: Path, tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    spoil(copied)
+    done = run(copied / "install.sh", tmp_path / "prefix")
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert not (tmp_path / "prefix").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("five years of work")
+    done = run(bundle / "install.sh", tmp_path)
+    assert done.returncode == 1
+    assert "holds something else" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_python_that_is_not_there_and_an_option_that_is_none_are_named(bundle: Path, tmp_path: Path) -> None:
+    done = run(bundle / "install.sh", tmp_path / "prefix", PYTHON="python2.1")
+    assert "python2.1 is not there" in done.stderr
+    done = run(bundle / "install.sh", "--sevrice")
+    assert "unknown option --sevrice" in done.stderr
+    done = run(bundle / "install.sh", "--help")
+    assert done.returncode == 0
+    assert "usage: install.sh" in done.stdout

@@ -238,7 +238,7 @@ def engine_without_gate(folder: Path, engines: Path, batch: int) -> None:
     path = engine_path(engines, weights, flavour, tile, batch)
     engines.mkdir(parents=True, exist_ok=True)
     path.write_bytes(made.engine)
-    gate = Gate(ran_on=card.name, on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
+    gate = Gate(ran_on=str(card), on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
     about = EngineManifest(
         weights=weights.name, network=weights.network, onnx_sha256=weights.sha256[weights.onnx],
         engine_sha256=manifest.sha256(path), precision="float16 body, random weights", flavour=flavour,

@@ -1,6 +1,7 @@
 """The `emdenoised` command."""
 
 import argparse
+import contextlib
 import io
 import json
 import logging
@@ -9,12 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daemon import __version__
 from daemon import config as settings
 from daemon.config import EX_CONFIG, Config
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError, StorageError, TransientError, WeightsError
 from daemon.ledger import Ledger
+
+if TYPE_CHECKING:  # these load a network runtime
+    from daemon.backends import Backend
+    from daemon.work import Weights
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +144,19 @@ def run_denoise(options: argparse.Namespace) -> int:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     weights = work.load_weights(config)
-    backends = {name: open_backend(config.backend, manifest.locate(name), config.folders.engines) for name in weights}
+    with contextlib.ExitStack() as stack:
+        backends = {}
+        for name in weights:
+            backends[name] = open_backend(config.backend, manifest.locate(name), config.folders.engines)
+            stack.callback(backends[name].close)
+        return _denoise_all(options, config, weights, backends)
+
+
+def _denoise_all(
+    options: argparse.Namespace, config: Config, weights: "dict[str, Weights]", backends: "dict[str, Backend]"
+) -> int:
+    from daemon import work
+
     failed = 0
     for number, path in enumerate(options.files, 1):
         print(f"[{number}/{len(options.files)}] {path} ... ", end="", flush=True)

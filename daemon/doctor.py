@@ -11,11 +11,12 @@ from typing import Literal
 import daemon
 from daemon import config as settings
 from daemon import manifest
-from daemon.backends import driver_answers, open_backend
+from daemon.backends import open_backend
 from daemon.config import Config
 from daemon.denoise import canary
 from daemon.errors import EmdenoisedError
 from daemon.filesystem import filesystem_type, is_network
+from daemon.flavour import find_gpu
 
 LEAST_FREE = 5 << 30
 
@@ -109,13 +110,22 @@ def weights(config: Config) -> Iterator[Finding]:
 
 
 def backend(config: Config) -> Iterator[Finding]:
-    yield Finding("ok", "an NVIDIA driver answers" if driver_answers() else "no NVIDIA driver: the processor is used")
+    card = find_gpu(config.backend.device)
+    if card is None:
+        yield Finding("ok", "no NVIDIA driver answers: there is the processor")
+    else:
+        yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
     name = config.profiles[config.default_profile].weights
     try:
         opened = open_backend(config.backend, manifest.locate(name), config.folders.engines)
+    except EmdenoisedError as error:
+        yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")
+        return
+    try:
         canary(opened)
     except EmdenoisedError as error:
         yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")
     else:
         yield Finding("ok", f"backend {opened.name}: the canary tile came out right")
+    finally:
         opened.close()

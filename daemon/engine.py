@@ -33,7 +33,7 @@ class Gate(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ran_on: str
-    """The GPU's name, or "cpu: ..." where no GPU has run this engine yet."""
+    """The GPU and its driver (`str(Gpu)`), or "cpu: ..." where no GPU has run this engine yet."""
     on_gpu: bool
     rms: float = Field(ge=0)
     largest: float = Field(ge=0)

@@ -1,10 +1,12 @@
 """Which TensorRT: the Python module, the card, and what either says."""
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from daemon.errors import ConfigError
@@ -14,17 +16,21 @@ Flavour = Literal["tensorrt", "rtx"]
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
+DRIVER_VERSION = Path("/sys/module/nvidia/version")
 RTX_TARGETS = ("sm75", "sm86", "sm89", "sm120")
 """RTX 20, 30, 40 and 50 series and the workstation cards of the same generations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A card as its driver describes it. `capability` is "sm86" and so on; `driver` the CUDA version it brings."""
+    """A card as its driver describes it. `capability` is "sm86" and so on; `driver` its version and CUDA's."""
 
     name: str
     capability: str
     driver: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, driver {self.driver}"
 
 
 def find_gpu(device: int = 0) -> Gpu | None:
@@ -49,6 +55,8 @@ def find_gpu(device: int = 0) -> Gpu | None:
     if not answers:
         return None
     driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    with contextlib.suppress(OSError):  # not on Jetson
+        driver = f"{DRIVER_VERSION.read_text().strip()} ({driver})"
     return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver)
 
 

@@ -118,7 +118,7 @@ def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[
     model = onnx.load(folder / weights.onnx)
     cases = gate.cases(about.tile, weights.scaling)
     with on_card.loaded(engine, about, device) as candidate:
-        verdict = gate.judge(gate.on_processor(model), candidate, cases, card.name, on_gpu=True)
+        verdict = gate.judge(gate.on_processor(model), candidate, cases, str(card), on_gpu=True)
     save(manifest_of(engine), about.model_copy(update={"gate": verdict}).model_dump_json(indent=1).encode() + b"\n")
     return verdict
 

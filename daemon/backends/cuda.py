@@ -4,6 +4,8 @@ One thread makes it, uses it and closes it. It retains the device's primary cont
 process share, and never initialises anything at import.
 """
 
+import atexit
+import contextlib
 import ctypes
 import mmap
 from collections.abc import Iterator, Sequence
@@ -57,7 +59,7 @@ class Cuda:
         self._libcuda = ctypes.CDLL("libcuda.so.1")
         with self._told():
             cuda.init()
-            self._context = cuda.Device(device).retain_primary_context()
+            self._context: Any = cuda.Device(device).retain_primary_context()
             self._context.push()
             self._kernels: dict[str, Any] = {}
             try:
@@ -69,11 +71,17 @@ class Cuda:
                 self.close()
                 raise
 
+        # A process that forgets to close it would be aborted by pycuda at its end.
+        atexit.register(self.close)
+
     def close(self) -> None:
-        """Give the context back; everything made with it must be gone."""
-        self._kernels.clear()
-        self._context.pop()
-        del self._context
+        """Give the context back; everything made with it must be gone. Only the first time matters."""
+        context, self._context = self._context, None
+        if context is not None:
+            atexit.unregister(self.close)
+            self._kernels.clear()
+            with contextlib.suppress(self._cuda.Error):
+                context.pop()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

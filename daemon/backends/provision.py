@@ -57,12 +57,12 @@ def engine(
         about, reasons = _look(path, wanted)
         if about is None:
             raise BackendError(f"{path}: was just built, and yet {'; '.join(reasons)}; please report this")
-    if about.gate.ran_on != gpu.name:
-        log.info("%s: has not run on this %s yet; it is compared with float32 now", path, gpu.name)
+    if about.gate.ran_on != str(gpu):
+        log.info("%s: has not run on this card yet (%s); it is compared with float32 now", path, gpu)
         run([*command, "--gate-only"], progress)
         about = load_manifest(path)
-        if about.gate.ran_on != gpu.name:
-            raise BackendError(f"{path}: was just compared on {about.gate.ran_on}, not on {gpu.name}; report this")
+        if about.gate.ran_on != str(gpu):
+            raise BackendError(f"{path}: was just compared on {about.gate.ran_on}, not on {gpu}; report this")
     return path, about
 
 

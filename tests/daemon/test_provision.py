@@ -65,7 +65,7 @@ def test_an_engine_that_fits_and_has_run_on_this_card_is_taken_as_it_is(workshop
     workshop.put()
     path, about = workshop.get()
     assert path == workshop.path
-    assert about.gate.ran_on == CARD.name
+    assert about.gate.ran_on == str(CARD)
     assert workshop.commands == []
 
 

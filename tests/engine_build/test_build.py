@@ -65,14 +65,17 @@ def test_the_shipped_network_becomes_an_engine_for_every_card_that_users_have(en
     ]
 
 
-def test_the_papers_network_becomes_an_engine_too(tmp_path: Path) -> None:
+# For Turing (sm75) TensorRT-RTX stores depthwise convolutions as dense ones: 1.5 GB at full width, too much here.
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "targets"), [(1.0, RTX_TARGETS[1:]), (1 / 16, RTX_TARGETS)])
+def test_the_papers_network_becomes_an_engine_too(tmp_path: Path, width: float, targets: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    to_onnx(network("ede2018", {"width": 1 / 16}), tmp_path / "model.onnx", 128)
+    to_onnx(network("ede2018", {"width": width}), tmp_path / "model.onnx", 128)
     half = half_body(onnx.load(tmp_path / "model.onnx")).SerializeToString()
     phases: list[str] = []
     shapes = {"units": (1, 1, 128, 128), "level": (1, 1, 1, 1)}
-    made = build(half, shapes, "rtx", RTX_TARGETS, progress=phases.append)
-    assert len(made.engine) > 100_000
+    made = build(half, shapes, "rtx", targets, progress=phases.append)
+    assert len(made.engine) > 0.9 * len(half)
     assert made.layers > 100
     assert phases
 
@@ -189,7 +192,7 @@ def test_the_first_start_on_the_card_finishes_the_gate(copied: Path, monkeypatch
     monkeypatch.setattr(command, "find_gpu", lambda device: A4000)
     monkeypatch.setattr(on_card, "loaded", lambda engine, about, device: card(driver, "fast", about))
     verdict = finish_gate(manifest.locate("fast"), copied)
-    assert verdict.ran_on == A4000.name
+    assert verdict.ran_on == str(A4000)
     assert verdict.on_gpu
     assert verdict.cases == 11
     assert verdict.rms < 1e-4  # the same arithmetic

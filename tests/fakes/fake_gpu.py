@@ -41,7 +41,7 @@ class FakeEngine:
 
 def manifest_of_engine(weights: Manifest, tile: int, batch: int, **changes: object) -> EngineManifest:
     """A manifest as the builder and the gate write it on `CARD`."""
-    gate = Gate(ran_on=CARD.name, on_gpu=True, rms=0.003, largest=0.03, psnr_loss=0.001, cases=11)
+    gate = Gate(ran_on=str(CARD), on_gpu=True, rms=0.003, largest=0.03, psnr_loss=0.001, cases=11)
     values = {
         "weights": weights.name, "network": weights.network, "onnx_sha256": weights.sha256[weights.onnx],
         "engine_sha256": "0" * 64, "precision": "float16 body, float32 around it", "flavour": "rtx",

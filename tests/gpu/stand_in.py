@@ -35,7 +35,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert card is not None
 
     def engine(settings: BackendConfig, folder: Path, weights: Any, engines: Path, *rest: Any) -> Any:
-        gate = Gate(ran_on=card.name, on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
+        gate = Gate(ran_on=str(card), on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
         about = EngineManifest(
             weights=weights.name, network=weights.network, onnx_sha256="0" * 64, engine_sha256="0" * 64,
             precision="float16 by PyTorch", flavour="tensorrt", version="none", targets=(), gpu=card.name,

@@ -112,6 +112,9 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
     assert "full: CUDA is out of memory" in done.stdout
     assert "broken: CUDA failed" in done.stdout
     assert done.stderr == ""
+    forgetful = "from daemon.backends.cuda import Cuda; card = Cuda(0); memory = card.host(99), card.device(99)"
+    done = run(prefix / "bin" / "python", "-c", forgetful, LD_LIBRARY_PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:

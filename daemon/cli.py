@@ -167,7 +167,7 @@ def _denoise_all(
             backend = backends[one.choice.profile.weights]
             with work.timed(one.seconds, "network"):
                 (denoised,) = backend.denoise([one.plane])
-            outcome = work.finish(config, one, denoised, backend.name, options.out, same_settings=True)
+            outcome = work.finish(config, one, denoised, options.out, same_settings=True)
         except StorageError:
             raise
         except (MicrographError, TransientError) as error:

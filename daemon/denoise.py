@@ -1,5 +1,6 @@
 """From a micrograph to a denoised one, without folders or ledger: prepare, run a backend, judge."""
 
+import logging
 import warnings
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ from daemon.backends import Backend, open_backend
 from daemon.config import BackendConfig, Profile
 from daemon.dose import Choice, Measured, measure
 from daemon.engine import default_folder
-from daemon.errors import BackendError, MicrographError
+from daemon.errors import BackendError, EmdenoisedError, MicrographError
 from daemon.manifest import Manifest
 from daemon.micrograph import Pixels, Plane, Prepared, Spikes, Survey
 from daemon.scaling import noise_units
 from daemon.tiling import SMALLEST
+
+log = logging.getLogger(__name__)
 
 CANARY_DOSE = 20.0
 CANARY_SIDE = 256
@@ -51,6 +54,17 @@ def plane(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool =
 
 def _prepare(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
     """Spikes, dose and scaling. Raises MicrographError if the plane cannot be turned into counts."""
+    try:
+        return _judged(pixels, choice, weights, false_alarm, survey)
+    except (EmdenoisedError, MemoryError):
+        raise
+    except Exception as error:
+        # A backend calls this: a defect of ours must cost one micrograph and not the session.
+        log.debug("traceback", exc_info=True)
+        raise MicrographError(f"internal error, please report it: {error!r}") from error
+
+
+def _judged(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
     found = spikes.find(pixels, choice.gain, choice.offset, false_alarm=false_alarm, surveyed=survey)
     places = found.rows * pixels.shape[1] + found.columns
     counted = np.isin(places, survey.missing, assume_unique=True, invert=True)
@@ -105,7 +119,8 @@ class Denoiser:
         backend: "auto" is the GPU where an NVIDIA driver answers, else the processor. On a GPU, use it in one thread.
         engines: folder where engines for the GPU are kept; None for the user's cache folder.
 
-    Raises WeightsError if the weights cannot be loaded, BackendError if the backend cannot run here.
+    Raises WeightsError if the weights cannot be loaded, BackendError if the backend cannot run here, ConfigError if a
+    GPU is to be used and TensorRT is not installed.
     """
 
     def __init__(

@@ -4,12 +4,18 @@ import contextlib
 import ctypes
 import importlib
 import importlib.util
+import os
+import re
 from collections import deque
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
 from daemon.errors import ConfigError
+
+# Before libcuda is initialised, which otherwise counts the fastest card first, and not as nvidia-smi does.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 Flavour = Literal["tensorrt", "rtx"]
 """TensorRT for data-centre cards and Jetson, TensorRT-RTX for the RTX cards of workstations."""
@@ -75,6 +81,20 @@ def choose(asked: Literal["auto", "tensorrt", "rtx"], gpu: Gpu) -> Flavour:
             "backend.kind: cpu to use the processor"
         )
     return wanted if wanted in installed else installed[0]
+
+
+def require_driver(flavour: Flavour, gpu: Gpu) -> None:
+    """Raises ConfigError where the installed TensorRT is made for a later CUDA than the driver brings.
+
+    TensorRT would only say that CUDA could not be initialised.
+    """
+    owners = " ".join(packages_distributions().get(MODULES[flavour], []))
+    needed, brought = re.search(r"cu(\d+)", owners), re.search(r"CUDA (\d+)", gpu.driver)
+    if needed and brought and int(brought[1]) < int(needed[1]):
+        raise ConfigError(
+            f"the NVIDIA driver is too old: {gpu.driver}, and {owners} needs CUDA {needed[1]}; update the driver (580 "
+            "or later for CUDA 13), or set backend.kind: cpu"
+        )
 
 
 def load_tensorrt(flavour: Flavour) -> Any:

@@ -110,7 +110,9 @@ class Plane:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Denoised:
-    """What a backend gives back: `image` (H, W) float32 in the micrograph's own units, and what it was made from."""
+    """What a backend gives back: `image` (H, W) float32 in the micrograph's own units, what it was made from and by."""
 
     image: Image
     prepared: Prepared
+    backend: str
+    """Name of the backend, as it was at that moment."""

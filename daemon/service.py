@@ -343,9 +343,7 @@ class Service:
         self._output.require()
         if self._done_before(job, claimed.work.raw["sha256"]):  # touched while its earlier revision was in hand
             return True
-        outcome = work.finish(
-            self.config, claimed.work, denoised, self.inference.backend_name, self.config.folders.output, job.revision
-        )
+        outcome = work.finish(self.config, claimed.work, denoised, self.config.folders.output, job.revision)
         self._accounts.finish(
             job,
             str(outcome.written.image),

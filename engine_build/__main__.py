@@ -78,7 +78,15 @@ def make_engine(
     verdict = gate.judge(gate.on_processor(model), gate.on_processor(on_cpu), cases, ran_on, on_gpu=False)
     content = half.SerializeToString()
     shapes = {"units": (batch, 1, side, side), "level": (batch, 1, 1, 1)}
-    built = build(content, shapes, flavour, targets, out / "timing.cache", progress)
+    try:
+        built = build(content, shapes, flavour, targets, out / "timing.cache", progress)
+    except BackendError as error:
+        if flavour == "rtx" and card is not None and card.capability not in RTX_TARGETS:
+            raise ConfigError(
+                f"{error}. TensorRT-RTX is made for {', '.join(RTX_TARGETS)}, and {card.name} is {card.capability}: "
+                "use --flavour tensorrt (backend.flavour in config.yaml), or backend.kind: cpu"
+            ) from error
+        raise
     engine = engine_path(out, weights, flavour, side, batch)
     manifest_of(engine).unlink(missing_ok=True)  # a new engine beside an old manifest would be called damaged
     save(engine, built.engine)

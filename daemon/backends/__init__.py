@@ -18,6 +18,12 @@ SLOTS = 3
 """Micrographs a GPU backend holds at once: one each in upload, compute and download."""
 
 
+OUT_OF_MEMORY = (
+    "there is not enough memory for this micrograph; lower backend.queue, or backend.max_pixels to refuse such files "
+    "at once"
+)
+
+
 class Backend(Protocol):
     """Runs one network. Used by one thread, as a context manager; `close` frees what it holds."""
 

@@ -9,7 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from daemon import spikes, tiling
-from daemon.errors import BackendError, WeightsError
+from daemon.backends import OUT_OF_MEMORY
+from daemon.errors import BackendError, MicrographError, WeightsError
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Image, Plane, Prepared
 from daemon.scaling import MINMAX_CROP, minmax_crop
@@ -68,9 +69,14 @@ class CpuBackend:
         """See `Backend`. Reads one micrograph at a time and never ahead."""
         for plane in planes:
             if plane is not None:
-                survey = spikes.survey(plane.pixels, plane.gain, plane.offset, plane.false_alarm)
-                prepared = plane.prepare(survey)
-                yield Denoised(self._frame(prepared), prepared)
+                try:
+                    survey = spikes.survey(plane.pixels, plane.gain, plane.offset, plane.false_alarm)
+                    prepared = plane.prepare(survey)
+                    image = self._frame(prepared)
+                except MemoryError as error:
+                    raise MicrographError(OUT_OF_MEMORY) from error
+                yield Denoised(image, prepared, self.name)
+                del survey, prepared, image  # or they would stay in memory until the next ones are there
 
     def close(self) -> None:
         """See `Backend`."""

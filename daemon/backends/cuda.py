@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from daemon.backends.pipeline import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
 from daemon.errors import BackendError
 
-OUT_OF_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304
+NO_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304
 """CUDA's numbers for them."""
 THREADS = 256
 """Of a block."""
@@ -102,7 +102,7 @@ class Cuda:
         address, length = ctypes.c_void_p(memory.array.ctypes.data), ctypes.c_size_t(memory.array.nbytes)
         if status := self._libcuda.cuMemHostRegister_v2(address, length, 0):
             what = f"{nbytes / 2**20:.0f} MiB of memory could not be page-locked (CUDA error {status})"
-            if status in (OUT_OF_MEMORY, OPERATING_SYSTEM_REFUSES):
+            if status in (NO_MEMORY, OPERATING_SYSTEM_REFUSES):
                 raise OutOfMemoryError(f"{what}: close other programs, or lower backend.max_pixels")
             raise BackendError(f"{what}: the process ends, because nothing on the card can be trusted after that")
         return memory

@@ -28,13 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon import spikes, tiling
-from daemon.backends import SLOTS
+from daemon.backends import OUT_OF_MEMORY, SLOTS
 from daemon.errors import BackendError, MicrographError
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Image, Pixels, Plane, Prepared, Survey
 from daemon.scaling import MINMAX_CROP, Scaling, minmax_crop
 
-LENT = 2
+LENT = 4
 """Results that the caller may hold in page-locked memory; further ones are copied."""
 SURVEYORS = 1 << 16
 """Threads of the survey; each leaves a partial sum."""
@@ -199,6 +199,7 @@ class Pipeline:
         halo, blend: pixels, as in `tiling.plan`.
         lower: called when memory runs out: a network in place of the old one that needs less; None if there is none.
         progress: called after every micrograph.
+        name: what to call the backend at the moment.
     """
 
     def __init__(
@@ -211,7 +212,9 @@ class Pipeline:
         blend: int = 0,
         lower: Callable[[], Network | None] = lambda: None,
         progress: Callable[[], None] = lambda: None,
+        name: Callable[[], str] = lambda: "pipeline",
     ) -> None:
+        self._name = name
         self._driver, self._network, self._weights = driver, network, weights
         self._blend, self._lower, self._progress = blend, lower, progress
         self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
@@ -238,10 +241,10 @@ class Pipeline:
                 slot = self._buffers.slots[self._next]
                 try:
                     self._submit(slot, plane)
-                except MicrographError:
+                except (MicrographError, MemoryError) as error:
                     while flying:  # it is this one's turn to fail only after those before it
                         yield self._finish(flying)
-                    raise
+                    raise error if isinstance(error, MicrographError) else MicrographError(OUT_OF_MEMORY) from error
                 flying.append(slot)
                 self._next = (self._next + 1) % SLOTS
             while flying:
@@ -386,7 +389,7 @@ class Pipeline:
         else:
             image = memory.array[: 4 * height * width].view(np.float32).reshape(height, width).copy()
             buffers.unused.append(memory)
-        return Denoised(image, prepared)
+        return Denoised(image, prepared, self._name())
 
     # Memory
 

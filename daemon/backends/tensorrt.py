@@ -12,7 +12,7 @@ from daemon.backends.pipeline import DeviceMemory, Network, OutOfMemoryError, Pi
 from daemon.config import BackendConfig
 from daemon.engine import EngineManifest, tile_of
 from daemon.errors import BackendError
-from daemon.flavour import find_gpu, listen, load_tensorrt, told
+from daemon.flavour import choose, find_gpu, listen, load_tensorrt, require_driver, told
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Plane
 from daemon.whole import save
@@ -133,6 +133,7 @@ class TensorRtBackend:
                 "without"
             )
         self._gpu = gpu
+        require_driver(choose(settings.flavour, gpu), gpu)
         self.network: EngineNetwork | None = None
         self.driver = open_driver(settings.device)
         try:
@@ -181,6 +182,7 @@ class TensorRtBackend:
             blend=self._blend,
             lower=self._lower,
             progress=self._progress,
+            name=lambda: self.name,
         )
 
     def _lower(self) -> Network | None:

@@ -170,6 +170,16 @@ def test_a_micrograph_that_cannot_be_prepared_fails_after_those_before_it_came_o
     assert len(list(backend.denoise(map(prepared, images)))) == 3
 
 
+def test_memory_that_runs_out_costs_that_micrograph(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+    def full(survey: Survey) -> Prepared:
+        raise MemoryError
+
+    backend = opener()
+    with pytest.raises(MicrographError, match="not enough memory for this micrograph"):
+        list(backend.denoise([prepared(images[0]), Plane(images[1], 1.0, 0.0, 1e-9, full)]))
+    assert len(list(backend.denoise(map(prepared, images)))) == 3
+
+
 def test_a_backend_surveys_what_it_is_given(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
     hit = images[0].astype(np.float32)
     hit[3, 4], hit[10, 20] = 30_000, np.nan

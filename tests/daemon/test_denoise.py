@@ -177,6 +177,15 @@ def test_a_graphics_card_is_used_and_never_passed_over_in_silence(
         Denoiser()
 
 
+def test_a_defect_of_ours_costs_one_micrograph(monkeypatch: pytest.MonkeyPatch, counts: Counts) -> None:
+    def defect(*arguments: Any, **options: Any) -> None:
+        raise IndexError("off by one")
+
+    monkeypatch.setattr(spikes, "find", defect)
+    with Denoiser(backend="cpu") as one, pytest.raises(MicrographError, match=r"internal error, .*off by one"):
+        one.denoise(counts())
+
+
 class Broken:
     name = "broken"
 
@@ -186,7 +195,7 @@ class Broken:
     def denoise(self, planes: Iterable[Plane]) -> Iterator[Denoised]:
         for plane in planes:
             prepared = plane.prepare(spikes.survey(plane.pixels, 1, 0))
-            yield Denoised(self.result(prepared), prepared)
+            yield Denoised(self.result(prepared), prepared, self.name)
 
     def close(self) -> None:
         pass

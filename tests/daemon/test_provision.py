@@ -15,7 +15,7 @@ from daemon.backends import provision
 from daemon.config import BackendConfig
 from daemon.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of
 from daemon.errors import BackendError, ConfigError
-from daemon.flavour import Gpu, choose
+from daemon.flavour import Gpu, choose, require_driver
 
 FOLDER = manifest.locate("fast")
 WEIGHTS = manifest.load(FOLDER)
@@ -155,6 +155,22 @@ def test_without_tensorrt_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("daemon.flavour.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"NVIDIA RTX A4000, but no TensorRT: pip install 'emdenoised\[rtx\]'"):
         choose("auto", CARD)
+
+
+@pytest.mark.parametrize(("owner", "driver", "fits"), [
+    ("tensorrt-rtx-cu13", "580.95.05 (CUDA 13.0)", True), ("tensorrt-rtx-cu13", "550.54 (CUDA 12.4)", False),
+    ("tensorrt-cu12", "CUDA 12.6", True), ("tensorrt", "CUDA 12.6", True),
+])  # fmt: skip
+def test_a_driver_too_old_for_the_installed_tensorrt_is_named(
+    monkeypatch: pytest.MonkeyPatch, owner: str, driver: str, fits: bool
+) -> None:
+    monkeypatch.setattr("daemon.flavour.packages_distributions", lambda: {"tensorrt_rtx": [owner]})
+    card = Gpu("NVIDIA X", "sm86", driver)
+    if fits:
+        require_driver("rtx", card)
+    else:
+        with pytest.raises(ConfigError, match=r"driver is too old: 550\.54 .*needs CUDA 13; update the driver"):
+            require_driver("rtx", card)
 
 
 # The child process

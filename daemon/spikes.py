@@ -93,6 +93,15 @@ def find(
     return Spikes(rows, columns, _stand_ins(pixels, missing, rows, columns))
 
 
+def require_counts(gain: float, offset: float) -> None:
+    """Raises MicrographError if gain and offset cannot turn pixels into counts."""
+    if not (isfinite(gain) and gain > 0 and isfinite(offset)):
+        raise MicrographError(
+            f"gain {gain:g} and offset {offset:g} cannot turn pixels into counts: "
+            "the gain must be positive and both finite; correct them in the profile"
+        )
+
+
 def limit_of(false_alarm: float) -> float:
     """The bound on -ln(probability) from which on a pixel counts as impossible."""
     return -log(false_alarm) if false_alarm else _NEVER
@@ -121,11 +130,7 @@ def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALS
     The binomial's Kullback-Leibler divergence is at most its chi-squared, (k - m)² / (k / 8 + m) for a mean m
     of eight neighbours, and least when the eight are as bright as the pixel may be. Missing ones count as 0.
     """
-    if not (isfinite(gain) and gain > 0 and isfinite(offset)):
-        raise MicrographError(
-            f"gain {gain:g} and offset {offset:g} cannot turn pixels into counts: "
-            "the gain must be positive and both finite; correct them in the profile"
-        )
+    require_counts(gain, offset)
     limit = limit_of(false_alarm)
     height, width = pixels.shape
     total = 0.0

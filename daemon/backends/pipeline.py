@@ -62,6 +62,10 @@ CODES = {"uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "
 """Pixel type → its kernels' ending. What is not here is converted on the host."""
 
 
+Scaled = tuple[tiling.Tile, Scaling]
+"""A tile and the scaling it has for itself: the micrograph's, or, with the paper's scaling, its own."""
+
+
 class OutOfMemoryError(BackendError):
     """The GPU, or the memory that can be page-locked, is full. Nothing else is lost."""
 
@@ -118,16 +122,21 @@ class Pair:
     """A buffer on the host and its counterpart on the device."""
 
     def __init__(self, driver: Driver, nbytes: int) -> None:
-        self._driver = driver
-        self.allocate(nbytes)
+        self._driver, self.nbytes = driver, nbytes
+        self.host, self.device = self._allocate(nbytes)
 
-    def allocate(self, nbytes: int) -> None:
-        self.nbytes = nbytes
-        self.host = self._driver.host(nbytes)
+    def grow(self, nbytes: int) -> None:
+        """More room, empty. Only while nothing uses it. If there is none it stays as it was."""
+        more = self._allocate(nbytes)
+        self.free()
+        self.nbytes, (self.host, self.device) = nbytes, more
+
+    def _allocate(self, nbytes: int) -> tuple[HostMemory, DeviceMemory]:
+        host = self._driver.host(nbytes)
         try:
-            self.device = self._driver.device(nbytes)
+            return host, self._driver.device(nbytes)
         except BackendError:
-            self._driver.free(self.host)
+            self._driver.free(host)
             raise
 
     def upload(self, nbytes: int, stream: Any) -> None:
@@ -266,21 +275,26 @@ class Pipeline:
     def _submit(self, slot: Slot, plane: Plane) -> None:
         """Host work and everything the streams have to do for it; returns while they do."""
         driver, upload = self._driver, self._upload
+        spikes.require_counts(plane.gain, plane.offset)
         pixels = as_uploaded(plane.pixels)
         np.copyto(slot.pixels.host.array[: pixels.nbytes].view(pixels.dtype).reshape(pixels.shape), pixels)
         slot.pixels.upload(pixels.nbytes, upload)
         prepared = plane.prepare(self._survey(slot, plane, pixels.dtype))
         slot.prepared = prepared
         plan = self._plan(pixels.shape)
+        # All that may fail on the host comes before the first word to the compute stream.
+        tiles = [(tile, self._scaling(prepared, tile)) for tile in plan]
         details = Details(slot, self._network.batch, prepared, plan if self._blend else None)
         if details.nbytes > slot.details.nbytes:
-            slot.details.free()
-            slot.details.allocate(details.nbytes)
+            try:
+                slot.details.grow(details.nbytes)
+            except OutOfMemoryError as error:
+                raise too_large(pixels, error) from error
         details.write()
         slot.details.upload(details.nbytes, upload)
         driver.record(slot.events.uploaded, upload)
         driver.wait(self._compute, slot.events.uploaded)
-        self._compute_all(slot, prepared, pixels, plan, details)
+        self._compute_all(slot, prepared, pixels, tiles, details)
         driver.record(slot.events.computed, self._compute)
         driver.wait(self._download, slot.events.computed)
         slot.result = self._buffers.unused.popleft()
@@ -316,7 +330,7 @@ class Pipeline:
         )
 
     def _compute_all(
-        self, slot: Slot, prepared: Prepared, pixels: Pixels, plan: tiling.TilePlan, details: "Details"
+        self, slot: Slot, prepared: Prepared, pixels: Pixels, tiles: Sequence[Scaled], details: "Details"
     ) -> None:
         driver, compute = self._driver, self._compute
         units, scaling = self._units, prepared.scaling
@@ -332,15 +346,13 @@ class Pipeline:
             driver.launch("fill", number, arguments, compute)
         if self._blend:
             driver.clear(slot.out, 4 * pixels.size, compute)
-        tiles = list(plan)
         for first in range(0, len(tiles), self._network.batch):
             self._batch(slot, prepared, tiles[first : first + self._network.batch], details)
 
-    def _batch(self, slot: Slot, prepared: Prepared, tiles: list[tiling.Tile], details: "Details") -> None:
+    def _batch(self, slot: Slot, prepared: Prepared, tiles: Sequence[Scaled], details: "Details") -> None:
         driver, compute, side = self._driver, self._compute, self._network.tile
         height, width = prepared.pixels.shape
-        scalings = [self._scaling(prepared, tile) for tile in tiles]
-        for index, (tile, own) in enumerate(zip(tiles, scalings, strict=True)):
+        for index, (tile, own) in enumerate(tiles):
             whole, row, column = prepared.scaling, tile.rows.origin, tile.columns.origin
             # From the micrograph's noise units to the tile's own: nothing to do unless each tile has its own scaling.
             add, multiply = (whole.zero - own.zero) / whole.unit, whole.unit / own.unit
@@ -353,7 +365,7 @@ class Pipeline:
             )  # fmt: skip
         outcomes = 4 * side * side * self._network.batch
         self._network.enqueue(self._tiles.at(0), slot.details.device.at(0), self._tiles.at(outcomes), compute)
-        for index, (tile, own) in enumerate(zip(tiles, scalings, strict=True)):
+        for index, (tile, own) in enumerate(tiles):
             rows, columns = tile.rows, tile.columns
             number = rows.core.stop - rows.core.start, columns.core.stop - columns.core.start
             weights = details.weights.get(id(rows)), details.weights.get(id(columns))
@@ -419,11 +431,7 @@ class Pipeline:
             try:
                 self._allocate(size, nbytes)
             except OutOfMemoryError as error:
-                height, width = pixels.shape
-                raise MicrographError(
-                    f"this micrograph of {width} x {height} pixels does not fit into the GPU's memory ({error}); close "
-                    "other programs that use the GPU, or set backend.kind: cpu"
-                ) from error
+                raise too_large(pixels, error) from error
 
     def _allocate(self, size: int, nbytes: int) -> None:
         self._release()
@@ -486,6 +494,15 @@ class Details:
         self._parts.append((offset, array))
         self.nbytes += -(-array.nbytes // 8) * 8
         return offset
+
+
+def too_large(pixels: Pixels, error: OutOfMemoryError) -> MicrographError:
+    """The error for a micrograph that the device cannot hold."""
+    height, width = pixels.shape
+    return MicrographError(
+        f"this micrograph of {width} x {height} pixels does not fit into the GPU's memory ({error}); close other "
+        "programs that use the GPU, or set backend.kind: cpu"
+    )
 
 
 def as_uploaded(pixels: Pixels) -> Pixels:

@@ -180,6 +180,16 @@ def test_memory_that_runs_out_costs_that_micrograph(opener: Opener, images: list
     assert len(list(backend.denoise(map(prepared, images)))) == 3
 
 
+@pytest.mark.parametrize("gain", [0.0, -1.0, np.nan, np.inf])
+def test_a_gain_that_makes_no_counts_costs_that_micrograph(
+    opener: Opener, images: list[NDArray[np.uint16]], gain: float
+) -> None:
+    backend = opener()
+    with pytest.raises(MicrographError, match="cannot turn pixels into counts"):
+        list(backend.denoise([Plane(images[1], gain, 0.0, 1e-9, lambda _: pytest.fail("it was prepared"))]))
+    assert len(list(backend.denoise(map(prepared, images)))) == 3
+
+
 def test_a_backend_surveys_what_it_is_given(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
     hit = images[0].astype(np.float32)
     hit[3, 4], hit[10, 20] = 30_000, np.nan

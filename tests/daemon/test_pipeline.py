@@ -303,6 +303,25 @@ def test_a_micrograph_too_large_for_the_card_costs_that_one_only() -> None:
     np.testing.assert_allclose(result.image, expected(result.prepared), rtol=1e-5, atol=1e-3)
 
 
+def test_many_spikes_get_more_room_and_where_there_is_none_it_costs_that_micrograph() -> None:
+    driver = FakeCuda(8)
+    one = made(driver)
+    holed = np.random.default_rng(0).poisson(20, (120, 120)).astype(np.float32)
+    holed[::2] = np.nan  # 7200 places and values: more than there is room for at first
+    few = np.random.default_rng(1).poisson(20, (120, 120)).astype(np.float32)
+    list(one.denoise([asked(few)]))
+    driver.room = 1000  # bytes
+    with pytest.raises(MicrographError, match="does not fit into the GPU's memory"):
+        list(one.denoise([asked(holed)]))
+    driver.room = float("inf")
+    for image, result in zip([holed, few] * 3, one.denoise(map(asked, [holed, few] * 3)), strict=True):
+        assert len(result.prepared.spikes) >= 7200 or image is few
+        np.testing.assert_allclose(result.image, expected(result.prepared), rtol=1e-5, atol=1e-3)
+    del result
+    one.close()
+    assert not driver.live
+
+
 def test_the_host_does_little_per_tile() -> None:
     driver = FakeCuda()
     list(made(driver, batch=1).denoise([asked(np.ones((500, 500), np.uint16) * 9)]))

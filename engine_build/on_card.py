@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from daemon.backends.buffers import Pair
 from daemon.backends.cuda import Cuda
-from daemon.backends.pipeline import Driver, Pair
-from daemon.backends.pipeline import Network as Loaded
+from daemon.backends.device import Driver
+from daemon.backends.device import Network as Loaded
 from daemon.backends.tensorrt import open_network
 from daemon.engine import EngineManifest
 from engine_build.gate import Array, Network

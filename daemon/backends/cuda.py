@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.backends.pipeline import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
+from daemon.backends.device import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
 from daemon.errors import BackendError
 
 NO_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304

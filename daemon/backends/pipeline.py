@@ -16,189 +16,27 @@ the compute stream uses are shared, because what is on one stream happens in ord
 micrograph unless it is larger than all before it, and nothing ever waits for the whole device.
 """
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from math import log
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daemon import spikes, tiling
 from daemon.backends import OUT_OF_MEMORY, SLOTS
-from daemon.errors import BackendError, MicrographError
+from daemon.backends.buffers import HEADER, SURVEYORS, Buffers, Details, Events, Lease, Slot, finds_of
+from daemon.backends.device import CODES, DeviceMemory, Driver, Network, OutOfMemoryError
+from daemon.errors import MicrographError
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Image, Pixels, Plane, Prepared, Survey
 from daemon.scaling import MINMAX_CROP, Scaling, minmax_crop
 
-LENT = 4
-"""Results that the caller may hold in page-locked memory; further ones are copied."""
-SURVEYORS = 1 << 16
-"""Threads of the survey; each leaves a partial sum."""
-FINDS_PER_PIXEL = 1 / 64
-LEAST_FINDS = 4096
-LEAST_DETAILS = 1 << 16
-"""Room for what the survey finds, and at first for the details, in bytes. An image where more is found is surveyed by
-the processor: its noise is not Poisson's."""
 MISSING = np.uint64(1) << np.uint64(63)
 """Marks the place of a pixel that is not finite."""
-HEADER = 8 * (1 + SURVEYORS)
-"""Bytes before the list of finds: their number, and the partial sums."""
-
-SIGNATURES = {
-    "survey": "PqqddffQPPP",
-    "scale": "PPQdd",
-    "fill": "PPPQ",
-    "gather": "PqqPqqqff",
-    "scatter": "PqqqqqPPPqqqff",
-}
-"""Arguments of the kernels in kernels.cu, in the letters of `struct`; survey and scale exist for each of CODES."""
-
-CODES = {"uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4", "float32": "f4",
-         "float64": "f8"}  # fmt: skip
-"""Pixel type → its kernels' ending. What is not here is converted on the host."""
-
-
 Scaled = tuple[tiling.Tile, Scaling]
 """A tile and the scaling it has for itself: the micrograph's, or, with the paper's scaling, its own."""
-
-
-class OutOfMemoryError(BackendError):
-    """The GPU, or the memory that can be page-locked, is full. Nothing else is lost."""
-
-
-class HostMemory(Protocol):
-    """Page-locked memory: `array` (n,) uint8. It stays readable after it is freed."""
-
-    @property
-    def array(self) -> NDArray[np.uint8]: ...
-
-
-class DeviceMemory(Protocol):
-    """Memory on the device."""
-
-    def at(self, offset: int) -> Any:
-        """The address of a byte, as kernels and networks take it."""
-        ...
-
-
-class Driver(Protocol):
-    """What the pipeline asks of CUDA. All but `synchronise`, `host`, `device` and `free` return at once.
-
-    `host` and `device` raise OutOfMemoryError, everything BackendError if the device failed.
-    """
-
-    def host(self, nbytes: int) -> HostMemory: ...
-    def device(self, nbytes: int) -> DeviceMemory: ...
-    def free(self, memory: Any) -> None: ...
-    def stream(self) -> Any: ...
-    def event(self) -> Any: ...
-    def upload(self, source: HostMemory, target: DeviceMemory, nbytes: int, stream: Any) -> None: ...
-    def download(self, source: DeviceMemory, target: HostMemory, nbytes: int, stream: Any) -> None: ...
-    def clear(self, target: DeviceMemory, nbytes: int, stream: Any) -> None: ...
-    def record(self, event: Any, stream: Any) -> None: ...
-    def wait(self, stream: Any, event: Any) -> None: ...
-    def synchronise(self, event: Any) -> None: ...
-    def launch(self, kernel: str, threads: int, arguments: Sequence[Any], stream: Any) -> None: ...
-
-
-class Network(Protocol):
-    """A network on the device, for `batch` tiles of `tile` × `tile` pixels at once."""
-
-    @property
-    def tile(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    def enqueue(self, units: Any, level: Any, result: Any, stream: Any) -> None:
-        """Addresses of (batch, 1, tile, tile), (batch, 1, 1, 1) and (batch, 1, tile, tile) float32; always the same
-        three but for `level`."""
-        ...
-
-
-class Pair:
-    """A buffer on the host and its counterpart on the device."""
-
-    def __init__(self, driver: Driver, nbytes: int) -> None:
-        self._driver, self.nbytes = driver, nbytes
-        self.host, self.device = self._allocate(nbytes)
-
-    def grow(self, nbytes: int) -> None:
-        """More room, empty. Only while nothing uses it. If there is none it stays as it was."""
-        more = self._allocate(nbytes)
-        self.free()
-        self.nbytes, (self.host, self.device) = nbytes, more
-
-    def _allocate(self, nbytes: int) -> tuple[HostMemory, DeviceMemory]:
-        host = self._driver.host(nbytes)
-        try:
-            return host, self._driver.device(nbytes)
-        except BackendError:
-            self._driver.free(host)
-            raise
-
-    def upload(self, nbytes: int, stream: Any) -> None:
-        self._driver.upload(self.host, self.device, nbytes, stream)
-
-    def download(self, nbytes: int, stream: Any) -> None:
-        self._driver.download(self.device, self.host, nbytes, stream)
-
-    def free(self) -> None:
-        self._driver.free(self.device)
-        self._driver.free(self.host)
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What streams and host wait for."""
-
-    surveyed: Any
-    uploaded: Any
-    computed: Any
-    downloaded: Any
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """What belongs to one micrograph in flight."""
-
-    events: Events
-    pixels: Pair
-    finds: Pair
-    details: Pair
-    """Levels, spikes and the weights of cross-fading tiles, one after the other."""
-    out: DeviceMemory
-    prepared: Prepared | None = None
-    result: HostMemory | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Buffers:
-    """Everything whose size depends on the largest micrograph so far: `pixels` of them, in `nbytes` bytes."""
-
-    pixels: int = 0
-    nbytes: int = 0
-    slots: list[Slot] = field(default_factory=list)
-    units: DeviceMemory | None = None
-    unused: deque[HostMemory] = field(default_factory=deque)
-    """For results; what is missing is in a slot or lent out."""
-    pairs: list[Pair] = field(default_factory=list)
-    single: list[HostMemory | DeviceMemory] = field(default_factory=list)
-    """With `pairs`, everything there is to be freed."""
-
-
-class Lease:
-    """Keeps page-locked memory from its next use as long as an array, or a view of one, looks at it."""
-
-    def __init__(self, memory: HostMemory, shape: tuple[int, int], unused: deque[HostMemory]) -> None:
-        # An array made from this interface, and so every view of it, holds this object.
-        self.__array_interface__ = {
-            "shape": shape, "typestr": "<f4", "data": (memory.array.ctypes.data, False), "version": 3,
-        }  # fmt: skip
-        self.memory = memory
-        weakref.finalize(self, unused.append, memory).atexit = False
 
 
 class Pipeline:
@@ -229,7 +67,7 @@ class Pipeline:
         self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
         self._events = [Events(*(driver.event() for _ in range(4))) for _ in range(SLOTS)]
         self._plan = lru_cache(8)(lambda shape: tiling.plan(shape, self._network.tile, halo, weights.align, blend))
-        self._buffers = Buffers()
+        self._buffers: Buffers | None = None
         self._tiles = self._tile_buffer()
         self._next = 0
 
@@ -245,9 +83,9 @@ class Pipeline:
                     yield self._finish(flying)
                 if plane is None:
                     continue
-                if not self._has_room(plane.pixels):
-                    self._make_room(plane.pixels)
-                slot = self._buffers.slots[self._next]
+                room = self._buffers if self._has_room(plane.pixels) else self._make_room(plane.pixels)
+                assert room is not None
+                slot = room.slots[self._next]
                 try:
                     self._submit(slot, plane)
                 except (MicrographError, MemoryError) as error:
@@ -262,12 +100,13 @@ class Pipeline:
             for slot in flying:  # left in the middle: the next stream must find no slot in use
                 self._driver.synchronise(slot.events.downloaded)
                 if slot.result is not None:
-                    self._buffers.unused.append(slot.result)
+                    slot.unused.append(slot.result)
                 slot.prepared = slot.result = None
 
     def close(self) -> None:
         """Free every buffer. Images already given out stay as they are."""
-        self._release()
+        if self._buffers is not None:
+            self._buffers.free()
         self._driver.free(self._tiles)
 
     # One micrograph
@@ -297,7 +136,7 @@ class Pipeline:
         self._compute_all(slot, prepared, pixels, tiles, details)
         driver.record(slot.events.computed, self._compute)
         driver.wait(self._download, slot.events.computed)
-        slot.result = self._buffers.unused.popleft()
+        slot.result = slot.unused.popleft()
         driver.download(slot.out, slot.result, 4 * pixels.size, self._download)
         driver.record(slot.events.downloaded, self._download)
 
@@ -330,10 +169,10 @@ class Pipeline:
         )
 
     def _compute_all(
-        self, slot: Slot, prepared: Prepared, pixels: Pixels, tiles: Sequence[Scaled], details: "Details"
+        self, slot: Slot, prepared: Prepared, pixels: Pixels, tiles: Sequence[Scaled], details: Details
     ) -> None:
         driver, compute = self._driver, self._compute
-        units, scaling = self._units, prepared.scaling
+        units, scaling = slot.units, prepared.scaling
         driver.launch(
             f"scale_{CODES[pixels.dtype.name]}",
             pixels.size,
@@ -349,7 +188,7 @@ class Pipeline:
         for first in range(0, len(tiles), self._network.batch):
             self._batch(slot, prepared, tiles[first : first + self._network.batch], details)
 
-    def _batch(self, slot: Slot, prepared: Prepared, tiles: Sequence[Scaled], details: "Details") -> None:
+    def _batch(self, slot: Slot, prepared: Prepared, tiles: Sequence[Scaled], details: Details) -> None:
         driver, compute, side = self._driver, self._compute, self._network.tile
         height, width = prepared.pixels.shape
         for index, (tile, own) in enumerate(tiles):
@@ -359,7 +198,7 @@ class Pipeline:
             driver.launch(
                 "gather",
                 side * side,
-                (self._units.at(0), height, width, self._tiles.at(4 * side * side * index), side, row, column,
+                (slot.units.at(0), height, width, self._tiles.at(4 * side * side * index), side, row, column,
                  add, multiply),
                 compute,
             )  # fmt: skip
@@ -390,38 +229,37 @@ class Pipeline:
         slot = flying.popleft()
         self._driver.synchronise(slot.events.downloaded)
         self._progress()
-        prepared, memory, buffers = slot.prepared, slot.result, self._buffers
+        prepared, memory = slot.prepared, slot.result
         assert prepared is not None
         assert memory is not None
         slot.prepared = slot.result = None
         height, width = prepared.pixels.shape
         # Enough must be left for the slots that may be filled before the next one is finished.
-        if len(buffers.unused) >= SLOTS - len(flying):
-            image: Image = np.asarray(Lease(memory, (height, width), buffers.unused))
+        if len(slot.unused) >= SLOTS - len(flying):
+            image: Image = np.asarray(Lease(memory, (height, width), slot.unused))
         else:
             image = memory.array[: 4 * height * width].view(np.float32).reshape(height, width).copy()
-            buffers.unused.append(memory)
+            slot.unused.append(memory)
         return Denoised(image, prepared, self._name())
 
     # Memory
 
-    @property
-    def _units(self) -> DeviceMemory:
-        assert self._buffers.units is not None
-        return self._buffers.units
-
     def _has_room(self, pixels: Pixels) -> bool:
-        return pixels.size <= self._buffers.pixels and as_uploaded_bytes(pixels) <= self._buffers.nbytes
+        room = self._buffers
+        return room is not None and pixels.size <= room.pixels and as_uploaded_bytes(pixels) <= room.nbytes
 
-    def _make_room(self, pixels: Pixels) -> None:
-        """Buffers for a micrograph larger than all before. Only while nothing is in flight.
+    def _make_room(self, pixels: Pixels) -> Buffers:
+        """Buffers for a micrograph larger than all before it. Only while nothing is in flight.
 
         Raises MicrographError if the device cannot hold it.
         """
-        size = max(pixels.size, self._buffers.pixels)
-        nbytes = max(as_uploaded_bytes(pixels), self._buffers.nbytes)
+        before, self._buffers, self._next = self._buffers, None, 0
+        size, nbytes = pixels.size, as_uploaded_bytes(pixels)
+        if before is not None:
+            size, nbytes = max(size, before.pixels), max(nbytes, before.nbytes)
+            before.free()
         try:
-            self._allocate(size, nbytes)
+            self._buffers = Buffers(self._driver, self._events, size, nbytes)
         except OutOfMemoryError:
             if (lower := self._lower()) is not None:
                 self._network = lower
@@ -429,71 +267,14 @@ class Pipeline:
                 self._driver.free(self._tiles)
                 self._tiles = self._tile_buffer()
             try:
-                self._allocate(size, nbytes)
+                self._buffers = Buffers(self._driver, self._events, size, nbytes)
             except OutOfMemoryError as error:
                 raise too_large(pixels, error) from error
-
-    def _allocate(self, size: int, nbytes: int) -> None:
-        self._release()
-        driver, made = self._driver, Buffers(size, nbytes)
-        self._buffers = made
-        try:
-            for events in self._events:
-                for room in (nbytes, HEADER + 8 * finds_of(size), LEAST_DETAILS):
-                    made.pairs.append(Pair(driver, room))
-                made.single.append(out := driver.device(4 * size))
-                pixels, finds, details = made.pairs[-3:]
-                made.slots.append(Slot(events, pixels, finds, details, out))
-            made.single.append(units := driver.device(4 * size))
-            made.units = units
-            for _ in range(SLOTS + LENT):
-                made.single.append(memory := driver.host(4 * size))
-                made.unused.append(memory)
-        except OutOfMemoryError:
-            self._release()
-            raise
-        self._next = 0
-
-    def _release(self) -> None:
-        gone, self._buffers = self._buffers, Buffers()
-        for pair in gone.pairs:
-            pair.free()
-        for memory in gone.single:  # also what is lent out: that is ordinary memory from now on
-            self._driver.free(memory)
+        return self._buffers
 
     def _tile_buffer(self) -> DeviceMemory:
         """Room for a batch of tiles, and for what the network makes of them."""
         return self._driver.device(2 * 4 * self._network.batch * self._network.tile**2)
-
-
-class Details:
-    """What a slot's `details` hold of a micrograph, and where: offsets in bytes.
-
-    Levels (batch,) float32, places (n,) uint64 and values (n,) float32 of spikes, and, where tiles cross-fade, the
-    weights of every span of the plan.
-    """
-
-    def __init__(self, slot: Slot, batch: int, prepared: Prepared, plan: tiling.TilePlan | None) -> None:
-        found, scaling = prepared.spikes, prepared.scaling
-        self._slot, self._parts, self.nbytes = slot, list[tuple[int, NDArray[Any]]](), 0
-        self.weights: dict[int, int] = {}
-        self._add(np.full(batch, scaling.level, np.float32))
-        self.places = self._add((found.rows * prepared.pixels.shape[1] + found.columns).astype(np.uint64))
-        self.values = self._add(scaling.to_units(found.values))
-        for span in (*plan.rows, *plan.columns) if plan else ():
-            core = span.core.stop - span.core.start
-            self.weights[id(span)] = self._add(np.ones(core, np.float32) if span.weight is None else span.weight)
-
-    def write(self) -> None:
-        """Into the slot's page-locked memory, which must have the room."""
-        for offset, array in self._parts:
-            self._slot.details.host.array[offset : offset + array.nbytes] = array.view(np.uint8)
-
-    def _add(self, array: NDArray[Any]) -> int:
-        offset = self.nbytes
-        self._parts.append((offset, array))
-        self.nbytes += -(-array.nbytes // 8) * 8
-        return offset
 
 
 def too_large(pixels: Pixels, error: OutOfMemoryError) -> MicrographError:
@@ -519,8 +300,3 @@ def as_uploaded(pixels: Pixels) -> Pixels:
 def as_uploaded_bytes(pixels: Pixels) -> int:
     """Bytes of `as_uploaded`."""
     return pixels.nbytes if pixels.dtype == np.bool_ or pixels.dtype.name in CODES else 8 * pixels.size
-
-
-def finds_of(size: int) -> int:
-    """How many finds are listed for an image of so many pixels."""
-    return LEAST_FINDS + int(size * FINDS_PER_PIXEL)

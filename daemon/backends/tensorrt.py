@@ -8,7 +8,8 @@ from typing import Any
 from daemon import tiling
 from daemon.backends import provision
 from daemon.backends.cuda import Cuda
-from daemon.backends.pipeline import DeviceMemory, Network, OutOfMemoryError, Pipeline
+from daemon.backends.device import DeviceMemory, Network, OutOfMemoryError
+from daemon.backends.pipeline import Pipeline
 from daemon.config import BackendConfig
 from daemon.engine import EngineManifest, tile_of
 from daemon.errors import BackendError

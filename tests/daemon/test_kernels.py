@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from daemon import spikes, tiling
 from daemon.backends.cuda import kernel_names
-from daemon.backends.pipeline import CODES, MISSING, SIGNATURES
+from daemon.backends.device import CODES, SIGNATURES
+from daemon.backends.pipeline import MISSING
 from daemon.scaling import noise_units
 
 PTX = SOURCE.with_suffix(".ptx")

@@ -11,8 +11,10 @@ from fake_cuda import FakeCuda, FakeNetwork
 from numpy.typing import NDArray
 
 from daemon import manifest, spikes, tiling
-from daemon.backends import SLOTS, pipeline
-from daemon.backends.pipeline import LENT, Network, OutOfMemoryError, Pipeline
+from daemon.backends import SLOTS, buffers, pipeline
+from daemon.backends.buffers import LENT
+from daemon.backends.device import Network, OutOfMemoryError
+from daemon.backends.pipeline import Pipeline
 from daemon.config import Profile
 from daemon.denoise import plane
 from daemon.dose import Choice
@@ -133,7 +135,7 @@ def test_spikes_and_dose_are_those_that_the_processor_finds() -> None:
 
 
 def test_where_more_is_found_than_can_be_listed_the_processor_looks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "LEAST_FINDS", 4)
+    monkeypatch.setattr(buffers, "LEAST_FINDS", 4)
     image = np.random.default_rng(0).normal(1e6, 400, (96, 96)).astype(np.float32)
     looked: list[Any] = []
     real = spikes.survey

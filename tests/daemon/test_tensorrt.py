@@ -16,7 +16,7 @@ from specced_tensorrt import WEIGHTS, Specced, run
 from daemon import manifest
 from daemon.backends import open_backend, provision
 from daemon.backends import tensorrt as backend
-from daemon.backends.pipeline import OutOfMemoryError
+from daemon.backends.device import OutOfMemoryError
 from daemon.backends.tensorrt import EngineNetwork, warm_up
 from daemon.config import BackendConfig
 from daemon.errors import BackendError, WeightsError

@@ -10,7 +10,8 @@ import numpy as np
 
 from daemon import flavour, manifest, spikes
 from daemon.backends.cuda import Cuda
-from daemon.backends.pipeline import OutOfMemoryError, Pipeline
+from daemon.backends.device import OutOfMemoryError
+from daemon.backends.pipeline import Pipeline
 from daemon.config import Profile
 from daemon.denoise import plane
 from daemon.dose import Choice

@@ -1,0 +1,74 @@
+"""What the pipeline asks of CUDA and of a network, so that it runs on pycuda, and in the tests without a card."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.errors import BackendError
+
+SIGNATURES = {
+    "survey": "PqqddffQPPP",
+    "scale": "PPQdd",
+    "fill": "PPPQ",
+    "gather": "PqqPqqqff",
+    "scatter": "PqqqqqPPPqqqff",
+}
+"""Arguments of the kernels in kernels.cu, in the letters of `struct`; survey and scale exist for each of CODES."""
+
+CODES = {"uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4", "float32": "f4",
+         "float64": "f8"}  # fmt: skip
+"""Pixel type → its kernels' ending. What is not here is converted on the host."""
+
+
+class OutOfMemoryError(BackendError):
+    """The GPU, or the memory that can be page-locked, is full. Nothing else is lost."""
+
+
+class HostMemory(Protocol):
+    """Page-locked memory: `array` (n,) uint8. It stays readable after it is freed."""
+
+    @property
+    def array(self) -> NDArray[np.uint8]: ...
+
+
+class DeviceMemory(Protocol):
+    """Memory on the device."""
+
+    def at(self, offset: int) -> Any:
+        """The address of a byte, as kernels and networks take it."""
+        ...
+
+
+class Driver(Protocol):
+    """What the pipeline asks of CUDA. All but `synchronise`, `host`, `device` and `free` return at once.
+
+    `host` and `device` raise OutOfMemoryError, everything BackendError if the device failed.
+    """
+
+    def host(self, nbytes: int) -> HostMemory: ...
+    def device(self, nbytes: int) -> DeviceMemory: ...
+    def free(self, memory: Any) -> None: ...
+    def stream(self) -> Any: ...
+    def event(self) -> Any: ...
+    def upload(self, source: HostMemory, target: DeviceMemory, nbytes: int, stream: Any) -> None: ...
+    def download(self, source: DeviceMemory, target: HostMemory, nbytes: int, stream: Any) -> None: ...
+    def clear(self, target: DeviceMemory, nbytes: int, stream: Any) -> None: ...
+    def record(self, event: Any, stream: Any) -> None: ...
+    def wait(self, stream: Any, event: Any) -> None: ...
+    def synchronise(self, event: Any) -> None: ...
+    def launch(self, kernel: str, threads: int, arguments: Sequence[Any], stream: Any) -> None: ...
+
+
+class Network(Protocol):
+    """A network on the device, for `batch` tiles of `tile` × `tile` pixels at once."""
+
+    @property
+    def tile(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    def enqueue(self, units: Any, level: Any, result: Any, stream: Any) -> None:
+        """Addresses of (batch, 1, tile, tile), (batch, 1, 1, 1) and (batch, 1, tile, tile) float32; always the same
+        three but for `level`."""
+        ...

@@ -19,6 +19,7 @@ from daemon.filesystem import filesystem_type, is_network
 from daemon.flavour import find_gpu
 
 LEAST_FREE = 5 << 30
+NVIDIA = Path("/proc/driver/nvidia")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,15 @@ def weights(config: Config) -> Iterator[Finding]:
 
 def backend(config: Config) -> Iterator[Finding]:
     card = find_gpu(config.backend.device)
-    if card is None:
-        yield Finding("ok", "no NVIDIA driver answers: there is the processor")
+    if card is None and NVIDIA.exists():
+        yield Finding(
+            "fault" if config.backend.kind == "tensorrt" else "note",
+            f"an NVIDIA driver is loaded ({NVIDIA}), but GPU {config.backend.device} does not answer",
+            "look at `nvidia-smi`; load the driver's second module, `sudo modprobe nvidia-uvm`; in a service or a "
+            "container allow the devices /dev/nvidia*",
+        )
+    elif card is None:
+        yield Finding("ok", "no NVIDIA driver: there is the processor")
     else:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
     name = config.profiles[config.default_profile].weights

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fake_gpu import CARD, plug_in
 
 from daemon.cli import main
 from daemon.doctor import Finding, examine
@@ -50,6 +51,29 @@ def test_a_bad_configuration_is_the_one_fault_that_hides_the_others(
     assert findings(path)[-1].verdict == "fault"
     assert main(["doctor", "--config", str(path)]) == 1
     assert "1 fault to mend" in capsys.readouterr().out
+
+
+def test_a_driver_that_is_loaded_and_does_not_answer_is_told_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.doctor.NVIDIA", tmp_path)
+    (note,) = (one for one in findings(settings(tmp_path)) if "does not answer" in one.text)
+    assert note.verdict == "note"
+    assert "modprobe nvidia-uvm" in note.remedy
+    (fault,) = (
+        one for one in findings(settings(tmp_path, backend={"kind": "tensorrt"})) if "does not answer" in one.text
+    )
+    assert fault.verdict == "fault"
+
+
+def test_a_graphics_card_that_is_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch)
+    monkeypatch.setattr("daemon.doctor.find_gpu", lambda device: CARD)
+    found = findings(settings(tmp_path, backend={"kind": "tensorrt"}))
+    assert not [one for one in found if one.verdict == "fault"]
+    text = "\n".join(one.text for one in found)
+    assert "GPU 0: NVIDIA RTX A4000, driver CUDA 13.0 (sm86)" in text
+    assert "TensorRT-RTX 1.7.1.116" in text
 
 
 def test_a_graphics_card_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:

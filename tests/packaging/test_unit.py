@@ -1,0 +1,38 @@
+"""The service file, as systemd itself reads it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[2] / "systemd" / "emdenoised.service"
+
+pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+
+
+def analyse(*command: str) -> str:
+    done = subprocess.run(["systemd-analyze", *command], capture_output=True, text=True, timeout=60)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze is too old for it")
+    return done.stdout + done.stderr
+
+
+def test_it_is_exposed_as_little_as_such_a_service_can_be() -> None:
+    said = analyse("security", "--offline=true", str(UNIT))
+    exposure = re.search(r"exposure level for emdenoised.service: ([0-9.]+)", said)
+    assert exposure is not None, said
+    assert float(exposure[1]) <= 2.0
+
+
+def test_systemd_understands_every_line(tmp_path: Path) -> None:
+    program = tmp_path / "emdenoised"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    copy = tmp_path / UNIT.name
+    # The program is not installed here, nor are there settings; everything else is to be read as it stands.
+    copy.write_text(UNIT.read_text().replace("/opt/emdenoised/bin/emdenoised", str(program)))
+    complaints = [line for line in analyse("verify", str(copy)).splitlines() if UNIT.name in line]
+    assert complaints == []
+

@@ -17,10 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnx
+try:
+    import onnx
+except ImportError as error:
+    print(f"engine_build: {error}; pip install 'emdenoised[rtx]', or 'emdenoised[gpu]'", file=sys.stderr)
+    raise SystemExit(78) from error
 import onnxruntime
 
-from daemon import manifest
+from daemon import manifest, tiling
 from daemon.config import EX_CONFIG
 from daemon.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of, tile_of
 from daemon.errors import BackendError, ConfigError, EmdenoisedError, WeightsError
@@ -63,6 +67,7 @@ def make_engine(
         )
     targets = _targets(flavour, targets, card.capability if card else None)
     side = tile_of(weights, tile)
+    tiling.require(folder, weights, side, weights.halo, 0)
     progress("reading the network")
     model = onnx.load(folder / weights.onnx)
     _require_shape(model, side, folder)

@@ -1,6 +1,7 @@
 """The real TensorRT-RTX builder: it needs no card. What runs on a card is in tests/gpu."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -81,12 +82,28 @@ def test_the_papers_network_becomes_an_engine_too(tmp_path: Path, width: float, 
 
 
 def test_the_command_tells_what_it_made_and_that_no_card_has_run_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "engine_build", "fast", "--tile", "128", "--targets", "sm86", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "engine_build", "fast", "--tile", "256", "--targets", "sm86", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "for sm86, tiles of 128" in done.stdout
+    assert "for sm86, tiles of 256" in done.stdout
     assert "not yet run on a GPU" in done.stdout
     assert "comparing float16 with float32" in done.stderr
+
+
+def test_a_tile_that_the_halo_leaves_nothing_of_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="leaves nothing inside halo 96"):
+        make_engine(manifest.locate("fast"), tmp_path, "rtx", tile=128)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_onnx_package_it_says_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "onnx.py").write_text("raise ImportError(\"No module named 'onnx'\")")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "engine_build", "fast", "-o", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert "pip install 'emdenoised[rtx]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_neither_torch_nor_training_is_imported() -> None:
@@ -122,7 +139,7 @@ def test_what_is_no_onnx_file_is_refused() -> None:
 
 def test_a_card_it_cannot_build_for_is_refused_with_those_it_can(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"builds for .*sm120.*sm86.*, not for sm90.*--flavour tensorrt"):
-        make_engine(manifest.locate("fast"), tmp_path, "rtx", targets=("sm90",), tile=128)
+        make_engine(manifest.locate("fast"), tmp_path, "rtx", targets=("sm90",), tile=256)
     assert list(tmp_path.iterdir()) == []
 
 

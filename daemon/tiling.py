@@ -106,7 +106,8 @@ def require(folder: Path, weights: Manifest, tile: int, halo: int, blend: int) -
         plan((several, several), tile, halo, weights.align, blend)
     except ValueError as error:
         raise WeightsError(
-            f"{folder}: {error}; `backend.tile: 0` in config.yaml takes one that fits, the weights' own is {weights.tile}"
+            f"{folder}: {error}; `backend.tile: 0` in config.yaml takes one that fits, "
+            f"such as the weights' own {weights.tile}"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """What several tests need: small micrographs in files, and settings that point into a temporary folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from site_of_daemon import Site
 
 from daemon.config import Config
 from daemon.flavour import find_gpu
@@ -76,3 +77,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU answers on this computer"))
+
+
+@pytest.fixture
+def site(tmp_path: Path, write: Callable[..., Path]) -> Iterator[Site]:
+    site = Site(tmp_path, write)
+    yield site
+    for process in site.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()

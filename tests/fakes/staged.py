@@ -1,17 +1,26 @@
 """The emdenoised command with one thing replaced: ``python staged.py WHAT COMMAND ...``.
 
 impatient: files that cannot be complete are given up after a second, not a minute.
+quick: the network is a box filter, which takes no time.
+mounts: the kernel's list of mounts is the file named by STAGED_MOUNTS; whoever asks for events on a share is caught.
+poisoned: a graphics card whose context fails after STAGED_CALLS waits; without it, a sound one.
 building: an engine is being built and does not get finished.
 failing: the network fails on every micrograph, though never on the canary.
 """
 
+import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from fake_backend import FakeBackend
+from fake_cuda import FakeCuda
+from fake_gpu import plug_in
 
-from daemon import inference, service
+from daemon import filesystem, inference, service
 from daemon.backends import provision
 from daemon.cli import main
 from daemon.errors import BackendError
@@ -29,7 +38,35 @@ def _build(settings: object, weights: object, engines: object, progress: Callabl
     return FakeBackend()
 
 
+def _forgetful(*arguments: object, **options: object) -> FakeBackend:
+    """One that keeps nothing of what it was given: memory is looked at."""
+    backend = FakeBackend()
+    backend.given = deque(maxlen=0)  # type: ignore[assignment]
+    return backend
+
+
+def _poison() -> None:
+    real, left = FakeCuda.synchronise, int(os.environ.get("STAGED_CALLS", "1000000000"))
+
+    def synchronise(driver: FakeCuda, event: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise BackendError("CUDA failed: an illegal memory access was encountered")
+        real(driver, event)  # type: ignore[arg-type]
+
+    FakeCuda.synchronise = synchronise  # type: ignore[method-assign, assignment]
+
+
 match sys.argv[1]:
+    case "quick":
+        inference.open_backend = _forgetful
+    case "mounts":
+        filesystem.MOUNTINFO = Path(os.environ["STAGED_MOUNTS"])
+        inference.open_backend = lambda *arguments, **options: FakeBackend()
+    case "poisoned":
+        plug_in(pytest.MonkeyPatch())
+        _poison()
     case "building":
         inference.open_backend = _build
     case "impatient":

@@ -1,6 +1,7 @@
 # make demo   see it work, on a fresh clone: a virtual environment, a simulated camera, the real daemon
 # make run    the daemon on config.yaml, for your own drop folder
 # make test   everything that is checked before a change is accepted
+# make test-field   the long ones: floods, kills, soaks
 # make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
 # make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
@@ -11,7 +12,7 @@ DEV := .venv-dev
 
 FLAVOUR ?= rtx
 
-.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle
+.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -53,6 +54,9 @@ $(DEV)/installed: pyproject.toml
 # pycuda is compiled once (CUDA's headers are needed, no GPU) and kept in build/.
 bundle:
 	$(PYTHON) systemd/bundle.py --flavour $(FLAVOUR)
+
+test-field: $(DEV)/installed
+	$(DEV)/bin/pytest -m field --timeout=3000 tests/field
 
 # On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
 gpu-test: $(DEV)/installed

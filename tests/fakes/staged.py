@@ -2,6 +2,7 @@
 
 impatient: files that cannot be complete are given up after a second, not a minute.
 quick: the network is a box filter, which takes no time.
+kill-at: the process kills itself at the STAGED_CALLS-th call that changes a disk; where it is said before.
 mounts: the kernel's list of mounts is the file named by STAGED_MOUNTS; whoever asks for events on a share is caught.
 poisoned: a graphics card whose context fails after STAGED_CALLS waits; without it, a sound one.
 building: an engine is being built and does not get finished.
@@ -9,6 +10,7 @@ failing: the network fails on every micrograph, though never on the canary.
 """
 
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from daemon import filesystem, inference, service
 from daemon.backends import provision
 from daemon.cli import main
 from daemon.errors import BackendError
+from daemon.ledger import Ledger
 from daemon.micrograph import Prepared
 
 _rules = service.rules
@@ -45,6 +48,34 @@ def _forgetful(*arguments: object, **options: object) -> FakeBackend:
     return backend
 
 
+def _kill_at(number: int) -> None:
+    """Before and after each call: a power cut may come between any two."""
+    passed = 0
+
+    def point(name: str) -> None:
+        nonlocal passed
+        passed += 1
+        if passed == number:
+            os.write(2, f"killed at call {number}: {name}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(module: object, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*arguments: object, **options: object) -> object:
+            point(f"before {name}")
+            done = real(*arguments, **options)
+            point(f"after {name}")
+            return done
+
+        setattr(module, name, call)
+
+    for name in ("fsync", "replace", "rename", "link", "unlink", "mkdir"):
+        watched(os, name)
+    for name in ("finish", "claim", "register"):  # each is a transaction of its own
+        watched(Ledger, name)
+
+
 def _poison() -> None:
     real, left = FakeCuda.synchronise, int(os.environ.get("STAGED_CALLS", "1000000000"))
 
@@ -61,6 +92,9 @@ def _poison() -> None:
 match sys.argv[1]:
     case "quick":
         inference.open_backend = _forgetful
+    case "kill-at":
+        inference.open_backend = _forgetful
+        _kill_at(int(os.environ["STAGED_CALLS"]))
     case "mounts":
         filesystem.MOUNTINFO = Path(os.environ["STAGED_MOUNTS"])
         inference.open_backend = lambda *arguments, **options: FakeBackend()

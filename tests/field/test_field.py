@@ -1,0 +1,183 @@
+"""The long tests: kills, floods and soaks, on the real process. `make test-field`.
+
+EMDENOISED_KILLS and EMDENOISED_FLOOD say how many; what a longer run found is in benchmarks/results/field.json, written
+by EMDENOISED_RECORD=FILE.
+"""
+
+import json
+import os
+import platform
+import random
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from site_of_daemon import LIMIT, Site
+
+from daemon.ledger import Ledger
+
+pytestmark = pytest.mark.field
+
+KILLS = int(os.environ.get("EMDENOISED_KILLS", "60"))
+FLOOD = int(os.environ.get("EMDENOISED_FLOOD", "10000"))
+
+
+def record(name: str, **figures: Any) -> None:
+    """Keep what was found, if somebody asked for it."""
+    if file := os.environ.get("EMDENOISED_RECORD"):
+        path = Path(file)
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        found[name] = {**figures, "date": time.strftime("%Y-%m-%d"), "machine": platform.platform(),
+                       "cores": os.cpu_count()}  # fmt: skip
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def states(site: Site) -> dict[str, int]:
+    with Ledger(site.state, "read") as ledger:
+        return {state: number for state, number in ledger.counts().items() if number}
+
+
+def test_killed_at_random_while_a_camera_writes_nothing_is_lost_doubled_or_half_written(site: Site) -> None:
+    site.configure(
+        output={"preview": False},
+        retry={"first_seconds": 0.1, "factor": 1.0, "longest_seconds": 0.1, "attempts": 1000},
+    )
+    rng, moments = np.random.default_rng(0), random.Random(0)
+    over = threading.Event()
+    written = 0
+
+    def camera() -> None:
+        """Writes in pieces, without a temporary name, as the worst of them do."""
+        nonlocal written
+        scratch = site.root / "scratch.tif"
+        while not over.is_set():
+            tifffile.imwrite(scratch, rng.poisson(20, (96, 96)).astype(np.uint16))
+            content = scratch.read_bytes()
+            with (site.drop / f"{written:05}.tif").open("wb") as target:
+                target.write(content[: len(content) // 2])
+                target.flush()
+                over.wait(0.02)
+                target.write(content[len(content) // 2 :])
+            written += 1
+            over.wait(0.15)
+
+    thread = threading.Thread(target=camera)
+    thread.start()
+    try:
+        for _ in range(KILLS):
+            process = site.launch("run", staged="quick")
+            # Some die while they start, most at work.
+            end = time.monotonic() + moments.uniform(0.2, 1.6)
+            while time.monotonic() < end and process.poll() is None:
+                time.sleep(0.005)
+            process.kill()
+            process.wait(LIMIT)
+            assert "Traceback" not in site.said(process), site.said(process)
+    finally:
+        over.set()
+        thread.join()
+    status, said = site.finish("once", staged="quick")
+    assert status == 0, said
+    site.check_outputs()
+    assert states(site) == {"done": written}
+    record("kills", kills=KILLS, micrographs=written, lost=0, doubled=0, half_written=0)
+
+
+def test_killed_before_and_after_every_call_that_changes_a_disk(site: Site, tmp_path: Path) -> None:
+    number = finished = 0
+    where: set[str] = set()
+    while not finished:
+        number += 1
+        root = tmp_path / f"at-{number}"
+        root.mkdir()
+        one = Site(root, site._write)
+        one.configure(output={"preview": False}, retry={"first_seconds": 0.1, "longest_seconds": 0.1, "factor": 1.0})
+        for seed in range(2):
+            one.write(f"{seed}.tif", seed)
+        process = one.launch("once", staged="kill-at", environ={"STAGED_CALLS": str(number)})
+        finished = int(process.wait(LIMIT) == 0)
+        if not finished:
+            said = one.said(process)
+            assert f"killed at call {number}: " in said, said
+            where.add(said.rpartition(": ")[2].strip())
+            status, said = one.finish("once", staged="quick")
+            assert status == 0, said
+        one.check_outputs()
+        assert states(one) == {"done": 2}
+    assert {"before fsync", "after replace", "before link", "after finish"} <= where or "before rename" in where, where
+    assert number > 30
+    record("failpoints", calls=number - 1, kinds=sorted(where), lost=0, doubled=0, half_written=0)
+
+
+def test_a_flood_of_files_moved_in_at_once_is_worked_off_in_constant_memory(site: Site) -> None:
+    site.configure(output={"preview": False})
+    beside = site.root / "beside"
+    beside.mkdir()
+    scratch = site.root / "scratch.tif"
+    tifffile.imwrite(scratch, np.random.default_rng(0).poisson(20, (64, 64)).astype(np.uint16))
+    content = scratch.read_bytes()
+    for number in range(FLOOD):
+        (beside / f"{number:06}.tif").write_bytes(content + number.to_bytes(4, "little"))
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    begin = time.monotonic()
+    beside.rename(site.drop / "session")
+
+    def done() -> int:
+        assert process.poll() is None, site.said(process)
+        return (
+            sum(entry.name.endswith(".tif") for entry in os.scandir(site.output / "session"))
+            if (site.output / "session").is_dir()
+            else 0
+        )
+
+    def rss() -> int:
+        """Kilobytes."""
+        return int(Path(f"/proc/{process.pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+
+    wait_for(lambda: done() >= FLOOD // 5)
+    warm = rss()
+    wait_for(lambda: done() >= FLOOD)
+    last, seconds = rss(), time.monotonic() - begin
+    process.terminate()
+    assert process.wait(LIMIT) == 0
+    site.check_outputs()
+    assert states(site) == {"done": FLOOD}
+    assert last <= 1.05 * warm, f"{warm} kB after a fifth, {last} kB at the end"
+    record("flood", files=FLOOD, seconds=round(seconds, 1), rss_kb_after_a_fifth=warm, rss_kb_at_the_end=last)
+
+
+def wait_for(condition: Any) -> None:
+    """Like `until`, for what takes as long as it takes; pytest's own limit ends it."""
+    while not condition():
+        time.sleep(0.5)
+
+
+def test_start_and_claim_stay_quick_with_a_ledger_of_many_rows(site: Site) -> None:
+    rows = min(100 * FLOOD, 1_000_000)
+    site.state.mkdir()
+    with Ledger(site.state) as ledger:
+        ledger.register("first.tif", 1, 1, live=True)
+        file = ledger.path
+    with sqlite3.connect(file) as database:
+        database.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            "INSERT INTO jobs (path, revision, size, mtime_ns, sha256, state, live, created, updated, output) "
+            "SELECT CAST('old/' || i || '.tif' AS BLOB), 1, 1, '1', hex(i), 'done', 0, i, i, CAST('x' AS BLOB) FROM n",
+            (rows,),
+        )
+    database.close()
+    begin = time.monotonic()
+    with Ledger(site.state) as ledger:
+        opened = time.monotonic() - begin
+        begin = time.monotonic()
+        assert ledger.claim(True) is not None
+        claimed = time.monotonic() - begin
+    assert opened <= 3.0
+    assert claimed <= 0.05
+    record("ledger", rows=rows, open_seconds=round(opened, 3), claim_seconds=round(claimed, 5))

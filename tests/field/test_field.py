@@ -85,11 +85,11 @@ def test_killed_at_random_while_a_camera_writes_nothing_is_lost_doubled_or_half_
     assert status == 0, said
     site.check_outputs()
     assert states(site) == {"done": written}
-    record("kills", kills=KILLS, micrographs=written, lost=0, doubled=0, half_written=0)
+    record("kills", kills=KILLS, micrographs=written, whole_results=len(site.images()), ledger=states(site))
 
 
 def test_killed_before_and_after_every_call_that_changes_a_disk(site: Site, tmp_path: Path) -> None:
-    number = finished = 0
+    number = finished = results = 0
     where: set[str] = set()
     while not finished:
         number += 1
@@ -109,9 +109,10 @@ def test_killed_before_and_after_every_call_that_changes_a_disk(site: Site, tmp_
             assert status == 0, said
         one.check_outputs()
         assert states(one) == {"done": 2}
+        results += len(one.images())
     assert {"before fsync", "after replace", "before link", "after finish"} <= where or "before rename" in where, where
     assert number > 30
-    record("failpoints", calls=number - 1, kinds=sorted(where), lost=0, doubled=0, half_written=0)
+    record("failpoints", kills=number - 1, micrographs=2 * number, whole_results=results, kinds=sorted(where))
 
 
 def test_a_flood_of_files_moved_in_at_once_is_worked_off_in_constant_memory(site: Site) -> None:

@@ -1,6 +1,6 @@
 """The long tests: kills, floods and soaks, on the real process. `make test-field`.
 
-EMDENOISED_KILLS and EMDENOISED_FLOOD say how many; what a longer run found is in benchmarks/results/field.json, written
+EMDENOISED_KILLS and EMDENOISED_FLOOD say how many; what one longer run found is in benchmarks/results/field.json, written
 by EMDENOISED_RECORD=FILE.
 """
 

@@ -1,7 +1,7 @@
 """The long tests: kills, floods and soaks, on the real process. `make test-field`.
 
-EMDENOISED_KILLS and EMDENOISED_FLOOD say how many; what one longer run found is in benchmarks/results/field.json, written
-by EMDENOISED_RECORD=FILE.
+EMDENOISED_KILLS and EMDENOISED_FLOOD say how many; what one longer run found is in benchmarks/results/field.json,
+written by EMDENOISED_RECORD=FILE.
 """
 
 import json

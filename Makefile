@@ -2,6 +2,7 @@
 # make run    the daemon on config.yaml, for your own drop folder
 # make test   everything that is checked before a change is accepted
 # make test-field   the long ones: floods, kills, soaks
+# make fuzz [RUNS=...]   random bytes for everything that reads files
 # make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
 # make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
@@ -12,7 +13,7 @@ DEV := .venv-dev
 
 FLAVOUR ?= rtx
 
-.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field
+.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field fuzz
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -57,6 +58,11 @@ bundle:
 
 test-field: $(DEV)/installed
 	$(DEV)/bin/pytest -m field --timeout=3000 tests/field
+
+RUNS ?= 1000000
+
+fuzz: $(DEV)/installed
+	$(DEV)/bin/python tests/fuzz/fuzz.py --runs $(RUNS)
 
 # On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
 gpu-test: $(DEV)/installed

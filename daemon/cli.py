@@ -20,6 +20,7 @@ from daemon.ledger import Ledger
 
 if TYPE_CHECKING:  # these load a network runtime
     from daemon.backends import Backend
+    from daemon.reader import Reader
     from daemon.work import Weights
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ def run_once(options: argparse.Namespace) -> int:
 def run_denoise(options: argparse.Namespace) -> int:
     from daemon import manifest, work
     from daemon.backends import open_backend
+    from daemon.reader import Reader
 
     config = settings.load(options.config)
     if options.profile is not None and options.profile not in config.profiles:
@@ -149,11 +151,16 @@ def run_denoise(options: argparse.Namespace) -> int:
         for name in weights:
             backends[name] = open_backend(config.backend, manifest.locate(name), config.folders.engines)
             stack.callback(backends[name].close)
-        return _denoise_all(options, config, weights, backends)
+        reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
+        return _denoise_all(options, config, weights, backends, reader)
 
 
 def _denoise_all(
-    options: argparse.Namespace, config: Config, weights: "dict[str, Weights]", backends: "dict[str, Backend]"
+    options: argparse.Namespace,
+    config: Config,
+    weights: "dict[str, Weights]",
+    backends: "dict[str, Backend]",
+    reader: "Reader",
 ) -> int:
     from daemon import work
 
@@ -163,7 +170,7 @@ def _denoise_all(
         try:
             path = path.resolve(strict=True)
             raw = work.fingerprint(path, config.backend.max_pixels)
-            one = work.read(config, weights, path, Path(path.name), raw, profile=options.profile)
+            one = work.read(config, weights, path, Path(path.name), raw, reader, profile=options.profile)
             backend = backends[one.choice.profile.weights]
             with work.timed(one.seconds, "network"):
                 (denoised,) = backend.denoise([one.plane])

@@ -120,6 +120,8 @@ class BackendConfig(Section):
     """Micrographs that may wait in memory between reading, network and writing."""
     max_pixels: int = Field(default=150_000_000, ge=1024)
     """Larger micrographs, in pixels, are quarantined instead of filling the memory."""
+    decode_seconds: Seconds = 60.0
+    """A compressed micrograph that takes the processor longer to decode is quarantined."""
 
     @field_validator("tile", mode="after")
     @classmethod

@@ -29,6 +29,7 @@ from daemon.ledger import Backoff, Job, Ledger
 from daemon.ledger_file import LedgerUnavailableError
 from daemon.micrograph import Denoised
 from daemon.output_disk import Mounted, clean_temporary
+from daemon.reader import Reader
 from daemon.rules import Rules
 from daemon.watch import Watcher
 
@@ -102,6 +103,7 @@ class Service:
         self._forgotten: deque[str] = deque()
         """Files that changed or went, for the tracker: they may be there after all."""
         self._accounts = Accounts(self.ledger, self._note_forgotten, self.watcher.wake)
+        self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds)
         self._output = Mounted(config.folders.output)
         kind = resolve(config.backend.kind)
         self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
@@ -168,6 +170,7 @@ class Service:
             if thread.ident is not None:
                 thread.join()
         self._readers.shutdown(cancel_futures=True)
+        self._reader.close()
         for writer in self._writers:
             writer.shutdown()
         for job in self._in_hand.values():
@@ -325,7 +328,7 @@ class Service:
             self._accounts.finish(job, str(adopted.image))
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
-        one = work.read(self.config, self._weights, path, relative, raw, job.warning)
+        one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning)
         self.inference.put(Claimed(job, one))
         return False
 

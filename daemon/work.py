@@ -19,6 +19,7 @@ from daemon.dose import Choice
 from daemon.errors import MicrographError, TransientError
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Micrograph, Plane, Prepared
+from daemon.reader import Reader
 
 LONGEST = 4096
 """Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
@@ -133,6 +134,7 @@ def read(
     path: Path,
     relative: PurePath,
     raw: dict[str, Any],
+    reader: Reader,
     warning: str | None = None,
     profile: str | None = None,
 ) -> Work:
@@ -142,7 +144,7 @@ def read(
     """
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
-        micrograph = formats.read(path, config.backend.max_pixels)
+        micrograph = reader.read(path)
     try:
         after = path.stat()
     except OSError as error:

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, Literal
 
 from daemon.errors import MicrographError
 from daemon.formats import mrc, tiff, tiff_layout
-from daemon.formats.container import DamagedError, Extent, explained
+from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
 from daemon.micrograph import Image, Micrograph
 
-__all__ = ["SUFFIXES", "Completeness", "Kind", "open_raw", "probe", "read", "write"]
+__all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "open_raw", "probe", "read", "write"]
 
 Kind = Literal["tiff", "mrc"]
 
@@ -83,19 +83,20 @@ def probe(path: Path) -> Completeness:
         return _tail(stream, extent)
 
 
-def read(path: Path, max_pixels: int) -> Micrograph:
+def read(path: Path, max_pixels: int, *, decode: bool = True) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed.
 
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
-    not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy.
+    not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
+    `decode` false, CodecNeededError for compressed pixels: `daemon.reader` has them decoded in another process.
     """
     with explained(path), open_raw(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
         if kind == "tiff":
-            micrograph = tiff.read(stream, path, size, max_pixels)
+            micrograph = tiff.read(stream, path, size, max_pixels, decode=decode)
         elif kind == "mrc":
             micrograph = mrc.read(stream, path, size, max_pixels)
         else:

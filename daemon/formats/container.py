@@ -41,6 +41,10 @@ class DamagedError(Exception):
         self.cut = cut
 
 
+class CodecNeededError(Exception):
+    """The pixels are compressed, and the caller wants no codec to run in this process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Where the image data lie in the file, bytes; `tail` is the length of the last row (or block) of them."""

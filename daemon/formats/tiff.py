@@ -16,6 +16,7 @@ from daemon import __version__
 from daemon.errors import MicrographError
 from daemon.formats import tiff_layout
 from daemon.formats.container import (
+    CodecNeededError,
     DamagedError,
     check_pixels,
     check_plane,
@@ -46,10 +47,11 @@ _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000)
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
 
 
-def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph:
+def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, *, decode: bool = True) -> Micrograph:
     """Read the micrograph in an open TIFF of `size` bytes.
 
-    Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS; `explained` puts them into words.
+    Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS, which `explained` puts into words, and
+    CodecNeededError if it is compressed and not to be decoded.
     """
     layout = tiff_layout.parse(stream, size)
     pages = _choose(path, layout)
@@ -67,9 +69,11 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph
         chosen = layout.pages[index]
         check_pixels(path, chosen.segment_height, chosen.segment_width, 1, 4 * max_pixels)
         check_pixels(path, chosen.height, chosen.width * chosen.depth, 1, 4 * max_pixels)
+        if chosen.compression != 1 and not decode:
+            raise CodecNeededError
     stream.seek(0)  # tifffile takes where the stream stands for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
-        page = _page(file, pages[0])
+        page = _page(file, pages[0], layout, size)
         if first.photometric == _PALETTE and not _grey_palette(page):
             raise MicrographError(
                 f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
@@ -85,7 +89,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph
         if layout.contiguous_frames > 1:
             planes = _contiguous(stream, layout, dtype)
         else:
-            planes = (plane for index in pages for plane in _planes(_page(file, index), first))
+            planes = (plane for index in pages for plane in _planes(_page(file, index, layout, size), first))
         pixels = sum_frames(planes, frames, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     warnings = [f"the TIFF is unusual: {text}" for text in said[:3]]
@@ -179,10 +183,24 @@ def _grey_palette(page: tifffile.TiffPage) -> bool:
     return colormap is None or bool((colormap == colormap[:1]).all(axis=0).mean() > 0.8)
 
 
-def _page(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
+def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tifffile.TiffPage:
+    """A page as tifffile sees it, which must be as we do: it is our reading of the sizes that was held to limits."""
     page = file.pages[index]
     if not isinstance(page, tifffile.TiffPage):
         raise DamagedError(f"page {index} of the TIFF cannot be read")
+    ours = layout.pages[index]
+    sizes = page.imagewidth, page.imagelength, page.imagedepth, page.samplesperpixel, page.bitspersample
+    tile = (page.tilewidth, page.tilelength) if page.is_tiled else (ours.segment_width, ours.segment_height)
+    if (
+        sizes != (ours.width, ours.height, ours.depth, ours.samples, ours.bits)
+        or tile != (ours.segment_width, ours.segment_height)
+        or page.compression != ours.compression
+        or page.size != ours.width * ours.height * ours.depth * ours.samples
+        or max(page.databytecounts, default=0) > size
+    ):
+        raise DamagedError(
+            "the TIFF directory contradicts itself (a tag is given twice, or in a form that is not TIFF)"
+        )
     return page
 
 

@@ -609,10 +609,10 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
     module = {"fingerprint": work, "read": work.formats}[step]
     real = getattr(module, step)
 
-    def vanishing(path: Path, *arguments: Any) -> Any:
+    def vanishing(path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == "gone.tif" and not away.exists():
             path.rename(away)
-        return real(path, *arguments)
+        return real(path, *arguments, **options)
 
     monkeypatch.setattr(module, step, vanishing)
     bench.write("gone.tif", 1)

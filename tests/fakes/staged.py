@@ -6,6 +6,7 @@ kill-at: the process kills itself at the STAGED_CALLS-th call that changes a dis
 mounts: the kernel's list of mounts is the file named by STAGED_MOUNTS; whoever asks for events on a share is caught.
 poisoned: a graphics card whose context fails after STAGED_CALLS waits; without it, a sound one.
 building: an engine is being built and does not get finished.
+crashing-codec: the codec for files called crash.tif aborts its process.
 failing: the network fails on every micrograph, though never on the canary.
 """
 
@@ -22,7 +23,7 @@ from fake_backend import FakeBackend
 from fake_cuda import FakeCuda
 from fake_gpu import plug_in
 
-from daemon import filesystem, inference, service
+from daemon import filesystem, inference, reader, service
 from daemon.backends import provision
 from daemon.cli import main
 from daemon.errors import BackendError
@@ -105,6 +106,11 @@ match sys.argv[1]:
         inference.open_backend = _build
     case "impatient":
         service.rules = lambda config: replace(_rules(config), stuck_seconds=1.0)
+    case "crashing-codec":
+        inference.open_backend = _forgetful
+        staged = "import os; from daemon import formats as f, reader; r = f.read; f.read = lambda path, most, **o: ("
+        staged += "os.abort() if path.name == 'crash.tif' else r(path, most, **o)); reader.main()"
+        service.Reader = lambda *limits: reader.Reader(*limits, staged)  # type: ignore[misc, assignment]
     case "failing":
         inference.open_backend = lambda *arguments, **options: FakeBackend(0, _fail)
 

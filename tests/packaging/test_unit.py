@@ -35,4 +35,3 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     copy.write_text(UNIT.read_text().replace("/opt/emdenoised/bin/emdenoised", str(program)))
     complaints = [line for line in analyse("verify", str(copy)).splitlines() if UNIT.name in line]
     assert complaints == []
-

@@ -1,0 +1,166 @@
+"""Coverage-guided fuzzing of everything that reads what strangers write: TIFF, MRC, config.yaml. `make fuzz`.
+
+    python tests/fuzz/fuzz.py [--runs N] [--record FILE] [tiff] [mrc] [config]
+
+Each target runs in a process of its own, starting from the files in corpus/TARGET. A finding is an exception that is
+not one of ours, one input that takes longer than five seconds, or memory beyond what `max_pixels` allows for; the
+input is kept in the working folder and the exit status is 1. What it once found is kept in the corpus, where the
+ordinary tests read it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+TARGETS = ("tiff", "mrc", "config")
+RUNS = {"tiff": 0.5, "mrc": 0.3, "config": 0.2}
+"""Each target's share."""
+MAX_PIXELS = 1 << 18
+ALLOWANCE = 256 << 20
+"""Bytes of address space above what the process has before the first input: the fuzzer's own, and `max_pixels`."""
+SLOWEST = 5
+LONGEST = 1 << 14
+
+
+def readers(suffix: str) -> Callable[[bytes], None]:
+    """Look at, then read, a file of these bytes. Nothing but MicrographError may come of it."""
+    from daemon import formats
+    from daemon.errors import MicrographError
+
+    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+    path = folder / f"emdenoised-fuzz-{os.getpid()}{suffix}"
+
+    def one(data: bytes) -> None:
+        path.write_bytes(data)
+        for use in (formats.probe, lambda name: formats.read(name, MAX_PIXELS)):
+            try:
+                use(path)
+            except MicrographError as error:
+                assert str(path) in str(error), "the message must name the file"
+
+    return one
+
+
+def settings() -> Callable[[bytes], None]:
+    """Read a settings file of these bytes. It is usable, or ConfigError says why not."""
+    from daemon import config
+    from daemon.errors import ConfigError
+
+    path = Path(tempfile.gettempdir()) / f"emdenoised-fuzz-{os.getpid()}.yaml"
+
+    def one(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            config.load(path)
+        except ConfigError as error:
+            assert str(path) in str(error), "the message must name the file"
+
+    return one
+
+
+def target(name: str) -> Callable[[bytes], None]:
+    """What is done with each input of a target."""
+    return settings() if name == "config" else readers({"tiff": ".tif", "mrc": ".mrc"}[name])
+
+
+def fuzz_here(name: str, runs: int, seconds: int, seed: int, corpus: str) -> None:
+    """Never returns: the fuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["daemon", "tifffile", "mrcfile", "yaml"]):
+        one = target(name)
+    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + ALLOWANCE,) * 2)
+    options = [f"-runs={runs}", f"-max_total_time={seconds}", f"-timeout={SLOWEST}", f"-max_len={LONGEST}",
+               "-rss_limit_mb=0", "-print_final_stats=1", "-verbosity=0", f"-seed={seed}"]  # fmt: skip
+
+    def kept(data: bytes) -> None:
+        try:
+            one(data)
+        except BaseException:
+            Path(f"finding-{name}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(data)
+            raise
+
+    atheris.Setup([sys.argv[0], *options, corpus], kept)
+    atheris.Fuzz()
+
+
+def fuzz(name: str, runs: int, seconds: int, seed: int) -> dict[str, Any]:
+    """Run one target in a process of its own; returns what it counted. Raises RuntimeError for a finding."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as grown:
+        for known in sorted((CORPUS / name).iterdir()):  # the fuzzer adds to the folder it is given
+            (Path(grown) / known.name).write_bytes(known.read_bytes())
+        command = [sys.executable, __file__, "--here", name, "--runs", str(runs), "--seconds", str(seconds),
+                   "--seed", str(seed), "--grown", grown]  # fmt: skip
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+        interesting = len(list(Path(grown).iterdir()))
+    counted = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    if done.returncode or counted is None:
+        raise RuntimeError(f"{name}: a finding\n{done.stderr[-6000:]}")
+    peak = re.search(r"peak_rss_mb: *(\d+)", done.stderr)
+    slowest = re.search(r"slowest_unit_time_sec: *(\d+)", done.stderr)
+    return {
+        "inputs": int(counted[1]),
+        "interesting_inputs": interesting,
+        "findings": 0,
+        "peak_rss_mib": int(peak[1]) if peak else None,
+        "slowest_whole_seconds": int(slowest[1]) if slowest else None,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", default=[], help=f"of {', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=100_000, help="inputs in all (default: 100 000)")
+    parser.add_argument("--seconds", type=int, default=86_400, help="stop each target after so long")
+    parser.add_argument("--seed", type=int, default=1, help="of the fuzzer's mutations (default: 1)")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep what was counted as JSON")
+    parser.add_argument("--here", help=argparse.SUPPRESS)
+    parser.add_argument("--grown", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        sys.path.insert(0, str(HERE.parents[1]))
+        fuzz_here(options.here, options.runs, options.seconds, options.seed, options.grown)
+    found: dict[str, Any] = {}
+    for name in options.targets or TARGETS:
+        share = RUNS[name] / sum(RUNS[other] for other in options.targets or TARGETS)
+        try:
+            found[name] = fuzz(name, round(options.runs * share), options.seconds, options.seed)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 1
+        print(f"{name}: {found[name]}", flush=True)
+    if options.record:
+        total = sum(one["inputs"] for one in found.values())
+        about = {
+            "fuzzer": f"atheris {version('atheris')}",
+            "seed": options.seed,
+            "max_pixels": MAX_PIXELS,
+            "allowance_bytes": ALLOWANCE,
+            "slowest_allowed": SLOWEST,
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": platform.platform(),
+            "cores": os.cpu_count(),
+        }
+        options.record.write_text(json.dumps({"inputs": total, "targets": found, **about}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -4,10 +4,11 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from daemon.errors import EmdenoisedError, TransientError
 from daemon.ledger import Job, Ledger
+from daemon.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +20,12 @@ class Accounts:
     when a job may be due earlier than anybody expects.
     """
 
-    def __init__(self, ledger: Ledger, forgotten: Callable[[str], None], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, metrics: Metrics, forgotten: Callable[[str], None], wake: Callable[[], None]
+    ) -> None:
         self.unsuccessful = 0
         """Micrographs quarantined or given up for now."""
-        self._ledger, self._forgotten, self._wake = ledger, forgotten, wake
+        self._ledger, self._metrics, self._forgotten, self._wake = ledger, metrics, forgotten, wake
         self._untold: deque[Callable[[], object]] = deque()
 
     @property
@@ -30,21 +33,22 @@ class Accounts:
         """Whether there is something the ledger has not been told yet."""
         return bool(self._untold)
 
-    def finish(self, job: Job, output: str, **told: Any) -> None:
+    def finish(self, job: Job, output: str, outcome: Literal["done", "adopted", "unchanged"], **told: Any) -> None:
         """The result lies whole on the disk; `told` as `Ledger.finish` takes it."""
         self._tell(partial(self._ledger.finish, job, output, **told))
+        self._metrics.count(outcome)
 
     def release(self, job: Job) -> None:
         """Not done, through no fault of its own: it waits again and no attempt is counted."""
         self._tell(partial(self._ledger.release, job))
+        self._metrics.count("released")
 
     def quarantine(self, job: Job, reason: str) -> None:
         """It cannot be done as it is."""
 
         def note() -> None:
             self._ledger.quarantine(job, reason)
-            self.unsuccessful += 1
-            log.error("quarantined %r: %s", job.path, reason)
+            self.refused(job.path, reason)
 
         self._tell(note)
 
@@ -53,9 +57,13 @@ class Accounts:
 
         def note() -> None:
             after = self._ledger.fail_transient(job, error)
-            self.unsuccessful += 1
-            what = "quarantined" if after.state == "quarantined" else "put off"
-            log.warning("%s %r: %s", what, job.path, after.error)
+            if after.state == "quarantined":
+                self.refused(job.path, str(after.error))
+            else:
+                self.unsuccessful += 1
+                self._metrics.count("retried")
+                told = {"micrograph": job.path, "outcome": "retried"}
+                log.warning("put off %r: %s", job.path, after.error, extra=told)
             self._wake()
 
         self._tell(note)
@@ -65,10 +73,17 @@ class Accounts:
 
         def note() -> None:
             self._ledger.forget(job)
-            log.warning("set aside %r: %s", job.path, why)
+            self._metrics.count("forgotten")
+            log.warning("set aside %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "forgotten"})
             self._forgotten(job.path)
 
         self._tell(note)
+
+    def refused(self, path: str, reason: str) -> None:
+        """The ledger has it as quarantined."""
+        self.unsuccessful += 1
+        self._metrics.count("quarantined")
+        log.error("quarantined %r: %s", path, reason, extra={"micrograph": path, "outcome": "quarantined"})
 
     def catch_up(self) -> None:
         """Tell the ledger what it refused to hear."""

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon import __version__
+from daemon import __version__, logs
 from daemon import config as settings
 from daemon.config import EX_CONFIG, Config
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError, StorageError, TransientError, WeightsError
 from daemon.ledger import Ledger
+from daemon.logs import one_line
 
 if TYPE_CHECKING:  # these load a network runtime
     from daemon.backends import Backend
@@ -99,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
         default="*",
         help="only those whose path below the drop folder, or name, matches, such as 'low/*' (default: all)",
     )
+    add(
+        "prune", run_prune, "remove the oldest previews and forgotten micrographs, as `keep` in the settings says"
+    ).add_argument("--dry-run", action="store_true", help="only say how much it would be")
     demo = add(
         "demo", run_demo, "a simulated camera writes, the real daemon denoises, every result is measured", shared=False
     )
@@ -116,14 +120,14 @@ def start(options: argparse.Namespace, once: bool) -> int:
     from daemon.supervisor import supervise
 
     config = load(options)
-    logging.getLogger().setLevel(config.log.level.upper())
+    logs.set_up(config.log.level, config.log.format)
     try:
         settings.prepare_folders(config, options.create_drop)
     except TransientError as error:
         if once:
             raise
         log.warning("%s; the service starts and waits for it", error)
-    return supervise(config, once=once)
+    return supervise(config, once, lambda: load(options))
 
 
 def run_service(options: argparse.Namespace) -> int:
@@ -166,7 +170,7 @@ def _denoise_all(
 
     failed = 0
     for number, path in enumerate(options.files, 1):
-        print(f"[{number}/{len(options.files)}] {path} ... ", end="", flush=True)
+        print(f"[{number}/{len(options.files)}] {one_line(str(path))} ... ", end="", flush=True)
         try:
             path = path.resolve(strict=True)
             raw = work.fingerprint(path, config.backend.max_pixels)
@@ -179,7 +183,7 @@ def _denoise_all(
             raise
         except (MicrographError, TransientError) as error:
             failed += 1
-            print(f"failed\n    {error}", flush=True)
+            print(f"failed\n    {one_line(str(error))}", flush=True)
             continue
         except OSError as error:
             failed += 1
@@ -245,11 +249,11 @@ def run_status(options: argparse.Namespace) -> int:
     for job in recent:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
         remark = job.error or job.warning or ""
-        print(f"  {when}  {job.state:11}  {job.path!r}{f'  ({remark})' if remark else ''}")
+        print(f"  {when}  {job.state:11}  {job.path!r}{f'  ({one_line(remark)})' if remark else ''}")
     if set_aside:
         print("quarantined; looked at again when they change, or with: emdenoised retry")
         for job in set_aside:
-            print(f"  {job.path!r}: {job.error}")
+            print(f"  {job.path!r}: {one_line(job.error or '')}")
         if (more := counts["quarantined"] - len(set_aside)) > 0:
             print(f"  and {more} more: emdenoised status --json")
     return 0
@@ -261,6 +265,16 @@ def run_retry(options: argparse.Namespace) -> int:
     for job in jobs:
         print(f"again: {job.path!r}")
     print(f"{len(jobs)} to be tried again" if jobs else f"nothing quarantined matches {options.pattern!r}")
+    return 0
+
+
+def run_prune(options: argparse.Namespace) -> int:
+    from daemon.housekeeping import prune
+
+    config = load(options)
+    with Ledger(config.folders.state, "read" if options.dry_run else "edit") as ledger:
+        pruned = prune(config, ledger, dry_run=options.dry_run)
+    print(f"{'would be removed' if options.dry_run else 'removed'}: {pruned}")
     return 0
 
 
@@ -276,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.set_up()
     try:
         status: int = options.run(options)
         return status

@@ -1,15 +1,26 @@
 """The settings of the daemon: one strict model of config.yaml, read once at start and never changed."""
 
 import hashlib
+import ipaddress
 import json
 import re
+import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf, isfinite
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from daemon import config_file, folders
 from daemon.config_file import Section
@@ -142,6 +153,15 @@ class Output(Section):
     """Longest side of each of the preview's two pictures, pixels."""
 
 
+class Keep(Section):
+    """How much is kept of what would grow for ever. Results, their JSON and raw files are never removed."""
+
+    previews_gib: float | None = Field(default=50.0, ge=0, le=1e6)
+    """GiB of previews kept, the newest; null: all."""
+    ledger_days: float | None = Field(default=365.0, ge=0, le=1e5)
+    """Days after which the ledger forgets a micrograph whose raw file is gone; null: never."""
+
+
 class SpikesConfig(Section):
     """X-ray hits and hot pixels."""
 
@@ -232,6 +252,55 @@ class Log(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important messages to write; info has one line per micrograph."""
+    format: Literal["text", "json"] = "text"
+    """text: lines for people; json: one object a line, for programs that collect logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: an address of this computer's own (loopback) and a port; 0: any that is free."""
+
+    host: str
+    port: int
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """IPv4 or IPv6."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _to_address(value: object) -> Address | None:
+    if value is None or isinstance(value, Address):
+        return value
+    match = (
+        re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([0-9.]+|localhost)):(\d{1,5})", value)
+        if isinstance(value, str)
+        else None
+    )
+    if match is None or int(match[3]) > 65_535:
+        raise ValueError("must be an address and a port, such as 127.0.0.1:8642, or null")
+    try:
+        found = ipaddress.ip_address("127.0.0.1" if match[2] == "localhost" else match[1] or match[2])
+    except ValueError as error:
+        raise ValueError("has no valid address; write 127.0.0.1 and a port, such as 127.0.0.1:8642") from error
+    if not found.is_loopback:
+        raise ValueError(
+            "is not this computer's own address: it would be open to the network; write 127.0.0.1 and, to look from "
+            "elsewhere, use an SSH tunnel or a web server that asks who it is"
+        )
+    return Address(str(found), int(match[3]))
+
+
+class MonitorConfig(Section):
+    """What the service tells other programs on this computer about itself."""
+
+    listen: Annotated[
+        Address | None, BeforeValidator(_to_address), PlainSerializer(lambda one: None if one is None else str(one))
+    ] = Address("127.0.0.1", 8642)
+    """Address and port of /metrics and /healthz; null: nothing listens."""
 
 
 def _named(profiles: object) -> object:
@@ -265,7 +334,9 @@ class Config(Section):
     """The profile for micrographs that no rule fits."""
     spikes: SpikesConfig = SpikesConfig()
     output: Output = Output()
+    keep: Keep = Keep()
     backend: BackendConfig = BackendConfig()
+    monitor: MonitorConfig = MonitorConfig()
     log: Log = Log()
 
     @field_validator("default_profile", mode="after")

@@ -18,6 +18,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from daemon.errors import ConfigError
 
+_MOST_KEYS = 20_000
+
 Key = tuple[str | int, ...]
 """A key's place in the file: ("arrival", "ignore", 2) is the third item of `ignore` under `arrival`."""
 
@@ -44,6 +46,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {}
+_MAP = "tag:yaml.org,2002:map"
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 # The order is that in which they are tried; a float's pattern would also take an integer.
 for _tag, _pattern, _first in (
@@ -81,7 +84,7 @@ def read(path: Path) -> Document:
         raise ConfigError(f"{path}: is nested too deeply to be a configuration; correct its brackets") from error
     if root is None or (isinstance(root, ScalarNode) and root.tag == _NULL):
         raise ConfigError(f"{path}: is empty; start from a copy of the config.yaml that came with the program")
-    if not isinstance(root, MappingNode):
+    if not isinstance(root, MappingNode) or root.tag != _MAP:
         raise ConfigError(
             f"{path}: is not a list of `key: value` lines; start from a copy of the config.yaml "
             "that came with the program"
@@ -90,17 +93,21 @@ def read(path: Path) -> Document:
     problems: list[tuple[Key, str]] = []
     try:
         values = _plain(root, (), lines, problems)
+    except OverflowError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: an alias (`*name`) contains itself; write the values out instead") from error
     return Document(values, lines, tuple(problems))
 
 
 def _plain(node: Node, key: Key, lines: dict[Key, int], problems: list[tuple[Key, str]]) -> Any:
-    """A YAML node as plain Python values; fills in `lines` and `problems` on the way."""
+    """A YAML node as plain Python values; fills in `lines` and `problems` on the way. Raises OverflowError."""
     lines.setdefault(key, node.start_mark.line + 1)
+    if len(lines) > _MOST_KEYS:  # a few aliases of aliases make billions
+        raise OverflowError(f"has more than {_MOST_KEYS} values; a configuration has some hundred: remove the aliases")
     if isinstance(node, SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_plain(item, (*key, index), lines, problems) for index, item in enumerate(node.value)]
-    if isinstance(node, MappingNode) and node.tag == "tag:yaml.org,2002:map":
+    if isinstance(node, MappingNode) and node.tag == _MAP:
         values: dict[str, Any] = {}
         for name, value in node.value:
             # A key is only ever a name: `8: ...` and `true: ...` name something too.

@@ -160,7 +160,7 @@ def prepare(out: Path) -> Path:
     # A JSON string is a YAML string too, whatever characters the path holds.
     lines = [f"  {key}: {json.dumps(str((out / name).resolve()), ensure_ascii=False)}\n" for key, name in keys.items()]
     # On the processor everywhere: what is shown must not depend on whether an engine was built for a GPU.
-    text = _SIGNATURE + "folders:\n" + "".join(lines) + "backend:\n  kind: cpu\n"
+    text = _SIGNATURE + "folders:\n" + "".join(lines) + "backend:\n  kind: cpu\nmonitor:\n  listen: null\n"
     config.write_text(text, encoding="utf-8")
     return config
 

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -286,21 +286,56 @@ class Ledger:
         """How many jobs are in each state."""
         found: dict[State, int] = {"pending": 0, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
         with self._explained():
-            rows = self._db.execute("SELECT state, count(*) AS jobs FROM jobs GROUP BY state")
+            rows = self._db.execute("SELECT state, jobs FROM tally")
             found.update({row["state"]: row["jobs"] for row in rows})
         return found
 
     def busy(self) -> bool:
-        """Whether any job is pending or running; quick however many are done, unlike `counts`."""
+        """Whether any job is pending or running."""
+        counts = self.counts()
+        return counts["pending"] + counts["running"] > 0
+
+    def oldest_waiting(self) -> float:
+        """Seconds since the job that has waited longest was first seen; 0 if none waits."""
+        first = "SELECT created FROM jobs WHERE state = 'pending' AND live = {} ORDER BY id LIMIT 1"
+        parts = [f"SELECT * FROM ({first.format(live)})" for live in (0, 1)]
+        parts += [f"SELECT min(created) AS created FROM jobs WHERE state = '{state}'" for state in ("retry", "running")]
         with self._explained():
-            query = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('pending', 'running'))"
-            return bool(self._db.execute(query).fetchone()[0])
+            row = self._db.execute(f"SELECT min(created) FROM ({' UNION ALL '.join(parts)})").fetchone()
+        return 0.0 if row[0] is None else max(0.0, self._clock() - row[0])
 
     def recent(self, limit: int, state: State | None = None) -> list[Job]:
         """The jobs that changed last, newest first; only those in `state`, if given."""
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
         with self._explained():
             return self._many(f"SELECT * FROM jobs {where} ORDER BY updated DESC LIMIT ?", *values, limit)
+
+    def each(self, state: State, *, newest_first: bool = False, updated_before: float | None = None) -> Iterator[Job]:
+        """Every job in a state, by the time it came to it; a page at a time, so that nobody waits for whoever asks."""
+        order, after = ("DESC", "<") if newest_first else ("ASC", ">")
+        end = float("inf") if updated_before is None else updated_before
+        here = (float("inf"), 1 << 62) if newest_first else (float("-inf"), -1)
+        query = (
+            f"SELECT * FROM jobs WHERE state = ? AND (updated, id) {after} (?, ?) AND updated < ? "
+            f"ORDER BY updated {order}, id {order} LIMIT 500"
+        )
+        while True:
+            with self._explained():
+                page = self._many(query, state, *here, end)
+            yield from page
+            if not page:
+                return
+            here = page[-1].updated, page[-1].id
+
+    def drop(self, jobs: Iterable[Job]) -> int:
+        """Forget these jobs, where they are still done or quarantined as they were; returns how many."""
+        with self._transaction():
+            return sum(
+                self._db.execute(
+                    "DELETE FROM jobs WHERE id = ? AND state = ? AND updated = ?", (job.id, job.state, job.updated)
+                ).rowcount
+                for job in jobs
+            )
 
     # Beneath
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class Notifier:
     def extend(self, seconds: float, text: str = "") -> None:
         """Start-up takes that much longer from now on; `text` as in `status`."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", text)
+
+    def reloading(self, text: str = "") -> None:
+        """The settings are read again; `ready` ends it. `text` as in `status`."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", text)
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""

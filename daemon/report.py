@@ -54,6 +54,11 @@ def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kin
     return root / relative.parent / name
 
 
+def preview_path(image: Path) -> Path:
+    """Where the preview of an image is, if it has one."""
+    return _beside(image, ".png")
+
+
 def write_outputs(
     root: Path,
     relative: PurePath,
@@ -86,7 +91,7 @@ def write_outputs(
         while _own(image) is not None:
             revision += 1
             image = output_path(root, relative, revision, kind)
-        record, picture = _beside(image, ".json"), _beside(image, ".png")
+        record, picture = _beside(image, ".json"), preview_path(image)
         _refuse_foreign(image, record, picture)
         unfinished = temporary(image.parent)
         formats.write(unfinished, kind, denoised, micrograph, _description(relative, provenance))
@@ -172,7 +177,7 @@ def _find(
                     continue
                 digest = sha256(image)
                 if _get(content, "output", "sha256") == digest:
-                    picture = _beside(image, ".png")
+                    picture = preview_path(image)
                     found = picture if picture.is_file() else None
                     return Written(image, _beside(image, ".json"), found, digest, adopted=True)
         if not taken:

@@ -4,7 +4,8 @@
     reader threads    hash, read, choose the profile
     network thread    owns the backends and nothing else touches them (`daemon.inference`)
     writer threads    judge, preview, JSON, image, ledger
-    main thread       signals, watchdog, status
+    keeper thread     once an hour, old previews and forgotten micrographs (`daemon.housekeeping`)
+    main thread       signals, watchdog, status (`daemon.supervisor`)
 
 At most `backend.queue` + 2 micrographs are in memory, and 2 more with a GPU, however many wait in the folder.
 """
@@ -18,16 +19,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
+from prometheus_client.core import Metric
+
 from daemon import formats, report, work
 from daemon.accounts import Accounts
 from daemon.arrival import Arrived, Lanes, Tracker
 from daemon.backends import SLOTS, resolve
 from daemon.config import Config
-from daemon.errors import MicrographError, StorageError, TransientError
+from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.housekeeping import prune
 from daemon.inference import Claimed, Inference
 from daemon.ledger import Backoff, Job, Ledger
 from daemon.ledger_file import LedgerUnavailableError
+from daemon.metrics import Metrics, gauge, graphics_card, queue_figures
 from daemon.micrograph import Denoised
+from daemon.monitor import Health
 from daemon.output_disk import Mounted, clean_temporary
 from daemon.reader import Reader
 from daemon.rules import Rules
@@ -41,6 +47,7 @@ AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
 OVERDUE_SECONDS = 1.0
 PATIENCE_SECONDS = 0.25
+HOUSEKEEPING_SECONDS = 3600.0
 FOLDER_AWAY_SECONDS = 1.0
 """Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
 
@@ -65,8 +72,15 @@ class Service:
     and WeightsError.
     """
 
-    def __init__(self, config: Config, idle_canary_seconds: float | None = None, once: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        idle_canary_seconds: float | None = None,
+        once: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.config = config
+        self._metrics = metrics or Metrics()
         self.failure: BaseException | None = None
         retry = config.retry
         backoff = Backoff(
@@ -102,20 +116,20 @@ class Service:
         )
         self._forgotten: deque[str] = deque()
         """Files that changed or went, for the tracker: they may be there after all."""
-        self._accounts = Accounts(self.ledger, self._note_forgotten, self.watcher.wake)
+        self._accounts = Accounts(self.ledger, self._metrics, self._note_forgotten, self.watcher.wake)
         self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds)
         self._output = Mounted(config.folders.output)
-        kind = resolve(config.backend.kind)
+        kind = self._kind = resolve(config.backend.kind)
         self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
         self._dispatching = threading.Lock()
         self._in_hand: dict[int, Job] = {}  # by Python's id: the ledger may give a forgotten job's number away
-        self._blocked_until, self._pause = 0.0, 0.0
+        self._blocked_until, self._pause, self._why_blocked = 0.0, 0.0, ""
         self._settled = False
         self._readers = ThreadPoolExecutor(READERS[kind], thread_name_prefix="reader")
         self._writers = [ThreadPoolExecutor(1, thread_name_prefix=f"writer-{n}") for n in range(WRITERS[kind])]
         self._threads = [
             threading.Thread(target=self._guarded, args=(body,), name=name)
-            for name, body in (("network", self.inference.run), ("arrival", self._arrive))
+            for name, body in (("network", self.inference.run), ("arrival", self._arrive), ("keeper", self._keep))
         ]
 
     def start(self, patient: Callable[[], bool] = lambda: True) -> bool:
@@ -137,7 +151,8 @@ class Service:
             if self.failure is not None:
                 raise self.failure
             return False
-        self._threads[1].start()
+        for thread in self._threads[1:]:
+            thread.start()
         return True
 
     @property
@@ -158,6 +173,30 @@ class Service:
             return not self._in_hand and not self._forgotten and self._settled and not self.ledger.busy()
         except TransientError:
             return False
+
+    @property
+    def health(self) -> Health:
+        """How it is, for whoever watches it."""
+        name, watched = self.inference.backend_name, self.watcher.health
+        if self.failure is not None:
+            return Health("failed", str(self.failure) or repr(self.failure), name)
+        if not self._threads[1].ident:
+            return Health("starting", "the network is being opened", name)
+        if watched.state == "degraded":
+            return Health("degraded", watched.detail, name)
+        if self.blocked:
+            return Health("degraded", f"{self._why_blocked}; the queue is kept", name)
+        return Health("ok", watched.detail, name)
+
+    def figures(self) -> list[Metric]:
+        """What metrics ask of it."""
+        card = graphics_card(self.config.backend.device) if self._kind == "tensorrt" else []
+        state = self.health.state
+        return [
+            gauge("healthy", "1 if all is well, as /healthz says it.", {"": float(state == "ok")}),
+            *queue_figures(self.ledger.counts, self.ledger.oldest_waiting),
+            *card,
+        ]
 
     def stop(self) -> None:
         """Finish the micrograph in hand, leave the rest for the next start, and free everything."""
@@ -189,6 +228,18 @@ class Service:
             self.failure = self.failure or error
         finally:
             self.inference.opened.set()  # whoever waits for it must see the failure
+
+    def _keep(self) -> None:
+        """Once an hour, and not at the start, when there is more urgent work."""
+        while not self._stopping.wait(HOUSEKEEPING_SECONDS):
+            try:
+                self._output.require()
+                pruned = prune(self.config, self.ledger, wanted=lambda: not self._stopping.is_set())
+            except EmdenoisedError as error:
+                log.warning("%s; old previews are removed later", error)
+            else:
+                if pruned.previews or pruned.rows:
+                    log.info("removed to keep within limits: %s", pruned)
 
     # Arrival
 
@@ -248,8 +299,7 @@ class Service:
             self._tracker.offer_again(seen.path, now)
             return
         if refused is not None:
-            self._accounts.unsuccessful += 1
-            log.error("quarantined %r: %s", seen.path, refused)
+            self._accounts.refused(seen.path, refused)
 
     def _dispatch(self) -> None:
         """Hand jobs to the readers while there is room in memory. Called by any thread."""
@@ -281,6 +331,7 @@ class Service:
                 self._pause = min(self._pause * retry.factor or retry.first_seconds, retry.longest_seconds)
                 self._blocked_until = time.monotonic() + self._pause
                 self.watcher.wake()
+            self._why_blocked = str(error)
             log.error("%s; the queue is kept and everything waits %.0f s", error, self._pause)
             self._accounts.release(job)
         except LedgerUnavailableError as error:
@@ -289,6 +340,7 @@ class Service:
         except TransientError as error:
             if self.blocked or not self.config.folders.drop.is_dir():
                 self._blocked_until = max(self._blocked_until, time.monotonic() + FOLDER_AWAY_SECONDS)
+                self._why_blocked = str(error)
                 self.watcher.wake()
                 self._accounts.release(job)
             elif isinstance(error, work.ChangedError):
@@ -325,7 +377,7 @@ class Service:
             return True
         adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, raw["sha256"])
         if adopted is not None:
-            self._accounts.finish(job, str(adopted.image))
+            self._accounts.finish(job, str(adopted.image), "adopted")
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
         one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning)
@@ -337,7 +389,7 @@ class Service:
         same = self.ledger.same_content(job, sha256)
         if same is None or same.output is None:
             return False
-        self._accounts.finish(job, same.output)
+        self._accounts.finish(job, same.output, "unchanged")
         log.info("unchanged %r: same bytes as revision %d, whose result stands", job.path, same.revision)
         return True
 
@@ -350,12 +402,15 @@ class Service:
         self._accounts.finish(
             job,
             str(outcome.written.image),
+            "adopted" if outcome.written.adopted else "done",
             profile=outcome.profile,
             timings=outcome.seconds,
             warning="; ".join(outcome.warnings) or None,
         )
         self._pause = 0.0
-        log.info("%s", outcome.describe(job.path, job.revision))
+        self._metrics.finished(outcome.seconds, claimed.work.raw["size"], outcome.spikes)
+        told = {"micrograph": job.path, "outcome": "done"}
+        log.info("%s", outcome.describe(job.path, job.revision), extra=told)
         return True
 
     # What the network reports (see `inference.Inference`)

@@ -3,100 +3,232 @@
 import contextlib
 import logging
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 
+from daemon import config as settings
+from daemon import logs, work
 from daemon.config import Config
-from daemon.errors import TransientError
+from daemon.errors import EmdenoisedError, TransientError
+from daemon.metrics import Metrics
+from daemon.monitor import Health, Monitor
 from daemon.notify import Notifier, watchdog_interval
 from daemon.service import Service
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP = (signal.SIGTERM, signal.SIGINT)
 TICK = 0.25
 STATUS_SECONDS = 5.0
 EXTENSION_SECONDS = 60.0
+WATCHDOG_SECONDS = 5.0
 
 
-def supervise(config: Config, once: bool = False, notifier: Notifier | None = None) -> int:
+def supervise(config: Config, once: bool = False, reload: Callable[[], Config] | None = None) -> int:
     """Run the service until a signal, a failure, or (`once`) until everything in the folder is done.
 
-    Returns the exit status: 0 after a clean stop, 1 after a failure or (`once`) if a micrograph could not be done.
-    Raises what keeps the service from starting.
+    SIGHUP has `reload` read the settings again; without it, or when a terminal that is closed sent it, it stops the
+    service. Returns the exit status: 0 after a clean stop, 1 after a failure or (`once`) if a micrograph could not be
+    done. Raises what keeps the service from starting.
     """
-    notifier = notifier or Notifier()
-    interval = watchdog_interval()
-    service = Service(config, idle_canary_seconds=interval / 2 if interval else None, once=once)
-    received: list[int] = []
-    for number in SIGNALS:
-        # It only takes a note: it runs between any two bytecodes of this thread, also inside a log call.
-        signal.signal(number, lambda arrived, _: received.append(arrived))
-    if not service.start(_Patience(service, notifier, received)):
-        log.info("%s: stopped before it was ready", signal.Signals(received[0]).name)
-        return 1 if once else 0
-    finished = False
-    try:
-        log.info(
-            "ready: %s; watching %s, results go to %s",
-            service.inference.backend_name,
-            config.folders.drop,
-            config.folders.output,
-        )
-        notifier.ready(f"ready, {service.inference.backend_name}")
-        finished = _loop(service, notifier, interval, once, received)
-    finally:
-        notifier.stopping("finishing the micrograph in hand")
-        # A second signal ends the process at once; nothing is lost by that.
-        for number in SIGNALS:
+    return _Supervisor(config, once, reload).run()
+
+
+class _Signals:
+    """Only takes notes: a handler runs between any two bytecodes of the main thread, also inside a log call."""
+
+    def __init__(self, reloads: bool) -> None:
+        self.stop: signal.Signals | None = None
+        self.reload = False
+        numbers = [*STOP]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            signal.signal(number, self._note)
+        self._numbers, self._reloads = numbers, reloads
+
+    def _note(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP and self._reloads:
+            self.reload = True
+        else:
+            self.stop = self.stop or signal.Signals(number)
+
+    def give_back(self) -> None:
+        """A further signal ends the process at once; nothing is lost by that."""
+        for number in self._numbers:
             signal.signal(number, signal.SIG_DFL)
-        service.stop()
-    if service.failure is not None:
-        log.critical("stopped: %s", service.failure)
-        return 1
-    if once and not finished:
-        log.error("stopped before everything was done; what is left is done at the next start")
-        return 1
-    log.info("stopped")
-    return 1 if once and service.unsuccessful else 0
 
 
-class _Patience:
-    """While the networks are opened: whether to go on waiting. The service manager is told while there is life."""
+class _Supervisor:
+    def __init__(self, config: Config, once: bool, reload: Callable[[], Config] | None) -> None:
+        self._config, self._once, self._reload = config, once, reload
+        self._notifier, self._metrics = Notifier(), Metrics()
+        self._interval = watchdog_interval()
+        self._told_beats, self._told_at, self._said_at = -1, 0.0, 0.0
+        self._service = self._make(config)
+        self._signals = _Signals(reload is not None and not once and not sys.stdin.isatty())
 
-    def __init__(self, service: Service, notifier: Notifier, received: list[int]) -> None:
-        self._service, self._notifier, self._received = service, notifier, received
-        self._told_at, self._told_beats = time.monotonic(), 0
+    def _make(self, config: Config) -> Service:
+        return Service(
+            config,
+            idle_canary_seconds=self._interval / 2 if self._interval else None,
+            once=self._once,
+            metrics=self._metrics,
+        )
 
-    def __call__(self) -> bool:
-        now, beats = time.monotonic(), self._service.inference.beats
-        if now - self._told_at >= STATUS_SECONDS and beats != self._told_beats:
-            self._told_at, self._told_beats = now, beats
-            self._notifier.extend(EXTENSION_SECONDS, "preparing the network; building an engine may take minutes")
-        return not self._received
+    def run(self) -> int:
+        monitor = self._listen()
+        try:
+            if not self._start(self._service):
+                log.info("%s: stopped before it was ready", self._stopped_by)
+                return 1 if self._once else 0
+            finished = False
+            try:
+                self._ready()
+                while (why := self._loop()) == "reload":
+                    listened = self._config.monitor.listen
+                    if not self._renew():
+                        return 0
+                    if self._config.monitor.listen != listened:
+                        monitor = self._listen(monitor)
+                finished = why == "finished"
+            finally:
+                self._notifier.stopping("finishing the micrograph in hand")
+                self._signals.give_back()
+                self._service.stop()
+        finally:
+            if monitor:
+                monitor.close()
+        if self._service.failure is not None:
+            log.critical("stopped: %s", self._service.failure)
+            return 1
+        if self._once and not finished:
+            log.error("stopped before everything was done; what is left is done at the next start")
+            return 1
+        log.info("stopped")
+        return 1 if self._once and self._service.unsuccessful else 0
 
+    @property
+    def _stopped_by(self) -> str:
+        return self._signals.stop.name if self._signals.stop else ""
 
-def _loop(service: Service, notifier: Notifier, interval: float | None, once: bool, received: list[int]) -> bool:
-    """Returns when there is a reason to stop: whether it is (`once`) that nothing is left to do."""
-    told_beats, told_at, said_at = -1, 0.0, 0.0
-    while service.failure is None:
-        time.sleep(TICK)
-        if received:
-            log.info("%s: finishing the micrograph in hand", signal.Signals(received[0]).name)
-            return False
-        now = time.monotonic()
-        if interval and now - told_at >= min(interval, 5.0) and service.inference.beats != told_beats:
-            told_beats, told_at = service.inference.beats, now
-            notifier.watchdog()
-        if notifier.listened_to and now - said_at >= STATUS_SECONDS:
-            said_at = now
+    def _listen(self, before: Monitor | None = None) -> Monitor | None:
+        """Metrics and health, where the settings want them."""
+        if before is not None:
+            before.close()
+        self._metrics.ask(lambda: self._service.figures())
+        address = self._config.monitor.listen
+        return None if address is None or self._once else Monitor(address, self._health, self._metrics.text)
+
+    def _health(self) -> Health:
+        return self._service.health
+
+    def _ready(self) -> None:
+        backend, folders = self._service.inference.backend_name, self._config.folders
+        log.info("ready: %s; watching %s, results go to %s", backend, folders.drop, folders.output)
+        self._notifier.ready(f"ready, {backend}")
+
+    def _start(self, service: Service) -> bool:
+        """False if a signal came first. The service manager is told while there is life."""
+        told_at, told_beats = time.monotonic(), 0
+
+        def patient() -> bool:
+            nonlocal told_at, told_beats
+            now, beats = time.monotonic(), service.inference.beats
+            if now - told_at >= STATUS_SECONDS and beats != told_beats:
+                told_at, told_beats = now, beats
+                text = "preparing the network; building an engine may take minutes"
+                self._notifier.extend(EXTENSION_SECONDS, text)
+                self._notifier.watchdog()
+            return self._signals.stop is None
+
+        return service.start(patient)
+
+    def _loop(self) -> str:
+        """Returns when there is a reason to: "stop", "reload", or (`once`) that nothing is left to do, "finished"."""
+        while self._service.failure is None:
+            time.sleep(TICK)
+            if self._signals.stop:
+                log.info("%s: finishing the micrograph in hand", self._stopped_by)
+                return "stop"
+            if self._signals.reload:
+                self._signals.reload = False
+                return "reload"
+            self._tell()
+            if self._once and self._service.idle:
+                return "finished"
+            if self._once and self._service.blocked:
+                return "stop"
+        return "stop"
+
+    def _tell(self) -> None:
+        """The watchdog, if there was progress, and now and then the status."""
+        self._beat()
+        service, now = self._service, time.monotonic()
+        if self._notifier.listened_to and now - self._said_at >= STATUS_SECONDS:
+            self._said_at = now
             with contextlib.suppress(TransientError):  # the ledger's disk is full: the next status says more
                 counts = service.ledger.counts()
-                notifier.status(
+                self._notifier.status(
                     f"{counts['pending'] + counts['running'] + counts['retry']} waiting, {counts['done']} done, "
                     f"{counts['quarantined']} quarantined; {service.watcher.health.detail}"
                 )
-        if once and service.idle:
+
+    def _beat(self) -> None:
+        beats, now = self._service.inference.beats, time.monotonic()
+        if (
+            self._interval
+            and now - self._told_at >= min(self._interval, WATCHDOG_SECONDS)
+            and beats != self._told_beats
+        ):
+            self._told_beats, self._told_at = beats, now
+            self._notifier.watchdog()
+
+    # New settings
+
+    def _renew(self) -> bool:
+        """SIGHUP: a service with the settings as they are now; with the old ones if the new cannot be used.
+
+        False if a signal to stop came meanwhile: there is no service any more then.
+        """
+        assert self._reload is not None
+        self._notifier.reloading("reading the settings again")
+        old = self._config
+        try:
+            new = self._reload()
+            with contextlib.suppress(TransientError):  # a share that is away: the service waits for it
+                settings.prepare_folders(new)
+            work.load_weights(new)
+        except EmdenoisedError as error:
+            log.error("the settings were not changed: %s", error)
+            self._notifier.ready(
+                f"the new settings cannot be used, see the log; {self._service.inference.backend_name}"
+            )
             return True
-        if once and service.blocked:
-            return False
-    return False
+        log.info("the settings are read again; the micrograph in hand is finished first")
+        self._drain()
+        for config in (new, old):
+            try:
+                self._service, self._config = self._make(config), config
+                logs.set_up(config.log.level, config.log.format)
+                if not self._start(self._service):
+                    log.info("%s: stopped before it was ready", self._stopped_by)
+                    return False
+            except Exception as error:  # whatever it is: the old ones did work
+                if config is old:
+                    raise
+                log.error("the new settings cannot be used, the old ones are taken again: %s", error)
+            else:
+                self._ready()
+                return True
+        raise AssertionError("unreachable")
+
+    def _drain(self) -> None:
+        """Stop the service; the watchdog is fed while that takes, as long as there is progress."""
+        stopper = threading.Thread(target=self._service.stop, name="stopper")
+        stopper.start()
+        while stopper.is_alive():
+            stopper.join(TICK)
+            self._beat()

@@ -63,6 +63,7 @@ def config(tmp_path: Path) -> Callable[..., Config]:
             "retry": {"first_seconds": 0.2, "factor": 1.0, "longest_seconds": 0.2, "attempts": 3},
             "output": {"preview": False},
             "backend": {"kind": "cpu"},
+            "monitor": {"listen": None},
         }
         for name, section in sections.items():
             values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section

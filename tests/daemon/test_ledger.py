@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from daemon import ledger_file
 from daemon.errors import ConfigError, TransientError
 from daemon.ledger import Backoff, Job, Ledger
 from daemon.ledger_file import (
@@ -487,6 +488,61 @@ def test_claims_stay_quick_in_a_long_ledger(ledger: Ledger, clock: Clock) -> Non
     assert [plan for plan in plans if plan.startswith("SCAN") and "USING" not in plan] == []
 
 
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path, clock: Clock) -> None:
+    """What the first version that landed wrote, by its own code."""
+    first = (Path(__file__).parent / "ledger_first.sql").read_text()
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.executescript(first)
+        before = database.execute("SELECT * FROM jobs ORDER BY id").fetchall()
+    database.close()
+    with pytest.raises(LedgerError, match="older version; start the service once"):
+        Ledger(tmp_path, "read")
+    clock.now = 1_760_000_100.0
+    with start(tmp_path, clock) as ledger:
+        assert [tuple(row) for row in ledger._db.execute("SELECT * FROM jobs ORDER BY id")] == before
+        assert ledger.counts() == {"pending": 3, "running": 1, "retry": 1, "done": 2, "quarantined": 1}
+        assert ledger.oldest_waiting() == 96.0
+        assert [job.path for job in ledger.recover()] == ["running.tif"]
+        done = []
+        while (job := ledger.claim()) is not None:
+            done.append(job.path)
+            ledger.finish(job, f"/out/{job.path}")
+        assert len(done) == 5 and ledger.counts()["done"] == 7
+        assert ledger.known("low/wären \udcff.tif", 1001, 1_759_999_999_000_000_001)
+    with Ledger(tmp_path, "read") as reader:
+        assert reader.counts()["done"] == 7
+
+
+def test_an_upgrade_that_is_cut_off_leaves_the_ledger_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.executescript((Path(__file__).parent / "ledger_first.sql").read_text())
+    database.close()
+    whole = ledger_file.MIGRATIONS
+    monkeypatch.setattr(ledger_file, "MIGRATIONS", (whole[0], whole[1] + "; no such statement"))
+    with pytest.raises(LedgerError):
+        start(tmp_path)
+    monkeypatch.setattr(ledger_file, "MIGRATIONS", whole)
+    with start(tmp_path) as ledger:
+        assert ledger.counts()["done"] == 2
+
+
+def test_how_long_the_oldest_has_waited(ledger: Ledger, clock: Clock) -> None:
+    assert ledger.oldest_waiting() == 0
+    arrive(ledger, "a.tif")
+    clock.now += 10
+    arrive(ledger, "b.tif", live=False)
+    clock.now += 5
+    assert ledger.oldest_waiting() == 15
+    ledger.finish(claim(ledger), "/out/a.tif")
+    assert ledger.oldest_waiting() == 5
+    ledger.fail_transient(claim(ledger), "locked")
+    assert ledger.oldest_waiting() == 5
+    clock.now -= 100
+    assert ledger.oldest_waiting() == 0, "a clock that was set back"
+
+
 class Lives(RuleBasedStateMachine):
     """Any order of arrivals, work, failures and crashes: every version of every file ends once, or still waits."""
 
@@ -549,6 +605,11 @@ class Lives(RuleBasedStateMachine):
         recovered = {job.id for job in self.ledger.recover()}
         assert recovered == {job.id for job in self.running}
         self.running.clear()
+
+    @invariant()
+    def counts_are_what_counting_gives(self) -> None:
+        rows = self.ledger._db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+        assert {state: number for state, number in self.ledger.counts().items() if number} == dict(rows)
 
     @invariant()
     def nothing_is_lost(self) -> None:

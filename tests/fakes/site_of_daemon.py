@@ -51,6 +51,7 @@ class Site:
                     "folders": {"drop": "drop", "output": "output", "state": "state"},
                     "arrival": {"settle_seconds": 0.2, "rescan_seconds": 1.0, "suspicious_tail_seconds": 1.0},
                     "backend": {"kind": "cpu"},
+                    "monitor": {"listen": None},
                     **sections,
                 }
             )

@@ -1,0 +1,49 @@
+"""What goes to the log: lines for people, or one JSON object a line for programs that collect logs."""
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Literal
+
+_HARMLESS = {number: f"\\x{number:02x}" for number in (*range(32), 127, *range(0x80, 0xA0))} | {
+    9: "\t",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
+
+def one_line(text: str) -> str:
+    """Text that a stranger had a hand in (names of files): no character of it starts a new line or moves a cursor."""
+    return text.translate(_HARMLESS)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{self.formatTime(record)} {record.levelname} {one_line(record.getMessage())}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "source": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("micrograph", "outcome"):
+            if hasattr(record, name):
+                told[name] = getattr(record, name)
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def set_up(level: str = "info", style: Literal["text", "json"] = "text") -> None:
+    """From now on everything that is logged goes to standard error, in this form. May be called again."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

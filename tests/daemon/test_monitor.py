@@ -127,10 +127,12 @@ def test_the_graphics_card_is_asked_through_nvidias_library(monkeypatch: pytest.
         nvmlDeviceGetUtilizationRates=lambda card: SimpleNamespace(gpu=50),
     )
     monkeypatch.setitem(sys.modules, "pynvml", stub)
-    told = {
-        sample.name + sample.labels.get("kind", ""): sample.value for one in graphics_card(0) for sample in one.samples
+    told = {s.name + s.labels.get("kind", ""): s.value for one in graphics_card(0) for s in one.samples}
+    assert told == {
+        "emdenoised_gpu_memory_bytesused": 3,
+        "emdenoised_gpu_memory_bytestotal": 9,
+        "emdenoised_gpu_utilisation": 0.5,
     }
-    assert told == {"emdenoised_gpu_memory_bytesused": 3, "emdenoised_gpu_memory_bytestotal": 9, "emdenoised_gpu_utilisation": 0.5}  # fmt: skip
     assert graphics_card(1) == [] and len(closed) == 2
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert graphics_card(0) == []

@@ -187,6 +187,7 @@ class Watcher:
         self._strikes = 0
         self._suspect = False
         self._seen: frozenset[str] | None = None
+        self._polled_because = ""
         self._told_unreadable: set[str] = set()
         self._told_kinds: set[str] = set()
         self._earliest = self._latest = clock()
@@ -290,8 +291,11 @@ class Watcher:
         if self._polling == "always" or (self._polling == "auto" and network):
             self._stop_observer()
             why = f"{fstype} sends no events" if self._polling == "auto" else "arrival.polling is always"
-            log.info("%s is polled every %g s (%s)", self._root, self._poll_seconds, why)
+            if why != self._polled_because:  # a share that comes and goes is told of once
+                self._polled_because = why
+                log.info("%s is polled every %g s (%s)", self._root, self._poll_seconds, why)
         elif self._start_observer():
+            self._polled_because = ""
             log.info("%s (%s) is watched for events and listed every %g s", self._root, fstype, self._rescan_seconds)
 
     def _start_observer(self) -> bool:

@@ -1,0 +1,229 @@
+"""The shipped unit under a systemd that really booted: in a container whose root is this computer's, copied on write.
+
+Needs root, systemd-nspawn (Debian: systemd-container) and the right to mount; skipped, and said so, without.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from site_of_daemon import ROOT, until
+
+pytestmark = [pytest.mark.field, pytest.mark.timeout(600)]
+
+SECONDS = 120.0
+UNIT = ROOT / "systemd" / "emdenoised.service"
+
+
+class Machine:
+    """A booted container. `inside` runs a command in it; `root` is its root folder, seen from here."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.root = place, place / "root"
+        self._run("mount", "-t", "tmpfs", "none", str(place))
+        for name in ("upper", "work", "root"):
+            (place / name).mkdir()
+        layers = f"lowerdir=/,upperdir={place}/upper,workdir={place}/work"
+        self._run("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root))
+        self.systemd: int | None = None
+
+    def boot(self) -> None:
+        binds = [f"--bind-ro={path}" for path in {str(ROOT), sys.prefix, sys.base_prefix}]
+        with (self.place / "console").open("wb") as console:
+            self._nspawn = subprocess.Popen(
+                ["systemd-nspawn", "-D", str(self.root), "--boot", "--register=no", "--keep-unit", "--private-network",
+                 "--console=pipe", *binds, "systemd.unit=basic.target"],
+                stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+            )  # fmt: skip
+        until(lambda: self._found() or self._nspawn.poll() is not None)
+        assert self.systemd is not None, (self.place / "console").read_text(errors="replace")
+        until(lambda: "running" in self.inside("systemctl", "is-system-running", check=False))
+
+    def _found(self) -> bool:
+        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
+        for child in children:
+            if (Path("/proc") / child / "comm").read_text().strip() == "systemd":
+                self.systemd = int(child)
+        return self.systemd is not None
+
+    def inside(self, *command: str, check: bool = True) -> str:
+        """What it printed. With `check`, it must have succeeded."""
+        done = subprocess.run(
+            ["nsenter", "-t", str(self.systemd), "-m", "-p", "-u", "-i", "-n", *command],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}\n{self.journal()}"
+        return done.stdout
+
+    def journal(self) -> str:
+        return self.inside("journalctl", "-u", "emdenoised", "--no-pager", check=False)
+
+    def change_root(self, *command: str) -> None:
+        self._run("chroot", str(self.root), *command)
+
+    def shown(self, name: str) -> str:
+        return self.inside("systemctl", "show", "-p", name, "--value", "emdenoised").strip()
+
+    def close(self) -> None:
+        if self.systemd is not None:
+            os.kill(self.systemd, signal.SIGRTMIN + 4)  # power off
+            try:
+                self._nspawn.wait(20)
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()
+                self._nspawn.wait()
+        subprocess.run(["umount", "-R", "-l", str(self.root)], check=False)
+        subprocess.run(["umount", "-l", str(self.place)], check=False)
+
+    @staticmethod
+    def _run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    if os.geteuid() != 0 or shutil.which("systemd-nspawn") is None:
+        pytest.skip("needs root and systemd-nspawn (Debian: systemd-container)")
+    place = tmp_path / "machine"
+    place.mkdir()
+    try:
+        one = Machine(place)
+    except subprocess.CalledProcessError as error:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+        pytest.skip(f"needs the right to mount: {error.stderr.strip()}")
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def install(machine: Machine) -> None:
+    """What install.sh and the administrator do: a user, a group of microscopists, folders, settings, the unit."""
+    root = machine.root
+    for folder in {*Path(sys.prefix).parents, *Path(sys.base_prefix).parents, *ROOT.parents}:
+        here = root / folder.relative_to("/")
+        here.chmod(here.stat().st_mode | 0o011)  # in the copy: the service's user must reach this Python
+    home = ("--home-dir", "/var/lib/emdenoised", "--shell", "/usr/sbin/nologin")
+    machine.change_root("useradd", "--system", *home, "emdenoised")
+    machine.change_root("groupadd", "microscope")
+    machine.change_root("usermod", "-aG", "microscope", "emdenoised")
+    machine.change_root("useradd", "-G", "microscope", "alice")
+    for name, owner, mode in (("drop", "alice:microscope", 0o2750), ("denoised", "emdenoised:microscope", 0o2770)):
+        (root / "srv" / name).mkdir(parents=True)
+        machine.change_root("chown", owner, f"/srv/{name}")
+        (root / "srv" / name).chmod(mode)
+    settings = (ROOT / "config.yaml").read_text()
+    for was, now in (
+        ("~/emdenoised/drop", "/srv/drop"),
+        ("~/emdenoised/denoised", "/srv/denoised"),
+        ("~/.local/state/emdenoised", "/var/lib/emdenoised"),
+    ):
+        assert was in settings
+        settings = settings.replace(was, now)
+    (root / "etc/emdenoised").mkdir()
+    (root / "etc/emdenoised/config.yaml").write_text(settings)
+    unit = UNIT.read_text().replace("/opt/emdenoised/bin/emdenoised", f"{sys.prefix}/bin/emdenoised")
+    (root / "etc/systemd/system/emdenoised.service").write_text(unit)
+    shorter = root / "etc/systemd/system/emdenoised.service.d"
+    shorter.mkdir()
+    (shorter / "times.conf").write_text("[Service]\nWatchdogSec=6\nRestartSec=1\n")
+
+
+def micrograph(machine: Machine, name: str, **options: Any) -> Path:
+    """As alice saves it, under a temporary name first."""
+    path = machine.root / "srv/drop" / name
+    beside = path.with_name(f".{name}")
+    tifffile.imwrite(beside, np.random.default_rng(1).poisson(20, (128, 128)).astype(np.uint16), **options)
+    beside.chmod(0o640)
+    machine.change_root("chown", "alice:microscope", f"/srv/drop/.{name}")
+    beside.rename(path)
+    return machine.root / "srv/denoised" / name
+
+
+def test_the_unit_runs_restarts_reloads_and_is_as_closed_as_it_says(machine: Machine) -> None:
+    install(machine)
+    machine.boot()
+    machine.inside("systemctl", "start", "emdenoised")  # returns when READY=1 was said
+    assert "ready, cpu" in machine.shown("StatusText")
+    first = micrograph(machine, "a.tif")
+    packed = micrograph(machine, "packed.tif", compression="zlib")  # decoded by a child, under the same rules
+    wait_for(machine, lambda: first.exists() and packed.exists())
+
+    # Who may read what.
+    machine.inside("runuser", "-u", "alice", "--", "cat", "/srv/denoised/a.tif.json")
+    assert "Permission denied" in machine.inside(
+        "runuser", "-u", "nobody", "--", "cat", "/srv/denoised/a.tif", check=False
+    )
+    for private in ("/var/lib/emdenoised/ledger.db", "/var/lib/emdenoised"):
+        assert machine.inside("runuser", "-u", "alice", "--", "cat", private, check=False).rstrip().endswith("denied")
+
+    # What it may do.
+    process = int(machine.shown("MainPID"))
+    status = machine.inside("cat", f"/proc/{process}/status")
+    for line in ("NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"):
+        assert line in status
+    assert "ledger" not in machine.inside("nsenter", "-t", str(process), "-m", "ls", "/tmp")
+    refused = machine.inside(
+        "nsenter", "-t", str(process), "-m", "runuser", "-u", "emdenoised", "--", "touch", "/usr/x", check=False
+    )
+    assert "Read-only file system" in refused
+    health = json.loads(machine.inside("curl", "-sS", "http://127.0.0.1:8642/healthz"))
+    assert health["state"] == "ok"
+
+    # Reload: wrong settings change nothing, right ones are taken.
+    file = machine.root / "etc/emdenoised/config.yaml"
+    good = file.read_text()
+    file.write_text(good + "nonsense: 1\n")
+    machine.inside("systemctl", "reload", "emdenoised")
+    wait_for(machine, lambda: "the settings were not changed" in machine.journal())
+    file.write_text(good.replace("preview: true", "preview: false"))
+    machine.inside("systemctl", "reload", "emdenoised")
+    wait_for(machine, lambda: "the settings are read again" in machine.journal())
+    second = micrograph(machine, "b.tif")
+    wait_for(machine, second.exists)
+    assert int(machine.shown("MainPID")) == process and not second.with_name("b.tif.png").exists()
+
+    # A service that hangs is killed by the watchdog and starts again.
+    machine.inside("kill", "-STOP", str(process))
+    wait_for(machine, lambda: int(machine.shown("NRestarts")) == 1 and machine.shown("SubState") == "running")
+    assert "watchdog" in machine.journal().lower()
+    third = micrograph(machine, "c.tif")
+    wait_for(machine, third.exists)
+
+    # So is one that was killed.
+    machine.inside("kill", "-KILL", machine.shown("MainPID"))
+    wait_for(machine, lambda: int(machine.shown("NRestarts")) == 2 and machine.shown("SubState") == "running")
+    fourth = micrograph(machine, "d.tif")
+    wait_for(machine, fourth.exists)
+
+    # Settings that cannot be used end it for good: a person is needed.
+    file.write_text("nonsense: 1\n")
+    machine.inside("systemctl", "restart", "emdenoised", check=False)
+    wait_for(machine, lambda: machine.shown("ActiveState") == "failed")
+    assert machine.shown("ExecMainStatus") == "78"
+    file.write_text(good)
+    machine.inside("systemctl", "start", "emdenoised")
+    begin = time.monotonic()
+    machine.inside("systemctl", "stop", "emdenoised")
+    assert time.monotonic() - begin < 30 and machine.shown("Result") == "success"
+    assert sorted(path.name for path in (machine.root / "srv/denoised").glob("*.tif")) == [
+        "a.tif", "b.tif", "c.tif", "d.tif", "packed.tif",
+    ]  # fmt: skip
+    assert not list((machine.root / "srv/denoised").glob(".emdenoised*"))
+
+
+def wait_for(machine: Machine, condition: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, machine.journal()
+        time.sleep(0.3)

@@ -3,14 +3,18 @@
 import os
 import platform
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from watchdog.events import FileSystemEventHandler
+from watchdog.observers import Observer
+
 import daemon
 from daemon import config as settings
-from daemon import manifest
+from daemon import manifest, unit_file
 from daemon.backends import open_backend
 from daemon.config import Config
 from daemon.denoise import canary
@@ -20,6 +24,7 @@ from daemon.flavour import find_gpu
 
 LEAST_FREE = 5 << 30
 NVIDIA = Path("/proc/driver/nvidia")
+UNIT = unit_file.UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
         yield Finding("fault", f"the configuration cannot be used:\n{error}", "mend config.yaml, then run doctor again")
         return
     yield Finding("ok", f"configuration: {path or settings.default_config_path()}")
-    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (folders, weights, backend)
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (folders, events, unit, monitor, weights, backend)
     for check in checks:
         yield from check(config)
 
@@ -94,6 +99,93 @@ def folders(config: Config) -> Iterator[Finding]:
             )
         if name != "drop" and free < LEAST_FREE:
             yield Finding("note", f"{folder}: only {free / 2**30:.1f} GiB are free", "free some space soon")
+
+
+def events(config: Config) -> Iterator[Finding]:
+    """Whether the kernel still gives out watches: other programs may have used them up."""
+    if not config.folders.drop.is_dir() or config.arrival.polling == "always":
+        return
+    observer = Observer()
+    try:
+        observer.schedule(FileSystemEventHandler(), str(config.folders.drop), recursive=config.arrival.recursive)
+        observer.start()
+    except OSError as error:
+        yield Finding(
+            "note",
+            f"{config.folders.drop} cannot be watched for events ({error.strerror or error}): it is polled instead",
+            "raise the kernel's limits: sudo sysctl fs.inotify.max_user_watches=524288 "
+            "fs.inotify.max_user_instances=512, and the same in /etc/sysctl.d/",
+        )
+    else:
+        observer.stop()
+        observer.join()
+        yield Finding("ok", "the kernel watches the drop folder")
+
+
+def monitor(config: Config) -> Iterator[Finding]:
+    address = config.monitor.listen
+    if address is None or address.port == 0:
+        return
+    with socket.socket(address.family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            yield Finding(
+                "note",
+                f"monitor.listen: {address} cannot be listened on ({error.strerror})",
+                "if the service is running, it is the one; else choose another port, or null",
+            )
+        else:
+            yield Finding("ok", f"metrics and health: {address} is free")
+
+
+def unit(config: Config) -> Iterator[Finding]:
+    """What the installed service may see, which is less than whoever runs the doctor."""
+    found = unit_file.load(UNIT)
+    if found is None:
+        return
+    yield Finding("ok", f"service: {UNIT}")
+    name, user = found.settings.get("User", "root"), found.user
+    if user is None:
+        yield Finding("fault", f"{UNIT}: there is no user {name}", f"sudo useradd --system {name}")
+        return
+    if found.on("MemoryDenyWriteExecute"):
+        yield Finding(
+            "fault",
+            f"{UNIT}: MemoryDenyWriteExecute stops the network runtimes, which write machine code",
+            "sudo systemctl edit emdenoised, and take that line back",
+        )
+    if found.on("PrivateDevices") and NVIDIA.exists():
+        yield Finding(
+            "fault",
+            f"{UNIT}: PrivateDevices hides the graphics card",
+            "sudo systemctl edit emdenoised, and take that line back",
+        )
+    for key, wanted, what in (("drop", 5, "read"), ("output", 3, "write"), ("state", 3, "write")):
+        folder: Path = getattr(config.folders, key)
+        if hidden := found.hides(folder):
+            yield Finding(
+                "fault",
+                f"{key} folder {folder}: the service does not see it ({hidden} in {UNIT})",
+                "choose a folder elsewhere, such as /srv, or take that line back: sudo systemctl edit emdenoised",
+            )
+        elif folder.is_dir() and (wall := unit_file.unreachable(user, folder, wanted)):
+            yield Finding(
+                "fault",
+                f"{key} folder {folder}: the service's user {name} may not {what} it; the obstacle is {wall}",
+                f"sudo setfacl -m u:{name}:{'rx' if key == 'drop' else 'rwx' if wall == folder else 'x'} {wall}",
+            )
+    umask = int(found.settings.get("UMask", "0022"), 8)
+    if config.folders.output.is_dir() and (group := unit_file.readers(config.folders.output, umask)) is not None:
+        yield Finding(
+            "ok" if group else "note",
+            f"results can be read by the group {group or name + ', and by nobody else'}",
+            ""
+            if group
+            else f"give the folder to your users' group: sudo chgrp GROUP {config.folders.output} && "
+            f"sudo chmod 2770 {config.folders.output}, and add {name} to it",
+        )
 
 
 def weights(config: Config) -> Iterator[Finding]:

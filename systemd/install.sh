@@ -4,6 +4,7 @@ set -eu
 
 PREFIX=/opt/emdenoised
 SERVICE=no
+REMOVE=no
 CONFIG=/etc/emdenoised/config.yaml
 # Says that a folder is ours: an installation that was interrupted can be repeated.
 MARK=.emdenoised
@@ -11,10 +12,12 @@ UNIT=/etc/systemd/system/emdenoised.service
 
 usage() {
     cat <<TEXT
-usage: install.sh [--service] [PREFIX]
+usage: install.sh [--service] [--uninstall] [PREFIX]
 
 Installs emdenoised into PREFIX ($PREFIX), a virtual environment of its own, or renews the one that is there.
---service   also installs the system service and its settings (as root); settings that are there are kept.
+--service    also installs the system service and its settings (as root); settings that are there are kept, and a
+             service that runs is started again with the new version.
+--uninstall  removes PREFIX, and with --service the service. Settings, ledger and results stay; it says where they are.
 PYTHON=...  the Python to use (python3).
 TEXT
 }
@@ -28,6 +31,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage; exit 0 ;;
         --service) SERVICE=yes ;;
+        --uninstall) REMOVE=yes ;;
         -*) usage >&2; fail "unknown option $1" ;;
         *) PREFIX=$1 ;;
     esac
@@ -35,6 +39,28 @@ while [ $# -gt 0 ]; do
 done
 
 case "$PREFIX" in /*) ;; *) PREFIX=$(pwd)/$PREFIX ;; esac
+
+if [ "$REMOVE" = yes ]; then
+    if [ "$SERVICE" = yes ]; then
+        [ "$(id -u)" = 0 ] || fail "--service needs root: sudo $0 --uninstall --service"
+        systemctl disable --now emdenoised 2> /dev/null || true
+        rm -rf "$UNIT" "$UNIT.d"
+        systemctl daemon-reload 2> /dev/null || true
+    elif [ -e "$UNIT" ] && grep -q "=$PREFIX/bin/" "$UNIT"; then
+        fail "the service uses $PREFIX: add --service to remove it, too"
+    fi
+    if [ -e "$PREFIX" ]; then
+        [ -e "$PREFIX/$MARK" ] || fail "$PREFIX was not installed by this program; it was left alone"
+        rm -rf "$PREFIX"
+    fi
+    echo "removed: $PREFIX"
+    [ "$SERVICE" = no ] || cat <<TEXT
+Left where they are, and yours to remove: ${CONFIG%/*} (settings), /var/lib/emdenoised (ledger, engines), the output
+folder, and the user emdenoised: sudo rm -r ${CONFIG%/*} /var/lib/emdenoised && sudo userdel emdenoised
+TEXT
+    exit 0
+fi
+
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 PYTHON=${PYTHON:-python3}
 read -r WANTED MACHINE FLAVOUR < "$HERE/FOR" || fail "$HERE/FOR is missing: unpack the bundle again"
@@ -77,6 +103,7 @@ if [ "$SERVICE" = yes ]; then
     [ -e "$CONFIG" ] || install -D -m 644 "$HERE/config.yaml" "$CONFIG"
     sed "s|/opt/emdenoised/bin|$PREFIX/bin|" "$HERE/emdenoised.service" > "$UNIT"
     systemctl daemon-reload || echo "systemd does not run here; the service file is in place"
+    systemctl try-restart emdenoised 2> /dev/null || true
     cat <<TEXT
 The service and its settings are in place. What is left to do:
   edit $CONFIG: the three folders (state: /var/lib/emdenoised), and let the user emdenoised read the drop folder and

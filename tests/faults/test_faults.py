@@ -3,6 +3,7 @@
 The numbers are those of the project's list of faults. Times that pass here are times the daemon has to wait by design.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -324,6 +325,107 @@ def test_15_odd_headers_are_read_and_locked_files_waited_for(site: Site) -> None
     assert status == 0, said
     assert site.images() == {"stamp.mrc", "fei.mrc"}
     site.check_outputs()
+
+
+def test_a_stack_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all_its_sections(site: Site) -> None:
+    """SerialEM adds a section, then the header counts it: each pause shows a whole file."""
+    sections = [poisson(20 + number) for number in range(3)]
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    path = site.drop / "map.mrc"
+    results = []
+    for number in range(1, 4):
+        whole = site.root / "scratch.mrc"
+        with mrcfile.new(whole, np.stack(sections[:number]), overwrite=True) as mrc:
+            mrc.set_image_stack()
+        content = whole.read_bytes()
+        with path.open("r+b" if path.exists() else "wb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.write(content[stream.tell() :])
+            stream.flush()
+            stream.seek(0)
+            stream.write(content[:1024])
+        results.append("map.mrc" if number == 1 else f"map.r{number}.mrc")
+        until(lambda: site.images() == set(results))
+    stopped(process)
+    for number, name in enumerate(results, 1):
+        record = json.loads((site.output / f"{name}.json").read_text())
+        assert record["raw"]["metadata"]["frames"] == number
+        with mrcfile.open(site.output / name) as mrc:
+            assert float(mrc.data.mean()) == pytest.approx(sum(one.mean() for one in sections[:number]), rel=1e-3)
+
+
+def test_a_name_that_is_used_again_makes_a_result_of_its_own_each_time(site: Site) -> None:
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    means = []
+    for number, name in enumerate(("scan.tif", "scan.r2.tif", "scan.r3.tif")):
+        pixels = poisson(30 + number, dose=20.0 + 10 * number)
+        beside = site.root / "scratch.tif"
+        tifffile.imwrite(beside, pixels)
+        beside.replace(site.drop / "scan.tif")
+        means.append(pixels.mean())
+        until(lambda name=name: name in site.images())  # type: ignore[misc]
+    (site.drop / "scan.tif").unlink()
+    tifffile.imwrite(site.drop / "scan.tif", poisson(99))
+    until(lambda: len(site.images()) == 4)
+    stopped(process)
+    for name, mean in zip(("scan.tif", "scan.r2.tif", "scan.r3.tif"), means, strict=True):
+        assert float(tifffile.imread(site.output / name).mean()) == pytest.approx(mean, rel=1e-3)
+    assert [job.state for job in jobs(site)] == ["done"] * 4
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_done_as_what_it_became(site: Site) -> None:
+    """It is swapped for another a hundred times, without a pause; the last one stays."""
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    contents = [as_tiff(poisson(40 + number, dose=10.0 + number), site.root) for number in range(2)]
+    for number in range(100):
+        (site.root / "scratch.tif").write_bytes(contents[number % 2])
+        (site.root / "scratch.tif").replace(site.drop / "swap.tif")
+        time.sleep(0.005)
+    digest = hashlib.sha256(contents[1]).hexdigest()
+
+    def last() -> bool:
+        records = [json.loads(path.read_text()) for path in site.output.glob("swap*.json")]
+        return any(record["raw"]["sha256"] == digest for record in records)
+
+    until(last)
+    stopped(process)
+    for path in site.output.glob("swap*.json"):
+        record = json.loads(path.read_text())
+        assert record["raw"]["sha256"] in {hashlib.sha256(content).hexdigest() for content in contents}
+        image = path.with_suffix("").read_bytes()
+        assert record["output"]["sha256"] == hashlib.sha256(image).hexdigest()
+
+
+NASTY = [
+    b"new\nline.tif",
+    b"quotes'\"`$(touch x).tif",
+    b"-rf --out=x.tif",
+    b"not utf-8 \xff\xfe.tif",
+    b"\x1b[2J\x07bell.tif",
+    b"trailing space .tif",
+    b"a%s%d{0}.tif",
+    "\u202egnp.tif".encode(),
+    "\U0001f52c \u0431\u0435\u043b\u043e\u043a.tif".encode(),
+    b"x" * 236 + b".tif",
+]
+
+
+def test_names_that_nobody_would_choose(site: Site) -> None:
+    content = as_tiff(poisson(50), site.root)
+    for name in NASTY:
+        (Path(os.fsdecode(os.fsencode(site.drop) + b"/" + name))).write_bytes(content)
+    too_long = os.fsdecode(b"y" * 251 + b".tif")
+    (site.drop / too_long).write_bytes(content)
+    status, said = site.finish("once")
+    assert status == 1, "one name leaves no room for the endings of JSON and preview"
+    assert {os.fsencode(name) for name in site.images()} == set(NASTY)
+    (refused,) = [job for job in jobs(site) if job.state == "quarantined"]
+    assert refused.path == too_long and "the name is too long for the output disk" in (refused.error or "")
+    assert said.count("denoised '") + said.count('denoised "') == len(NASTY)
+    assert not (site.root / "x").exists() and "\x1b" not in said
 
 
 def test_16_the_same_name_in_two_folders_makes_two_results(site: Site) -> None:

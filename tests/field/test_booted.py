@@ -221,6 +221,14 @@ def test_the_unit_runs_restarts_reloads_and_is_as_closed_as_it_says(machine: Mac
     ]  # fmt: skip
     assert not list((machine.root / "srv/denoised").glob(".emdenoised*"))
 
+    # Removed, and nothing that is somebody's is.
+    machine.inside("systemctl", "start", "emdenoised")
+    said = machine.inside("sh", str(ROOT / "systemd/install.sh"), "--uninstall", "--service", "/opt/emdenoised")
+    assert "Left where they are" in said and "emdenoised.service" not in machine.inside("systemctl", "list-unit-files")
+    assert machine.shown("ActiveState") == "inactive"
+    for kept in ("etc/emdenoised/config.yaml", "var/lib/emdenoised/ledger.db", "srv/denoised/a.tif", "srv/drop/a.tif"):
+        assert (machine.root / kept).is_file()
+
 
 def wait_for(machine: Machine, condition: Callable[[], object]) -> None:
     end = time.monotonic() + SECONDS

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -80,6 +81,42 @@ def test_it_can_be_installed_over_itself(bundle: Path, prefix: Path) -> None:
     done = run(bundle / "install.sh", prefix)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (prefix / "bin" / "emdenoised").is_file()
+
+
+@pytest.mark.slow
+def test_an_upgrade_in_place_takes_the_ledger_of_the_first_version_along(
+    bundle: Path, prefix: Path, tmp_path: Path
+) -> None:
+    """The ledger as the first landed version wrote it; settings, results and ledger outlive both steps."""
+    for name in ("drop", "denoised", "state"):
+        (tmp_path / name).mkdir()
+    with sqlite3.connect(tmp_path / "state/ledger.db") as database:
+        database.executescript((ROOT / "tests/daemon/ledger_first.sql").read_text())
+    database.close()
+    config = tmp_path / "config.yaml"
+    config.write_text("folders: {drop: drop, output: denoised, state: state}\nmonitor: {listen: null}\n")
+    done = run(bundle / "install.sh", prefix)
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = prefix / "bin/emdenoised"
+    before = run(command, "status", "--config", config)
+    assert before.returncode == 1 and "older version; start the service once" in before.stderr
+    once = run(command, "once", "--config", config)
+    assert "running.tif" in once.stderr, "what was in hand is taken up"
+    after = run(command, "status", "--config", config)
+    assert after.returncode == 0 and "2 done" in after.stdout and "broken.tif: damaged" in after.stdout
+
+
+@pytest.mark.slow
+def test_uninstalling_leaves_nothing_but_what_is_yours(bundle: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "here"
+    assert run(bundle / "install.sh", prefix).returncode == 0
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    refused = run(bundle / "install.sh", "--uninstall", mine)
+    assert refused.returncode == 1 and "was not installed by this program" in refused.stderr and mine.is_dir()
+    done = run(bundle / "install.sh", "--uninstall", prefix)
+    assert done.returncode == 0 and f"removed: {prefix}" in done.stdout
+    assert not prefix.exists()
 
 
 @pytest.mark.slow

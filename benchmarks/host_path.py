@@ -1,0 +1,220 @@
+"""What the daemon costs besides the network: throughput, time to start, cost by image size, peak memory.
+
+    python benchmarks/host_path.py -o benchmarks/results/host_path.json        # about 15 minutes on two cores
+    python benchmarks/host_path.py --quick -o /tmp/x.json                      # does it run at all?
+
+Daemon and bare network take turns on the same tiles, in one process and one run: on a machine with others on it only
+such ratios mean something. The daemon has its default settings, previews included.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import tifffile
+
+from daemon import manifest, service, tiling
+from daemon.backends.cpu import CpuBackend
+from daemon.config import Config
+
+WEIGHTS = manifest.locate("fast")
+
+
+def specimen(side: int, seed: int) -> np.ndarray:
+    """(side, side) uint16 counts of a smooth specimen, 20 on average; made in strips, to keep memory low."""
+    rng = np.random.default_rng(seed)
+    image = np.empty((side, side), np.uint16)
+    wave = np.sin(np.arange(side) / 11)
+    for row in range(0, side, 512):
+        image[row : row + 512] = rng.poisson(20 * (1 + 0.4 * wave[row : row + 512, None] * wave))
+    return image
+
+
+def settings(root: Path, **sections: Any) -> Config:
+    for name in ("drop", "output", "state"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    folders = {name: str(root / name) for name in ("drop", "output", "state")}
+    return Config.model_validate(
+        {"folders": folders, "backend": {"kind": "cpu"}, "monitor": {"listen": None}, **sections}
+    )
+
+
+class Bare:
+    """The network alone, on the tiles a micrograph is cut into; the numbers in them do not matter."""
+
+    def __init__(self, side: int) -> None:
+        backend = CpuBackend(WEIGHTS, manifest.load(WEIGHTS))
+        about = manifest.load(WEIGHTS)
+        sides = backend._sides((side, side))  # noqa: SLF001 - the same tiles
+        plan = tiling.plan((side, side), sides, backend._halo, about.align, 0)  # noqa: SLF001
+        self.tiles = len(list(plan))
+        self._session: onnxruntime.InferenceSession = backend._session  # noqa: SLF001
+        rng = np.random.default_rng(0)
+        units = rng.normal(size=(1, 1, *sides)).astype(np.float32)
+        self._feeds = {"units": units, "level": np.full((1, 1, 1, 1), 0.1, np.float32)}
+
+    def run(self, micrographs: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(self.tiles * micrographs):
+            self._session.run(["denoised"], self._feeds)
+        return time.perf_counter() - begin
+
+
+def throughput(root: Path, side: int, number: int, rounds: int) -> dict[str, Any]:
+    """`number` micrographs of side² at a time: the bare network, then the daemon, then again."""
+    bare = Bare(side)
+    bare.run(1)
+    config = settings(root)
+    one = service.Service(config)
+    steps: dict[str, list[float]] = {}
+    real = one._metrics.finished  # noqa: SLF001
+
+    def finished(seconds: Any, raw_bytes: int, spikes: int) -> None:
+        for step, value in seconds.items():
+            steps.setdefault(step, []).append(value)
+        real(seconds, raw_bytes, spikes)
+
+    one._metrics.finished = finished  # type: ignore[method-assign]  # noqa: SLF001
+    one.start()
+    ratios, pairs = [], []
+    try:
+        for turn in range(rounds):
+            beside = root / f"turn-{turn}"
+            beside.mkdir()
+            for index in range(number):
+                tifffile.imwrite(beside / f"{index}.tif", specimen(side, index))
+            alone = bare.run(number)
+            done = one.ledger.counts()["done"]
+            (begun,) = [time.perf_counter()]
+            started: list[float] = []
+            put = one.inference.put
+
+            def first(claimed: Any, started: list[float] = started, put: Any = put) -> None:
+                started.append(time.perf_counter())
+                put(claimed)
+
+            one.inference.put = first  # type: ignore[method-assign]
+            beside.rename(config.folders.drop / f"turn-{turn}")
+            while one.ledger.counts()["done"] < done + number:
+                time.sleep(0.005)
+            ended = time.perf_counter()
+            one.inference.put = put  # type: ignore[method-assign]
+            pairs.append({"bare_seconds": round(alone, 2), "daemon_seconds": round(ended - started[0], 2),
+                          "first_in_network_after": round(started[0] - begun, 2)})  # fmt: skip
+            ratios.append(alone / (ended - started[0]))
+    finally:
+        one.stop()
+    return {
+        "side": side,
+        "micrographs_a_round": number,
+        "tiles_each": bare.tiles,
+        "rounds": pairs,
+        "daemon_share_of_bare_speed": {"median": round(median(ratios), 3), "least": round(min(ratios), 3)},
+        "mean_seconds_by_step": {step: round(mean(values), 4) for step, values in steps.items()},
+    }
+
+
+def latency(root: Path, side: int, number: int) -> dict[str, Any]:
+    """From the last byte of a file to the moment somebody starts to read it, default settings, idle daemon."""
+    config = settings(root)
+    one = service.Service(config)
+    begun: dict[str, float] = {}
+    real = one._read  # noqa: SLF001
+
+    def read(job: Any) -> bool:
+        begun[job.path] = time.monotonic()
+        return real(job)
+
+    one._read = read  # type: ignore[method-assign]  # noqa: SLF001
+    one.start()
+    waits = []
+    try:
+        for index in range(number):
+            name = f"{index}.tif"
+            tifffile.imwrite(config.folders.drop / name, specimen(side, index))
+            closed = time.monotonic()
+            while name not in begun or not one.idle:
+                time.sleep(0.005)
+            waits.append(begun[name] - closed)
+    finally:
+        one.stop()
+    return {"files": number, "settle_seconds": config.arrival.settle_seconds,
+            "seconds": {"median": round(median(waits), 3), "longest": round(max(waits), 3)}}  # fmt: skip
+
+
+def size(side: int) -> dict[str, Any]:
+    """One micrograph through the whole daemon, in a process of its own: seconds a megapixel and peak memory."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        settings(root)
+        tifffile.imwrite(root / "drop/one.tif", specimen(side, 1))
+        text = {
+            "folders": {name: str(root / name) for name in ("drop", "output", "state")},
+            "backend": {"kind": "cpu", "max_pixels": 300_000_000, "queue": 1},
+            "monitor": {"listen": None},
+        }
+        (root / "config.yaml").write_text(json.dumps(text))
+        command = [sys.executable, "-m", "daemon.cli", "once", "--config", str(root / "config.yaml")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        said = process.stdout.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(said)
+        seconds: dict[str, float] = json.loads((root / "output/one.tif.json").read_text())["seconds"]
+        out = tifffile.imread(root / "output/one.tif", key=0)
+        assert out.shape == (side, side) and out.dtype == np.float32
+    pixels = side * side / 1e6
+    return {"side": side, "megapixels": round(pixels, 2), "peak_rss_mib": used.ru_maxrss // 1024,
+            "seconds_per_megapixel": {"network": round(seconds["network"] / pixels, 4)}}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    options = parser.parse_args()
+    quick = options.quick
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    found: dict[str, Any] = {
+        "machine": platform.platform(),
+        "processor": next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                           if line.startswith("model name")), ""),
+        "cores": len(os.sched_getaffinity(0)),
+        "onnxruntime": onnxruntime.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        found["throughput"] = throughput(
+            Path(place) / "t", 256 if quick else 2048, 3 if quick else 8, 1 if quick else 3
+        )
+        print(json.dumps(found["throughput"], indent=1), flush=True)
+        found["last_byte_to_start_of_work"] = latency(Path(place) / "l", 256 if quick else 1024, 2 if quick else 10)
+        print(json.dumps(found["last_byte_to_start_of_work"], indent=1), flush=True)
+    sides = [256, 512] if quick else [1024, 2048, 4096, 8192, 16384]
+    rounds = 1 if quick else 2  # in turn, and the largest once: the machine is not as fast all the time
+    runs = [size(side) for turn in range(rounds) for side in sides if turn == 0 or side < 16384]
+    costs = {
+        side: median(run["seconds_per_megapixel"]["network"] for run in runs if run["side"] == side) for side in sides
+    }
+    found["sizes"] = runs
+    found["seconds_per_megapixel"] = {str(side): round(cost, 4) for side, cost in costs.items()}
+    found["dearest_over_cheapest"] = round(max(costs.values()) / min(costs.values()), 3)
+    print(json.dumps(found["seconds_per_megapixel"]), found["dearest_over_cheapest"])
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

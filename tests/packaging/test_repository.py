@@ -1,5 +1,6 @@
 """The repository and what it asks of a microscope PC stay small, and weights come with their papers."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -17,7 +18,18 @@ else:
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 32 << 20
-BASE = {"imagecodecs", "mrcfile", "numpy", "onnxruntime", "pillow", "pydantic", "pyyaml", "tifffile", "watchdog"}
+BASE = {
+    "imagecodecs",
+    "mrcfile",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "prometheus-client",
+    "pydantic",
+    "pyyaml",
+    "tifffile",
+    "watchdog",
+}
 """All that a microscope PC installs. A longer list is a decision, made here on purpose."""
 HEAVY = {"torch", "onnx", "onnxscript", "safetensors", "scipy", "matplotlib", "skimage", "rsciio", "bm3d"}
 
@@ -72,3 +84,38 @@ def test_no_module_of_the_daemon_imports_training_or_its_tools() -> None:
 def test_every_package_says_that_it_is_typed() -> None:
     for package in ("daemon", "training", "engine_build"):
         assert (ROOT / package / "py.typed").is_file()
+
+
+def test_nothing_at_run_time_can_be_made_to_run_what_a_file_says() -> None:
+    """No pickles, no eval, YAML by a loader that makes plain values only."""
+    for path in sorted((ROOT / "daemon").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert not {name.split(".")[0] for name in names} & {"pickle", "marshal", "shelve", "dill"}, path
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load"), path
+                assert not any(word.arg == "shell" or word.arg == "allow_pickle" for word in node.keywords), (
+                    f"{path}: {ast.unparse(node)}"
+                )
+    from daemon.config_file import _Loader
+
+    for tag in ("tag:yaml.org,2002:python/object/apply:os.system", "!anything"):
+        assert tag not in _Loader.yaml_constructors or _Loader.yaml_constructors[tag] is None
+
+
+def test_only_the_monitor_listens_and_nothing_else_opens_the_network() -> None:
+    """Besides it there are the service manager's socket and the one to the reading process, both local."""
+    found = set()
+    for path in sorted((ROOT / "daemon").rglob("*.py")):
+        text = path.read_text()
+        if re.search(r"^(?:import|from) (?:socket|http|urllib|asyncio|ssl)", text, re.MULTILINE):
+            found.add(path.relative_to(ROOT / "daemon").as_posix())
+    assert found == {"config.py", "doctor.py", "monitor.py", "notify.py", "output_disk.py", "reader.py"}

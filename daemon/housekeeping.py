@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 DAY = 86_400.0
 _AT_ONCE = 500
+_SWEPT = 5000
+"""So many in a row without a preview, beyond the limit: an earlier sweep has been here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,13 @@ def prune(
     """
     previews = size = rows = 0
     if config.keep.previews_gib is not None:
-        left = config.keep.previews_gib * 2**30
+        left, missing = config.keep.previews_gib * 2**30, 0
         for job in ledger.each("done", newest_first=True):
-            if not wanted():
+            if not wanted() or (left < 0 and missing > _SWEPT):
                 break
             picture = preview_path(Path(job.output or ""))
             length = _length(picture)
+            missing = 0 if length else missing + 1
             left -= length
             if length and left < 0 and (dry_run or _remove(picture)):
                 previews, size = previews + 1, size + length

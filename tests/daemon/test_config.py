@@ -1,6 +1,7 @@
 """config.yaml: strict, explained, and every mistake answered in the file's own terms."""
 
 import configparser
+import copy
 import errno
 import os
 import re
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -626,3 +627,35 @@ def test_the_unit_does_not_restart_on_a_configuration_error() -> None:
     assert service["Restart"] == "on-failure"
     assert service["KillMode"] == "mixed"
     assert service["ExecStart"].endswith("emdenoised run --config /etc/emdenoised/config.yaml")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["auto", "low", "~", "$X"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+SHIPPED_VALUES = yaml.safe_load(SHIPPED.read_text())
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_value_anywhere_is_taken_or_refused_by_name(tmp_path: Path, data: st.DataObject) -> None:
+    """One value of the shipped file is replaced by anything YAML can write."""
+    values = copy.deepcopy(SHIPPED_VALUES)
+    place, path = values, []
+    while isinstance(place, dict) and (not path or data.draw(st.booleans())):
+        key = data.draw(st.sampled_from(sorted(place)))
+        path.append(key)
+        parent, place = place, place[key]
+    parent[path[-1]] = data.draw(VALUES)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values, allow_unicode=True))
+    try:
+        config.load(file)
+    except ConfigError as error:
+        assert str(file) in str(error)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +73,8 @@ class Site:
                 stderr=subprocess.STDOUT,
                 cwd=self.root,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+                # Whoever runs the tests under nohup has them ignore SIGHUP, and the daemon would keep to that.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
             )
         self.started.append(process)
         return process

@@ -90,7 +90,7 @@ class _Child:
 
     def __init__(self, program: str) -> None:
         self.sound = True
-        """Whether it has answered whatever it was asked."""
+        """Whether all it was asked to read came out: a codec that stumbled may have left its memory in disorder."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # Not from the working folder: there could lie anything of the same name.
@@ -121,11 +121,11 @@ class _Child:
         if not answer:
             raise self._died(path, seconds)
         told = json.loads(answer)
-        micrograph = _micrograph(path, told, handed[0]) if "pixels" in told else None
+        if "error" in told:
+            raise (MicrographError if told["final"] else TransientError)(told["error"])
+        micrograph = _micrograph(path, told, handed[0])
         self.sound = True
-        if micrograph is not None:
-            return micrograph
-        raise (MicrographError if told["final"] else TransientError)(told["error"])
+        return micrograph
 
     @property
     def lives(self) -> bool:

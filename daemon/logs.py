@@ -45,5 +45,6 @@ def set_up(level: str = "info", style: Literal["text", "json"] = "text") -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [one for one in root.handlers if not isinstance(one.formatter, (_Text, _Json))]
+    root.addHandler(handler)
     root.setLevel(level.upper())

@@ -1,5 +1,6 @@
 """What several tests need: small micrographs in files, and settings that point into a temporary folder."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ def save(path: Path, pixels: NDArray[Any]) -> Path:
     else:
         tifffile.imwrite(path, pixels)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """The command sets up the log of its process, which here is that of all tests."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    root.handlers[:] = [one for one in root.handlers if not type(one.formatter).__module__.startswith("daemon")]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from site_of_daemon import LIMIT, Site, until
 
 from daemon import config as settings
+from daemon import logs
 from daemon.config import Address
 from daemon.errors import ConfigError
 from daemon.metrics import Metrics, gauge, graphics_card
@@ -286,19 +288,10 @@ def test_names_cannot_forge_lines_of_the_log(site: Site, make_log: Callable[...,
 
 
 @pytest.fixture
-def make_log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    import logging
-
-    from daemon import logs
-
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-
+def make_log(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def make(style: Any, text: str) -> str:
         logs.set_up("info", style)
         logging.getLogger("x").info("%s", text)
         return capsys.readouterr().err
 
-    yield make
-    root.handlers[:] = before
-    root.setLevel(level)
+    return make

@@ -8,6 +8,7 @@ such ratios mean something. The daemon has its default settings, previews includ
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -166,18 +167,21 @@ def size(side: int) -> dict[str, Any]:
         }
         (root / "config.yaml").write_text(json.dumps(text))
         command = [sys.executable, "-m", "daemon.cli", "once", "--config", str(root / "config.yaml")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert process.stdout is not None
-        said = process.stdout.read().decode()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        with (root / "said").open("wb") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said)
+            peak = 0
+            while process.poll() is None:  # getrusage would count what this process had when it forked
+                with contextlib.suppress(OSError, IndexError):
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]))
+                time.sleep(0.05)
         if process.returncode:
-            raise RuntimeError(said)
+            raise RuntimeError((root / "said").read_text())
         seconds: dict[str, float] = json.loads((root / "output/one.tif.json").read_text())["seconds"]
         out = tifffile.imread(root / "output/one.tif", key=0)
         assert out.shape == (side, side) and out.dtype == np.float32
     pixels = side * side / 1e6
-    return {"side": side, "megapixels": round(pixels, 2), "peak_rss_mib": used.ru_maxrss // 1024,
+    return {"side": side, "megapixels": round(pixels, 2), "peak_rss_mib": peak // 1024,
             "seconds_per_megapixel": {"network": round(seconds["network"] / pixels, 4)}}  # fmt: skip
 
 
@@ -185,8 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument("--memory", action="store_true", help="only peak memory by size, added to FILE")
     options = parser.parse_args()
     quick = options.quick
+    if options.memory:
+        found = json.loads(options.out.read_text())
+        found["peak_rss_mib"] = {str(side): size(side)["peak_rss_mib"] for side in (1024, 2048, 4096, 8192, 16384)}
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     found: dict[str, Any] = {
         "machine": platform.platform(),
@@ -210,6 +220,9 @@ def main() -> None:
         side: median(run["seconds_per_megapixel"]["network"] for run in runs if run["side"] == side) for side in sides
     }
     found["sizes"] = runs
+    found["peak_rss_mib"] = {
+        str(side): max(run["peak_rss_mib"] for run in runs if run["side"] == side) for side in sides
+    }
     found["seconds_per_megapixel"] = {str(side): round(cost, 4) for side, cost in costs.items()}
     found["dearest_over_cheapest"] = round(max(costs.values()) / min(costs.values()), 3)
     print(json.dumps(found["seconds_per_megapixel"]), found["dearest_over_cheapest"])

@@ -136,7 +136,9 @@ def install(machine: Machine) -> None:
     (root / "etc/systemd/system/emdenoised.service").write_text(unit)
     shorter = root / "etc/systemd/system/emdenoised.service.d"
     shorter.mkdir()
-    (shorter / "times.conf").write_text("[Service]\nWatchdogSec=6\nRestartSec=1\n")
+    # The checkout may lie in /tmp, of which the service has its own.
+    reached = f"BindReadOnlyPaths={ROOT} {sys.prefix} {sys.base_prefix}\n"
+    (shorter / "times.conf").write_text(f"[Service]\nWatchdogSec=6\nRestartSec=1\n{reached}")
 
 
 def micrograph(machine: Machine, name: str, **options: Any) -> Path:

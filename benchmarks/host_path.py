@@ -90,6 +90,10 @@ def throughput(root: Path, side: int, number: int, rounds: int) -> dict[str, Any
     one.start()
     ratios, pairs = [], []
     try:
+        tifffile.imwrite(config.folders.drop / "warm-up.tif", specimen(side, 99))  # as the bare network had one
+        while not one.ledger.counts()["done"]:
+            time.sleep(0.05)
+        steps.clear()
         for turn in range(rounds):
             beside = root / f"turn-{turn}"
             beside.mkdir()
@@ -189,16 +193,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
-    parser.add_argument("--memory", action="store_true", help="only peak memory by size, added to FILE")
+    parser.add_argument("--only", choices=["throughput", "latency", "sizes"], help="measure this anew, keep the rest")
     options = parser.parse_args()
     quick = options.quick
-    if options.memory:
-        found = json.loads(options.out.read_text())
-        found["peak_rss_mib"] = {str(side): size(side)["peak_rss_mib"] for side in (1024, 2048, 4096, 8192, 16384)}
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
-        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    found: dict[str, Any] = {
+    found: dict[str, Any] = json.loads(options.out.read_text()) if options.only else {}
+    found |= {
         "machine": platform.platform(),
         "processor": next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                            if line.startswith("model name")), ""),
@@ -207,25 +207,26 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        found["throughput"] = throughput(
-            Path(place) / "t", 256 if quick else 2048, 3 if quick else 8, 1 if quick else 3
-        )
-        print(json.dumps(found["throughput"], indent=1), flush=True)
-        found["last_byte_to_start_of_work"] = latency(Path(place) / "l", 256 if quick else 1024, 2 if quick else 10)
-        print(json.dumps(found["last_byte_to_start_of_work"], indent=1), flush=True)
-    sides = [256, 512] if quick else [1024, 2048, 4096, 8192, 16384]
-    rounds = 1 if quick else 2  # in turn, and the largest once: the machine is not as fast all the time
-    runs = [size(side) for turn in range(rounds) for side in sides if turn == 0 or side < 16384]
-    costs = {
-        side: median(run["seconds_per_megapixel"]["network"] for run in runs if run["side"] == side) for side in sides
-    }
-    found["sizes"] = runs
-    found["peak_rss_mib"] = {
-        str(side): max(run["peak_rss_mib"] for run in runs if run["side"] == side) for side in sides
-    }
-    found["seconds_per_megapixel"] = {str(side): round(cost, 4) for side, cost in costs.items()}
-    found["dearest_over_cheapest"] = round(max(costs.values()) / min(costs.values()), 3)
-    print(json.dumps(found["seconds_per_megapixel"]), found["dearest_over_cheapest"])
+        if options.only in (None, "throughput"):
+            number, rounds = (3, 1) if quick else (8, 3)
+            found["throughput"] = throughput(Path(place) / "t", 256 if quick else 2048, number, rounds)
+        if options.only in (None, "latency"):
+            found["last_byte_to_start_of_work"] = latency(Path(place) / "l", 256 if quick else 1024, 2 if quick else 10)
+    if options.only in (None, "sizes"):
+        sides = [256, 512] if quick else [1024, 2048, 4096, 8192, 16384]
+        rounds = 1 if quick else 2  # in turn, and the largest once: the machine is not as fast all the time
+        runs = [size(side) for turn in range(rounds) for side in sides if turn == 0 or side < 16384]
+        cost = {
+            side: median(run["seconds_per_megapixel"]["network"] for run in runs if run["side"] == side)
+            for side in sides
+        }
+        found["sizes"] = runs
+        found["peak_rss_mib"] = {
+            str(side): max(run["peak_rss_mib"] for run in runs if run["side"] == side) for side in sides
+        }
+        found["seconds_per_megapixel"] = {str(side): round(seconds, 4) for side, seconds in cost.items()}
+        found["dearest_over_cheapest"] = round(max(cost.values()) / min(cost.values()), 3)
+    print(json.dumps(found, indent=1))
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

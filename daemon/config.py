@@ -65,10 +65,12 @@ class Arrival(Section):
     """Seconds between looks while polling."""
     recursive: bool = True
     """Whether sub-folders are watched too."""
-    extensions: Words = Field(default=(".tif", ".tiff", ".mrc"), min_length=1)
+    extensions: Words = Field(default=(".tif", ".tiff", ".mrc", ".st"), min_length=1)
     """File-name endings that are micrographs, lower case, with their dot; capitals in a file's name do not matter."""
     ignore: Words = ("*.tmp", "*.temp", "*.part", "*.partial", "*.filepart", "*.crdownload", ".*", "~*")
     """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""
+    sections: Words = ("*.st",)
+    """Patterns of names of stacks whose sections are micrographs of their own; other stacks are summed."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """Wait for the file that the acquisition software writes beside each finished exposure; null: do not."""
 

@@ -50,6 +50,7 @@ class Job:
     size: int
     mtime_ns: int
     sha256: str | None
+    """Of the file; of its first section, where sections are taken one by one."""
     state: State
     live: bool
     attempts: int
@@ -61,6 +62,8 @@ class Job:
     output: str | None
     created: float
     updated: float
+    sections: int = 0
+    """How many sections of a stack are done, where they are taken one by one."""
 
 
 class Ledger:
@@ -114,12 +117,21 @@ class Ledger:
             return self._same(path, size, mtime_ns)
 
     def register(
-        self, path: str, size: int, mtime_ns: int, *, live: bool, warning: str | None = None, refused: str | None = None
+        self,
+        path: str,
+        size: int,
+        mtime_ns: int,
+        *,
+        live: bool,
+        warning: str | None = None,
+        refused: str | None = None,
+        by_section: bool = False,
     ) -> Job | None:
         """Take a finished file in: pending, or quarantined at once if `refused` says why. None if it is known already.
 
         A file that changed is a new revision if the last one was worked on; one that still waits, or was
-        quarantined, has made no output and is taken in again under the same number.
+        quarantined, has made no output and is taken in again under the same number. So is a stack taken in
+        `by_section`: it has grown, and its first sections are done.
         """
         new: dict[str, object] = {
             "size": size,
@@ -133,6 +145,10 @@ class Ledger:
             if self._same(path, size, mtime_ns):
                 return None
             last = self._one("SELECT * FROM jobs WHERE path = ? ORDER BY revision DESC LIMIT 1", os.fsencode(path))
+            if last is not None and by_section:
+                if last.state == "running":  # `finish` sees that it has grown meanwhile
+                    new = {"size": size, "mtime_ns": str(mtime_ns)}
+                return self._move(last, (last.state,), **new, attempts=last.attempts if last.state == "running" else 0)
             waiting: tuple[State, ...] = ("pending", "retry", "quarantined")
             if last is not None and last.state in waiting:
                 return self._move(last, waiting, **new, attempts=0, not_before=0.0, sha256=None, profile=None)
@@ -197,14 +213,29 @@ class Ledger:
         profile: str | None = None,
         timings: Mapping[str, float] | None = None,
         warning: str | None = None,
+        sections: int = 0,
+        more: bool = False,
     ) -> Job:
-        """Running -> done, once `output` lies whole on the disk. None leaves what was known before."""
+        """Running -> done, once `output` lies whole on the disk. None leaves what was known before.
+
+        `sections`: so many of a stack are done now. If there are `more`, or it has grown meanwhile -> pending.
+        """
         changes = {"sha256": sha256, "profile": _text(profile), "warning": _text(warning)}
         kept: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
         times = json.dumps(dict(timings or {}))
         with self._transaction():
             kept |= {"output": os.fsencode(output), "error": None, "timings": times}
-            return self._move(job, ("running",), state="done", **kept)
+            if sections:
+                now = self.get(job.id)
+                more = more or (now.size, now.mtime_ns) != (job.size, job.mtime_ns)
+                kept |= {"sections": sections, "attempts": 0}
+            return self._move(job, ("running",), state="pending" if more else "done", **kept)
+
+    def replaced(self, job: Job) -> Job:
+        """Running -> pending: another stack has come under the name of one that is taken in section by section."""
+        changes: dict[str, object] = {"revision": job.revision + 1, "sections": 0, "sha256": None}
+        with self._transaction():
+            return self._move(job, ("running",), state="pending", attempts=0, **changes)
 
     def fail_transient(self, job: Job, error: str) -> Job:
         """Running -> retry, after a pause that survives restarts; after the last attempt -> quarantined."""

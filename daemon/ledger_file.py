@@ -61,6 +61,8 @@ MIGRATIONS: tuple[str, ...] = (
         UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
     END;
     """,
+    # How many sections of a stack are done, where they are taken one by one.
+    "ALTER TABLE jobs ADD COLUMN sections INTEGER NOT NULL DEFAULT 0;",
 )
 """Each brings the schema from its index to the next version (PRAGMA user_version). Only ever appended to."""
 

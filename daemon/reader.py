@@ -1,7 +1,7 @@
 """Reads micrographs; those that need a codec in a child process, where a crash, a hang or a bomb costs only that one.
 
     parent                                        child
-    path, max_pixels, seconds  (JSON)      ───►   reads under limits of memory and processor time
+    path, section, limits  (JSON)          ───►   reads under limits of memory and processor time
     ◄───  all but the pixels (JSON), and a descriptor of the shared memory that holds them
 
 Plain pixels need no codec and are read in this process, which costs no copy.
@@ -50,10 +50,10 @@ class Reader:
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
 
-    def read(self, path: Path) -> Micrograph:
+    def read(self, path: Path, section: int | None = None) -> Micrograph:
         """As `formats.read`; also raises MicrographError for what brings its reader down."""
         try:
-            return formats.read(path, self._max_pixels, decode=False)
+            return formats.read(path, self._max_pixels, section, decode=False)
         except formats.CodecNeededError:
             pass
         with self._lock:
@@ -63,7 +63,7 @@ class Reader:
             child = None
         child = child or _Child(self._program)
         try:
-            return child.read(path, self._max_pixels, self._seconds)
+            return child.read(path, section, self._max_pixels, self._seconds)
         finally:
             if child.sound:
                 with self._lock:
@@ -106,11 +106,11 @@ class _Child:
                 self._socket.close()
                 raise TransientError(f"the process that decodes compressed files does not start: {error}") from error
 
-    def read(self, path: Path, max_pixels: int, seconds: float) -> Micrograph:
+    def read(self, path: Path, section: int | None, max_pixels: int, seconds: float) -> Micrograph:
         self.sound = False
         self._socket.settimeout(_PATIENCE * seconds)
         try:
-            self._socket.send(json.dumps([str(path), max_pixels, seconds]).encode())
+            self._socket.send(json.dumps([str(path), section, max_pixels, seconds]).encode())
             answer, handed, _, _ = socket.recv_fds(self._socket, _ONE, 1)
         except TimeoutError as error:
             raise TransientError(
@@ -185,9 +185,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=int(sys.argv[1])) as parent:
         while request := parent.recv(_ONE):
-            path, max_pixels, seconds = json.loads(request)
+            path, section, max_pixels, seconds = json.loads(request)
             _limit(max_pixels, seconds)
-            answer, descriptors = _answer(Path(path), max_pixels)
+            answer, descriptors = _answer(Path(path), section, max_pixels)
             try:
                 socket.send_fds(parent, [json.dumps(answer).encode()], descriptors)
             finally:
@@ -205,9 +205,9 @@ def _limit(max_pixels: int, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _answer(path: Path, max_pixels: int) -> tuple[dict[str, Any], list[int]]:
+def _answer(path: Path, section: int | None, max_pixels: int) -> tuple[dict[str, Any], list[int]]:
     try:
-        one = formats.read(path, max_pixels)
+        one = formats.read(path, max_pixels, section)
         descriptor = _share(one.pixels)
     except MemoryError:
         return _too_large(path), []

@@ -19,10 +19,12 @@ class Rules:
     stuck_seconds: float = 60.0
     """After how long without any change an unfinished file is handed over, to be quarantined with the reason.
     A quarantined file that changes is looked at again, so a slow copy loses nothing by this."""
-    extensions: tuple[str, ...] = (".tif", ".tiff", ".mrc")
+    extensions: tuple[str, ...] = (".tif", ".tiff", ".mrc", ".st")
     """Endings of micrographs, lower case with the dot."""
     ignore: tuple[str, ...] = (".*", "~*", "*.tmp", "*.part")
     """Globs, case-insensitive: without "/" for the name of a file or folder, with "/" for the relative path."""
+    sections: tuple[str, ...] = ("*.st",)
+    """Globs as in `ignore`, of stacks whose sections are micrographs of their own and not to be summed."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """The file that the microscope's software writes last, if it must be there too."""
     recursive: bool = True
@@ -35,6 +37,14 @@ class Rules:
     def _ignored_paths(self) -> re.Pattern[str]:
         return _any_of(glob for glob in self.ignore if "/" in glob)
 
+    @cached_property
+    def _section_names(self) -> re.Pattern[str]:
+        return _any_of(glob for glob in self.sections if "/" not in glob)
+
+    @cached_property
+    def _section_paths(self) -> re.Pattern[str]:
+        return _any_of(glob for glob in self.sections if "/" in glob)
+
     def ignores(self, path: str) -> bool:
         """Whether a file or folder is passed over by its name: temporary, hidden, or excluded by the site."""
         name = path.rpartition("/")[2]
@@ -45,6 +55,11 @@ class Rules:
     def wants(self, path: str) -> bool:
         """Whether `path` (relative, "/" between folders) is a micrograph to be processed."""
         return path.lower().endswith(self.extensions) and not self.ignores(path)
+
+    def by_section(self, path: str) -> bool:
+        """Whether the sections of `path` are taken one by one, each as it comes."""
+        name = path.rpartition("/")[2].lower()
+        return self._section_names.match(name) is not None or self._section_paths.match(path.lower()) is not None
 
     def is_sidecar(self, path: str) -> bool:
         """Whether `path` may be what `require_sidecar` waits for."""

@@ -17,11 +17,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from prometheus_client.core import Metric
 
-from daemon import formats, report, work
+from daemon import formats, report, sections, work
 from daemon.accounts import Accounts
 from daemon.arrival import Arrived, Lanes, Tracker
 from daemon.backends import SLOTS, resolve
@@ -60,6 +61,7 @@ def rules(config: Config) -> Rules:
         suspicious_tail_seconds=arrival.suspicious_tail_seconds,
         extensions=arrival.extensions,
         ignore=arrival.ignore,
+        sections=arrival.sections,
         require_sidecar=arrival.require_sidecar,
         recursive=arrival.recursive,
     )
@@ -90,7 +92,7 @@ class Service:
         self.ledger = Ledger(config.folders.state, backoff=backoff)
         self._once = once
         self._lanes = Lanes(config.order.backlog_every)
-        wanted = rules(config)
+        wanted = self._rules = rules(config)
         self._tracker = Tracker(
             wanted,
             lambda path: formats.probe(config.folders.drop / path),
@@ -293,6 +295,7 @@ class Service:
                 live=arrived.live,
                 warning=arrived.warning,
                 refused=refused,
+                by_section=self._rules.by_section(seen.path),
             )
         except TransientError as error:
             log.error("%s; %r is taken in later", error, seen.path)
@@ -369,6 +372,8 @@ class Service:
     def _read(self, job: Job) -> bool:
         self._output.require()
         path = self.config.folders.drop / job.path
+        if self._rules.by_section(job.path):
+            return self._read_section(job, path)
         raw = work.fingerprint(path, self.config.backend.max_pixels)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
             raise work.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
@@ -384,6 +389,29 @@ class Service:
         self.inference.put(Claimed(job, one))
         return False
 
+    def _read_section(self, job: Job, path: Path) -> bool:
+        """The next section of a stack that is not done yet; the stack may be growing."""
+        if job.sections:
+            _, first = sections.read(self._reader, path, 1)
+            if first.sha256 != job.sha256:
+                log.info("%r is another stack than before: it is revision %d", job.path, job.revision + 1)
+                self.ledger.replaced(job)
+                return True
+            if job.sections >= first.of:  # only its time was touched
+                self._accounts.finish(job, job.output or "", "unchanged", sections=job.sections)
+                return True
+        number = job.sections + 1
+        relative = sections.name(job.path, number)
+        micrograph, section = sections.read(self._reader, path, number, job.sha256 if job.sections else None)
+        adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, section.sha256)
+        if adopted is not None:
+            self._accounts.finish(job, str(adopted.image), "adopted", **section.told)
+            log.info("adopted %s of %r: it was finished before", section, job.path)
+            return True
+        one = work.prepare(self.config, self._weights, path, relative, section.raw, micrograph, job.warning)
+        self.inference.put(Claimed(job, replace(one, section=section)))
+        return False
+
     def _done_before(self, job: Job, sha256: str) -> bool:
         """Finish a job whose file was only touched: an earlier revision with the same bytes has its result."""
         same = self.ledger.same_content(job, sha256)
@@ -396,7 +424,10 @@ class Service:
     def _write(self, claimed: Claimed, denoised: Denoised) -> bool:
         job = claimed.job
         self._output.require()
-        if self._done_before(job, claimed.work.raw["sha256"]):  # touched while its earlier revision was in hand
+        section = claimed.work.section
+        if section is None and self._done_before(
+            job, claimed.work.raw["sha256"]
+        ):  # touched while its earlier revision was in hand
             return True
         outcome = work.finish(self.config, claimed.work, denoised, self.config.folders.output, job.revision)
         self._accounts.finish(
@@ -406,11 +437,13 @@ class Service:
             profile=outcome.profile,
             timings=outcome.seconds,
             warning="; ".join(outcome.warnings) or None,
+            **(section.told if section else {}),
         )
         self._pause = 0.0
         self._metrics.finished(outcome.seconds, claimed.work.raw["size"], outcome.spikes)
         told = {"micrograph": job.path, "outcome": "done"}
-        log.info("%s", outcome.describe(job.path, job.revision), extra=told)
+        name = job.path if section is None else f"{job.path} ({section})"
+        log.info("%s", outcome.describe(name, job.revision), extra=told)
         return True
 
     # What the network reports (see `inference.Inference`)

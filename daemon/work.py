@@ -20,6 +20,7 @@ from daemon.errors import MicrographError, TransientError
 from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Micrograph, Plane, Prepared
 from daemon.reader import Reader
+from daemon.sections import Section
 
 LONGEST = 4096
 """Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
@@ -48,6 +49,8 @@ class Work:
     plane: Plane
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    section: Section | None = None
+    """Which of a stack it is, where sections are taken one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +145,32 @@ def read(
 
     Raises MicrographError if it can never be processed as it is, TransientError if not now.
     """
-    seconds: dict[str, float] = {}
-    with timed(seconds, "read"):
-        micrograph = reader.read(path)
+    begin = time.perf_counter()
+    micrograph = reader.read(path)
+    took = time.perf_counter() - begin
     try:
         after = path.stat()
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
     if (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
         raise ChangedError(f"{path}: changed while it was read; it is read again once it has settled")
+    one = prepare(config, weights, path, relative, raw, micrograph, warning, profile)
+    one.seconds["read"] = round(took, 4)
+    return one
+
+
+def prepare(
+    config: Config,
+    weights: dict[str, Weights],
+    path: Path,
+    relative: PurePath,
+    raw: dict[str, Any],
+    micrograph: Micrograph,
+    warning: str | None = None,
+    profile: str | None = None,
+) -> Work:
+    """Choose the profile of what was read. Raises MicrographError, TransientError."""
+    seconds: dict[str, float] = {}
     with timed(seconds, "prepare"):
         try:
             choice = dose.choose(config, relative, micrograph, profile)

@@ -83,8 +83,8 @@ def probe(path: Path) -> Completeness:
         return _tail(stream, extent)
 
 
-def read(path: Path, max_pixels: int, *, decode: bool = True) -> Micrograph:
-    """Read one micrograph: a greyscale plane, or a stack of them summed.
+def read(path: Path, max_pixels: int, section: int | None = None, *, decode: bool = True) -> Micrograph:
+    """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
@@ -96,9 +96,9 @@ def read(path: Path, max_pixels: int, *, decode: bool = True) -> Micrograph:
         head = stream.read(_HEAD)
         kind = _container(head, path)
         if kind == "tiff":
-            micrograph = tiff.read(stream, path, size, max_pixels, decode=decode)
+            micrograph = tiff.read(stream, path, size, max_pixels, section, decode=decode)
         elif kind == "mrc":
-            micrograph = mrc.read(stream, path, size, max_pixels)
+            micrograph = mrc.read(stream, path, size, max_pixels, section)
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)

@@ -100,6 +100,13 @@ def check_plane(path: Path, height: int, width: int) -> None:
         raise MicrographError(f"{path}: is a line of {height * width} values, not an image; it was left alone")
 
 
+def pick_section(path: Path, section: int, sections: int) -> range:
+    """The one section of a stack that is wanted, counted from 0. Raises MicrographError if it is not there."""
+    if section >= sections:
+        raise MicrographError(f"{path}: has {sections} sections and not the {section + 1} it had; copy it again")
+    return range(section, section + 1)
+
+
 def sum_frames(frames: Iterable[Pixels], count: int, dtype: np.dtype[np.generic]) -> Pixels:
     """Sum `count` planes (H, W) of `dtype` without overflow: integers widened, floats summed in float64.
 

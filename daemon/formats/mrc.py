@@ -19,6 +19,7 @@ from daemon.formats.container import (
     Extent,
     check_pixels,
     check_plane,
+    pick_section,
     sum_frames,
     sum_remark,
     tail_remark,
@@ -81,12 +82,15 @@ def parse(head: bytes) -> Layout:
     return Layout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
 
 
-def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph:
-    """Read the micrograph in an open MRC of `size` bytes. Raises MicrographError, DamagedError, OSError."""
+def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int | None = None) -> Micrograph:
+    """Read the micrograph in an open MRC of `size` bytes. Raises MicrographError, DamagedError, OSError.
+
+    `section`: only that one of a stack, counted from 0. The stack may be growing: what is whole of it counts.
+    """
     stream.seek(0)
     layout = parse(stream.read(HEADER_BYTES))
     header = layout.header
-    frames, height, width = layout.shape
+    stored, height, width = layout.shape
     if layout.mode in _REFUSED:
         raise MicrographError(f"{path}: holds {_REFUSED[layout.mode]}, not one intensity per pixel; it was left alone")
     if int(header["ispg"]) > 1:
@@ -95,16 +99,20 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph
             "not a micrograph; it was left alone"
         )
     check_plane(path, height, width)
-    check_pixels(path, height, width, frames, max_pixels)
+    check_pixels(path, height, width, stored, max_pixels)
     missing = layout.extent.end - size
-    if missing > 0:
+    if missing > 0 and section is not None:
+        stored = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
+    elif missing > 0:
         raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end", cut=True)
     warnings: list[str] = []
     dtype = layout.dtype
     if layout.mode == 1 and float(header["dmax"]) > np.iinfo(np.int16).max:
         dtype = np.dtype("u2").newbyteorder(header.dtype["nx"].byteorder)
         warnings.append("labelled as signed 16 bit, but its header gives a maximum above 32767: read as unsigned")
-    pixels = sum_frames(_frames(stream, layout, dtype), frames, dtype)
+    chosen = range(stored) if section is None else pick_section(path, section, stored)
+    frames = len(chosen)
+    pixels = sum_frames(_frames(stream, layout, dtype, chosen), frames, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     if frames > 1:
         warnings.append(sum_remark(frames))
@@ -112,6 +120,8 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int) -> Micrograph
         warnings.append(f"{-missing} bytes after the image data were ignored")
     warnings += [text for text in [tail_remark(pixels)] if text]
     metadata: dict[str, Any] = {"frames": frames, "dtype": dtype.newbyteorder("=").name}
+    if section is not None:
+        metadata |= {"section": section + 1, "sections": stored}
     labels = [bytes(label).decode("latin-1").strip("\0 ") for label in header["label"][: max(0, int(header["nlabl"]))]]
     if any(labels):
         metadata["labels"] = [label for label in labels if label]
@@ -165,10 +175,10 @@ def _header(head: bytes) -> Any:
     return None
 
 
-def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any]) -> Iterator[Pixels]:
-    frames, height, width = layout.shape
-    stream.seek(layout.data)
-    for _ in range(frames):
+def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
+    _, height, width = layout.shape
+    stream.seek(layout.data + chosen.start * height * width * dtype.itemsize)
+    for _ in chosen:
         data = bytearray(height * width * dtype.itemsize)
         if stream.readinto(data) < len(data):  # type: ignore[attr-defined]
             raise DamagedError("the file became shorter while it was read", cut=True)

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from daemon.formats.container import (
     DamagedError,
     check_pixels,
     check_plane,
+    pick_section,
     sum_frames,
     sum_remark,
     tail_remark,
@@ -47,29 +49,37 @@ _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000)
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
 
 
-def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, *, decode: bool = True) -> Micrograph:
+def read(
+    stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int | None = None, *, decode: bool = True
+) -> Micrograph:
     """Read the micrograph in an open TIFF of `size` bytes.
 
     Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS, which `explained` puts into words, and
-    CodecNeededError if it is compressed and not to be decoded.
+    CodecNeededError if it is compressed and not to be decoded. `section`: only that one of a stack, counted from 0.
     """
     layout = tiff_layout.parse(stream, size)
     pages = _choose(path, layout)
     first = layout.pages[pages[0]]
     _refuse_channels(path, layout)
-    frames = len(pages) * first.depth * layout.contiguous_frames
+    stored = len(pages) * first.depth * layout.contiguous_frames
     if first.compression not in _CODECS:
         raise MicrographError(
             f"{path}: is compressed in a way that is not read (TIFF compression {first.compression}); "
             "export it without compression, or with LZW or deflate"
         )
     check_plane(path, first.height, first.width)
-    check_pixels(path, first.height, first.width, frames, max_pixels)
+    check_pixels(path, first.height, first.width, stored, max_pixels)
+    others = len(layout.pages) - len(pages)
+    chosen = range(stored) if section is None else pick_section(path, section, stored)
+    frames = len(chosen)
+    if section is not None and layout.contiguous_frames == 1:
+        pages = pages[section // first.depth :][:1]
+        chosen = range(section % first.depth, section % first.depth + 1)
     for index in pages:
-        chosen = layout.pages[index]
-        check_pixels(path, chosen.segment_height, chosen.segment_width, 1, 4 * max_pixels)
-        check_pixels(path, chosen.height, chosen.width * chosen.depth, 1, 4 * max_pixels)
-        if chosen.compression != 1 and not decode:
+        one = layout.pages[index]
+        check_pixels(path, one.segment_height, one.segment_width, 1, 4 * max_pixels)
+        check_pixels(path, one.height, one.width * one.depth, 1, 4 * max_pixels)
+        if one.compression != 1 and not decode:
             raise CodecNeededError
     stream.seek(0)  # tifffile takes where the stream stands for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
@@ -87,19 +97,21 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, *, decode: bo
         found = _pixel_size(path, tags, layout.description)
         dtype = page.dtype
         if layout.contiguous_frames > 1:
-            planes = _contiguous(stream, layout, dtype)
+            planes = _contiguous(stream, layout, dtype, chosen)
         else:
-            planes = (plane for index in pages for plane in _planes(_page(file, index, layout, size), first))
+            every = (plane for index in pages for plane in _planes(_page(file, index, layout, size), first))
+            planes = islice(every, chosen.start, chosen.stop)
         pixels = sum_frames(planes, frames, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     warnings = [f"the TIFF is unusual: {text}" for text in said[:3]]
     if frames > 1:
         warnings.append(sum_remark(frames))
-    others = len(layout.pages) - len(pages)
     if others:
         warnings.append(f"{others} other page{'s' * (others > 1)} of the file (thumbnail, colour) left out")
     warnings += [text for text in [tail_remark(pixels)] if text]
     metadata: dict[str, Any] = {"frames": frames, "dtype": dtype.name, "ome": "<OME" in layout.description[:2000]}
+    if section is not None:
+        metadata |= {"section": section + 1, "sections": stored}
     if found is not None:
         metadata["pixel_size_from"] = found[1]
     for code, key in ((305, "software"), (306, "datetime")):
@@ -209,11 +221,11 @@ def _planes(page: tifffile.TiffPage, like: Page) -> Iterator[Pixels]:
     yield from array.reshape(like.depth, like.height, like.width)
 
 
-def _contiguous(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any]) -> Iterator[Pixels]:
+def _contiguous(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
     """The frames of a stack that has one directory and all data behind each other."""
     page = layout.pages[0]
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
-    for frame in range(layout.contiguous_frames):
+    for frame in chosen:
         stream.seek(int(page.offsets[0]) + frame * page.height * page.width * stored.itemsize)
         data = stream.read(page.height * page.width * stored.itemsize)
         yield np.frombuffer(data, stored).reshape(page.height, page.width)

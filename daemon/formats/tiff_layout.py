@@ -38,7 +38,7 @@ _TYPES = {
     18: "u8",
 }
 _DESCRIPTION = 270
-_WANTED = {254, 256, 257, 258, 259, 262, _DESCRIPTION, 273, 277, 278, 279, 284, 322, 323, 324, 325, 339, 32997}
+_WANTED = {254, 256, 257, 258, 259, 262, _DESCRIPTION, 273, 277, 278, 279, 284, *range(322, 326), 339, 32997, 32998}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -234,11 +234,12 @@ def _page(tags: dict[int, Any], size: int) -> Page:
     tiled = 322 in tags
     segment_width = one(322, width) if tiled else width
     segment_height = one(323, height) if tiled else min(one(278, height), height)
+    segment_depth = one(32998, 1) if tiled else 1  # a block of a volume spans several planes
     offsets, lengths = tags.get(324 if tiled else 273), tags.get(325 if tiled else 279)
-    if min(segment_width, segment_height) < 1 or offsets is None:
+    if min(segment_width, segment_height, segment_depth) < 1 or offsets is None:
         raise DamagedError("the TIFF directory does not say where the pixels are")
     down, across = -(-height // segment_height), -(-width // segment_width)
-    expected = down * across * depth * planes
+    expected = down * across * -(-depth // segment_depth) * planes
     if len(offsets) < expected or (lengths is not None and len(lengths) < expected):
         raise DamagedError(f"the TIFF directory lists {len(offsets)} strips or tiles, the image has {expected}")
     offsets = offsets[:expected].astype(np.uint64)
@@ -246,7 +247,7 @@ def _page(tags: dict[int, Any], size: int) -> Page:
     rows = np.full(expected, segment_height, np.uint64)
     if not tiled and height % segment_height:
         rows.reshape(-1, down)[:, -1] = height % segment_height  # the last strip may be shorter, a tile never is
-    needed = rows * np.uint64(min(row, 2**31))
+    needed = rows * np.uint64(min(row * segment_depth, 2**31))
     if lengths is None:
         lengths = needed if compression == 1 else np.full(expected, max(0, size - int(offsets.max())), np.uint64)
     lengths = lengths[:expected].astype(np.uint64)

@@ -387,3 +387,11 @@ def test_lanes_give_every_nth_turn_to_the_backlog() -> None:
     lanes = Lanes(4)
     assert [lanes.live_next() for _ in range(8)] == [True, True, True, False] * 2
     assert not any(Lanes(1).live_next() for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("path", "one_by_one"),
+    [("Tilt.ST", True), ("day/tilt.st", True), ("tilt.mrc", False), ("Series/a.mrc", True), ("x/series/a.mrc", False)],
+)
+def test_stacks_that_are_taken_section_by_section(path: str, one_by_one: bool) -> None:
+    assert Rules(sections=("*.st", "series/*")).by_section(path) is one_by_one

@@ -173,6 +173,44 @@ def test_an_imagej_stack_with_one_directory_is_summed(tmp_path: Path) -> None:
         formats.read(path, LIMIT)
 
 
+@pytest.mark.parametrize("kind", ["pages", "volume", "contiguous", "ome", "mrc"])
+def test_one_section_of_a_stack(tmp_path: Path, kind: str) -> None:
+    frames = np.stack([image() + number for number in range(4)])
+    path = tmp_path / "stack.tif"
+    match kind:
+        case "pages":
+            with tifffile.TiffWriter(path) as writer:
+                for frame in frames:
+                    writer.write(frame, photometric="minisblack", contiguous=False)
+        case "volume":
+            tifffile.imwrite(path, frames, photometric="minisblack", volumetric=True, tile=(2, 16, 16))
+        case "contiguous":
+            tifffile.imwrite(path, frames, imagej=True, metadata={"axes": "ZYX"})
+        case "ome":
+            tifffile.imwrite(path, frames, ome=True, photometric="minisblack", metadata={"axes": "ZYX"})
+        case "mrc":
+            path = write_mrc(tmp_path / "stack.st", frames, ispg=0)
+    for number, frame in enumerate(frames):
+        one = formats.read(path, LIMIT, number)
+        np.testing.assert_array_equal(one.pixels, frame)
+        assert one.pixels.dtype == np.uint16 and one.metadata["frames"] == 1
+        assert (one.metadata["section"], one.metadata["sections"]) == (number + 1, 4)
+        assert not [warning for warning in one.warnings if "summed" in warning or "left out" in warning]
+    with pytest.raises(MicrographError, match="has 4 sections and not the 5 it had"):
+        formats.read(path, LIMIT, 4)
+
+
+def test_a_section_is_read_while_the_next_is_being_written(tmp_path: Path) -> None:
+    frames = np.stack([image() + number for number in range(3)])
+    path = write_mrc(tmp_path / "tilt.st", frames, ispg=0)
+    path.write_bytes(path.read_bytes()[:-100])
+    one = formats.read(path, LIMIT, 1)
+    np.testing.assert_array_equal(one.pixels, frames[1])
+    assert one.metadata["sections"] == 2
+    with pytest.raises(MicrographError, match="has 2 sections"):
+        formats.read(path, LIMIT, 2)
+
+
 def test_a_colour_thumbnail_beside_the_micrograph_is_left_out(tmp_path: Path) -> None:
     path, data = tmp_path / "a.tif", image()
     with tifffile.TiffWriter(path) as writer:

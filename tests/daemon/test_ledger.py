@@ -499,7 +499,8 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path, clo
         Ledger(tmp_path, "read")
     clock.now = 1_760_000_100.0
     with start(tmp_path, clock) as ledger:
-        assert [tuple(row) for row in ledger._db.execute("SELECT * FROM jobs ORDER BY id")] == before
+        now = [tuple(row) for row in ledger._db.execute("SELECT * FROM jobs ORDER BY id")]
+        assert now == [(*row, 0) for row in before]  # and no section of a stack
         assert ledger.counts() == {"pending": 3, "running": 1, "retry": 1, "done": 2, "quarantined": 1}
         assert ledger.oldest_waiting() == 96.0
         assert [job.path for job in ledger.recover()] == ["running.tif"]
@@ -526,6 +527,35 @@ def test_an_upgrade_that_is_cut_off_leaves_the_ledger_as_it_was(
     monkeypatch.setattr(ledger_file, "MIGRATIONS", whole)
     with start(tmp_path) as ledger:
         assert ledger.counts()["done"] == 2
+
+
+def test_a_stack_goes_on_where_it_was(ledger: Ledger) -> None:
+    def grown(size: int) -> Job | None:
+        return ledger.register("tilt.st", size, size, live=True, by_section=True)
+
+    assert grown(100) is not None and grown(100) is None
+    job = ledger.finish(claim(ledger), "/out/1", sections=1, more=True, sha256="first")
+    assert (job.state, job.sections, job.attempts) == ("pending", 1, 0)
+    grown(200)
+    second = claim(ledger)
+    assert (second.sections, second.sha256, second.size, second.revision) == (1, "first", 200, 1)
+    grown(300)  # while it is in hand, and so it is not the last
+    assert ledger.finish(second, "/out/2", sections=2).state == "pending"
+    assert ledger.finish(claim(ledger), "/out/3", sections=3).state == "done"
+    assert ledger.known("tilt.st", 300, 300)
+    grown(400)
+    ledger.quarantine(claim(ledger), "broken")
+    job = grown(500)
+    assert job is not None and (job.state, job.sections, job.error, job.output) == ("pending", 3, None, "/out/3")
+    assert ledger.counts()["pending"] == 1 and len(ledger.recent(9)) == 1
+
+
+def test_another_stack_under_the_same_name_is_the_next_revision(ledger: Ledger) -> None:
+    ledger.register("tilt.st", 1, 1, live=True, by_section=True)
+    ledger.finish(claim(ledger), "/out/1", sections=1, sha256="first")
+    ledger.register("tilt.st", 2, 2, live=True, by_section=True)
+    job = ledger.replaced(claim(ledger))
+    assert (job.state, job.revision, job.sections, job.sha256, job.attempts) == ("pending", 2, 0, None, 0)
 
 
 def test_how_long_the_oldest_has_waited(ledger: Ledger, clock: Clock) -> None:

@@ -25,7 +25,7 @@ import os, time
 from pathlib import Path
 from daemon import formats, reader
 real = formats.read
-def read(path, max_pixels, **options):
+def read(path, max_pixels, section=None, **options):
     if "crash" in path.name: os.abort()
     if "loop" in path.name:
         while True: pass
@@ -33,7 +33,7 @@ def read(path, max_pixels, **options):
     if "killed" in path.name: os.kill(os.getpid(), 9)
     if "defect" in path.name: raise KeyError("a defect")
     if "stuck" in path.name: time.sleep(3600)
-    return real(path, max_pixels, **options)
+    return real(path, max_pixels, section, **options)
 formats.read = read
 reader.main()
 """
@@ -71,6 +71,14 @@ def test_a_compressed_micrograph_comes_back_as_it_is_read_here(
     for name in ("source", "kind", "pixel_size", "metadata", "warnings"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert theirs.warnings  # the name says MRC
+
+
+def test_one_section_of_a_compressed_stack(reader: Reader, tmp_path: Path, counts: Callable[..., Any]) -> None:
+    path, frames = tmp_path / "a.tif", np.stack([counts(seed) for seed in range(3)])
+    tifffile.imwrite(path, frames, compression="zlib", photometric="minisblack")
+    one = reader.read(path, 1)
+    assert_array_equal(one.pixels, frames[1])
+    assert (one.metadata["section"], one.metadata["sections"], one.metadata["frames"]) == (2, 3, 1)
 
 
 def test_plain_micrographs_start_no_process(reader: Reader, tmp_path: Path, write: Callable[..., Path]) -> None:

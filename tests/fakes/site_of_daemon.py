@@ -96,7 +96,9 @@ class Site:
 
     def images(self) -> set[str]:
         return {
-            str(path.relative_to(self.output)) for path in self.output.rglob("*") if path.suffix in (".tif", ".mrc")
+            str(path.relative_to(self.output))
+            for path in self.output.rglob("*")
+            if path.suffix in (".tif", ".mrc", ".st")
         }
 
     def check_outputs(self) -> None:

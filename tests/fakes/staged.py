@@ -108,8 +108,8 @@ match sys.argv[1]:
         service.rules = lambda config: replace(_rules(config), stuck_seconds=1.0)
     case "crashing-codec":
         inference.open_backend = _forgetful
-        staged = "import os; from daemon import formats as f, reader; r = f.read; f.read = lambda path, most, **o: ("
-        staged += "os.abort() if path.name == 'crash.tif' else r(path, most, **o)); reader.main()"
+        staged = "import os; from daemon import formats as f, reader; r = f.read; f.read = lambda path, *most, **o: ("
+        staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); reader.main()"
         service.Reader = lambda *limits: reader.Reader(*limits, staged)  # type: ignore[misc, assignment]
     case "failing":
         inference.open_backend = lambda *arguments, **options: FakeBackend(0, _fail)

@@ -327,24 +327,62 @@ def test_15_odd_headers_are_read_and_locked_files_waited_for(site: Site) -> None
     site.check_outputs()
 
 
+def grow(site: Site, name: str, sections: list[np.ndarray]) -> None:
+    """Bring a stack to these sections as SerialEM does: first the new ones, then the header that counts them."""
+    whole, path = site.root / "scratch.mrc", site.drop / name
+    with mrcfile.new(whole, np.stack(sections), overwrite=True) as mrc:
+        mrc.set_image_stack()
+    content = whole.read_bytes()
+    with path.open("r+b" if path.exists() else "wb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.write(content[stream.tell() :])
+        stream.flush()
+        stream.seek(0)
+        stream.write(content[:1024])
+
+
+def test_of_a_growing_tilt_series_only_new_sections_are_done_whoever_is_killed_meanwhile(site: Site) -> None:
+    sections = [poisson(60 + number) for number in range(6)]
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    grow(site, "tilt.st", sections[:1])
+    until(lambda: site.images() == {"tilt.s0001.st"})
+    grow(site, "tilt.st", sections[:3])
+    until(lambda: site.images() == {f"tilt.s{number:04d}.st" for number in (1, 2, 3)})
+    written = {path.name: path.stat().st_mtime_ns for path in site.output.iterdir()}
+    process.kill()
+    process.wait()
+    grow(site, "tilt.st", sections[:5])
+    process = site.launch("run", staged="quick")
+    until(lambda: len(site.images()) == 5)
+    (site.drop / "tilt.st").touch()
+    grow(site, "other.st", sections[3:5])
+    until(lambda: len(site.images()) == 7)
+    until(lambda: {job.state for job in jobs(site)} == {"done"})
+    for name, when in written.items():
+        assert (site.output / name).stat().st_mtime_ns == when, f"{name} was made twice"
+    grow(site, "../scratch.st", sections[::-1])  # another stack takes the name
+    (site.root / "scratch.st").replace(site.drop / "tilt.st")
+    until(lambda: "tilt.s0006.r2.st" in site.images())
+    stopped(process)
+    assert {(job.path, job.revision, job.sections) for job in jobs(site)} == {("tilt.st", 2, 6), ("other.st", 1, 2)}
+    assert not list(site.output.glob(".emdenoised*"))
+    for number, section in enumerate(sections[:5], 1):
+        record = json.loads((site.output / f"tilt.s{number:04d}.st.json").read_text())
+        assert record["raw"]["section"] == number and record["raw"]["metadata"]["frames"] == 1
+        for again, raw in (("", section), (".r2", sections[-number])):
+            with mrcfile.open(site.output / f"tilt.s{number:04d}{again}.st") as mrc:
+                assert float(mrc.data.mean()) == pytest.approx(raw.mean(), rel=1e-3)
+
+
 def test_a_stack_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all_its_sections(site: Site) -> None:
     """SerialEM adds a section, then the header counts it: each pause shows a whole file."""
     sections = [poisson(20 + number) for number in range(3)]
     process = site.launch("run", staged="quick")
     site.ready(process)
-    path = site.drop / "map.mrc"
     results = []
     for number in range(1, 4):
-        whole = site.root / "scratch.mrc"
-        with mrcfile.new(whole, np.stack(sections[:number]), overwrite=True) as mrc:
-            mrc.set_image_stack()
-        content = whole.read_bytes()
-        with path.open("r+b" if path.exists() else "wb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.write(content[stream.tell() :])
-            stream.flush()
-            stream.seek(0)
-            stream.write(content[:1024])
+        grow(site, "map.mrc", sections[:number])
         results.append("map.mrc" if number == 1 else f"map.r{number}.mrc")
         until(lambda: site.images() == set(results))
     stopped(process)

@@ -77,7 +77,13 @@ def parser() -> argparse.ArgumentParser:
             "--create-drop", action="store_true", help="make the drop folder if it is missing"
         )
     one_off = add("denoise", run_denoise, "denoise the named files now, without drop folder or ledger", shared=False)
-    one_off.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TIFF or MRC micrographs")
+    one_off.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="micrographs: TIFF, MRC, EER; with the extra `formats` DM3/DM4, SER, EMD, HyperSpy",
+    )
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
     one_off.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
     one_off.add_argument(

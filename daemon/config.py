@@ -65,7 +65,9 @@ class Arrival(Section):
     """Seconds between looks while polling."""
     recursive: bool = True
     """Whether sub-folders are watched too."""
-    extensions: Words = Field(default=(".tif", ".tiff", ".mrc", ".st"), min_length=1)
+    extensions: Words = Field(
+        default=(".tif", ".tiff", ".mrc", ".st", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".eer"), min_length=1
+    )
     """File-name endings that are micrographs, lower case, with their dot; capitals in a file's name do not matter."""
     ignore: Words = ("*.tmp", "*.temp", "*.part", "*.partial", "*.filepart", "*.crdownload", ".*", "~*")
     """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""

@@ -1,7 +1,8 @@
 """What flows through the daemon: a micrograph as read, as prepared for the network, and as denoised."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,53 @@ class PixelSize:
     unit: str
 
 
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """How a micrograph was taken, as far as its file says so; None is "unknown", and never guessed."""
+
+    voltage_kv: float | None = None
+    magnification: float | None = None
+    exposure_seconds: float | None = None
+    """Per frame of a TEM camera, or per pixel of a scan."""
+    microscope: str | None = None
+    detector: str | None = None
+    recorded: str | None = None
+    """When, in the file's own words."""
+    electrons_per_unit: float | None = None
+    """Incident electrons for each unit of pixel value: the inverse of counts per electron."""
+    electrons_per_pixel: float | None = None
+    """Mean incident electrons per pixel."""
+
+    @classmethod
+    def stated(cls, **found: Any) -> "Acquisition":
+        """From what a file holds: numbers that are none, not finite or not above 0 and empty names are unknown."""
+        kept: dict[str, Any] = {key: _words(value) if key in _NAMES else _number(value) for key, value in found.items()}
+        return cls(**kept)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types; "unknown" where the file says nothing."""
+        return {key: "unknown" if value is None else value for key, value in asdict(self).items()}
+
+
+_NAMES = ("microscope", "detector", "recorded")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if isfinite(number) and number > 0 else None
+
+
+def _words(value: Any) -> str | None:
+    text = " ".join(value.split())[:200] if isinstance(value, str) else ""
+    return text if text and text.isprintable() else None
+
+
+UNKNOWN = Acquisition()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Micrograph:
     """One image plane and what its file says about it.
@@ -39,10 +87,11 @@ class Micrograph:
     pixels: Pixels
     source: Path
     kind: str
-    """Container: "tiff" or "mrc"."""
+    """Container: "tiff", "mrc" or a vendor's: "dm3", "dm4", "ser", "emd", "hspy"."""
     pixel_size: PixelSize | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    acquisition: Acquisition = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)

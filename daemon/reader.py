@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +27,7 @@ import numpy as np
 
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
-from daemon.micrograph import Micrograph, PixelSize
+from daemon.micrograph import Acquisition, Micrograph, PixelSize
 
 _ONE = 1 << 17
 """Bytes of the longest message: paths and remarks."""
@@ -173,7 +174,8 @@ def _micrograph(path: Path, told: Mapping[str, Any], descriptor: int) -> Microgr
         os.close(descriptor)
     size = PixelSize(*told["size"]) if told["size"] else None
     pixels = np.frombuffer(memory, dtype).reshape(height, width)
-    return Micrograph(pixels, path, told["kind"], size, told["metadata"], tuple(told["warnings"]))
+    taken = Acquisition(**told["acquisition"])
+    return Micrograph(pixels, path, told["kind"], size, told["metadata"], tuple(told["warnings"]), taken)
 
 
 # The child's side
@@ -223,6 +225,7 @@ def _answer(path: Path, section: int | None, max_pixels: int) -> tuple[dict[str,
         "kind": one.kind,
         "metadata": dict(one.metadata),
         "warnings": one.warnings,
+        "acquisition": asdict(one.acquisition),
     }, [descriptor]
 
 

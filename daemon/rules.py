@@ -19,7 +19,7 @@ class Rules:
     stuck_seconds: float = 60.0
     """After how long without any change an unfinished file is handed over, to be quarantined with the reason.
     A quarantined file that changes is looked at again, so a slow copy loses nothing by this."""
-    extensions: tuple[str, ...] = (".tif", ".tiff", ".mrc", ".st")
+    extensions: tuple[str, ...] = (".tif", ".tiff", ".mrc", ".st", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".eer")
     """Endings of micrographs, lower case with the dot."""
     ignore: tuple[str, ...] = (".*", "~*", "*.tmp", "*.part")
     """Globs, case-insensitive: without "/" for the name of a file or folder, with "/" for the relative path."""

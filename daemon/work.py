@@ -249,6 +249,7 @@ def provenance(
             "shape": list(micrograph.pixels.shape),
             "dtype": str(micrograph.pixels.dtype),
             "metadata": dict(micrograph.metadata),
+            "acquisition": micrograph.acquisition.as_json(),
             "pixel_size": None if size is None else {"y": size.y, "x": size.x, "unit": size.unit},
         },
         "dose": prepared.dose if work.choice.dose_known else None,

@@ -1,20 +1,24 @@
-"""Micrograph files: is it complete, read it, write one. TIFF and MRC, told apart by their content.
+"""Micrograph files: is it complete, read it, write one. TIFF, MRC and vendors' formats, told apart by their content.
 
 Raw files are only ever opened for reading.
 """
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import numpy as np
+
 from daemon.errors import MicrographError
-from daemon.formats import mrc, tiff, tiff_layout
+from daemon.formats import foreign, mdoc, mrc, tiff, tiff_layout
 from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
-from daemon.micrograph import Image, Micrograph
+from daemon.formats.units import convert
+from daemon.micrograph import Image, Micrograph, Pixels
 
 __all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "open_raw", "probe", "read", "write"]
 
@@ -27,10 +31,9 @@ _HEAD = mrc.HEADER_BYTES
 _BLOCK = 1 << 20
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FOREIGN = (
-    (b"\x89HDF", "an HDF5 file (Velox EMD, NeXus, HyperSpy)"),
-    (b"\0\0\0\x03\0", "a DigitalMicrograph DM3 file"),
-    (b"\0\0\0\x04\0", "a DigitalMicrograph DM4 file"),
-    (b"II\x97\x01", "a TIA SER file"),
+    (b"\x89HDF", "an HDF5 file that does not end in .emd or .hspy"),
+    (b"JK\x00\x02", "the index of a TIA recording (.emi), whose images are in the .ser files beside it"),
+    (b"IMGBLO", "a block file of diffraction patterns"),
     (b"\x1f\x8b", "compressed with gzip"),
     (b"BZh", "compressed with bzip2"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -68,10 +71,13 @@ def probe(path: Path) -> Completeness:
             return Completeness("incomplete", False, "the file is empty" if size == 0 else "it starts with zeros")
         try:
             kind = _container(head, path)
+            form = foreign.recognised(head, path.suffix)
             if kind == "tiff":
                 extent = tiff_layout.parse(stream, size).extent()
             elif kind == "mrc":
                 extent = mrc.parse(head).extent
+            elif form is not None:
+                extent = foreign.extent(head, form, size)
             elif _foreign(head):
                 return Completeness("complete")
             else:
@@ -99,9 +105,13 @@ def read(path: Path, max_pixels: int, section: int | None = None, *, decode: boo
             micrograph = tiff.read(stream, path, size, max_pixels, section, decode=decode)
         elif kind == "mrc":
             micrograph = mrc.read(stream, path, size, max_pixels, section)
+        elif (form := foreign.recognised(head, path.suffix)) is not None:
+            micrograph = foreign.read(stream, path, form, max_pixels, section, decode=decode)
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
+    _refuse_no_picture(path, micrograph)
+    micrograph = mdoc.merged(_with_credible_size(micrograph))
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"
@@ -155,8 +165,49 @@ def _unknown(path: Path, head: bytes) -> str:
         return f"{path}: starts with zeros, as an unfinished copy does; copy it again"
     what = _foreign(head)
     if what:
-        return f"{path}: is {what}; only TIFF and MRC are read: export or unpack it"
-    return f"{path}: is neither TIFF nor MRC (its header is damaged or foreign); export it as TIFF or MRC"
+        return f"{path}: is {what}, which is not read: export or unpack it"
+    return (
+        f"{path}: is no kind of micrograph that is known (its header is damaged or foreign); export it as TIFF or MRC"
+    )
+
+
+_REFERENCE = re.compile(r"(^|[^a-z])(countref|superref|gain[ _-]?ref|darkref|dark[ _-]?ref)|\.(gain|dark)(\.[a-z]+)?$")
+_SIDES = (1e-13, 1e-3)
+"""Metres: no electron microscope has smaller or larger pixels."""
+
+
+def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
+    """Raise MicrographError for what is a plane of numbers and no picture of a specimen."""
+    if _REFERENCE.search(path.name.lower()):
+        raise MicrographError(f"{path}: is a camera's gain or dark reference by its name; it was left alone")
+    if _is_mask(micrograph.pixels):
+        raise MicrographError(f"{path}: has two values only, in patches, as a mask or a drawing has; it was left alone")
+
+
+def _is_mask(pixels: Pixels) -> bool:
+    """Whether there are two values, each in one piece or few: electron counts of 0 and 1 are scattered."""
+    if len(np.unique(pixels[:: max(1, pixels.shape[0] // 8)])) > 2:
+        return False  # as nearly every image: a glance is enough
+    other = pixels != pixels.flat[0]
+    share = float(other.mean())
+    values = pixels[other]
+    if not 0 < share < 1 or (values != values[0]).any():
+        return False
+    changes = float((other[:, 1:] != other[:, :-1]).mean())
+    return changes < share * (1 - share)  # half of what chance gives
+
+
+def _with_credible_size(micrograph: Micrograph) -> Micrograph:
+    """Without a pixel size that no electron microscope has: the file is wrong about its unit."""
+    size = micrograph.pixel_size
+    metres = None if size is None else convert(size, "m")
+    if size is None or metres is None or all(_SIDES[0] <= side <= _SIDES[1] for side in (metres.y, metres.x)):
+        return micrograph
+    remark = (
+        f"its file states pixels of {size.x:.3g} {size.unit}, which no electron microscope has: the pixel size is "
+        "taken as unknown"
+    )
+    return replace(micrograph, pixel_size=None, warnings=(*micrograph.warnings, remark))
 
 
 def _tail(stream: BinaryIO, extent: Extent) -> Completeness:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from mrcfile.dtypes import HEADER_DTYPE
+from mrcfile.dtypes import HEADER_DTYPE, get_ext_header_dtype
 
 from daemon import __version__
 from daemon.errors import MicrographError
@@ -25,7 +25,7 @@ from daemon.formats.container import (
     tail_remark,
 )
 from daemon.formats.units import convert, pixel_size
-from daemon.micrograph import Image, Micrograph, Pixels
+from daemon.micrograph import UNKNOWN, Acquisition, Image, Micrograph, Pixels, PixelSize
 
 HEADER_BYTES = 1024
 SUFFIXES = (".mrc", ".mrcs", ".map", ".st", ".rec", ".ali", ".preali")
@@ -129,7 +129,8 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     found = pixel_size(y, x, "angstrom")
     if found is not None:
         metadata["pixel_size_from"] = "MRC header"
-    return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings))
+    taken = _acquisition(stream, header, section or 0, found)
+    return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
 
 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
@@ -183,6 +184,32 @@ def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: rang
         if stream.readinto(data) < len(data):  # type: ignore[attr-defined]
             raise DamagedError("the file became shorter while it was read", cut=True)
         yield np.frombuffer(data, dtype).reshape(height, width)
+
+
+def _acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
+    """What Thermo Fisher's extended header says of a section; all unknown without one."""
+    form = get_ext_header_dtype(bytes(header["exttyp"]), header.dtype["nx"].byteorder)
+    if form is None:
+        return UNKNOWN
+    stream.seek(HEADER_BYTES + section * form.itemsize)
+    data = stream.read(form.itemsize)
+    if len(data) < form.itemsize or int(header["nsymbt"]) < (section + 1) * form.itemsize:
+        return UNKNOWN
+    told = np.frombuffer(data, form)[0]
+
+    def text(*names: str) -> str | None:
+        words = (bytes(told[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
+        return next((word for word in words if word), None)
+
+    area = None if size is None else convert(size, "m")
+    return Acquisition.stated(
+        voltage_kv=float(told["HT"]) * 1e-3,
+        magnification=float(told["Magnification"]),
+        exposure_seconds=float(told["Integration time"]) or float(told["Dwell time"]),
+        microscope=text("Microscope type"),
+        detector=text("Camera name", "STEM Detector name"),
+        electrons_per_pixel=None if area is None else float(told["Dose"]) * area.x * area.y,
+    )
 
 
 def _side(header: Any, axis: str, count: str) -> float:

@@ -15,7 +15,7 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import tiff_layout
+from daemon.formats import tiff_layout, tiff_tags
 from daemon.formats.container import (
     CodecNeededError,
     DamagedError,
@@ -27,8 +27,8 @@ from daemon.formats.container import (
     tail_remark,
 )
 from daemon.formats.tiff_layout import Layout, Page
-from daemon.formats.units import convert, pixel_size, readable, reciprocal
-from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
+from daemon.formats.units import readable
+from daemon.micrograph import Image, Micrograph, Pixels
 
 _COLOURED = {
     2: "RGB colour",
@@ -40,12 +40,12 @@ _COLOURED = {
 }
 _PALETTE, _MASK = 3, 4
 _REDUCED, _TRANSPARENCY = 1, 4
-_FINEST_PRINT = 1e-6
-"""No printer has pixels below 1 um; a resolution finer than that (metres) is a microscope's."""
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
-_CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000)
-"""No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard: those whose output the directory bounds."""
+_EER = (65000, 65001, 65002)
+_CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *_EER)
+"""No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: those whose output
+the directory bounds."""
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
 
 
@@ -88,14 +88,15 @@ def read(
             raise MicrographError(
                 f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
             )
-        if page.dtype is None or page.dtype.kind not in "iuf":
+        dtype = np.dtype(np.uint8) if first.compression in _EER else page.dtype
+        if dtype is None or dtype.kind not in "iuf":
             raise MicrographError(
                 f"{path}: has pixels of an unusual kind ({first.bits} bits, sample format "
                 f"{first.sample_format}); export it as 8, 16 or 32 bit greyscale"
             )
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
-        found = _pixel_size(path, tags, layout.description)
-        dtype = page.dtype
+        found = tiff_tags.pixel_size_of(path, tags, layout.description)
+        taken = tiff_tags.acquisition(tags)
         if layout.contiguous_frames > 1:
             planes = _contiguous(stream, layout, dtype, chosen)
         else:
@@ -117,7 +118,7 @@ def read(
     for code, key in ((305, "software"), (306, "datetime")):
         if isinstance(tags.get(code), str) and tags[code].strip():
             metadata[key] = tags[code].strip()[:200]
-    return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, tuple(warnings))
+    return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, tuple(warnings), taken)
 
 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
@@ -168,7 +169,7 @@ def _refusal(page: Page) -> str | None:
         return _COLOURED[page.photometric]
     if page.samples > 1:
         return f"{page.samples} values per pixel"
-    if page.bits == 1:
+    if page.bits == 1 and page.compression not in _EER:
         return "a black-and-white drawing (1 bit)"
     if page.sample_format in (5, 6):
         return "complex numbers (a Fourier transform or a wave)"
@@ -218,6 +219,8 @@ def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tif
 
 def _planes(page: tifffile.TiffPage, like: Page) -> Iterator[Pixels]:
     array = page.asarray(maxworkers=1)  # one image at a time: the other cores are denoising
+    if like.compression in _EER:
+        array = array.view(np.uint8)  # one electron or none
     yield from array.reshape(like.depth, like.height, like.width)
 
 
@@ -229,110 +232,6 @@ def _contiguous(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: 
         stream.seek(int(page.offsets[0]) + frame * page.height * page.width * stored.itemsize)
         data = stream.read(page.height * page.width * stored.itemsize)
         yield np.frombuffer(data, stored).reshape(page.height, page.width)
-
-
-def _pixel_size(path: Path, tags: Mapping[int, Any], description: str) -> tuple[PixelSize, str] | None:
-    """What the file says its pixel size is, and who says so. Raises MicrographError for reciprocal units."""
-    for source, stated in (
-        ("Gatan tags", _gatan(tags)),
-        ("FEI tags", _fei(tags)),
-        ("Olympus SIS tags", _sis(tags)),
-        ("Zeiss tags", _zeiss(tags)),
-        ("TVIPS tags", _tvips(tags)),
-        ("OME", _ome(description)),
-        ("ImageJ", _imagej(tags, description)),
-        ("TIFF resolution", _resolution(tags)),
-    ):
-        if stated is None:
-            continue
-        if reciprocal(stated[2]):
-            raise MicrographError(
-                f"{path}: is a diffraction pattern (its pixels are measured in {stated[2]}); "
-                "it was left alone, because this denoiser is for images: move it to another folder"
-            )
-        size = pixel_size(*stated)
-        if size is not None:
-            return size, source
-    return None
-
-
-_Stated = tuple[float, float, str]
-"""Pixel size y, x and the unit as the file spells it."""
-
-
-def _gatan(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(tags, 65010, 65009, tags[65003]) if isinstance(tags.get(65003), str) else None
-
-
-def _fei(tags: Mapping[int, Any]) -> _Stated | None:
-    header = tags.get(34682, tags.get(34680))
-    return _stated(header.get("Scan"), "PixelHeight", "PixelWidth", "m") if isinstance(header, dict) else None
-
-
-def _sis(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(tags.get(33560), "pixelsizey", "pixelsizex", "m")
-
-
-def _tvips(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(tags.get(37706), "PixelSizeY", "PixelSizeX", "nm")
-
-
-def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | None:
-    """Two numbers from a vendor's header; None where it has none."""
-    if not (isinstance(header, Mapping) and isinstance(header.get(x), int | float)):
-        return None
-    return float(header[y] if y in header else header[x]), float(header[x]), unit
-
-
-def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
-    header = tags.get(34118)
-    if not isinstance(header, dict):
-        return None
-    # "Image Pixel Size" is the stored image's; the older "Pixel Size" is that of an image 1024 pixels wide.
-    for key, factor in (("ap_image_pixel_size", 1.0), ("ap_pixel_size", 1024 / int(tags[256]))):
-        match header.get(key):
-            case (_, float(side) | int(side), str(unit)):
-                return side * factor, side * factor, unit
-    return None
-
-
-def _ome(description: str) -> _Stated | None:
-    if "<OME" not in description[:2000]:
-        return None
-    found = {
-        name: match[1]
-        for name in ("SizeX", "SizeY", "SizeXUnit", "SizeYUnit")
-        if (match := re.search(rf'\bPhysical{name}="([^"]*)"', description))
-    }
-    if "SizeX" not in found:
-        return None
-    across, unit = float(found["SizeX"]), found.get("SizeXUnit", "um")
-    return float(found["SizeY"]) if "SizeY" in found else across, across, unit
-
-
-def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
-    match = re.search(r"^unit=(.*)$", description, re.MULTILINE) if description.startswith("ImageJ=") else None
-    sides = _sides(tags)
-    if match is None or sides is None or match[1].strip() in ("inch", "cm"):
-        return None  # inch and cm are what ImageJ says of a print resolution; _resolution judges those
-    return *sides, match[1]
-
-
-def _resolution(tags: Mapping[int, Any]) -> _Stated | None:
-    """The plain TIFF resolution, where it is too fine to be a printer's."""
-    sides, metres = _sides(tags), {2: 0.0254, 3: 0.01}.get(int(tags.get(296, 2)))
-    if sides is None or metres is None or max(sides) * metres >= _FINEST_PRINT:
-        return None
-    size = convert(PixelSize(sides[0] * metres, sides[1] * metres, "m"), "nm")
-    return (size.y, size.x, "nm") if size else None
-
-
-def _sides(tags: Mapping[int, Any]) -> tuple[float, float] | None:
-    """Height and width of a pixel in the file's unit, from the two resolution tags (pixels per unit, a fraction)."""
-    match tags.get(282), tags.get(283, tags.get(282)):
-        case (int(across), int(per_x)), (int(down), int(per_y)) if across > 0 and down > 0:
-            return per_y / down, per_x / across
-    return None
 
 
 class _Collector(logging.Handler):

@@ -516,10 +516,10 @@ def test_dark_images_are_suspicious_but_nothing_is_proven(tmp_path: Path) -> Non
     [
         (b"", "empty"),
         (b"\0" * 5000, "zeros"),
-        (b"hello, this is not an image" * 100, "neither TIFF nor MRC"),
+        (b"hello, this is not an image" * 100, "no kind of micrograph that is known"),
         (b"\x89HDF\r\n\x1a\n" + b"x" * 2000, "HDF5"),
         (b"\x1f\x8b\x08" + b"x" * 2000, "gzip"),
-        (b"\0\0\0\x03\0" + b"x" * 2000, "DM3"),
+        (b"\0\0\0\x03\0" + b"x" * 2000, "no kind of micrograph that is known"),
         (b"II*\0", "cut off"),
         (b"MM\0*\0\0\0\0", "not been written"),
         (b"II*\0\x08\0\0\0" + b"\xff" * 500, "entries"),
@@ -764,12 +764,8 @@ def test_every_micrograph_of_the_data_set_is_read(folder: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gatan_dp.dm3", "DM3"),
-        ("jeol_haadf.dm4", "DM4"),
-        ("tia_sto.ser", "SER"),
-        ("velox_dpc.emd", "HDF5"),
         ("emd_3001.map.gz", "gzip"),
-        ("rs_test1.blo", "neither TIFF nor MRC"),
+        ("rs_test1.blo", "block file of diffraction patterns"),
     ],
 )
 def test_other_vendors_files_are_named(name: str, reason: str) -> None:

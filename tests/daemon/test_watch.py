@@ -133,7 +133,7 @@ def state(watcher: Watcher) -> str:
 def test_a_scan_lists_regular_files_by_relative_path(drop: Path) -> None:
     write(drop / "a.tif", b"12345")
     write(drop / "Grid 1" / "Square" / "b.MRC")
-    for passed_over in (".hidden.tif", "c.tif.part", ".cache/d.tif", "e.txt", "f.dm4"):
+    for passed_over in (".hidden.tif", "c.tif.part", ".cache/d.tif", "e.txt", "f.h5"):
         write(drop / passed_over)
     os.mkfifo(drop / "pipe.tif")
     (drop / "link.tif").symlink_to(drop / "a.tif")
@@ -144,7 +144,7 @@ def test_a_scan_lists_regular_files_by_relative_path(drop: Path) -> None:
     found = (drop / "a.tif").stat()
     assert (a.size, a.mtime_ns, a.inode) == (5, found.st_mtime_ns, found.st_ino)
     assert listing.unreadable == []
-    assert set(listing.strangers) == {".txt", ".dm4", "symbolic link", "special file"}
+    assert set(listing.strangers) == {".txt", ".h5", "symbolic link", "special file"}
     assert scan(drop, RULES, inodes=False).sightings[0].inode == 0
     assert [one.path for one in scan(drop, Rules(recursive=False)).sightings] == ["a.tif"]
 

@@ -1,0 +1,68 @@
+"""SerialEM's .mdoc files: what it says of a stack or an image in a text file beside it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from daemon.formats.units import convert, pixel_size
+from daemon.micrograph import Acquisition, Micrograph
+
+_MOST = 1 << 24
+_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d+)\s*\]")
+_PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
+
+
+def beside(path: Path) -> Path | None:
+    """The .mdoc of a file, if there is one that is an ordinary file of a reasonable size."""
+    candidate = path.with_name(path.name + ".mdoc")
+    try:
+        state = candidate.lstat()
+    except OSError:
+        return None
+    return candidate if candidate.is_file() and not candidate.is_symlink() and state.st_size <= _MOST else None
+
+
+def merged(micrograph: Micrograph) -> Micrograph:
+    """The micrograph with what its .mdoc says and its own header does not."""
+    path = beside(micrograph.source)
+    if path is None:
+        return micrograph
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return micrograph  # it says nothing that the image needs
+    section = int(micrograph.metadata.get("section", 1)) - 1
+    values = parse(text, section)
+    spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0
+    stated = micrograph.pixel_size
+    size = stated if stated is not None or spacing is None else pixel_size(spacing, spacing, "angstrom")
+    in_angstrom = None if size is None else convert(size, "angstrom")
+    dose = Acquisition.stated(electrons_per_pixel=values.get("ExposureDose")).electrons_per_pixel
+    per_electron = Acquisition.stated(electrons_per_unit=values.get("CountsPerElectron")).electrons_per_unit
+    told = Acquisition.stated(
+        voltage_kv=values.get("Voltage"),
+        magnification=values.get("Magnification"),
+        exposure_seconds=values.get("ExposureTime"),
+        recorded=values.get("DateTime"),
+        electrons_per_unit=None if per_electron is None else 1 / per_electron,
+        electrons_per_pixel=None if dose is None or in_angstrom is None else dose * in_angstrom.x * in_angstrom.y,
+    )
+    own = micrograph.acquisition
+    known = {name: getattr(own, name) for name in Acquisition.__dataclass_fields__ if getattr(own, name) is not None}
+    metadata = dict(micrograph.metadata)
+    if stated is None and size is not None:
+        metadata["pixel_size_from"] = "SerialEM .mdoc"
+    return replace(micrograph, acquisition=replace(told, **known), pixel_size=size, metadata=metadata)
+
+
+def parse(text: str, section: int) -> dict[str, str]:
+    """Keys that hold for one section (counted from 0): the file's own, then those of its [ZValue] or [FrameSet]."""
+    found: dict[str, str] = {}
+    here = True
+    for line in text.splitlines():
+        line = line.strip()
+        if match := _SECTION.match(line):
+            here = match[1] in ("ZValue", "FrameSet") and int(match[2]) == section
+        elif here and (match := _PAIR.fullmatch(line)):
+            found[match[1]] = match[2].strip()
+    return found

@@ -146,6 +146,19 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     if size is not None:
         metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)  # as ImageJ writes it
         common["resolution"] = (1 / size.x, 1 / size.y)
+        # HyperSpy knows only ImageJ's micron; it takes the unit from the tags DigitalMicrograph writes.
+        unit = size.unit if size.unit in ("nm", "mm", "cm", "m") else {"um": "\xb5m", "angstrom": "\xc5"}.get(size.unit)
+        if unit is not None:
+            told = unit.encode("latin-1")
+            common["extratags"] = [
+                (code, kind, 0 if kind == "s" else 1, value, True)
+                for code, kind, value in (
+                    (65003, "s", told),
+                    (65004, "s", told),
+                    (65009, "d", size.x),
+                    (65010, "d", size.y),
+                )
+            ]
     tifffile.imwrite(path, pixels, imagej=True, metadata=metadata, **common)
 
 

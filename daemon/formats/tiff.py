@@ -133,12 +133,12 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     if pixels.nbytes >= _CLASSIC_LIMIT or like.metadata.get("ome"):
         metadata: dict[str, Any] = {"axes": "YX", "Description": text}
         if size is not None and size.unit in _OME_UNITS:
-            unit = _OME_UNITS[size.unit]
+            name = _OME_UNITS[size.unit]
             metadata |= {
                 "PhysicalSizeX": size.x,
-                "PhysicalSizeXUnit": unit,
+                "PhysicalSizeXUnit": name,
                 "PhysicalSizeY": size.y,
-                "PhysicalSizeYUnit": unit,
+                "PhysicalSizeYUnit": name,
             }
         tifffile.imwrite(path, pixels, ome=True, bigtiff=pixels.nbytes >= _CLASSIC_LIMIT, metadata=metadata, **common)
         return

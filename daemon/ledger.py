@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,10 @@ class Job:
     updated: float
     sections: int = 0
     """How many sections of a stack are done, where they are taken one by one."""
+    verdict: str | None = None
+    """Of the result: good, check or reject."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The few figures of the result's record that are shown of many micrographs at once (`work.facts`)."""
 
 
 class Ledger:
@@ -213,6 +217,8 @@ class Ledger:
         profile: str | None = None,
         timings: Mapping[str, float] | None = None,
         warning: str | None = None,
+        verdict: str | None = None,
+        facts: Mapping[str, Any] | None = None,
         sections: int = 0,
         more: bool = False,
     ) -> Job:
@@ -222,6 +228,8 @@ class Ledger:
         """
         changes = {"sha256": sha256, "profile": _text(profile), "warning": _text(warning)}
         kept: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
+        if facts is not None:
+            kept |= {"verdict": verdict, "facts": json.dumps(dict(facts))}
         times = json.dumps(dict(timings or {}))
         with self._transaction():
             kept |= {"output": os.fsencode(output), "error": None, "timings": times}
@@ -233,7 +241,7 @@ class Ledger:
 
     def replaced(self, job: Job) -> Job:
         """Running -> pending: another stack has come under the name of one that is taken in section by section."""
-        changes: dict[str, object] = {"revision": job.revision + 1, "sections": 0, "sha256": None}
+        changes: dict[str, object] = {"revision": job.revision + 1, "sections": 0, "sha256": None, "verdict": None}
         with self._transaction():
             return self._move(job, ("running",), state="pending", attempts=0, **changes)
 
@@ -335,11 +343,24 @@ class Ledger:
             row = self._db.execute(f"SELECT min(created) FROM ({' UNION ALL '.join(parts)})").fetchone()
         return 0.0 if row[0] is None else max(0.0, self._clock() - row[0])
 
-    def recent(self, limit: int, state: State | None = None) -> list[Job]:
-        """The jobs that changed last, newest first; only those in `state`, if given."""
-        where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
+    def recent(
+        self,
+        limit: int,
+        state: State | None = None,
+        verdict: str | None = None,
+        before: tuple[float, int] | None = None,
+    ) -> list[Job]:
+        """The jobs that changed last, newest first: only those in `state`, or of that `verdict`, if given.
+
+        `before`: only those older than this (updated, id), the last of an earlier answer.
+        """
+        stated = {"state = ?": state, "verdict = ?": verdict, "updated <= ?": before and before[0]}
+        given = {rule: value for rule, value in stated.items() if value is not None}
+        rules = [*given] + ["(updated, id) < (?, ?)"] * (before is not None)
+        where = f"WHERE {' AND '.join(rules)}" if rules else ""
+        query = f"SELECT * FROM jobs {where} ORDER BY updated DESC, id DESC LIMIT ?"
         with self._explained():
-            return self._many(f"SELECT * FROM jobs {where} ORDER BY updated DESC LIMIT ?", *values, limit)
+            return self._many(query, *given.values(), *(before or ()), limit)
 
     def each(self, state: State, *, newest_first: bool = False, updated_before: float | None = None) -> Iterator[Job]:
         """Every job in a state, by the time it came to it; a page at a time, so that nobody waits for whoever asks."""
@@ -430,5 +451,5 @@ def _job(row: sqlite3.Row) -> Job:
     values["output"] = None if row["output"] is None else os.fsdecode(row["output"])
     values["mtime_ns"] = int(row["mtime_ns"])
     values["live"] = bool(row["live"])
-    values["timings"] = json.loads(row["timings"])
+    values["timings"], values["facts"] = json.loads(row["timings"]), json.loads(row["facts"])
     return Job(**values)

@@ -63,6 +63,12 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # How many sections of a stack are done, where they are taken one by one.
     "ALTER TABLE jobs ADD COLUMN sections INTEGER NOT NULL DEFAULT 0;",
+    # What the live page shows of many micrographs at once, without opening as many JSON files.
+    """
+    ALTER TABLE jobs ADD COLUMN verdict TEXT;
+    ALTER TABLE jobs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';
+    CREATE INDEX verdicts ON jobs (verdict, updated) WHERE verdict IS NOT NULL;
+    """,
 )
 """Each brings the schema from its index to the next version (PRAGMA user_version). Only ever appended to."""
 

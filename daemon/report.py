@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
@@ -39,6 +39,8 @@ class Written:
     preview: Path | None
     sha256: str
     adopted: bool
+    content: Mapping[str, Any] = field(repr=False)
+    """What the JSON says."""
     warnings: tuple[str, ...] = ()
 
 
@@ -129,7 +131,7 @@ def write_outputs(
         flush(image.parent)
         place(unfinished, image)
         flush(image.parent)
-    return Written(image, record, shown, digest, adopted=False, warnings=remarks)
+    return Written(image, record, shown, digest, adopted=False, content=content, warnings=remarks)
 
 
 def _draw(
@@ -179,7 +181,7 @@ def _find(
                 if _get(content, "output", "sha256") == digest:
                     picture = preview_path(image)
                     found = picture if picture.is_file() else None
-                    return Written(image, _beside(image, ".json"), found, digest, adopted=True)
+                    return Written(image, _beside(image, ".json"), found, digest, adopted=True, content=content)
         if not taken:
             break
     return None

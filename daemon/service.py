@@ -382,7 +382,7 @@ class Service:
             return True
         adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, raw["sha256"])
         if adopted is not None:
-            self._accounts.finish(job, str(adopted.image), "adopted")
+            self._accounts.finish(job, str(adopted.image), "adopted", **work.summary(adopted.content))
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
         one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning)
@@ -405,7 +405,8 @@ class Service:
         micrograph, section = sections.read(self._reader, path, number, job.sha256 if job.sections else None)
         adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, section.sha256)
         if adopted is not None:
-            self._accounts.finish(job, str(adopted.image), "adopted", **section.told)
+            told = {**section.told, **work.summary(adopted.content)}
+            self._accounts.finish(job, str(adopted.image), "adopted", **told)
             log.info("adopted %s of %r: it was finished before", section, job.path)
             return True
         one = work.prepare(self.config, self._weights, path, relative, section.raw, micrograph, job.warning)
@@ -417,7 +418,7 @@ class Service:
         same = self.ledger.same_content(job, sha256)
         if same is None or same.output is None:
             return False
-        self._accounts.finish(job, same.output, "unchanged")
+        self._accounts.finish(job, same.output, "unchanged", verdict=same.verdict, facts=same.facts)
         log.info("unchanged %r: same bytes as revision %d, whose result stands", job.path, same.revision)
         return True
 
@@ -437,6 +438,7 @@ class Service:
             profile=outcome.profile,
             timings=outcome.seconds,
             warning="; ".join(outcome.warnings) or None,
+            **work.summary(outcome.written.content),
             **(section.told if section else {}),
         )
         self._pause = 0.0

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from daemon.dose import Choice
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels, Spikes
 from daemon.scaling import Scaling
+
+Word = Literal["good", "check", "reject"]
 
 BLOCK = 64
 MEAN_TOLERANCE = 1e-3
@@ -34,7 +36,10 @@ class Verdict:
     """Largest change of a 64 × 64 block's mean."""
     removed_noise: float
     """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
-    warnings: tuple[str, ...]
+    word: Word
+    """good: nothing speaks against it; check: look at it; reject: it is probably worse than the raw image."""
+    reasons: tuple[str, ...]
+    """Why it is not good, the most important first."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,7 +83,8 @@ def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scali
         mean_shift_counting_errors=errors,
         worst_block_counting_errors=sums.worst,
         removed_noise=noise,
-        warnings=tuple(warnings),
+        word="check" if warnings else "good",
+        reasons=tuple(warnings),
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -26,6 +26,8 @@ LONGEST = 4096
 """Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
 SPIKES_LISTED = 1000
 """The JSON lists so many spikes and counts the rest."""
+REASONS_KEPT = 3
+"""So many reasons of a verdict are in the ledger; the JSON has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ def finish(
     prepared, image = denoised.prepared, denoised.image
     with timed(work.seconds, "judge"):
         verdict = trust.judge(prepared.pixels, image, prepared.spikes, work.choice, prepared.scaling)
-    warnings = (*work.warnings, *prepared.warnings, *verdict.warnings)
+    warnings = (*work.warnings, *prepared.warnings, *verdict.reasons)
     dose = dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
     kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
@@ -219,6 +221,21 @@ def finish(
         )
     warnings = (*warnings, *written.warnings)
     return Outcome(written, dose, name, len(prepared.spikes), warnings, work.seconds)
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of a result's JSON, as `Ledger.finish` takes it; older records say less."""
+    verdict = record.get("verdict") or {}
+    raw, spikes = record.get("raw") or {}, record.get("spikes") or {}
+    facts = {
+        "dose": record.get("dose"),
+        "shape": raw.get("shape"),
+        "pixel_size": raw.get("pixel_size"),
+        "spikes": spikes.get("count", 0),
+        "reasons": verdict.get("reasons", [])[:REASONS_KEPT],
+        "backend": record.get("backend"),
+    }
+    return {"verdict": verdict.get("word"), "facts": facts}
 
 
 def provenance(

@@ -500,7 +500,7 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path, clo
     clock.now = 1_760_000_100.0
     with start(tmp_path, clock) as ledger:
         now = [tuple(row) for row in ledger._db.execute("SELECT * FROM jobs ORDER BY id")]
-        assert now == [(*row, 0) for row in before]  # and no section of a stack
+        assert now == [(*row, 0, None, "{}") for row in before]  # no section of a stack, no verdict
         assert ledger.counts() == {"pending": 3, "running": 1, "retry": 1, "done": 2, "quarantined": 1}
         assert ledger.oldest_waiting() == 96.0
         assert [job.path for job in ledger.recover()] == ["running.tif"]
@@ -512,6 +512,26 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path, clo
         assert ledger.known("low/wären \udcff.tif", 1001, 1_759_999_999_000_000_001)
     with Ledger(tmp_path, "read") as reader:
         assert reader.counts()["done"] == 7
+
+
+def test_verdict_and_facts_are_kept_and_asked_for_by_page(tmp_path: Path, clock: Clock) -> None:
+    with start(tmp_path, clock) as ledger:
+        for number in range(25):
+            clock.now += number % 3  # several within one tick of the clock
+            ledger.register(f"{number}.tif", 1, number, live=True)
+            job = ledger.claim()
+            assert job is not None
+            word = ("good", "check", "reject")[number % 3]
+            ledger.finish(job, f"/out/{number}", verdict=word, facts={"dose": number, "reasons": ["a", "b"]})
+        seen, before = [], None
+        while page := ledger.recent(4, "done", before=before):
+            seen += page
+            before = page[-1].updated, page[-1].id
+        assert [job.path for job in seen] == [f"{number}.tif" for number in range(24, -1, -1)]
+        assert seen[0].facts == {"dose": 24, "reasons": ["a", "b"]}
+        checked = ledger.recent(100, verdict="check")
+        assert [job.facts["dose"] for job in checked] == list(range(22, 0, -3))
+        assert ledger.recent(100, verdict="check", before=(checked[0].updated, checked[0].id)) == checked[1:]
 
 
 def test_an_upgrade_that_is_cut_off_leaves_the_ledger_as_it_was(

@@ -1,5 +1,6 @@
-"""May the result be believed? Checks against the raw data that hold whatever network ran."""
+"""May the result be believed? Checks against the raw data that hold whatever network ran, and a plain word."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any, Literal
@@ -7,9 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon import residual
 from daemon.dose import Choice
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels, Spikes
+from daemon.residual import Evidence
 from daemon.scaling import Scaling
 
 Word = Literal["good", "check", "reject"]
@@ -22,11 +25,37 @@ BLOCK_COUNTING_ERRORS = 4.0
 FLOAT32_PEDESTAL = 1e3
 """Up to so many noise units of pedestal float32 is exact enough, and half the time."""
 
+# How far each figure may go; what these catch and what they let pass is measured by benchmarks/verdict.py.
+REJECTED = 0.9
+"""Estimated squared error over that of the raw image; the estimate is a little low where fine structure is all over."""
+NOISE = (0.7, 1.4)
+"""Measured noise variance over that expected; outside, gain or offset is wrong."""
+NOISE_UNSURE = 2.5
+"""The same where structure fills all of the spectrum, which then looks like noise."""
+MOSTLY_STRUCTURE = 0.4
+"""Share of the noise that was kept: above it, it can hardly be told from structure."""
+CORRELATED = 0.2
+NOT_NOISE = 0.1
+"""By so much may what was removed be more correlated between neighbours than the detector makes it."""
+STRUCTURE_LOST = 0.15
+LINE_LOST = 20.0
+STRONG_CONTRAST = 1.2
+SMALLEST = 128
+"""Pixels: the networks are trained on crops of this side and larger, and fewer say too little for `_doubts`."""
+SATURATED = 1e-4
+PILE, LEAST_PILE = 3, 16
+"""Saturation piles up in the highest value: at least 16 pixels, and three times those of the value below."""
+SAMPLE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Means in the micrograph's own units, over pixels that are not spikes; errors in counting errors."""
 
+    word: Word
+    """good: nothing speaks against it; check: look at it; reject: it is probably worse than the raw image."""
+    reasons: tuple[str, ...]
+    """Why it is not good, the most important first."""
     mean_raw: float
     mean_denoised: float
     mean_shift: float
@@ -36,10 +65,10 @@ class Verdict:
     """Largest change of a 64 × 64 block's mean."""
     removed_noise: float
     """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
-    word: Word
-    """good: nothing speaks against it; check: look at it; reject: it is probably worse than the raw image."""
-    reasons: tuple[str, ...]
-    """Why it is not good, the most important first."""
+    saturated: float
+    """Share of the pixels that have the highest value, if that is where the camera or the file stops; else 0."""
+    evidence: Evidence | None
+    """What the difference between raw and denoised says; None where the image shows no noise."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,26 +95,82 @@ def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scali
     errors = abs(shift) * sqrt(number / dose)
     noise = sqrt(max(sums.squares / number - shift**2, 0.0) / dose)
     mean_denoised = scaling.zero + choice.gain * sums.total / pixels.size
-    warnings = []
+    evidence = residual.examine(pixels, denoised, spikes, choice, scaling)
+    saturated = _saturated(pixels)
+    rejected = [] if evidence is None else list(_against(evidence))
+    reasons = list(rejected)
     if abs(shift) > MEAN_TOLERANCE * dose and errors > COUNTING_ERRORS:
-        warnings.append(f"the mean changed by {-shift / dose:+.2%} ({errors:.1f} counting errors)")
+        reasons.append(f"the mean changed by {-shift / dose:+.2%} ({errors:.1f} counting errors)")
     if sums.worst > BLOCK_COUNTING_ERRORS:
-        warnings.append(f"the mean of a {BLOCK} x {BLOCK} block changed by {sums.worst:.1f} counting errors")
-    if noise > 1.5:
-        warnings.append(
-            f"{noise:.1f} times the noise expected from the counts was removed: gain or offset may be wrong, or "
-            "structure was lost; compare with the raw image"
-        )
+        reasons.append(f"the mean of a {BLOCK} x {BLOCK} block changed by {sums.worst:.1f} counting errors")
+    if evidence is None:
+        reasons.append("it shows no noise (blank, enlarged or synthetic), so nothing tells how good the result is")
+    elif min(pixels.shape) >= SMALLEST:
+        reasons += _doubts(evidence, choice.dose_known)
+    if saturated > SATURATED:
+        reasons.append(f"{saturated:.2%} of the pixels are saturated")
+    if min(pixels.shape) < SMALLEST:
+        height, width = pixels.shape
+        reasons.append(f"{width} x {height} pixels are fewer than the network was trained on")
     return Verdict(
+        word="reject" if rejected else "check" if reasons else "good",
+        reasons=tuple(reasons),
         mean_raw=mean_denoised + choice.gain * shift,
         mean_denoised=mean_denoised,
         mean_shift=-shift / dose,
         mean_shift_counting_errors=errors,
         worst_block_counting_errors=sums.worst,
         removed_noise=noise,
-        word="check" if warnings else "good",
-        reasons=tuple(warnings),
+        saturated=saturated,
+        evidence=evidence,
     )
+
+
+def _against(found: Evidence) -> Iterator[str]:
+    """Why the result is probably worse than the raw image."""
+    if found.error_ratio > REJECTED:
+        yield (
+            f"its squared error is estimated at {found.error_ratio:.2g} times the raw image's: use that one, and check "
+            "gain, offset and profile"
+        )
+
+
+def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
+    """What else somebody should look at."""
+    structured = found.kept > MOSTLY_STRUCTURE
+    if dose_known and (found.noise > NOISE_UNSURE or (not structured and not NOISE[0] <= found.noise <= NOISE[1])):
+        yield (
+            f"the raw image's noise has {found.noise:.2g} times the variance its counts should give: gain or offset "
+            "may be wrong"
+        )
+    if found.detector_correlation > CORRELATED and not structured:
+        yield (
+            f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
+            "interpolation makes it: the network was trained on noise that is not, and may leave false structure"
+        )
+    if found.residual_correlation > max(found.detector_correlation, 0) + NOT_NOISE:
+        yield (
+            "more than noise was removed: what was is correlated between neighbouring pixels "
+            f"({found.residual_correlation:.2f})"
+        )
+    if found.structure_removed > STRUCTURE_LOST:
+        yield f"the strongest structure lost about {min(found.structure_removed, 1):.0%} of its contrast"
+    if found.line_removed > LINE_LOST:
+        yield f"a regular structure of {found.line_spacing:.3g} pixels was weakened: compare with the raw image"
+    if found.contrast > STRONG_CONTRAST:
+        yield f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
+
+
+def _saturated(pixels: Pixels) -> float:
+    """Share of the pixels at the highest value, if they pile up there as they do where a range ends; else 0."""
+    sample = pixels.reshape(-1)[:: max(1, pixels.size // SAMPLE)]
+    top = sample.max()  # NaN is not equal to itself, so such an image counts as not saturated
+    piled = int((sample == top).sum())
+    if piled < LEAST_PILE:
+        return 0.0
+    others = sample[sample < top]
+    below = int((others == others.max()).sum()) if len(others) else 0
+    return piled / len(sample) if 0 < PILE * below < piled else 0.0
 
 
 Values = NDArray[np.floating[Any]]

@@ -111,8 +111,8 @@ def test_hostile_files_are_quarantined_with_a_reason_and_stop_nothing(site: Site
     hostile: dict[str, tuple[bytes, str]] = {
         "empty.tif": (b"", "empty"),
         "zeros.mrc": (bytes(4096), "zeros"),
-        "garbage.tif": (garbage, "neither"),
-        "garbage.mrc": (garbage, "neither"),
+        "garbage.tif": (garbage, "no kind of micrograph"),
+        "garbage.mrc": (garbage, "no kind of micrograph"),
         "truncated.tif": (whole[: len(whole) // 2], "places pixels beyond"),
         "header.tif": (whole[:9], ""),
         "picture.tif": (b"\x89PNG\r\n\x1a\n" + garbage, "PNG"),
@@ -263,7 +263,7 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
     status, out, _ = emdenoised("denoise", str(good), str(bad), str(other), "/no/such.tif", "-o", str(out_dir))
     assert status == 1
     assert {path.name for path in out_dir.glob("*.[tm][ir][fc]")} == {"good.tif", "other.mrc"}
-    assert "No such file" in out and "neither TIFF nor MRC" in out
+    assert "No such file" in out and "no kind of micrograph" in out
     status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir))
     assert status == 0 and "was there already" in out
     status, _, err = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "nonsense")

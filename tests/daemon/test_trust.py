@@ -64,7 +64,7 @@ def test_removing_more_than_noise_is_noticed(raw: NDArray[np.float64]) -> None:
     structured = raw + 30 * np.sin(np.arange(SHAPE[1]))
     verdict = judge(structured, np.full(SHAPE, structured.mean(), np.float32))
     assert verdict.removed_noise > 2
-    assert any("gain or offset may be wrong" in warning for warning in verdict.reasons)
+    assert verdict.word == "reject" and "times the raw image's" in verdict.reasons[0]
 
 
 def test_spikes_do_not_count(raw: NDArray[np.float64]) -> None:
@@ -86,7 +86,8 @@ def test_a_result_that_is_not_finite_is_thrown_away(raw: NDArray[np.float64], va
 def test_small_images_are_judged_too() -> None:
     small = np.random.default_rng(0).poisson(DOSE, (32, 33)).astype(np.uint16)
     verdict = judge(small, np.full((32, 33), DOSE, np.float32))
-    assert verdict.reasons == () and verdict.worst_block_counting_errors == 0.0
+    assert verdict.word == "check" and verdict.worst_block_counting_errors == 0.0
+    assert verdict.reasons == ("33 x 32 pixels are fewer than the network was trained on",)
     assert set(verdict.as_json()) >= {"mean_raw", "mean_denoised", "removed_noise", "word", "reasons"}
 
 

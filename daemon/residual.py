@@ -1,0 +1,219 @@
+"""What the difference between a micrograph and its denoised image says of both: judged without knowing the truth.
+
+Patches spread over the image are compared in Fourier space, each over the noise that its own mean should have
+(Poisson), so that counting noise has the power 1 at every frequency. Three things are told apart there:
+
+- the **noise of the detector**, N(f), from the raw patches alone: a low quantile of the power in each ring of spatial
+  frequency, which lattices and edges hardly reach, and a line through its logarithm over f², which is what a Gaussian
+  point spread makes of white noise. It needs no gain and no network to be right.
+- how much of the noise **the result still holds**, a(f): the share of the raw image's amplitude that is in it.
+- the **squared error** of the result, by Stein's estimate: what was removed, less the noise, plus twice the noise that
+  was kept. C. M. Stein, Ann. Statist. 9, 1135 (1981); for a linear filter in Fourier space it is exact on average.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.dose import Choice
+from daemon.micrograph import Image, Pixels, Spikes
+from daemon.scaling import Scaling
+
+SIDE, SMALL_SIDE = 64, 32
+"""Of a patch, pixels; the smaller one where the image is not larger."""
+MOST = 16
+"""At most 16 x 16 patches: a million pixels say enough, whatever the image's size."""
+RINGS = (0.025, 0.10, 0.17, 0.24, 0.31, 0.38, 0.44, 0.50)
+"""Edges of the rings in which the noise is measured, cycles per pixel."""
+FITTED = slice(2, 6)
+"""The rings that decide on its spectrum: above where specimens have most of their power, below the corner."""
+QUANTILE = 0.25
+FLATTEST = 0.6
+"""Share of the patches in which the noise is measured: those whose result has the least structure."""
+LEAST_PATCHES = 8
+DARKEST = 1e-3
+"""No patch is taken for darker than so many counts per pixel: its noise could not be told."""
+NOISELESS = 1e-3
+"""Of the noise expected: below it the image shows none, and nothing can be judged by it."""
+STRONG = 10.0
+"""Terms in which the result has so many times the noise's power are certainly structure."""
+
+Terms = NDArray[np.float32]
+Amplitudes = NDArray[np.complex64]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Variances are over the noise expected from the counts; all are means over patches and frequencies."""
+
+    noise: float
+    """Variance of the raw image's own noise: 1 if gain and offset are right."""
+    removed: float
+    """Mean square of what was removed."""
+    kept: float
+    """Share of the noise that is still in the result."""
+    error_ratio: float
+    """Estimated squared error of the result over that of the raw image: above 1 it is worse than the raw image."""
+    detector_correlation: float
+    """Of the noise of neighbouring pixels, as the raw image shows it: 0 for counts."""
+    residual_correlation: float
+    """Of what was removed at neighbouring pixels; below 0 where broad structure was left alone, as it should be."""
+    structure_removed: float
+    """Amplitude of the result's strong structure in what was removed, over that in the result: 0 if none is lost."""
+    line_removed: float
+    """Power of the strongest single spatial frequency in what was removed, in standard errors above its ring."""
+    line_spacing: float
+    """Of that frequency, pixels."""
+    contrast: float
+    """Standard deviation of the result over its mean counts, on scales above a few pixels."""
+
+
+def examine(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling) -> Evidence | None:
+    """Compare (H, W) raw pixels, any real dtype, with their denoised image (H, W) float32, both in the file's units.
+
+    None where the image shows no noise, so that nothing can be told. Costs the same for all large images.
+    """
+    raw, result, level = _patches(pixels, denoised, spikes, scaling)
+    # The noise variance of each patch, from its mean counts, in the scaling's units squared.
+    counts = np.maximum((level * scaling.unit + scaling.zero - choice.offset) / choice.gain, DARKEST)
+    strength = (scaling.unit / choice.gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
+    plan = _Plan.of(raw.shape[-1])
+    seen = plan.transform((raw - level[:, None, None]) * strength)
+    left = plan.transform((result - level[:, None, None]) * strength)
+    removed = seen - left
+    power, gone = _power(seen), _power(removed)
+    noise = plan.noise(power, _power(left))
+    if noise is None:
+        return None
+    # Where a term has little power its share says nothing: it may not count for more than what is there.
+    share = np.clip((left * seen.conj()).real / np.maximum(power, 0.2 * noise), 0, 1)
+    variance, square = plan.mean(noise[None]), plan.mean(gone)
+    error = square - variance + 2 * plan.mean(share * noise)
+    line, spacing = plan.line(gone)
+    return Evidence(
+        noise=variance,
+        removed=square,
+        kept=plan.mean(share * noise) / variance,
+        error_ratio=max(0.0, error / variance),
+        detector_correlation=plan.neighbours(noise[None]),
+        residual_correlation=plan.neighbours(gone),
+        structure_removed=plan.shared(removed, left, noise),
+        line_removed=line,
+        line_spacing=spacing,
+        contrast=sqrt(plan.broad(_power(left)) / float(counts.mean())),
+    )
+
+
+def _patches(
+    pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling
+) -> tuple[Terms, Terms, NDArray[np.float32]]:
+    """Raw and denoised patches (n, side, side) in the scaling's units, means of the raw (n,); no spikes in them."""
+    side = SIDE if min(pixels.shape) >= SIDE else SMALL_SIDE
+    tops, lefts = (
+        np.unique(np.linspace(0, extent - side, min(MOST, extent // side)).astype(int)) for extent in pixels.shape
+    )
+    shape = len(tops), len(lefts), side, side
+    raw, result = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for i, top in enumerate(tops):
+        for j, left in enumerate(lefts):
+            here = slice(top, top + side), slice(left, left + side)
+            raw[i, j], result[i, j] = scaling.to_units(pixels[here]), scaling.to_units(denoised[here])
+    row = np.searchsorted(tops, spikes.rows, "right") - 1
+    column = np.searchsorted(lefts, spikes.columns, "right") - 1
+    y, x = spikes.rows - tops[row], spikes.columns - lefts[column]
+    inside = (y < side) & (x < side)
+    at = row[inside], column[inside], y[inside], x[inside]
+    raw[at] = result[at]
+    level: NDArray[np.float32] = raw.mean(axis=(2, 3)).ravel()
+    return raw.reshape(-1, side, side), result.reshape(-1, side, side), level
+
+
+def _power(amplitudes: Amplitudes) -> Terms:
+    return np.square(amplitudes.real) + np.square(amplitudes.imag)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """Frequencies, weights and rings of the half spectra (side, side // 2 + 1) of patches."""
+
+    window: Terms
+    frequency: NDArray[np.float64]
+    """Cycles per pixel."""
+    weight: NDArray[np.float64]
+    """Of each term in a mean over the whole spectrum; they add up to 1."""
+    cosine: NDArray[np.float64]
+    """Of the phase to the neighbouring pixel, mean of both axes."""
+    rings: tuple[NDArray[np.intp], ...]
+    """Flat places of the terms in each ring, without those that have one real number only."""
+
+    @classmethod
+    def of(cls, side: int) -> "_Plan":
+        taper = np.hanning(side + 2)[1:-1]
+        window = np.outer(taper, taper)
+        y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+        frequency = np.hypot(y, x)
+        weight = np.full(frequency.shape, 2.0)
+        weight[:, [0, -1]] = 1
+        proper = np.broadcast_to((x > 0) & (x < 0.5), frequency.shape)
+        rings = tuple(np.flatnonzero(proper & (low <= frequency) & (frequency < high)) for low, high in pairwise(RINGS))
+        cosine = (np.cos(2 * np.pi * y) + np.cos(2 * np.pi * x)) / 2
+        normed = (window / np.sqrt(np.square(window).sum())).astype(np.float32)
+        return cls(normed, frequency, weight / weight.sum(), cosine, rings)
+
+    def transform(self, patches: Terms) -> Amplitudes:
+        spectra: Amplitudes = np.fft.rfft2(patches * self.window).astype(np.complex64, copy=False)
+        return spectra
+
+    def mean(self, terms: NDArray[np.floating[Any]]) -> float:
+        """Over patches and the whole spectrum: a variance, if `terms` are power."""
+        return float((terms.mean(axis=0, dtype=np.float64) * self.weight).sum())
+
+    def neighbours(self, power: NDArray[np.floating[Any]]) -> float:
+        """Correlation of neighbouring pixels of what has this power."""
+        terms = power.mean(axis=0, dtype=np.float64) * self.weight
+        return float((terms * self.cosine).sum() / max(terms.sum(), 1e-30))
+
+    def noise(self, power: Terms, structure: Terms) -> NDArray[np.float64] | None:
+        """Spectrum of the raw noise (side, side // 2 + 1), or None if there is none."""
+        busy = (structure * (self.weight * (self.frequency > RINGS[0]))).sum(axis=(1, 2))
+        flat = np.argsort(busy)[: max(LEAST_PATCHES, int(FLATTEST * len(busy)))]
+        terms = power.reshape(len(power), -1)[flat]
+        level = np.array([np.quantile(terms[:, ring], QUANTILE) for ring in self.rings]) / -log(1 - QUANTILE)
+        fitted = level[FITTED]
+        if fitted[0] < NOISELESS:
+            return None
+        centres = (np.array(RINGS[1:]) + np.array(RINGS[:-1])) / 2
+        slope, height = np.polyfit(centres[FITTED] ** 2, np.log(np.maximum(fitted, NOISELESS**2)), 1)
+        if slope > 0:  # sharpened, or chance: no detector's noise grows towards fine detail
+            slope, height = 0.0, log(float(np.median(fitted)))
+        # Broad structure adds to the first ring, so the noise is at most what is seen there.
+        spectrum: NDArray[np.float64] = np.minimum(np.exp(height + slope * self.frequency**2), max(level[0], NOISELESS))
+        return spectrum
+
+    def shared(self, removed: Amplitudes, left: Amplitudes, noise: NDArray[np.float64]) -> float:
+        """How much of the result's strong structure is in what was removed."""
+        power = _power(left)
+        strong = np.where((power > STRONG * noise) & (self.frequency > RINGS[0]), self.weight, 0)
+        total = float((power * strong).sum())
+        return float(((removed * left.conj()).real * strong).sum()) / total if total else 0.0
+
+    def line(self, gone: Terms) -> tuple[float, float]:
+        """The strongest single frequency of what was removed: standard errors above its ring, and spacing in pixels."""
+        number = len(gone)
+        terms = gone.mean(axis=0, dtype=np.float64).ravel()
+        best, place = 0.0, 0
+        for ring in self.rings:
+            usual = float(np.median(terms[ring]))
+            at = int(ring[np.argmax(terms[ring])])
+            excess = (terms[at] / max(usual, 1e-30) - 1) * sqrt(number)
+            if excess > best:
+                best, place = float(excess), at
+        return best, float(1 / self.frequency.ravel()[place]) if place else 0.0
+
+    def broad(self, power: Terms) -> float:
+        """Power of the result on scales above a few pixels, without the very broadest, which is a gradient."""
+        return self.mean(power * ((self.frequency > 0) & (self.frequency < RINGS[1])))

@@ -1,7 +1,6 @@
 """The `emdenoised` command."""
 
 import argparse
-import contextlib
 import io
 import json
 import logging
@@ -10,19 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from daemon import __version__, logs
+from daemon import __version__, logs, offline, sessions
 from daemon import config as settings
-from daemon.config import EX_CONFIG, Config
-from daemon.errors import ConfigError, EmdenoisedError, MicrographError, StorageError, TransientError, WeightsError
+from daemon.config import EX_CONFIG
+from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
 from daemon.ledger import Ledger
 from daemon.logs import one_line
-
-if TYPE_CHECKING:  # these load a network runtime
-    from daemon.backends import Backend
-    from daemon.reader import Reader
-    from daemon.work import Weights
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
         add(name, run, text).add_argument(
             "--create-drop", action="store_true", help="make the drop folder if it is missing"
         )
-    one_off = add("denoise", run_denoise, "denoise the named files now, without drop folder or ledger", shared=False)
+    one_off = add(
+        "denoise", offline.denoise, "denoise the named files now, without drop folder or ledger", shared=False
+    )
     one_off.add_argument(
         "files",
         nargs="+",
@@ -90,6 +85,24 @@ def parser() -> argparse.ArgumentParser:
         "--profile",
         metavar="NAME",
         help="dose profile (default: by the files' names, as the settings say; rules on sub-folders do not apply)",
+    )
+    lab = add("report", offline.report_session, "a session as one HTML page for a lab book: pictures, verdicts, hashes")
+    again = add("replay", offline.replay_session, "run a past session through other weights and compare the verdicts")
+    for command in (lab, again):
+        command.add_argument("session", metavar="SESSION", help=sessions.HELP)
+        command.add_argument(
+            "--pictures",
+            type=int,
+            default=60,
+            metavar="N",
+            help="so many pictures at most, the doubtful ones first (60)",
+        )
+    lab.add_argument("-o", "--to", type=Path, required=True, metavar="FILE", help="the page, such as session.html")
+    again.add_argument(
+        "--weights", required=True, metavar="NAME", help="of weights that came with the program, or a folder of weights"
+    )
+    again.add_argument(
+        "-o", "--to", type=Path, required=True, metavar="DIR", help="replay.html and replay.json go here"
     )
     add("check", run_check, "read the settings and say what is wrong with them; change nothing")
     add("doctor", run_doctor, "test this installation: settings, folders, weights, backend")
@@ -116,16 +129,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def load(options: argparse.Namespace) -> Config:
-    """The settings, with folders replaced by the command line's."""
-    given = {"drop": options.drop, "output": options.out, "state": options.state}
-    return settings.load(options.config, {name: folder for name, folder in given.items() if folder is not None})
-
-
 def start(options: argparse.Namespace, once: bool) -> int:
     from daemon.supervisor import supervise
 
-    config = load(options)
+    config = offline.settings_of(options)
     logs.set_up(config.log.level, config.log.format)
     try:
         settings.prepare_folders(config, options.create_drop)
@@ -133,7 +140,7 @@ def start(options: argparse.Namespace, once: bool) -> int:
         if once:
             raise
         log.warning("%s; the service starts and waits for it", error)
-    return supervise(config, once, lambda: load(options))
+    return supervise(config, once, lambda: offline.settings_of(options))
 
 
 def run_service(options: argparse.Namespace) -> int:
@@ -144,73 +151,8 @@ def run_once(options: argparse.Namespace) -> int:
     return start(options, once=True)
 
 
-def run_denoise(options: argparse.Namespace) -> int:
-    from daemon import manifest, work
-    from daemon.backends import open_backend
-    from daemon.reader import Reader
-
-    config = settings.load(options.config)
-    if options.profile is not None and options.profile not in config.profiles:
-        raise ConfigError(
-            f"--profile {options.profile}: no profile has this name; use one of: {', '.join(config.profiles)}"
-        )
-    options.out.mkdir(parents=True, exist_ok=True)
-    weights = work.load_weights(config)
-    with contextlib.ExitStack() as stack:
-        backends = {}
-        for name in weights:
-            backends[name] = open_backend(config.backend, manifest.locate(name), config.folders.engines)
-            stack.callback(backends[name].close)
-        reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
-        return _denoise_all(options, config, weights, backends, reader)
-
-
-def _denoise_all(
-    options: argparse.Namespace,
-    config: Config,
-    weights: "dict[str, Weights]",
-    backends: "dict[str, Backend]",
-    reader: "Reader",
-) -> int:
-    from daemon import work
-
-    failed = 0
-    for number, path in enumerate(options.files, 1):
-        print(f"[{number}/{len(options.files)}] {one_line(str(path))} ... ", end="", flush=True)
-        try:
-            path = path.resolve(strict=True)
-            raw = work.fingerprint(path, config.backend.max_pixels)
-            one = work.read(config, weights, path, Path(path.name), raw, reader, profile=options.profile)
-            backend = backends[one.choice.profile.weights]
-            with work.timed(one.seconds, "network"):
-                (denoised,) = backend.denoise([one.plane])
-            outcome = work.finish(config, one, denoised, options.out, same_settings=True)
-        except StorageError:
-            raise
-        except (MicrographError, TransientError) as error:
-            failed += 1
-            print(f"failed\n    {one_line(str(error))}", flush=True)
-            continue
-        except OSError as error:
-            failed += 1
-            print(f"failed\n    {error.strerror}", flush=True)
-            continue
-        except MemoryError:
-            failed += 1
-            print("failed\n    not enough memory for this micrograph; close other programs", flush=True)
-            continue
-        print(
-            f"{outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s "
-            f"→ {outcome.written.image}{' (was there already)' if outcome.written.adopted else ''}",
-            flush=True,
-        )
-        for warning in outcome.warnings:
-            print(f"    warning: {warning}")
-    return 1 if failed else 0
-
-
 def run_check(options: argparse.Namespace) -> int:
-    config = load(options)
+    config = offline.settings_of(options)
     print(f"{options.config or settings.default_config_path()}: usable")
     print(f"  drop    {config.folders.drop}\n  output  {config.folders.output}\n  state   {config.folders.state}")
     for profile in config.profiles.values():
@@ -235,7 +177,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    with Ledger(load(options).folders.state, "read") as ledger:
+    with Ledger(offline.settings_of(options).folders.state, "read") as ledger:
         counts = ledger.counts()
         recent, set_aside = ledger.recent(10), ledger.recent(1_000_000 if options.json else 100, "quarantined")
     if options.json:
@@ -266,7 +208,7 @@ def run_status(options: argparse.Namespace) -> int:
 
 
 def run_retry(options: argparse.Namespace) -> int:
-    with Ledger(load(options).folders.state, "edit") as ledger:
+    with Ledger(offline.settings_of(options).folders.state, "edit") as ledger:
         jobs = ledger.retry(options.pattern)
     for job in jobs:
         print(f"again: {job.path!r}")
@@ -277,7 +219,7 @@ def run_retry(options: argparse.Namespace) -> int:
 def run_prune(options: argparse.Namespace) -> int:
     from daemon.housekeeping import prune
 
-    config = load(options)
+    config = offline.settings_of(options)
     with Ledger(config.folders.state, "read" if options.dry_run else "edit") as ledger:
         pruned = prune(config, ledger, dry_run=options.dry_run)
     print(f"{'would be removed' if options.dry_run else 'removed'}: {pruned}")

@@ -370,6 +370,11 @@ class Config(Section):
         return hashlib.sha256(json.dumps(influences, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def weights_named(given: str) -> str:
+    """Weights of the command line as a profile has them: a name as it is, a path (with a slash in it) in full."""
+    return str(expand_home(Path(given)).absolute()) if "/" in given or given.startswith("~") else given
+
+
 def default_config_path() -> Path:
     """The config.yaml that came with the program: beside this module when installed, else at the repository's top."""
     here = Path(__file__).resolve().parent

@@ -41,6 +41,11 @@ NOISELESS = 1e-3
 """Of the noise expected: below it the image shows none, and nothing can be judged by it."""
 STRONG = 10.0
 """Terms in which the result has so many times the noise's power are certainly structure."""
+TINY = 1e-20
+CERTAIN = 5.0
+"""Standard errors beyond which it is no chance that structure was removed."""
+WINDOW = 2.25
+"""So many neighbouring terms say the same under a Hann window."""
 
 Terms = NDArray[np.float32]
 Amplitudes = NDArray[np.complex64]
@@ -66,6 +71,8 @@ class Evidence:
     """Amplitude of the result's strong structure in what was removed, over that in the result: 0 if none is lost."""
     line_removed: float
     """Power of the strongest single spatial frequency in what was removed, in standard errors above its ring."""
+    line_share: float
+    """What is missing of that frequency's amplitude, as a share of it."""
     line_spacing: float
     """Of that frequency, pixels."""
     contrast: float
@@ -89,11 +96,10 @@ def examine(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, sca
     noise = plan.noise(power, _power(left))
     if noise is None:
         return None
-    # Where a term has little power its share says nothing: it may not count for more than what is there.
-    share = np.clip((left * seen.conj()).real / np.maximum(power, 0.2 * noise), 0, 1)
+    share = np.clip(_around((left * seen.conj()).real) / np.maximum(_around(power), TINY), 0, 1)
     variance, square = plan.mean(noise[None]), plan.mean(gone)
     error = square - variance + 2 * plan.mean(share * noise)
-    line, spacing = plan.line(gone)
+    line, lost, spacing = plan.line(gone, power)
     return Evidence(
         noise=variance,
         removed=square,
@@ -103,6 +109,7 @@ def examine(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, sca
         residual_correlation=plan.neighbours(gone),
         structure_removed=plan.shared(removed, left, noise),
         line_removed=line,
+        line_share=lost,
         line_spacing=spacing,
         contrast=sqrt(plan.broad(_power(left)) / float(counts.mean())),
     )
@@ -134,6 +141,22 @@ def _patches(
 
 def _power(amplitudes: Amplitudes) -> Terms:
     return np.square(amplitudes.real) + np.square(amplitudes.imag)
+
+
+def _around(terms: Terms) -> Terms:
+    """Sums over each term of half spectra (n, side, side // 2 + 1) and its eight neighbours.
+
+    A single term's amplitude may be next to nothing by chance, and its share then says nothing.
+    """
+    down = terms.copy()
+    down[:, 1:] += terms[:, :-1]
+    down[:, :-1] += terms[:, 1:]
+    down[:, 0] += terms[:, -1]
+    down[:, -1] += terms[:, 0]
+    across = down.copy()
+    across[..., 1:] += down[..., :-1]
+    across[..., :-1] += down[..., 1:]
+    return across
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,24 +218,29 @@ class _Plan:
         return spectrum
 
     def shared(self, removed: Amplitudes, left: Amplitudes, noise: NDArray[np.float64]) -> float:
-        """How much of the result's strong structure is in what was removed."""
+        """How much of the result's strong structure is in what was removed; 0 if it may be chance."""
         power = _power(left)
         strong = np.where((power > STRONG * noise) & (self.frequency > RINGS[0]), self.weight, 0)
-        total = float((power * strong).sum())
-        return float(((removed * left.conj()).real * strong).sum()) / total if total else 0.0
+        common = float(((removed * left.conj()).real * strong).sum())
+        chance = sqrt(WINDOW / 2 * float((power * noise * np.square(strong)).sum()))
+        return common / float((power * strong).sum()) if abs(common) > CERTAIN * chance else 0.0
 
-    def line(self, gone: Terms) -> tuple[float, float]:
-        """The strongest single frequency of what was removed: standard errors above its ring, and spacing in pixels."""
-        number = len(gone)
-        terms = gone.mean(axis=0, dtype=np.float64).ravel()
-        best, place = 0.0, 0
+    def line(self, gone: Terms, seen: Terms) -> tuple[float, float, float]:
+        """The single frequency that stands out most from its ring in what was removed.
+
+        In standard errors; its share of the amplitude that the raw image has there above noise, 0 if it may be chance;
+        its spacing in pixels.
+        """
+        removed, raw = (power.mean(axis=0, dtype=np.float64).ravel() for power in (gone, seen))
+        best = 0.0, 0.0, 0.0
         for ring in self.rings:
-            usual = float(np.median(terms[ring]))
-            at = int(ring[np.argmax(terms[ring])])
-            excess = (terms[at] / max(usual, 1e-30) - 1) * sqrt(number)
-            if excess > best:
-                best, place = float(excess), at
-        return best, float(1 / self.frequency.ravel()[place]) if place else 0.0
+            usual = max(float(np.median(removed[ring])), 1e-30)
+            at = int(ring[np.argmax(removed[ring])])
+            excess = float(removed[at] / usual - 1) * sqrt(len(gone))
+            if excess > best[0]:
+                lost = sqrt((removed[at] - usual) / max(raw[at] - usual, removed[at] - usual))
+                best = excess, lost if excess > 2 * CERTAIN else 0.0, float(1 / self.frequency.ravel()[at])
+        return best
 
     def broad(self, power: Terms) -> float:
         """Power of the result on scales above a few pixels, without the very broadest, which is a gradient."""

@@ -26,8 +26,8 @@ FLOAT32_PEDESTAL = 1e3
 """Up to so many noise units of pedestal float32 is exact enough, and half the time."""
 
 # How far each figure may go; what these catch and what they let pass is measured by benchmarks/verdict.py.
-REJECTED = 0.9
-"""Estimated squared error over that of the raw image; the estimate is a little low where fine structure is all over."""
+REJECTED = 0.95
+"""Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
 NOISE = (0.7, 1.4)
 """Measured noise variance over that expected; outside, gain or offset is wrong."""
 NOISE_UNSURE = 2.5
@@ -155,8 +155,11 @@ def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
         )
     if found.structure_removed > STRUCTURE_LOST:
         yield f"the strongest structure lost about {min(found.structure_removed, 1):.0%} of its contrast"
-    if found.line_removed > LINE_LOST:
-        yield f"a regular structure of {found.line_spacing:.3g} pixels was weakened: compare with the raw image"
+    if found.line_removed > LINE_LOST and found.line_share > STRUCTURE_LOST:
+        yield (
+            f"a structure of {found.line_spacing:.3g} pixels lost about {found.line_share:.0%} of its contrast: "
+            "compare the raw image"
+        )
     if found.contrast > STRONG_CONTRAST:
         yield f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
 

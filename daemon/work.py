@@ -64,7 +64,10 @@ class Outcome:
     """In words: so many counts per pixel, or unknown."""
     profile: str
     spikes: int
+    verdict: str
+    """good, check or reject."""
     warnings: tuple[str, ...]
+    """The verdict's reasons among them."""
     seconds: dict[str, float]
 
     def describe(self, path: str, revision: int) -> str:
@@ -73,7 +76,7 @@ class Outcome:
         spikes = f", {self.spikes} spikes filled in" if self.spikes else ""
         number = f" (revision {revision})" if revision > 1 else ""
         text = (
-            f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.dose}, "
+            f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.verdict}, {self.dose}, "
             f"profile {self.profile}{spikes}, {sum(self.seconds.values()):.2f} s ({seconds})"
         )
         return text + "".join(f"; warning: {warning}" for warning in self.warnings)
@@ -216,11 +219,11 @@ def finish(
             provenance(config, work, prepared, verdict, warnings, denoised.backend),
             kind=kind if config.output.format == "same" else config.output.format,
             preview_pixels=config.output.preview_pixels if config.output.preview else None,
-            caption=f"{dose}, profile {name}",
+            caption=f"{dose}, profile {name}, verdict: {verdict.word}",
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    return Outcome(written, dose, name, len(prepared.spikes), warnings, work.seconds)
+    return Outcome(written, dose, name, len(prepared.spikes), verdict.word, warnings, work.seconds)
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:

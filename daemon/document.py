@@ -1,0 +1,75 @@
+"""A web page that is one file: for a lab book, to be opened in ten years by any browser and without a network."""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image as Picture
+
+from daemon.whole import write_whole
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c2024; max-width: 1180px; margin: 2rem auto;
+  padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
+p, li { max-width: 48rem; } .note { color: #59626b; font-size: .9em; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86em; margin: .6rem 0; }
+th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e8ea;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+th { border-bottom: 1px solid #9aa3ab; white-space: nowrap; }
+figure { margin: 1.4rem 0; } figcaption { font-size: .9em; } img { max-width: 100%; height: auto; }
+.good { color: #14703c; } .check { color: #7a5b00; font-weight: 600; } .reject, .quarantined { color: #b3261e;
+  font-weight: 600; } pre { white-space: pre-wrap; font-size: .82em; background: #f5f6f7; padding: .8rem; }
+code { font-size: .92em; overflow-wrap: anywhere; }
+@media print { body { margin: 0; } figure, tr { break-inside: avoid; } }
+"""
+_QUALITY = 88
+
+
+def save(path: Path, title: str, parts: Iterable[str]) -> None:
+    """Write one page of HTML `parts`, whole or not at all. Raises OSError."""
+    head = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        # Whatever a file's name holds, nothing in this page runs or asks for anything.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">"
+        f'<meta name="viewport" content="width=device-width"><title>{text(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>\n<h1>{text(title)}</h1>"
+    )
+
+    def write(stream: BinaryIO) -> None:
+        stream.writelines(part.encode("utf-8") + b"\n" for part in chain((head,), parts, ("</body></html>",)))
+
+    write_whole(path, write)
+
+
+def text(value: object) -> str:
+    """Anything as text of a page; bytes of a name that are no UTF-8 are shown as what they are."""
+    return escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], classes: Sequence[str] = ()) -> Iterator[str]:
+    """A table; a cell that is one of `classes` is drawn as such."""
+    yield '<div class="scroll"><table><tr>' + "".join(f"<th>{text(cell)}</th>" for cell in head) + "</tr>"
+    for row in rows:
+        cells = (f'<td class="{cell}">' if cell in classes else "<td>" for cell in row)
+        yield "<tr>" + "".join(f"{tag}{text(cell)}</td>" for tag, cell in zip(cells, row, strict=True)) + "</tr>"
+    yield "</table></div>"
+
+
+def facts(values: Mapping[str, object]) -> Iterator[str]:
+    """Names and values, one below the other."""
+    yield "<table>" + "".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in values.items())
+    yield "</table>"
+
+
+def figure(picture: Picture.Image, caption: str) -> str:
+    """A greyscale picture, in the page itself, with a caption of HTML."""
+    stream = io.BytesIO()
+    picture.convert("L").save(stream, "JPEG", quality=_QUALITY)
+    data = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f'<figure><img src="data:image/jpeg;base64,{data}" alt=""><figcaption>{caption}</figcaption></figure>'

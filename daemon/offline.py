@@ -1,0 +1,126 @@
+"""Commands that work on files or on a past session, beside a running service or without one.
+
+What loads a network's runtime is imported where it is needed: `--help` must be quick.
+"""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon import config as settings
+from daemon import sessions
+from daemon.config import Config
+from daemon.errors import ConfigError, MicrographError, StorageError, TransientError
+from daemon.ledger import Ledger
+from daemon.logs import one_line
+from daemon.progress import Progress
+
+if TYPE_CHECKING:
+    from daemon.backends import Backend
+    from daemon.reader import Reader
+    from daemon.work import Weights
+
+
+def settings_of(options: argparse.Namespace) -> Config:
+    """The settings, with folders replaced by the command line's."""
+    given = {"drop": options.drop, "output": options.out, "state": options.state}
+    return settings.load(options.config, {name: folder for name, folder in given.items() if folder is not None})
+
+
+def denoise(options: argparse.Namespace) -> int:
+    """The named files, now."""
+    from daemon import manifest, work
+    from daemon.backends import open_backend
+    from daemon.reader import Reader
+
+    config = settings.load(options.config)
+    if options.profile is not None and options.profile not in config.profiles:
+        raise ConfigError(
+            f"--profile {options.profile}: no profile has this name; use one of: {', '.join(config.profiles)}"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    weights = work.load_weights(config)
+    with contextlib.ExitStack() as stack:
+        progress = Progress(len(options.files))
+        backends = {}
+        for name in weights:
+            folder = manifest.locate(name)
+            backends[name] = open_backend(config.backend, folder, config.folders.engines, progress.beat)
+            stack.callback(backends[name].close)
+        reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
+        stack.enter_context(progress)
+        return _denoise_all(options, config, weights, backends, reader, progress)
+
+
+def _denoise_all(
+    options: argparse.Namespace,
+    config: Config,
+    weights: "dict[str, Weights]",
+    backends: "dict[str, Backend]",
+    reader: "Reader",
+    progress: Progress,
+) -> int:
+    from daemon import work
+
+    failed = 0
+    for path in options.files:
+        progress.next(str(path))
+        try:
+            path = path.resolve(strict=True)
+            raw = work.fingerprint(path, config.backend.max_pixels)
+            one = work.read(config, weights, path, Path(path.name), raw, reader, profile=options.profile)
+            backend = backends[one.choice.profile.weights]
+            with work.timed(one.seconds, "network"):
+                (denoised,) = backend.denoise([one.plane])
+            outcome = work.finish(config, one, denoised, options.out, same_settings=True)
+        except StorageError:
+            raise
+        except (MicrographError, TransientError) as error:
+            failed += 1
+            progress.say(f"failed\n    {one_line(str(error))}")
+            continue
+        except OSError as error:
+            failed += 1
+            progress.say(f"failed\n    {error.strerror}")
+            continue
+        except MemoryError:
+            failed += 1
+            progress.say("failed\n    not enough memory for this micrograph; close other programs")
+            continue
+        adopted = " (was there already)" if outcome.written.adopted else ""
+        told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
+        warnings = "".join(f"\n    warning: {warning}" for warning in outcome.warnings)
+        progress.say(f"{told} → {outcome.written.image}{adopted}{warnings}")
+    return 1 if failed else 0
+
+
+def report_session(options: argparse.Namespace) -> int:
+    """A page about a session."""
+    from daemon import session_report
+
+    config = settings_of(options)
+    with Ledger(config.folders.state, "read") as ledger:
+        jobs = sessions.find(ledger, options.session)
+    options.to.parent.mkdir(parents=True, exist_ok=True)
+    session_report.write(config, jobs, options.session, options.to, max(0, options.pictures))
+    print(f"{len(jobs)} micrographs → {options.to}")
+    return 0
+
+
+def replay_session(options: argparse.Namespace) -> int:
+    """A session through other weights."""
+    from daemon import replay
+
+    config = settings_of(options)
+    with Ledger(config.folders.state, "read") as ledger:
+        jobs = [job for job in sessions.find(ledger, options.session) if job.state == "done"]
+    weights = settings.weights_named(options.weights)
+    options.to.mkdir(parents=True, exist_ok=True)
+    with Progress(sum(max(1, job.sections) for job in jobs)) as progress:
+        found, skipped = replay.run(config, jobs, weights, max(0, options.pictures), progress)
+    replay.write(options.to, options.session, options.weights, found, skipped)
+    changed = sum(one.old != one.new for one in found)
+    told = f"{len(found)} compared, {changed} with another verdict, {len(skipped)} not compared"
+    print(f"{told} → {options.to / 'replay.html'}")
+    return 0 if found else 1

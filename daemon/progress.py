@@ -1,0 +1,74 @@
+"""How far a long command is, for whoever watches it: a bar on a terminal, plain lines where the output is a file."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from daemon.logs import one_line
+
+_BAR = 24
+_AGAIN = 0.1
+"""Seconds between two drawings of the bar."""
+
+
+class Progress:
+    """Of `total` things; a context manager, so that the bar is gone at the end whatever happens."""
+
+    def __init__(self, total: int, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._stream, self._clock = total, stream or sys.stdout, clock
+        self._bar = self._stream.isatty()
+        self._begin = clock()
+        self._number, self._drawn, self._name = 0, float("-inf"), ""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wipe()
+
+    def next(self, name: str) -> None:
+        """Begin with the next one."""
+        self._number, self._name = self._number + 1, one_line(name)
+        self._draw(at_once=True)
+        if not self._bar:
+            self._stream.write(f"[{self._number}/{self._total}] {self._name} ... ")
+            self._stream.flush()
+
+    def beat(self) -> None:
+        """There is life: a tile is done."""
+        self._draw()
+
+    def say(self, text: str) -> None:
+        """Lines that stay: what became of this one."""
+        self._wipe()
+        self._stream.write(f"[{self._number}/{self._total}] {self._name} ... {text}\n" if self._bar else f"{text}\n")
+        self._stream.flush()
+
+    def _draw(self, at_once: bool = False) -> None:
+        now = self._clock()
+        if not self._bar or (now - self._drawn < _AGAIN and not at_once):
+            return
+        self._drawn = now
+        done = self._number - 1
+        full = round(_BAR * done / max(self._total, 1))
+        took = now - self._begin
+        left = f", {_clock(took / done * (self._total - done))} left" if done else ""
+        text = f"{'█' * full}{'·' * (_BAR - full)} {self._number} of {self._total}, {_clock(took)}{left}  {self._name}"
+        self._stream.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
+        self._stream.flush()
+
+    def _wipe(self) -> None:
+        if self._bar:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -12,6 +12,7 @@ Patches spread over the image are compared in Fourier space, each over the noise
 """
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from math import log, sqrt
 from typing import Any
@@ -174,6 +175,7 @@ class _Plan:
     """Flat places of the terms in each ring, without those that have one real number only."""
 
     @classmethod
+    @cache
     def of(cls, side: int) -> "_Plan":
         taper = np.hanning(side + 2)[1:-1]
         window = np.outer(taper, taper)

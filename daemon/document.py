@@ -19,11 +19,12 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-t
 p, li { max-width: 48rem; } .note { color: #59626b; font-size: .9em; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86em; margin: .6rem 0; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e8ea;
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th { border-bottom: 1px solid #9aa3ab; white-space: nowrap; }
 figure { margin: 1.4rem 0; } figcaption { font-size: .9em; } img { max-width: 100%; height: auto; }
-.good { color: #14703c; } .check { color: #7a5b00; font-weight: 600; } .reject, .quarantined { color: #b3261e;
-  font-weight: 600; } pre { white-space: pre-wrap; font-size: .82em; background: #f5f6f7; padding: .8rem; }
+td.good, td.check, td.reject, td.quarantined { white-space: nowrap; } .good { color: #14703c; }
+.check { color: #7a5b00; font-weight: 600; } .reject, .quarantined { color: #b3261e; font-weight: 600; }
+pre { white-space: pre-wrap; font-size: .82em; background: #f5f6f7; padding: .8rem; }
 code { font-size: .92em; overflow-wrap: anywhere; }
 @media print { body { margin: 0; } figure, tr { break-inside: avoid; } }
 """

@@ -79,7 +79,7 @@ def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str,
     words = Counter(job.verdict or "none" for job in jobs if job.state == "done")
     doses = [float(record["dose"]) for record in records if record.get("dose") is not None]
     refused = sum(job.state == "quarantined" for job in jobs)
-    weights = sorted({f"{_get(record, 'weights', 'name')} ({_get(record, 'weights', 'sha256')})" for record in records})
+    weights = sorted({_weights(record) for record in records})
     backends = sorted({str(record.get("backend")) for record in records})
     return {
         "From": _clock(jobs[0].updated),
@@ -98,6 +98,12 @@ def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str,
     }
 
 
+def _weights(record: Mapping[str, Any]) -> str:
+    hashes = _get(record, "weights", "sha256") or {}
+    told = "; ".join(f"{name} {digest}" for name, digest in hashes.items())
+    return f"{_get(record, 'weights', 'name')} ({told})"
+
+
 def _row(job: Job, record: Mapping[str, Any] | None) -> tuple[object, ...]:
     if record is None:
         return (
@@ -110,7 +116,7 @@ def _row(job: Job, record: Mapping[str, Any] | None) -> tuple[object, ...]:
             "",
             "",
         )
-    reasons = _get(record, "verdict", "reasons") or ()
+    reasons = record.get("warnings") or ()
     dose, shape = record.get("dose"), _get(record, "raw", "shape") or ()
     return (
         _clock(job.updated),

@@ -42,5 +42,10 @@ def test_a_share_that_is_away_cannot_keep_it_from_starting_for_good() -> None:
     assert not re.search(r"^(Requires|Requisite|BindsTo|RequiresMountsFor)=", said, re.MULTILINE)
 
 
+def test_a_codec_that_is_killed_for_memory_does_not_stop_it() -> None:
+    """Which it would by systemd's default."""
+    assert "\nOOMPolicy=continue\n" in UNIT.read_text()
+
+
 def test_nobody_else_sees_its_state() -> None:
     assert "\nStateDirectoryMode=0700\n" in UNIT.read_text()

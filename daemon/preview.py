@@ -11,6 +11,8 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from daemon.errors import MicrographError
+from daemon.formats import open_raw
 from daemon.formats.units import METRES, convert
 from daemon.micrograph import Image, Pixels, PixelSize
 
@@ -71,9 +73,11 @@ def save(picture: Picture.Image, path: Path, writer: str) -> None:
 def written_by(path: Path) -> str | None:
     """Who wrote a PNG, or None if it is not there, is not a PNG or does not say."""
     try:
-        with path.open("rb") as stream, Picture.open(stream, formats=["PNG"]) as picture:
+        with open_raw(path) as stream, Picture.open(stream, formats=["PNG"]) as picture:  # never waits for a pipe
             return str(picture.info.get("Software"))
-    except (FileNotFoundError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, struct.error):
+    except (FileNotFoundError, MicrographError):
+        return None
+    except (UnidentifiedImageError, SyntaxError, ValueError, EOFError, struct.error):
         return None
 
 

@@ -237,10 +237,9 @@ def _refuse_foreign(image: Path, record: Path, picture: Path) -> None:
 def _read_record(record: Path) -> dict[str, Any] | None:
     """One of our JSON files, or None if it is not there, not ours or damaged."""
     try:
-        if record.is_symlink() or record.stat().st_size > _RECORD_LIMIT:
-            return None
-        content = json.loads(record.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        with formats.open_raw(record) as stream:  # a pipe of that name would hold the writer for ever
+            content = json.loads(stream.read(_RECORD_LIMIT))  # what is longer is cut, and then no JSON
+    except (FileNotFoundError, MicrographError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and content.get("writer") == WRITER else None
 

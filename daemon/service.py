@@ -186,7 +186,8 @@ class Service:
             return Health("starting", "the network is being opened", name)
         if watched.state == "degraded":
             return Health("degraded", watched.detail, name)
-        if self.blocked:
+        # Between two attempts at a full disk as well: an alarm that waits for five bad minutes must not see good ones.
+        if self.blocked or (self._pause and not self.idle):
             return Health("degraded", f"{self._why_blocked}; the queue is kept", name)
         return Health("ok", watched.detail, name)
 

@@ -197,6 +197,15 @@ def test_foreign_files_are_never_replaced(tmp_path: Path, name: str, content: by
     assert foreign.read_bytes() == content and listing(tmp_path) == {f"sub/{name}"}
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["a.tif", "a.tif.json", "a.tif.png"])
+def test_a_pipe_in_a_results_place_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(MicrographError, match="already in the output folder"):
+        save(tmp_path, "a.tif")
+    assert listing(tmp_path) == {name}
+
+
 def test_a_foreign_picture_is_told_from_ours(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     Picture.new("L", (8, 8)).save(tmp_path / "sub/a.tif.png")

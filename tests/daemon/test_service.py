@@ -287,9 +287,19 @@ def test_a_full_disk_pauses_keeps_the_queue_and_goes_on_by_itself(
     for number in range(5):
         bench.write(f"{number}.tif", number)
     service = bench.start()
-    until(lambda: refused >= 6)  # at least once more than there are places in memory
+    until(lambda: service.health.state == "degraded")
+    seen = set()
+
+    def tried_again() -> bool:
+        seen.add(service.health.state)
+        return refused >= 6  # at least once more than there are places in memory
+
+    until(tried_again)
+    assert seen == {"degraded"}, "well between two attempts"
+    assert service.health.detail == "the disk is full; the queue is kept"
     full.clear()
     until(lambda: len(bench.images()) == 5)
+    until(lambda: service.health.state == "ok")
     bench.finish()
     assert service.failure is None and service.unsuccessful == 0
     jobs = bench.jobs().values()

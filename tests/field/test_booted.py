@@ -117,7 +117,7 @@ def install(machine: Machine) -> None:
     machine.change_root("useradd", "--system", *home, "emdenoised")
     machine.change_root("groupadd", "microscope")
     machine.change_root("usermod", "-aG", "microscope", "emdenoised")
-    machine.change_root("useradd", "-G", "microscope", "alice")
+    machine.change_root("useradd", "-G", "microscope,emdenoised", "alice")
     for name, owner, mode in (("drop", "alice:microscope", 0o2750), ("denoised", "emdenoised:microscope", 0o2770)):
         (root / "srv" / name).mkdir(parents=True)
         machine.change_root("chown", owner, f"/srv/{name}")
@@ -230,6 +230,30 @@ def test_the_unit_runs_restarts_reloads_and_is_as_closed_as_it_says(machine: Mac
     assert machine.shown("ActiveState") == "inactive"
     for kept in ("etc/emdenoised/config.yaml", "var/lib/emdenoised/ledger.db", "srv/denoised/a.tif", "srv/drop/a.tif"):
         assert (machine.root / kept).is_file()
+
+
+def test_shares_that_are_away_at_the_start_are_waited_for(machine: Machine) -> None:
+    install(machine)
+    look = "ExecStartPre=/usr/bin/mountpoint -q /mnt/results\n"
+    assert look in (ROOT / "systemd/README.md").read_text()
+    (machine.root / "etc/systemd/system/emdenoised.service.d/share.conf").write_text(f"[Service]\n{look}")
+    (machine.root / "mnt/results").mkdir()
+    file = machine.root / "etc/emdenoised/config.yaml"
+    file.write_text(file.read_text().replace("/srv/denoised", "/mnt/results/denoised"))
+    drop = machine.root / "srv/drop"
+    drop.rename(drop.with_name("away"))
+    machine.boot()
+    machine.inside("systemctl", "start", "emdenoised", check=False)
+    wait_for(machine, lambda: int(machine.shown("NRestarts")) >= 2)
+    assert not list((machine.root / "mnt/results").iterdir())
+    machine.inside("mount", "-t", "tmpfs", "none", "/mnt/results")
+    machine.inside("install", "-d", "-m", "2770", "-o", "emdenoised", "-g", "microscope", "/mnt/results/denoised")
+    wait_for(machine, lambda: machine.shown("SubState") == "running")
+    assert "the service starts and waits for it" in machine.journal()
+    drop.with_name("away").rename(drop)
+    micrograph(machine, "a.tif")
+    wait_for(machine, lambda: "denoised 'a.tif'" in machine.journal())
+    assert "a.tif.json" in machine.inside("ls", "/mnt/results/denoised")
 
 
 def wait_for(machine: Machine, condition: Callable[[], object]) -> None:

@@ -35,3 +35,17 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     copy.write_text(UNIT.read_text().replace("/opt/emdenoised/bin/emdenoised", str(program)))
     complaints = [line for line in analyse("verify", str(copy)).splitlines() if UNIT.name in line]
     assert complaints == []
+
+
+def test_a_share_that_is_away_cannot_keep_it_from_starting_for_good() -> None:
+    said = UNIT.read_text()
+    assert not re.search(r"^(Requires|Requisite|BindsTo|RequiresMountsFor)=", said, re.MULTILINE)
+
+
+def test_a_codec_that_is_killed_for_memory_does_not_stop_it() -> None:
+    """Which it would by systemd's default."""
+    assert "\nOOMPolicy=continue\n" in UNIT.read_text()
+
+
+def test_nobody_else_sees_its_state() -> None:
+    assert "\nStateDirectoryMode=0700\n" in UNIT.read_text()

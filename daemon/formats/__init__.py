@@ -212,7 +212,7 @@ def _with_credible_size(micrograph: Micrograph) -> Micrograph:
 
 def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
     """Judge the end of data whose length is right."""
-    tail = min(extent.tail, _BLOCK)
+    tail = min(extent.tail, extent.end - extent.start, _BLOCK)
     stream.seek(extent.end - tail)
     if stream.read(tail).strip(b"\0"):
         return Completeness("complete")

@@ -21,7 +21,6 @@ from daemon.formats.container import (
     check_plane,
     pick_section,
     sum_frames,
-    sum_remark,
     tail_remark,
 )
 from daemon.formats.units import convert, pixel_size
@@ -104,7 +103,9 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     if missing > 0 and section is not None:
         stored = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
     elif missing > 0:
-        raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end", cut=True)
+        whole = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
+        which = f": frame {whole + 1} of {stored} is not whole" if stored > 1 else ""
+        raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
     warnings: list[str] = []
     dtype = layout.dtype
     if layout.mode == 1 and float(header["dmax"]) > np.iinfo(np.int16).max:
@@ -112,10 +113,9 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
         warnings.append("labelled as signed 16 bit, but its header gives a maximum above 32767: read as unsigned")
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     frames = len(chosen)
-    pixels = sum_frames(_frames(stream, layout, dtype, chosen), frames, dtype)
+    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    if frames > 1:
-        warnings.append(sum_remark(frames))
+    warnings += remarks
     if missing < 0:
         warnings.append(f"{-missing} bytes after the image data were ignored")
     warnings += [text for text in [tail_remark(pixels)] if text]

@@ -23,7 +23,6 @@ from daemon.formats.container import (
     check_plane,
     pick_section,
     sum_frames,
-    sum_remark,
     tail_remark,
 )
 from daemon.formats.tiff_layout import Layout, Page
@@ -71,7 +70,7 @@ def read(
     check_pixels(path, first.height, first.width, stored, max_pixels)
     others = len(layout.pages) - len(pages)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
-    frames = len(chosen)
+    frames, numbers = len(chosen), chosen
     if section is not None and layout.contiguous_frames == 1:
         pages = pages[section // first.depth :][:1]
         chosen = range(section % first.depth, section % first.depth + 1)
@@ -102,11 +101,9 @@ def read(
         else:
             every = (plane for index in pages for plane in _planes(_page(file, index, layout, size), first))
             planes = islice(every, chosen.start, chosen.stop)
-        pixels = sum_frames(planes, frames, dtype)
+        pixels, remarks = sum_frames(planes, numbers, stored, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    warnings = [f"the TIFF is unusual: {text}" for text in said[:3]]
-    if frames > 1:
-        warnings.append(sum_remark(frames))
+    warnings = [*(f"the TIFF is unusual: {text}" for text in said[:3]), *remarks]
     if others:
         warnings.append(f"{others} other page{'s' * (others > 1)} of the file (thumbnail, colour) left out")
     warnings += [text for text in [tail_remark(pixels)] if text]

@@ -8,7 +8,6 @@ from pathlib import Path
 from daemon.formats import opened
 from daemon.micrograph import Acquisition
 
-_OBJECT = re.compile(rb"<ObjectInfo>.*?</ObjectInfo>", re.DOTALL)
 _LABELLED = re.compile(r"<Label>([^<]*)</Label>\s*<Value>([^<]*)</Value>\s*<Unit>([^<]*)</Unit>")
 _VALUE = re.compile(r"<(AcquireDate|CameraNamePath|DwellTimePath)>([^<]*)</")
 
@@ -31,10 +30,10 @@ def beside(path: Path) -> Told | None:
 
 def parse(data: bytes, number: int) -> Told | None:
     """The record of the .ser file of this number, from 1; None if there is none."""
-    records = _OBJECT.findall(data)
-    if not 0 < number <= len(records):
+    records = data.split(b"<ObjectInfo>")
+    if not 0 < number < len(records):
         return None
-    record = html.unescape(records[number - 1].decode("utf-8", "replace"))
+    record = html.unescape(records[number].partition(b"</ObjectInfo>")[0].decode("utf-8", "replace"))
     labels = labelled(record)
     values = dict(_VALUE.findall(record))
     camera = values.get("CameraNamePath", "")

@@ -187,7 +187,9 @@ def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: rang
 
 
 def _acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
-    """What Thermo Fisher's extended header says of a section; all unknown without one."""
+    """What Thermo Fisher's or SerialEM's extended header says of a section; all unknown without one."""
+    if bytes(header["exttyp"]) == b"SERI":
+        return _of_serialem(stream, header, section, size)
     form = get_ext_header_dtype(bytes(header["exttyp"]), header.dtype["nx"].byteorder)
     if form is None:
         return UNKNOWN
@@ -209,6 +211,32 @@ def _acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | 
         microscope=text("Microscope type"),
         detector=text("Camera name", "STEM Detector name"),
         electrons_per_pixel=None if area is None else float(told["Dose"]) * area.x * area.y,
+    )
+
+
+def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
+    """Of a section's short numbers, which flags say are there (IMOD's description of the MRC format)."""
+    order = header.dtype["nx"].byteorder
+    length, flags = np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16)
+    if length <= 0 or int(header["nsymbt"]) < (section + 1) * int(length):
+        return UNKNOWN
+    stream.seek(HEADER_BYTES + section * int(length))
+    numbers = np.frombuffer(stream.read(int(length) // 2 * 2), np.dtype("i2").newbyteorder(order))
+    found: dict[int, list[int]] = {}
+    at = 0
+    for flag, words in ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2)):
+        if int(flags) & flag and at + words <= len(numbers):
+            found[flag] = [int(number) for number in numbers[at : at + words]]
+            at += words
+    area = None if size is None else convert(size, "angstrom")
+    dose = None
+    if 32 in found:  # electrons per square angstrom: 24 bits and a power of two, in two short numbers
+        first, second = found[32]
+        value = abs(first) * 256 + abs(second) % 256
+        dose = (-value if first < 0 else value) * 2.0 ** (-(abs(second) // 256) if second < 0 else second // 256)
+    return Acquisition.stated(
+        magnification=found[8][0] * 100 if 8 in found else None,
+        electrons_per_pixel=None if area is None or dose is None else dose * area.x * area.y,
     )
 
 

@@ -95,7 +95,7 @@ def read(
             )
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description)
-        taken = tiff_tags.acquisition(tags)
+        taken = tiff_tags.acquisition(tags, layout.description)
         if layout.contiguous_frames > 1:
             planes = _contiguous(stream, layout, dtype, chosen)
         else:
@@ -170,7 +170,16 @@ def _choose(path: Path, layout: Layout) -> list[int]:
         )
     kinds = [(page.height, page.width, page.depth, page.bits, page.sample_format) for page in layout.pages]
     main = kinds[max(full, key=lambda index: layout.pages[index].height * layout.pages[index].width)]
-    return [index for index in full if kinds[index] == main]
+    chosen = [index for index in full if kinds[index] == main]
+    for index in full:
+        # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
+        if kinds[index] != main and chosen[0] < index < chosen[-1]:
+            page = layout.pages[index]
+            raise DamagedError(
+                f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
+                "frames of the stack"
+            )
+    return chosen
 
 
 def _refusal(page: Page) -> str | None:

@@ -124,8 +124,9 @@ def _holds(do: Callable[[], None]) -> bool:
 
 
 def sidecar() -> Callable[[bytes], None]:
-    """Read a sound stack with a SerialEM .mdoc of these bytes beside it: nothing in there may spoil the image."""
+    """Read a sound stack with a SerialEM .mdoc of these bytes beside it, and TIA's .emi: none may spoil the image."""
     from daemon import formats
+    from daemon.formats import emi
 
     path = _scratch(".mrc")
     path.write_bytes((CORPUS / "mrc" / "stack.mrc").read_bytes())
@@ -134,6 +135,7 @@ def sidecar() -> Callable[[bytes], None]:
         path.with_name(path.name + ".mdoc").write_bytes(data)
         for section in (0, 1):
             formats.read(path, MAX_PIXELS, section)
+            emi.parse(data, section + 1)
 
     return one
 

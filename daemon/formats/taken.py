@@ -62,10 +62,13 @@ def _velox(original: Mapping[str, Any]) -> dict[str, Any]:
     result = at(original, "BinaryResult") or {}
     name, index = (at(result, key) for key in ("Detector", "DetectorIndex"))
     properties = at(original, "CustomProperties") or {}
+    dwell = at(original, "Scan.DwellTime")  # only where a beam was scanned
     return _known(
         detector=name,
-        magnification=at(original, "CustomProperties.StemMagnification.value", "Optics.NominalMagnification"),
-        exposure_seconds=at(original, f"Detectors.Detector-{index}.ExposureTime", "Scan.DwellTime"),
+        magnification=at(
+            original, "Optics.NominalMagnification" if dwell is None else "CustomProperties.StemMagnification.value"
+        ),
+        exposure_seconds=at(original, f"Detectors.Detector-{index}.ExposureTime") or dwell,
         electrons_per_unit=at(properties.get(f"Detectors[{name}].CountsToElectrons"), "value"),
     )
 

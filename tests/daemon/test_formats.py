@@ -1,6 +1,5 @@
 """Reading, probing and writing micrograph files: what is read is right, what is refused is refused for its reason."""
 
-import csv
 import errno
 import hashlib
 import os
@@ -705,49 +704,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 # --- real files -----------------------------------------------------------------------------------------------------
-
-REFUSED = {
-    "emd_3001.map": "three-dimensional",
-    "ome_tiff_multichannel_z.ome.tif": "several channels",
-    "rs_optical_Zeiss_AxioVision_RGB.tif": "RGB",
-    "test_rgba16.tif": "RGB",
-}
-
-
-def real_files() -> list[dict[str, str]]:
-    table = DATA / "formats" / "formats.csv"
-    if not table.is_file():
-        return []
-    with table.open(newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if row["reader"] in ("tiff", "mrc")]
-
-
-@needs_data
-@pytest.mark.parametrize("row", real_files(), ids=lambda row: row["file"])
-def test_real_files_are_read_as_their_table_says(row: dict[str, str]) -> None:
-    path = DATA / "formats" / row["file"]
-    if row["file"] in REFUSED:
-        with pytest.raises(MicrographError, match=REFUSED[row["file"]]):
-            formats.read(path, LIMIT)
-        return
-    micrograph = formats.read(path, LIMIT)
-    shape = [int(side) for side in row["shape"].split(";")[-1].split("x")]
-    assert list(micrograph.pixels.shape) == shape[-2:]
-    assert micrograph.metadata["frames"] == int(np.prod(shape[:-2], dtype=int))
-    assert micrograph.metadata["dtype"] == row["dtype"].split(";")[-1]
-    if len(shape) == 2 and ".." in row["minmax"]:
-        low, high = row["minmax"].split(";")[-1].split("..")
-        assert float(micrograph.pixels.min()) == pytest.approx(float(low), rel=1e-4)
-        assert float(micrograph.pixels.max()) == pytest.approx(float(high), rel=1e-4)
-    unit = row["pixel_units"].split(";")[-1].split("/")[0]
-    scale = [float(value) for value in row["pixel_scale"].split(";")[-1].split("/")]
-    if unit in ("nm", "m", "µm") and scale[0] > 0:
-        assert micrograph.pixel_size is not None
-        factor = METRES[unit.replace("µ", "u")]
-        ours = METRES[micrograph.pixel_size.unit]
-        assert micrograph.pixel_size.y * ours == pytest.approx(scale[0] * factor, rel=5e-4)
-        assert micrograph.pixel_size.x * ours == pytest.approx(scale[-1] * factor, rel=5e-4)
-
 
 @needs_data
 @pytest.mark.parametrize("folder", ["train", "val", "test_public"])

@@ -26,8 +26,8 @@ from daemon.formats.container import (
     tail_remark,
 )
 from daemon.formats.tiff_layout import Layout, Page
-from daemon.formats.units import readable
-from daemon.micrograph import Image, Micrograph, Pixels
+from daemon.formats.units import convert, readable
+from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 _COLOURED = {
     2: "RGB colour",
@@ -128,6 +128,7 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     common: dict[str, Any] = {"photometric": "minisblack", "software": f"emdenoised {__version__}"}
     # The writers of tifffile are strict about their metadata, so each container gets its own words.
     if pixels.nbytes >= _CLASSIC_LIMIT or like.metadata.get("ome"):
+        size = convert(size, "nm") if size and size.unit == "angstrom" else size  # napari takes OME's Å for µm
         metadata: dict[str, Any] = {"axes": "YX", "Description": text}
         if size is not None and size.unit in _OME_UNITS:
             name = _OME_UNITS[size.unit]
@@ -137,26 +138,25 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
                 "PhysicalSizeY": size.y,
                 "PhysicalSizeYUnit": name,
             }
-        tifffile.imwrite(path, pixels, ome=True, bigtiff=pixels.nbytes >= _CLASSIC_LIMIT, metadata=metadata, **common)
-        return
-    metadata = {"axes": "YX", "Info": text}
-    if size is not None:
-        metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)  # as ImageJ writes it
-        common["resolution"] = (1 / size.x, 1 / size.y)
-        # HyperSpy knows only ImageJ's micron; it takes the unit from the tags DigitalMicrograph writes.
-        unit = size.unit if size.unit in ("nm", "mm", "cm", "m") else {"um": "\xb5m", "angstrom": "\xc5"}.get(size.unit)
-        if unit is not None:
-            told = unit.encode("latin-1")
-            common["extratags"] = [
-                (code, kind, 0 if kind == "s" else 1, value, True)
-                for code, kind, value in (
-                    (65003, "s", told),
-                    (65004, "s", told),
-                    (65009, "d", size.x),
-                    (65010, "d", size.y),
-                )
-            ]
-    tifffile.imwrite(path, pixels, imagej=True, metadata=metadata, **common)
+        common |= {"ome": True, "bigtiff": pixels.nbytes >= _CLASSIC_LIMIT}
+    else:
+        metadata = {"axes": "YX", "Info": text}
+        if size is not None:
+            # As ImageJ writes it.
+            metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)
+            common["resolution"] = (1 / size.x, 1 / size.y)
+        common["imagej"] = True
+    tifffile.imwrite(path, pixels, metadata=metadata, extratags=_for_hyperspy(size), **common)
+
+
+def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool]]:
+    """DigitalMicrograph's tags: HyperSpy reads no unit from OME, and of ImageJ's only the micron."""
+    units = {"nm": "nm", "mm": "mm", "cm": "cm", "m": "m", "um": "\xb5m", "angstrom": "\xc5"}
+    if size is None or size.unit not in units:
+        return []
+    unit = units[size.unit].encode("latin-1")
+    return [(65003, "s", 0, unit, True), (65004, "s", 0, unit, True),
+            (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
 
 
 def _choose(path: Path, layout: Layout) -> list[int]:

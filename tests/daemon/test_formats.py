@@ -71,6 +71,30 @@ def test_every_number_type_and_arrangement_is_read(tmp_path: Path, dtype: str, o
     assert formats.probe(path) == formats.Completeness("complete")
 
 
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "zlib", "packbits", "lzma", "zstd"])
+@pytest.mark.parametrize(("dtype", "predictor"), [("u1", False), ("i2", True), ("u2", True), ("f4", False), ("f4", 3)])
+def test_every_compression_that_cameras_use(tmp_path: Path, compression: str, dtype: str, predictor: int) -> None:
+    path, data = tmp_path / "a.tif", image(dtype=dtype)
+    tifffile.imwrite(path, data, compression=compression, predictor=False if compression == "packbits" else predictor)
+    np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, data)
+
+
+def test_jpeg_is_read_as_well_as_it_kept_the_image(tmp_path: Path) -> None:
+    path, data = tmp_path / "a.tif", image(dtype=np.uint8)
+    tifffile.imwrite(path, data, compression="jpeg", compressionargs={"level": 100})
+    micrograph = formats.read(path, LIMIT)
+    assert micrograph.pixels.dtype == np.uint8
+    np.testing.assert_allclose(micrograph.pixels.astype(int), data, atol=2)
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "lerc", "jpegxl"])
+def test_a_compression_whose_output_is_not_bounded_is_refused_with_the_remedy(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image(dtype=np.uint8), compression=compression)
+    with pytest.raises(MicrographError, match="export it without compression, or with LZW or deflate"):
+        formats.read(path, LIMIT)
+
+
 @pytest.mark.parametrize(
     ("unit", "expected"),
     [

@@ -729,6 +729,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 # --- real files -----------------------------------------------------------------------------------------------------
 
+
 @needs_data
 @pytest.mark.parametrize("folder", ["train", "val", "test_public"])
 def test_every_micrograph_of_the_data_set_is_read(folder: str) -> None:
@@ -738,19 +739,6 @@ def test_every_micrograph_of_the_data_set_is_read(folder: str) -> None:
         assert formats.probe(path).state == "complete", path
         micrograph = formats.read(path, LIMIT)
         assert micrograph.pixels.ndim == 2 and micrograph.warnings == () and micrograph.pixel_size is None, path
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("emd_3001.map.gz", "gzip"),
-        ("rs_test1.blo", "block file of diffraction patterns"),
-    ],
-)
-def test_other_vendors_files_are_named(name: str, reason: str) -> None:
-    with pytest.raises(MicrographError, match=reason):
-        formats.read(DATA / "formats" / name, LIMIT)
 
 
 def test_what_took_a_files_place_is_not_opened(tmp_path: Path) -> None:

@@ -228,6 +228,22 @@ def fuzz(name: str, runs: int, seconds: int, seed: int) -> dict[str, Any]:
     }
 
 
+def record(file: Path, found: dict[str, dict[str, Any]], seed: int) -> None:
+    """Write what was counted beside what the file holds of other targets; the sum is of all that it holds."""
+    about = {
+        "seed": seed,
+        "fuzzer": f"atheris {version('atheris')}",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+    known = json.loads(file.read_text())["targets"] if file.exists() else {}
+    targets = {**known, **{name: {**one, **about} for name, one in found.items()}}
+    limits = {"max_pixels": MAX_PIXELS, "allowance_bytes": ALLOWANCE, "slowest_allowed": SLOWEST}
+    total = sum(one["inputs"] for one in targets.values())
+    file.write_text(json.dumps({"inputs": total, "targets": targets, **limits}, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=[], help=f"of {', '.join(TARGETS)} (default: all)")
@@ -251,18 +267,7 @@ def main() -> int:
             return 1
         print(f"{name}: {found[name]}", flush=True)
     if options.record:
-        total = sum(one["inputs"] for one in found.values())
-        about = {
-            "fuzzer": f"atheris {version('atheris')}",
-            "seed": options.seed,
-            "max_pixels": MAX_PIXELS,
-            "allowance_bytes": ALLOWANCE,
-            "slowest_allowed": SLOWEST,
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": platform.platform(),
-            "cores": os.cpu_count(),
-        }
-        options.record.write_text(json.dumps({"inputs": total, "targets": found, **about}, indent=1) + "\n")
+        record(options.record, found, options.seed)
     return 0
 
 

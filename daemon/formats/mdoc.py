@@ -18,7 +18,10 @@ def merged(micrograph: Micrograph) -> Micrograph:
     if data is None:
         return micrograph
     section = int(micrograph.metadata.get("section", 1)) - 1
-    values = parse(data.decode("utf-8", "replace"), section)
+    text = data.decode("utf-8", "replace")
+    values = parse(text, section)
+    if micrograph.metadata["frames"] > 1 and "[ZValue" in text:
+        values.pop("ExposureDose", None)  # that of the first section; a FrameSet's is of all its frames
     spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0
     stated = micrograph.pixel_size
     size = stated if stated is not None or spacing is None else pixel_size(spacing, spacing, "angstrom")

@@ -5,7 +5,7 @@ the data strictly: a file that is shorter than its header says is never padded.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -129,7 +129,9 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     found = pixel_size(y, x, "angstrom")
     if found is not None:
         metadata["pixel_size_from"] = "MRC header"
-    taken = _acquisition(stream, header, section or 0, found)
+    taken = _acquisition(stream, header, chosen.start, found)
+    if frames > 1:
+        taken = replace(taken, electrons_per_pixel=None)  # it is that of one section, or of all: nobody says which
     return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
 
 

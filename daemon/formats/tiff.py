@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,6 +97,8 @@ def read(
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description)
         taken = tiff_tags.acquisition(tags, layout.description)
+        if first.compression in _EER and frames < stored:  # what it states is of the whole movie
+            taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
         if layout.contiguous_frames > 1:
             planes = _contiguous(stream, layout, dtype, chosen)
         else:

@@ -201,6 +201,9 @@ def test_electron_events_are_summed(tmp_path: Path) -> None:
     taken = micrograph.acquisition
     assert (taken.exposure_seconds, taken.detector, taken.electrons_per_pixel) == (1.4, "Falcon 4i", 12.5)
     assert taken.recorded == "2026-01-02T03:04:05" and taken.voltage_kv is None
+    one = formats.read(path, LIMIT, 2)
+    np.testing.assert_array_equal(one.pixels, frames[2])
+    assert (one.acquisition.exposure_seconds, one.acquisition.electrons_per_pixel) == (None, None)  # they are of all
 
 
 @pytest.mark.parametrize("name", ["CountRef_frames.mrc", "SuperRef_a.mrc", "K3-gain-ref.tif", "20260101.gain.mrc"])
@@ -275,6 +278,15 @@ def test_serialems_mdoc_says_how_each_section_was_taken(tmp_path: Path) -> None:
     assert micrograph.pixel_size is not None and micrograph.pixel_size.x == 2.0
 
 
+def test_the_dose_of_a_sum_is_that_of_its_frame_set_and_not_of_one_section(tmp_path: Path) -> None:
+    path = stack(tmp_path / "movie.mrc")
+    beside = tmp_path / "movie.mdoc"
+    for kind, expected in (("FrameSet", pytest.approx(30 * 4)), ("ZValue", None)):
+        beside.write_text(f"[{kind} = 0]\nPixelSpacing = 2\nExposureDose = 30\nVoltage = 300\n")
+        taken = formats.read(path, LIMIT).acquisition
+        assert (taken.voltage_kv, taken.electrons_per_pixel) == (300, expected)
+
+
 def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None:
     path = stack(tmp_path / "tilt.mrc")
     secret = tmp_path / "secret"
@@ -329,6 +341,7 @@ def test_serialems_extended_header(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.pixels, data[1])
     assert first.acquisition == Acquisition(magnification=42000, electrons_per_pixel=pytest.approx(5 * 256 * 4))
     assert second.acquisition == Acquisition(magnification=42000, electrons_per_pixel=pytest.approx(192 * 4))
+    assert formats.read(path, LIMIT).acquisition == Acquisition(magnification=42000)  # nobody says what the sum had
 
 
 def test_an_extended_header_that_is_too_short_or_unknown_says_nothing(tmp_path: Path) -> None:

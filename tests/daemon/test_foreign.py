@@ -278,6 +278,26 @@ def test_serialems_mdoc_says_how_each_section_was_taken(tmp_path: Path) -> None:
     assert micrograph.pixel_size is not None and micrograph.pixel_size.x == 2.0
 
 
+@pytest.mark.parametrize("beside", ["frames.tif.mdoc", "frames.mdoc"])
+def test_serialems_compressed_frames_and_their_mdoc(tmp_path: Path, beside: str) -> None:
+    frames = np.random.default_rng(0).poisson(1, (4, 32, 48)).astype(np.uint8)
+    path = tmp_path / "frames.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for frame in frames:
+            writer.write(frame, compression="lzw", description="SerialEM: K3 frames", contiguous=False, metadata=None)
+    (tmp_path / beside).write_bytes(
+        b"Voltage = 300\r\n[FrameSet = 0]\r\nPixelSpacing = 0.5\r\nExposureTime = 2.4\r\nExposureDose = 40\r\n"
+    )
+    with Reader(LIMIT, 60) as reader:
+        micrograph = reader.read(path)
+    np.testing.assert_array_equal(micrograph.pixels, frames.sum(axis=0))
+    assert micrograph.pixel_size == PixelSize(0.5, 0.5, "angstrom")
+    assert micrograph.metadata["pixel_size_from"] == "SerialEM .mdoc"
+    assert micrograph.acquisition == Acquisition(
+        voltage_kv=300, exposure_seconds=2.4, electrons_per_pixel=pytest.approx(40 * 0.25)
+    )
+
+
 def test_the_dose_of_a_sum_is_that_of_its_frame_set_and_not_of_one_section(tmp_path: Path) -> None:
     path = stack(tmp_path / "movie.mrc")
     beside = tmp_path / "movie.mdoc"

@@ -210,6 +210,8 @@ class Profile(Section):
     """The file's units per detected count; auto: it and the offset are measured from the image's own noise."""
     offset: float = 0.0
     """The file's value where no electron hit; not used with gain: auto."""
+    frames: Literal["sum", "each"] | None = None
+    """What becomes of a movie or stack: one sum, or each frame a micrograph; null: as `arrival.sections` says."""
     match: Match = Match()
     """When this profile is chosen; without a rule, only by name or as the default."""
 
@@ -247,6 +249,11 @@ class Profile(Section):
             raise ValueError(
                 "match.measured is true but there is no `dose` to compare with; add one, such as "
                 "[0.5, 100], or set measured to false"
+            )
+        if self.match.measured and self.frames is not None:
+            raise ValueError(
+                "match.measured is true, so the profile is known only once the frames are read; leave `frames` null "
+                "here, and state it in a profile with a folder or a name"
             )
         return self
 

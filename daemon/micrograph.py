@@ -34,7 +34,7 @@ class Acquisition:
     voltage_kv: float | None = None
     magnification: float | None = None
     exposure_seconds: float | None = None
-    """Per frame of a TEM camera, or per pixel of a scan."""
+    """As the file states it: of an exposure or one frame of it, or per pixel of a scan."""
     microscope: str | None = None
     detector: str | None = None
     recorded: str | None = None

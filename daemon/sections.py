@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from daemon.config import Config
 from daemon.errors import TransientError
 from daemon.micrograph import Micrograph
 from daemon.reader import Reader
+from daemon.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,21 @@ class Section:
 
     def __str__(self) -> str:
         return f"section {self.number} of {self.of}"
+
+
+def apart(config: Config, rules: Rules, path: str) -> bool:
+    """Whether each section of `path` (relative to the drop folder) is a micrograph of its own.
+
+    As the profile says that its folder and name choose, or the default where none does; else as `arrival.sections`.
+    """
+    relative = PurePosixPath(path)
+    fitting = (
+        profile
+        for profile in config.profiles.values()
+        if profile.match.states_a_rule and not profile.match.measured and profile.match.path_fits(relative)
+    )
+    frames = next(fitting, config.profiles[config.default_profile]).frames
+    return rules.by_section(path) if frames is None else frames == "each"
 
 
 def name(path: str, number: int) -> PurePosixPath:

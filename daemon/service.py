@@ -296,7 +296,7 @@ class Service:
                 live=arrived.live,
                 warning=arrived.warning,
                 refused=refused,
-                by_section=self._rules.by_section(seen.path),
+                by_section=sections.apart(self.config, self._rules, seen.path),
             )
         except TransientError as error:
             log.error("%s; %r is taken in later", error, seen.path)
@@ -373,7 +373,7 @@ class Service:
     def _read(self, job: Job) -> bool:
         self._output.require()
         path = self.config.folders.drop / job.path
-        if self._rules.by_section(job.path):
+        if sections.apart(self.config, self._rules, job.path):
             return self._read_section(job, path)
         raw = work.fingerprint(path, self.config.backend.max_pixels)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):

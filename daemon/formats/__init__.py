@@ -3,10 +3,8 @@
 Raw files are only ever opened for reading.
 """
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from daemon.errors import MicrographError
 from daemon.formats import foreign, mdoc, mrc, tiff, tiff_layout
 from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
+from daemon.formats.opened import open_raw
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
@@ -30,10 +29,12 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {"tiff": (".tif", ".tiff"), "mrc": mrc.S
 _HEAD = mrc.HEADER_BYTES
 _BLOCK = 1 << 20
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_EMI = b"JK\x00\x02"
 _FOREIGN = (
     (b"\x89HDF", "an HDF5 file that does not end in .emd or .hspy"),
-    (b"JK\x00\x02", "the index of a TIA recording (.emi), whose images are in the .ser files beside it"),
     (b"IMGBLO", "a block file of diffraction patterns"),
+    (b"\x00\x01\x00\x00\x01\x00\x00\x00", "a TVIPS recording (.tvips)"),
+    (b"\x00\x01\x00\x00\x02\x00\x00\x00", "a TVIPS recording (.tvips)"),
     (b"\x1f\x8b", "compressed with gzip"),
     (b"BZh", "compressed with bzip2"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -78,7 +79,7 @@ def probe(path: Path) -> Completeness:
                 extent = mrc.parse(head).extent
             elif form is not None:
                 extent = foreign.extent(head, form, size)
-            elif _foreign(head):
+            elif _foreign(head) or head.startswith(_EMI):
                 return Completeness("complete")
             else:
                 return Completeness("incomplete", False, "it has neither a TIFF nor an MRC header")
@@ -127,27 +128,6 @@ def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: 
     (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
 
 
-def open_raw(path: Path) -> BinaryIO:
-    """Open a raw file for reading, whatever has taken its place meanwhile.
-
-    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder. Raises
-    MicrographError for both, OSError otherwise.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 - the opener
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise MicrographError(f"{path}: is a symbolic link, which is not followed; copy the file itself") from error
-        if error.errno in (errno.ENXIO, errno.EISDIR):
-            raise MicrographError(f"{path}: is not a regular file; move it away") from error
-        raise
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise MicrographError(f"{path}: is not a regular file; move it away")
-    return stream
-
-
 def _container(head: bytes, path: Path) -> Kind | None:
     if head[:4] in _TIFF_MAGIC:
         return "tiff"
@@ -163,6 +143,11 @@ def _unknown(path: Path, head: bytes) -> str:
         return f"{path}: is empty; copy it again"
     if not head.strip(b"\0"):
         return f"{path}: starts with zeros, as an unfinished copy does; copy it again"
+    if head.startswith(_EMI):
+        return (
+            f"{path}: is the description of a TIA recording (.emi); nothing is to be done: what it says is read with "
+            "the images, which are in the .ser files beside it"
+        )
     what = _foreign(head)
     if what:
         return f"{path}: is {what}, which is not read: export or unpack it"
@@ -207,12 +192,13 @@ def _with_credible_size(micrograph: Micrograph) -> Micrograph:
         f"its file states pixels of {size.x:.3g} {size.unit}, which no electron microscope has: the pixel size is "
         "taken as unknown"
     )
-    return replace(micrograph, pixel_size=None, warnings=(*micrograph.warnings, remark))
+    metadata = {key: value for key, value in micrograph.metadata.items() if key != "pixel_size_from"}
+    return replace(micrograph, pixel_size=None, metadata=metadata, warnings=(*micrograph.warnings, remark))
 
 
 def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
     """Judge the end of data whose length is right."""
-    tail = min(extent.tail, _BLOCK)
+    tail = min(extent.tail, extent.end - extent.start, _BLOCK)
     stream.seek(extent.end - tail)
     if stream.read(tail).strip(b"\0"):
         return Completeness("complete")

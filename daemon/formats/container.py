@@ -1,4 +1,4 @@
-"""What reading TIFF and reading MRC have in common: what can be wrong, where the data lie, summing frames."""
+"""What the readers have in common: what can be wrong, where the data lie, summing frames."""
 
 import errno
 import struct
@@ -45,6 +45,9 @@ class CodecNeededError(Exception):
     """The pixels are compressed, and the caller wants no codec to run in this process."""
 
 
+_BROKEN: tuple[type[Exception], ...] = (DamagedError, OSError, *PARSER_ERRORS)
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Where the image data lie in the file, bytes; `tail` is the length of the last row (or block) of them."""
@@ -64,8 +67,7 @@ def explained(path: Path) -> Iterator[None]:
     except DamagedError as error:
         raise MicrographError(f"{path}: {error}; copy the file again, or export it again at the microscope") from error
     except OSError as error:
-        # Parsers seek to nonsense offsets in damaged files: EINVAL is about the content, the rest about the disk.
-        if error.errno in (errno.EINVAL, None):
+        if not may_pass(error):
             raise MicrographError(f"{path}: damaged ({error}); copy or export the file again") from error
         if error.errno == errno.EISDIR:
             raise MicrographError(f"{path}: is a folder, not a micrograph; move it away") from error
@@ -78,8 +80,17 @@ def explained(path: Path) -> Iterator[None]:
             f"{path}: not enough memory to read it now; it is tried again: close other programs or lower max_pixels"
         ) from error
     except PARSER_ERRORS as error:
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise MicrographError(f"{path}: damaged or of an unknown kind ({cause}); copy or export it again") from error
+        raise MicrographError(
+            f"{path}: damaged or of an unknown kind ({first_line(error)}); copy or export it again"
+        ) from error
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether it is about the disk or the share, and not about the content.
+
+    Parsers seek to nonsense offsets in damaged files (EINVAL), and raise OSErrors of their own that have no number.
+    """
+    return error.errno in errno.errorcode and error.errno != errno.EINVAL
 
 
 def check_pixels(path: Path, height: int, width: int, frames: int, max_pixels: int) -> None:
@@ -107,32 +118,65 @@ def pick_section(path: Path, section: int, sections: int) -> range:
     return range(section, section + 1)
 
 
-def sum_frames(frames: Iterable[Pixels], count: int, dtype: np.dtype[np.generic]) -> Pixels:
-    """Sum `count` planes (H, W) of `dtype` without overflow: integers widened, floats summed in float64.
+def sum_frames(
+    frames: Iterable[Pixels], chosen: range, stored: int, dtype: np.dtype[np.generic]
+) -> tuple[Pixels, list[str]]:
+    """Sum planes (H, W) of `dtype` without overflow: integers widened, floats summed in float64; and what to say of it.
 
-    One plane comes back as it is. Sums of float16 and float32 are rounded to float32 at the end.
+    `chosen`: which of the `stored` frames they are, from 0. One plane comes back as it is. Sums of float16 and float32
+    are rounded to float32 at the end. Raises DamagedError naming the frame that cannot be had: a sum without it would
+    be of another dose.
     """
-    iterator = iter(frames)
-    first = next(iterator)
+    planes = _named(frames, chosen, stored)
+    count = len(chosen)
+    _, first = next(planes)
     if count == 1:
-        return first
+        return first, []
     wide: np.dtype[np.generic] = np.dtype(np.float64)
     if dtype.kind in "iu" and dtype.itemsize < 8:
         most = count * int(np.iinfo(dtype).max)  # type: ignore[type-var]
         fits = most <= (2**32 - 1 if dtype.kind == "u" else 2**31 - 1)
         wide = np.dtype(f"{dtype.kind}{4 if fits else 8}")
     total = first.astype(wide)
-    for frame in iterator:
+    empty = [] if first.any() else ["1"]
+    for number, frame in planes:
+        if not frame.any():
+            empty.append(str(number))
         np.add(total, frame, out=total, casting="unsafe")
-    return total.astype(np.float32) if dtype.kind == "f" and dtype.itemsize <= 4 else total
+    remarks = [
+        f"a stack of {count} frames was summed into one image; frames were not aligned, and an offset "
+        f"per frame counts {count} times"
+    ]
+    if 0 < len(empty) < count:
+        which = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        remarks.append(
+            f"{len(empty)} of the {count} frames summed hold zeros only (number {which}): the beam was off, or they "
+            "were never written and their dose is missing"
+        )
+    return (total.astype(np.float32) if dtype.kind == "f" and dtype.itemsize <= 4 else total), remarks
 
 
-def sum_remark(frames: int) -> str:
-    """What the user should know of a summed stack."""
-    return (
-        f"a stack of {frames} frames was summed into one image; frames were not aligned, and an offset "
-        f"per frame counts {frames} times"
-    )
+def _named(frames: Iterable[Pixels], chosen: range, stored: int) -> Iterator[tuple[int, Pixels]]:
+    """Each frame with its number, from 1; what goes wrong with one of several is said of that one."""
+    iterator = iter(frames)
+    for index in chosen:
+        try:
+            frame = next(iterator)
+        except StopIteration:
+            raise DamagedError(f"frame {index + 1} of {stored} is not there") from None
+        except _BROKEN as error:
+            if stored == 1 or (isinstance(error, OSError) and may_pass(error)):
+                raise
+            cut = isinstance(error, DamagedError) and error.cut
+            raise DamagedError(f"frame {index + 1} of {stored} is damaged ({first_line(error)})", cut=cut) from error
+        if stored > 1 and frame.dtype.kind == "f" and not np.isfinite(frame).any():
+            raise DamagedError(f"frame {index + 1} of {stored} holds no finite number")
+        yield index + 1, frame
+
+
+def first_line(error: Exception) -> str:
+    """What a parser said, short enough for a message."""
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def tail_remark(pixels: Pixels) -> str | None:

@@ -4,6 +4,7 @@ RosettaSciIO is optional and under the GPL: it is loaded by name, and only in th
 decoding. What is here without it: telling these files, and whether they are whole.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,23 +15,24 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError
+from daemon.formats import emi, series, taken
 from daemon.formats.container import (
     CodecNeededError,
     DamagedError,
     Extent,
     check_pixels,
     check_plane,
+    first_line,
+    may_pass,
     pick_section,
     sum_frames,
-    sum_remark,
     tail_remark,
 )
-from daemon.formats.units import pixel_size, reciprocal
-from daemon.micrograph import Acquisition, Micrograph, Pixels
+from daemon.formats.units import METRES, pixel_size, reciprocal
+from daemon.micrograph import Micrograph, Pixels
 
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_TAG = 8
 _TAIL = 1 << 12
 """Bytes: the last ones of a whole file are not all zero."""
 
@@ -73,7 +75,7 @@ def extent(head: bytes, form: Format, size: int) -> Extent:
         case "dm4":
             end = int.from_bytes(head[4:12], "big") + 24
         case "ser":
-            end = _end_of_series(head, size)
+            end = series.end(head, size)
         case _:
             end = _end_of_hdf5(head, size)
     if not 0 < end < 1 << 62:
@@ -100,27 +102,28 @@ def read(
             f"{path}: is {form.name}, which needs RosettaSciIO: pip install 'emdenoised[formats]' into the service's "
             "environment, or export it as TIFF or MRC"
         ) from error
-    options = {"select_type": "images"} if form.reader == "emd" else {}
+    if form is _SER:
+        series.check(stream, os.fstat(stream.fileno()).st_size)
+    options = {"select_type": "images"} if form is _EMD else {}
+    lazy = form is not _SER  # or the whole file would be read anew for each frame
     with tempfile.TemporaryDirectory() as folder:
         # By a name of ours for the file that is open: it cannot be swapped, and a hostile name is not parsed.
         alias = Path(folder, f"image.{form.kind}")
         alias.symlink_to(f"/proc/self/fd/{stream.fileno()}")
         try:
-            signals = reader.file_reader(str(alias), lazy=True, **options)
+            signals = reader.file_reader(str(alias), lazy=lazy, **options)
             chosen, left_out = _choose(path, form, signals)
             return _micrograph(path, form, chosen, left_out, max_pixels, section)
-        except (EmdenoisedError, MemoryError, OSError):
+        except (EmdenoisedError, MemoryError, DamagedError):
             raise
         except ImportError as error:  # what reads spectrum images is not installed, for they are no use here
             raise MicrographError(
                 f"{path}: is {form.name} that holds spectra; save its image as a file of its own"
             ) from error
-        except Exception as error:  # RosettaSciIO has errors of its own for each format
-            raise DamagedError(f"RosettaSciIO cannot make sense of it ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        except Exception as error:  # RosettaSciIO has errors of its own for each format, OSError among them
+            if isinstance(error, OSError) and may_pass(error):
+                raise
+            raise DamagedError(f"RosettaSciIO cannot make sense of it ({first_line(error)})") from error
 
 
 def _choose(path: Path, form: Format, signals: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -161,6 +164,9 @@ def _micrograph(
     data = signal["data"]
     y, x = (axis for axis in signal["axes"] if not axis.get("navigate", False))
     unit = str(x.get("units") or "")
+    told = emi.beside(path) if form is _SER else None
+    if form is _SER and ((told is not None and told.diffraction) or _too_wide(x)):
+        unit = "1/m"
     if reciprocal(unit):
         raise MicrographError(
             f"{path}: is a diffraction pattern (its pixels are measured in {unit}); it was left alone, because this "
@@ -171,7 +177,7 @@ def _micrograph(
     check_plane(path, height, width)
     check_pixels(path, height, width, stored, max_pixels)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
-    pixels = sum_frames(_planes(data, chosen), len(chosen), data.dtype)
+    pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored, data.dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     metadata: dict[str, Any] = {"frames": len(chosen), "dtype": data.dtype.newbyteorder("=").name}
     if section is not None:
@@ -179,67 +185,28 @@ def _micrograph(
     size = None if x.get("scale") is None else pixel_size(float(y["scale"]), float(x["scale"]), unit)
     if size is not None:
         metadata["pixel_size_from"] = f"{form.kind.upper()} header"
-    warnings = [sum_remark(len(chosen))] if len(chosen) > 1 else []
     if left_out:
         warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
     warnings += [text for text in [tail_remark(pixels)] if text]
-    return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), _acquisition(form, signal))
+    how = taken.acquisition(signal) if told is None else told.taken
+    return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
+
+
+def _too_wide(axis: Mapping[str, Any]) -> bool:
+    """Whether a pixel would be wider than a metre. SER files state metres or, without saying so, their inverse."""
+    return float(axis.get("scale") or 0) * METRES.get(str(axis.get("units")), 0) > 1
 
 
 def _planes(data: Any, chosen: range) -> Iterator[Pixels]:
     """One frame at a time: a long movie is never in memory as a whole."""
     for index in chosen:
-        yield np.asarray(data if data.ndim == 2 else data[index])
-
-
-_WANTED = {
-    "voltage_kv": ("beam_energy",),
-    "magnification": ("magnification",),
-    "exposure_seconds": ("exposure", "dwell_time"),
-    "microscope": ("microscope",),
-}
-
-
-def _acquisition(form: Format, signal: Mapping[str, Any]) -> Acquisition:
-    """What the file says of how it was taken, by RosettaSciIO's own table of where each vendor says what."""
-    found: dict[str, Any] = {}
-    original = signal.get("original_metadata", {})
-    for place, (target, convert) in signal.get("mapping", {}).items():
-        value = _at(original, place)
-        if value is None:
-            continue
-        try:
-            found[target.rpartition(".")[2]] = convert(value) if convert else value
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            continue  # the vendor wrote something else there: unknown
-    values = {key: next((found[name] for name in names if name in found), None) for key, names in _WANTED.items()}
-    detector = found.get("Name") or (_title(signal) if form.kind == "emd" else None)  # Velox: the title
-    image = _at(original, "ImageList.TagGroup0.ImageTags") or {}
-    exposure = _at(image, "DataBar.Exposure Time (s)") or _at(image, "Acquisition.Parameters.High Level.Exposure (s)")
-    if exposure is not None:
-        values["exposure_seconds"] = exposure
-    name = _at(image, "Acquisition.Device.Name")
-    if name:
-        detector = name
-    brightness = _at(original, "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
-    if str(brightness.get("Units", "")).strip().lower() in ("e-", "e", "electrons", "e⁻"):
-        values["electrons_per_unit"] = brightness.get("Scale")
-    general = signal.get("metadata", {}).get("General", {})
-    recorded = " ".join(str(general[key]) for key in ("date", "time") if general.get(key)) or None
-    return Acquisition.stated(**values, detector=detector, recorded=recorded)
+        plane = data if data.ndim == 2 else data[index]
+        # Dask would start a thread for each core: they are denoising.
+        yield np.asarray(plane.compute(scheduler="synchronous") if hasattr(plane, "compute") else plane)
 
 
 def _title(signal: Mapping[str, Any]) -> str:
     return str(signal.get("metadata", {}).get("General", {}).get("title", "") or "")[:200]
-
-
-def _at(tree: Any, place: str) -> Any:
-    """A value in a tree of mappings; no key that is looked for has a dot in its name."""
-    for key in place.split("."):
-        if not isinstance(tree, Mapping) or key not in tree:
-            return None
-        tree = tree[key]
-    return tree
 
 
 def _end_of_hdf5(head: bytes, size: int) -> int:
@@ -250,17 +217,3 @@ def _end_of_hdf5(head: bytes, size: int) -> int:
     if wide not in (4, 8) or version > 3:
         return size  # a version to come: not ours to judge
     return int.from_bytes(head[at : at + wide], "little")
-
-
-def _end_of_series(head: bytes, size: int) -> int:
-    """Where the last data set's time stamp ends, the last thing in a SER file, if the table of them starts it."""
-    version = int.from_bytes(head[4:6], "little")
-    wide = 8 if version >= 0x0220 else 4
-    total, valid = (int.from_bytes(head[at : at + 4], "little") for at in (14, 18))
-    offsets = int.from_bytes(head[22 : 22 + wide], "little")
-    if not 0 < valid <= total:
-        raise DamagedError("the SER file holds no image yet")
-    last = offsets + (total + valid - 1) * wide
-    if last + wide > len(head):
-        return min(offsets + 2 * wide * total, size)
-    return int.from_bytes(head[last : last + wide], "little") + _TAG

@@ -2,37 +2,26 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
+from daemon.formats import opened
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
 
-_MOST = 1 << 24
 _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d+)\s*\]")
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
-def beside(path: Path) -> Path | None:
-    """The .mdoc of a file, if there is one that is an ordinary file of a reasonable size."""
-    candidate = path.with_name(path.name + ".mdoc")
-    try:
-        state = candidate.lstat()
-    except OSError:
-        return None
-    return candidate if candidate.is_file() and not candidate.is_symlink() and state.st_size <= _MOST else None
-
-
 def merged(micrograph: Micrograph) -> Micrograph:
     """The micrograph with what its .mdoc says and its own header does not."""
-    path = beside(micrograph.source)
-    if path is None:
+    path = micrograph.source
+    data = opened.beside(path.with_name(f"{path.name}.mdoc")) or opened.beside(path.with_suffix(".mdoc"))
+    if data is None:
         return micrograph
-    try:
-        text = path.read_text("utf-8", "replace")
-    except OSError:
-        return micrograph  # it says nothing that the image needs
     section = int(micrograph.metadata.get("section", 1)) - 1
+    text = data.decode("utf-8", "replace")
     values = parse(text, section)
+    if micrograph.metadata["frames"] > 1 and "[ZValue" in text:
+        values.pop("ExposureDose", None)  # that of the first section; a FrameSet's is of all its frames
     spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0
     stated = micrograph.pixel_size
     size = stated if stated is not None or spacing is None else pixel_size(spacing, spacing, "angstrom")

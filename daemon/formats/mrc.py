@@ -5,7 +5,7 @@ the data strictly: a file that is shorter than its header says is never padded.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +21,6 @@ from daemon.formats.container import (
     check_plane,
     pick_section,
     sum_frames,
-    sum_remark,
     tail_remark,
 )
 from daemon.formats.units import convert, pixel_size
@@ -104,7 +103,9 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     if missing > 0 and section is not None:
         stored = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
     elif missing > 0:
-        raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end", cut=True)
+        whole = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
+        which = f": frame {whole + 1} of {stored} is not whole" if stored > 1 else ""
+        raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
     warnings: list[str] = []
     dtype = layout.dtype
     if layout.mode == 1 and float(header["dmax"]) > np.iinfo(np.int16).max:
@@ -112,10 +113,9 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
         warnings.append("labelled as signed 16 bit, but its header gives a maximum above 32767: read as unsigned")
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     frames = len(chosen)
-    pixels = sum_frames(_frames(stream, layout, dtype, chosen), frames, dtype)
+    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    if frames > 1:
-        warnings.append(sum_remark(frames))
+    warnings += remarks
     if missing < 0:
         warnings.append(f"{-missing} bytes after the image data were ignored")
     warnings += [text for text in [tail_remark(pixels)] if text]
@@ -129,7 +129,9 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     found = pixel_size(y, x, "angstrom")
     if found is not None:
         metadata["pixel_size_from"] = "MRC header"
-    taken = _acquisition(stream, header, section or 0, found)
+    taken = _acquisition(stream, header, chosen.start, found)
+    if frames > 1:
+        taken = replace(taken, electrons_per_pixel=None)  # it is that of one section, or of all: nobody says which
     return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
 
 
@@ -187,7 +189,9 @@ def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: rang
 
 
 def _acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
-    """What Thermo Fisher's extended header says of a section; all unknown without one."""
+    """What Thermo Fisher's or SerialEM's extended header says of a section; all unknown without one."""
+    if bytes(header["exttyp"]) == b"SERI":
+        return _of_serialem(stream, header, section, size)
     form = get_ext_header_dtype(bytes(header["exttyp"]), header.dtype["nx"].byteorder)
     if form is None:
         return UNKNOWN
@@ -209,6 +213,32 @@ def _acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | 
         microscope=text("Microscope type"),
         detector=text("Camera name", "STEM Detector name"),
         electrons_per_pixel=None if area is None else float(told["Dose"]) * area.x * area.y,
+    )
+
+
+def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
+    """Of a section's short numbers, which flags say are there (IMOD's description of the MRC format)."""
+    order = header.dtype["nx"].byteorder
+    length, flags = np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16)
+    if length <= 0 or int(header["nsymbt"]) < (section + 1) * int(length):
+        return UNKNOWN
+    stream.seek(HEADER_BYTES + section * int(length))
+    numbers = np.frombuffer(stream.read(int(length) // 2 * 2), np.dtype("i2").newbyteorder(order))
+    found: dict[int, list[int]] = {}
+    at = 0
+    for flag, words in ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2)):
+        if int(flags) & flag and at + words <= len(numbers):
+            found[flag] = [int(number) for number in numbers[at : at + words]]
+            at += words
+    area = None if size is None else convert(size, "angstrom")
+    dose = None
+    if 32 in found:  # electrons per square angstrom: 24 bits and a power of two, in two short numbers
+        first, second = found[32]
+        value = abs(first) * 256 + abs(second) % 256
+        dose = (-value if first < 0 else value) * 2.0 ** (-(abs(second) // 256) if second < 0 else second // 256)
+    return Acquisition.stated(
+        magnification=found[8][0] * 100 if 8 in found else None,
+        electrons_per_pixel=None if area is None or dose is None else dose * area.x * area.y,
     )
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,12 +24,11 @@ from daemon.formats.container import (
     check_plane,
     pick_section,
     sum_frames,
-    sum_remark,
     tail_remark,
 )
 from daemon.formats.tiff_layout import Layout, Page
-from daemon.formats.units import readable
-from daemon.micrograph import Image, Micrograph, Pixels
+from daemon.formats.units import convert, readable
+from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 _COLOURED = {
     2: "RGB colour",
@@ -71,7 +71,7 @@ def read(
     check_pixels(path, first.height, first.width, stored, max_pixels)
     others = len(layout.pages) - len(pages)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
-    frames = len(chosen)
+    frames, numbers = len(chosen), chosen
     if section is not None and layout.contiguous_frames == 1:
         pages = pages[section // first.depth :][:1]
         chosen = range(section % first.depth, section % first.depth + 1)
@@ -96,17 +96,17 @@ def read(
             )
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description)
-        taken = tiff_tags.acquisition(tags)
+        taken = tiff_tags.acquisition(tags, layout.description)
+        if first.compression in _EER and frames < stored:  # what it states is of the whole movie
+            taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
         if layout.contiguous_frames > 1:
             planes = _contiguous(stream, layout, dtype, chosen)
         else:
             every = (plane for index in pages for plane in _planes(_page(file, index, layout, size), first))
             planes = islice(every, chosen.start, chosen.stop)
-        pixels = sum_frames(planes, frames, dtype)
+        pixels, remarks = sum_frames(planes, numbers, stored, dtype)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    warnings = [f"the TIFF is unusual: {text}" for text in said[:3]]
-    if frames > 1:
-        warnings.append(sum_remark(frames))
+    warnings = [*(f"the TIFF is unusual: {text}" for text in said[:3]), *remarks]
     if others:
         warnings.append(f"{others} other page{'s' * (others > 1)} of the file (thumbnail, colour) left out")
     warnings += [text for text in [tail_remark(pixels)] if text]
@@ -131,6 +131,7 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     common: dict[str, Any] = {"photometric": "minisblack", "software": f"emdenoised {__version__}"}
     # The writers of tifffile are strict about their metadata, so each container gets its own words.
     if pixels.nbytes >= _CLASSIC_LIMIT or like.metadata.get("ome"):
+        size = convert(size, "nm") if size and size.unit == "angstrom" else size  # napari takes OME's Å for µm
         metadata: dict[str, Any] = {"axes": "YX", "Description": text}
         if size is not None and size.unit in _OME_UNITS:
             name = _OME_UNITS[size.unit]
@@ -140,26 +141,25 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
                 "PhysicalSizeY": size.y,
                 "PhysicalSizeYUnit": name,
             }
-        tifffile.imwrite(path, pixels, ome=True, bigtiff=pixels.nbytes >= _CLASSIC_LIMIT, metadata=metadata, **common)
-        return
-    metadata = {"axes": "YX", "Info": text}
-    if size is not None:
-        metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)  # as ImageJ writes it
-        common["resolution"] = (1 / size.x, 1 / size.y)
-        # HyperSpy knows only ImageJ's micron; it takes the unit from the tags DigitalMicrograph writes.
-        unit = size.unit if size.unit in ("nm", "mm", "cm", "m") else {"um": "\xb5m", "angstrom": "\xc5"}.get(size.unit)
-        if unit is not None:
-            told = unit.encode("latin-1")
-            common["extratags"] = [
-                (code, kind, 0 if kind == "s" else 1, value, True)
-                for code, kind, value in (
-                    (65003, "s", told),
-                    (65004, "s", told),
-                    (65009, "d", size.x),
-                    (65010, "d", size.y),
-                )
-            ]
-    tifffile.imwrite(path, pixels, imagej=True, metadata=metadata, **common)
+        common |= {"ome": True, "bigtiff": pixels.nbytes >= _CLASSIC_LIMIT}
+    else:
+        metadata = {"axes": "YX", "Info": text}
+        if size is not None:
+            # As ImageJ writes it.
+            metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)
+            common["resolution"] = (1 / size.x, 1 / size.y)
+        common["imagej"] = True
+    tifffile.imwrite(path, pixels, metadata=metadata, extratags=_for_hyperspy(size), **common)
+
+
+def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool]]:
+    """DigitalMicrograph's tags: HyperSpy reads no unit from OME, and of ImageJ's only the micron."""
+    units = {"nm": "nm", "mm": "mm", "cm": "cm", "m": "m", "um": "\xb5m", "angstrom": "\xc5"}
+    if size is None or size.unit not in units:
+        return []
+    unit = units[size.unit].encode("latin-1")
+    return [(65003, "s", 0, unit, True), (65004, "s", 0, unit, True),
+            (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
 
 
 def _choose(path: Path, layout: Layout) -> list[int]:
@@ -173,7 +173,16 @@ def _choose(path: Path, layout: Layout) -> list[int]:
         )
     kinds = [(page.height, page.width, page.depth, page.bits, page.sample_format) for page in layout.pages]
     main = kinds[max(full, key=lambda index: layout.pages[index].height * layout.pages[index].width)]
-    return [index for index in full if kinds[index] == main]
+    chosen = [index for index in full if kinds[index] == main]
+    for index in full:
+        # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
+        if kinds[index] != main and chosen[0] < index < chosen[-1]:
+            page = layout.pages[index]
+            raise DamagedError(
+                f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
+                "frames of the stack"
+            )
+    return chosen
 
 
 def _refusal(page: Page) -> str | None:

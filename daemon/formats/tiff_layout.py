@@ -142,10 +142,17 @@ def parse(stream: BinaryIO, size: int) -> Layout:
         if offset in seen:
             raise DamagedError("the TIFF directories form a loop")
         seen.add(offset)
-        tags, offset = reader.directory(offset)
-        if not pages:
+        following = 0
+        try:
+            tags, following = reader.directory(offset)
+            pages.append(_page(tags, size))
+        except DamagedError as error:
+            if not pages and not following:
+                raise
+            raise DamagedError(f"page {len(pages) + 1} of the TIFF: {error}", cut=error.cut) from error
+        if len(pages) == 1:
             description = str(tags.get(_DESCRIPTION, ""))
-        pages.append(_page(tags, size))
+        offset = following
         segments += len(pages[-1].offsets)
         if len(pages) > _MAX_PAGES or segments > _MAX_SEGMENTS:
             raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")

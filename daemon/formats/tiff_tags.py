@@ -6,16 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import MicrographError
+from daemon.formats import emi
 from daemon.formats.units import convert, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, PixelSize
 
 _FINEST_PRINT = 1e-6
 """No printer has pixels below 1 um; a resolution finer than that (metres) is a microscope's."""
+_METRES = {2: 0.0254, 3: 0.01}
+"""Of TIFF's units of resolution: inch and centimetre."""
 _FEI, _FEI_HELIOS, _SIS, _ZEISS, _TVIPS = 34680, 34682, 33560, 34118, 37706
+_FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 
 
-def acquisition(tags: Mapping[int, Any]) -> Acquisition:
+def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
     """How it was taken, by the first vendor's header there is; all unknown without one."""
+    for telling, found in (
+        (_of_fei_xml, fei_xml(tags)),
+        (_of_tescan, tescan(tags)),
+        (_of_eer, eer(tags)),
+        (_of_jeol, jeol(tags, description)),
+    ):
+        if found:
+            return telling(found)
     for vendor, code in (
         (_of_fei, _FEI_HELIOS),
         (_of_fei, _FEI),
@@ -72,6 +84,84 @@ def _of_tvips(header: Mapping[str, Any]) -> Acquisition:
     )
 
 
+def _of_fei_xml(told: Mapping[str, str]) -> Acquisition:
+    return Acquisition.stated(
+        voltage_kv=told.get("High tension kV") or _scaled(_float(told.get("AccelerationVoltage")), 1e-3),
+        magnification=told.get("Magnification x"),
+        exposure_seconds=told.get("DwellTime"),
+        microscope=told.get("InstrumentClass") or told.get("Microscope", "").removeprefix("Microscope "),
+        detector=told.get("DetectorName"),
+        recorded=told.get("AcquisitionDatetime"),
+    )
+
+
+def _of_tescan(told: Mapping[str, str]) -> Acquisition:
+    return Acquisition.stated(
+        voltage_kv=_scaled(_float(told.get("HV")), 1e-3),
+        magnification=told.get("Magnification"),
+        exposure_seconds=told.get("DwellTime"),
+        microscope=told.get("Device"),
+        detector=told.get("Detector"),
+        recorded=" ".join(told[key] for key in ("Date", "Time") if told.get(key)),
+    )
+
+
+def _of_eer(told: Mapping[str, str]) -> Acquisition:
+    return Acquisition.stated(
+        exposure_seconds=told.get("exposureTime"),
+        detector=told.get("commercialName") or told.get("cameraName"),
+        recorded=told.get("timestamp"),
+        electrons_per_pixel=told.get("totalDose"),
+    )
+
+
+def _of_jeol(told: Mapping[str, str]) -> Acquisition:
+    return Acquisition.stated(
+        voltage_kv=_scaled(_float(told.get("AccelerationVoltage")), 1e-3),
+        magnification=told.get("SelectorValue") if told.get("ModeString") == "MAG" else None,
+        microscope=told.get("Instruments"),
+    )
+
+
+def fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
+    """What Thermo Fisher's newer software writes as XML: single values, or a list of labels."""
+    text = _text(tags.get(_FEI_XML))
+    return {**_elements(text), **emi.labelled(text)}
+
+
+def tescan(tags: Mapping[int, Any]) -> dict[str, str]:
+    """Tescan's lines of key=value, which stand among other blocks, a thumbnail first; lengths in metres, volts."""
+    found = re.findall(r"^(\w+)=([^\r\n]*)", _text(tags.get(_TESCAN)), re.MULTILINE)
+    return {key: value.strip() for key, value in found}
+
+
+def eer(tags: Mapping[int, Any]) -> dict[str, str]:
+    """The items of an EER movie's metadata."""
+    return dict(re.findall(r'<item name="([^"<]+)"[^<>]*>([^<]*)<', _text(tags.get(_EER))))
+
+
+def jeol(tags: Mapping[int, Any], description: str) -> dict[str, str]:
+    """JEOL's (SightX) report on the microscope's state, XML in the description."""
+    return _elements(description) if _text(tags.get(_MAKE)).startswith("JEOL") else {}
+
+
+def _elements(text: str) -> dict[str, str]:
+    """The innermost elements of an XML, without their attributes; the first of each name."""
+    found = re.findall(r"<(\w+)(?:\s[^<>]*)?>([^<>]*)</\1>", text)
+    return {name: value.strip() for name, value in reversed(found)}
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
 def _part(header: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = header.get(name)
     return part if isinstance(part, Mapping) else {}
@@ -95,6 +185,10 @@ def pixel_size_of(path: Path, tags: Mapping[int, Any], description: str) -> tupl
         ("Olympus SIS tags", _sis(tags)),
         ("Zeiss tags", _zeiss(tags)),
         ("TVIPS tags", _tvips(tags)),
+        ("Thermo Fisher XML", _fei_binary(tags)),
+        ("Tescan tags", _stated_text(tescan(tags), "PixelSizeY", "PixelSizeX")),
+        ("EER metadata", _stated_text(eer(tags), "sensorPixelSize.height", "sensorPixelSize.width")),
+        ("JEOL description", _jeol(tags, description)),
         ("OME", _ome(description)),
         ("ImageJ", _imagej(tags, description)),
         ("TIFF resolution", _resolution(tags)),
@@ -140,6 +234,34 @@ def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | Non
     return float(header[y] if y in header else header[x]), float(header[x]), unit
 
 
+def _stated_text(told: Mapping[str, str], y: str, x: str) -> _Stated | None:
+    """As `_stated`, of numbers as text, in metres."""
+    across, down = _float(told.get(x)), _float(told.get(y, told.get(x)))
+    return None if across is None or down is None else (down, across, "m")
+
+
+def _fei_binary(tags: Mapping[int, Any]) -> _Stated | None:
+    match = re.search(
+        r'<PixelSize>\s*<X unit="m" unitPrefixPower="1">([^<]+)</X>\s*<Y unit="m" unitPrefixPower="1">([^<]+)</Y>',
+        _text(tags.get(_FEI_XML)),
+    )
+    return _stated_text({"x": match[1], "y": match[2]}, "y", "x") if match else None
+
+
+def _jeol(tags: Mapping[int, Any], description: str) -> _Stated | None:
+    """JEOL states the resolution on the camera; the magnification makes of it that of the specimen."""
+    told = jeol(tags, description)
+    if told.get("EosMode") != "eosTEM":
+        return None
+    if told.get("ModeString") == "DIFF":
+        return 1.0, 1.0, "1/m"
+    sides, metres = _sides(tags), _METRES.get(int(tags.get(296, 2)))
+    magnification = _float(told.get("SelectorValue"))
+    if told.get("ModeString") != "MAG" or sides is None or metres is None or not magnification:
+        return None
+    return sides[0] * metres / magnification, sides[1] * metres / magnification, "m"
+
+
 def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
     header = tags.get(34118)
     if not isinstance(header, dict):
@@ -176,7 +298,7 @@ def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
 
 def _resolution(tags: Mapping[int, Any]) -> _Stated | None:
     """The plain TIFF resolution, where it is too fine to be a printer's."""
-    sides, metres = _sides(tags), {2: 0.0254, 3: 0.01}.get(int(tags.get(296, 2)))
+    sides, metres = _sides(tags), _METRES.get(int(tags.get(296, 2)))
     if sides is None or metres is None or max(sides) * metres >= _FINEST_PRINT:
         return None
     size = convert(PixelSize(sides[0] * metres, sides[1] * metres, "m"), "nm")

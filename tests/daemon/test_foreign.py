@@ -2,37 +2,47 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from hyperspy_file import write_hyperspy
 from mrcfile.dtypes import get_ext_header_dtype
 
 from daemon import formats
 from daemon.errors import MicrographError
 from daemon.formats import mdoc
-from daemon.micrograph import Acquisition, Micrograph
+from daemon.micrograph import Acquisition, PixelSize
 from daemon.reader import Reader
 
 DATA = Path(__file__).parents[1] / "data"
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "formats"
 LIMIT = 1 << 24
 
-REAL = [
+REAL: list[tuple[str, tuple[int, int], str, int, tuple[float, str] | None, dict[str, object]]] = [
     # file, shape, dtype, frames, pixel size x and unit, what is known of the acquisition
     ("gatan_stem.dm3", (68, 68), "uint32", 1, (0.24853802, "nm"), {"voltage_kv": 200, "magnification": 225000}),
     ("test-12.dm4", (2, 2), "float64", 1, None, {"detector": None}),
     ("jeol_haadf.dm4", (112, 112), "float32", 1, (0.0012490136, "um"), {"voltage_kv": 80, "magnification": 250000}),
-    ("tia_old_64x64_TEM_images_acquire_1.ser", (64, 64), "float32", 1, (6.2818336, "nm"), {"voltage_kv": None}),
-    ("velox_tem_stack.emd", (3, 3), "int16", 2, (8.1728832, "pm"), {"detector": "Ceta", "microscope": "Titan"}),
+    (
+        "tia_old_64x64_TEM_images_acquire_1.ser", (64, 64), "float32", 1, (6.2818336, "nm"),
+        {"voltage_kv": 200, "magnification": 19500, "exposure_seconds": 0.0625, "detector": "WA-Orius",
+         "microscope": "Tecnai 200 kV D2267 SuperTwin", "recorded": "Sun Feb 21 17:50:18 2016"},
+    ),
+    ("tia_old_64x64x5_TEM_preview_1.ser", (64, 64), "float32", 5, (6.2818336, "nm"), {"voltage_kv": None}),
+    (
+        "velox_tem_stack.emd", (3, 3), "int16", 2, (8.1728832, "pm"),
+        {"detector": "BM-Ceta", "microscope": "Titan", "voltage_kv": 300, "magnification": 1271519.156,
+         "exposure_seconds": 0.8, "electrons_per_unit": 0.835766},
+    ),
     ("test_loading_image_saved_with_DM.tif", (68, 68), "int32", 1, (0.16867469, "um"), {}),
     ("test_loading_image_saved_with_imageJ.tif", (68, 68), "float32", 1, (0.16867471, "um"), {}),
     ("olympus_sis.tif", (101, 112), "uint16", 1, (2.3928e-11, "m"), {"magnification": 600000, "detector": None}),
     ("zeiss_sem_512.tif", (384, 512), "uint8", 1, (11.65, "nm"), {"voltage_kv": 5, "magnification": 50000}),
     ("Custom_movie.mrc", (16, 16), "uint16", 30, None, {"voltage_kv": None}),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "shape", "dtype", "frames", "size", "known"), REAL, ids=[row[0] for row in REAL])
@@ -54,12 +64,24 @@ def test_a_real_file_is_read_as_the_microscope_meant_it(
     assert formats.probe(DATA / name).state != "incomplete"
 
 
+@pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (16, "u2")])
+def test_thermo_fishers_tiff(tmp_path: Path, bits: int, dtype: str) -> None:
+    with zipfile.ZipFile(DATA / "tiff_FEI_Helios.zip") as packed:
+        path = Path(packed.extract(f"FEI-Helios-Ebeam-{bits}bits.tif", tmp_path))
+    micrograph = formats.read(path, LIMIT)
+    taken = micrograph.acquisition
+    assert micrograph.pixels.shape == (471, 512) and micrograph.pixels.dtype == dtype
+    assert micrograph.pixel_size == PixelSize(3.3724e-06, 3.3724e-06, "m")
+    assert (taken.voltage_kv, taken.exposure_seconds, taken.detector) == (5, pytest.approx(1e-5), "ETD")
+    assert taken.microscope == 'Helios NanoLab" 660' and taken.recorded == "06/13/2016 05:06:40 PM"
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("gatan_dp.dm3", r"is a diffraction pattern \(its pixels are measured in 1/nm\)"),
         ("gatan_eels1d.dm3", "holds a spectrum, not a micrograph"),
-        ("tia_old_64x64_TEM_images_acquire.emi", r"the index of a TIA recording .* in the .ser files beside it"),
+        ("tia_old_64x64_TEM_images_acquire.emi", r"the description of a TIA recording .* in the .ser files beside it"),
     ],
 )
 def test_what_is_no_micrograph_is_left_alone_with_the_reason(name: str, reason: str) -> None:
@@ -118,36 +140,13 @@ def test_one_section_of_a_vendors_stack() -> None:
 
 
 def test_a_hyperspy_file(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    from rsciio.hspy import file_writer
-
-    rng = np.random.default_rng(0)
-    data = rng.poisson(20, (40, 50)).astype(np.uint16)
-    axes = [
-        {
-            "name": name,
-            "size": size,
-            "scale": 0.5,
-            "offset": 0.0,
-            "units": "nm",
-            "navigate": False,
-            "index_in_array": at,
-        }
-        for at, (name, size) in enumerate((("y", 40), ("x", 50)))
-    ]
-    for axis in axes:
-        axis |= {"_type": "UniformDataAxis", "is_binned": False}
+    data = np.random.default_rng(0).poisson(20, (40, 50)).astype(np.uint16)
     path = tmp_path / "a.hspy"
-    file_writer(str(path), {
-        "data": data, "axes": axes, "metadata": {"General": {"title": "a"}, "Signal": {"signal_type": ""}},
-        "original_metadata": {}, "attributes": {"_lazy": False, "ragged": False}, "learning_results": {},
-        "tmp_parameters": {}, "models": {},
-        "package_info": {"name": "hyperspy", "version": "2"},
-    })  # fmt: skip
-    assert h5py.is_hdf5(path)
+    write_hyperspy(path, data)
     micrograph = formats.read(path, LIMIT)
     np.testing.assert_array_equal(micrograph.pixels, data)
-    assert micrograph.pixel_size is not None and micrograph.pixel_size.unit == "nm"
+    assert micrograph.pixel_size == PixelSize(0.5, 0.5, "nm")
+    assert set(micrograph.acquisition.as_json().values()) == {"unknown"}
 
 
 def electron_events(frame: np.ndarray) -> bytes:
@@ -174,7 +173,16 @@ def test_electron_events_are_summed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frames = rng.random((5, 48, 64)) < 0.05
     path = tmp_path / "events.eer"
-    tags = [(65001, 7, None, b"<metadata></metadata>", True)]
+    items = {
+        "exposureTime": "1.4",
+        "commercialName": "Falcon 4i",
+        "totalDose": "12.5",
+        "timestamp": "2026-01-02T03:04:05",
+        "sensorPixelSize.width": "7e-11",
+        "sensorPixelSize.height": "7.1e-11",
+    }
+    told = "".join(f'<item name="{name}" unit="any">{value}</item>' for name, value in items.items())
+    tags = [(65001, 7, None, f"<metadata>{told}</metadata>".encode(), True)]
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for frame in frames:
             writer.write(
@@ -189,6 +197,13 @@ def test_electron_events_are_summed(tmp_path: Path) -> None:
         micrograph = reader.read(path)
     np.testing.assert_array_equal(micrograph.pixels, frames.sum(axis=0))
     assert micrograph.metadata["frames"] == 5
+    assert micrograph.pixel_size == PixelSize(7.1e-11, 7e-11, "m")
+    taken = micrograph.acquisition
+    assert (taken.exposure_seconds, taken.detector, taken.electrons_per_pixel) == (1.4, "Falcon 4i", 12.5)
+    assert taken.recorded == "2026-01-02T03:04:05" and taken.voltage_kv is None
+    one = formats.read(path, LIMIT, 2)
+    np.testing.assert_array_equal(one.pixels, frames[2])
+    assert (one.acquisition.exposure_seconds, one.acquisition.electrons_per_pixel) == (None, None)  # they are of all
 
 
 @pytest.mark.parametrize("name", ["CountRef_frames.mrc", "SuperRef_a.mrc", "K3-gain-ref.tif", "20260101.gain.mrc"])
@@ -263,6 +278,35 @@ def test_serialems_mdoc_says_how_each_section_was_taken(tmp_path: Path) -> None:
     assert micrograph.pixel_size is not None and micrograph.pixel_size.x == 2.0
 
 
+@pytest.mark.parametrize("beside", ["frames.tif.mdoc", "frames.mdoc"])
+def test_serialems_compressed_frames_and_their_mdoc(tmp_path: Path, beside: str) -> None:
+    frames = np.random.default_rng(0).poisson(1, (4, 32, 48)).astype(np.uint8)
+    path = tmp_path / "frames.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for frame in frames:
+            writer.write(frame, compression="lzw", description="SerialEM: K3 frames", contiguous=False, metadata=None)
+    (tmp_path / beside).write_bytes(
+        b"Voltage = 300\r\n[FrameSet = 0]\r\nPixelSpacing = 0.5\r\nExposureTime = 2.4\r\nExposureDose = 40\r\n"
+    )
+    with Reader(LIMIT, 60) as reader:
+        micrograph = reader.read(path)
+    np.testing.assert_array_equal(micrograph.pixels, frames.sum(axis=0))
+    assert micrograph.pixel_size == PixelSize(0.5, 0.5, "angstrom")
+    assert micrograph.metadata["pixel_size_from"] == "SerialEM .mdoc"
+    assert micrograph.acquisition == Acquisition(
+        voltage_kv=300, exposure_seconds=2.4, electrons_per_pixel=pytest.approx(40 * 0.25)
+    )
+
+
+def test_the_dose_of_a_sum_is_that_of_its_frame_set_and_not_of_one_section(tmp_path: Path) -> None:
+    path = stack(tmp_path / "movie.mrc")
+    beside = tmp_path / "movie.mdoc"
+    for kind, expected in (("FrameSet", pytest.approx(30 * 4)), ("ZValue", None)):
+        beside.write_text(f"[{kind} = 0]\nPixelSpacing = 2\nExposureDose = 30\nVoltage = 300\n")
+        taken = formats.read(path, LIMIT).acquisition
+        assert (taken.voltage_kv, taken.electrons_per_pixel) == (300, expected)
+
+
 def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None:
     path = stack(tmp_path / "tilt.mrc")
     secret = tmp_path / "secret"
@@ -275,9 +319,10 @@ def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None
     assert mdoc.parse("[ZValue = 1]\nA = 2\n", 0) == {}
 
 
-def test_thermo_fishers_extended_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [b"FEI1", b"FEI2"])
+def test_thermo_fishers_extended_header(tmp_path: Path, kind: bytes) -> None:
     path = tmp_path / "epu.mrc"
-    form = get_ext_header_dtype(b"FEI1", "<")
+    form = get_ext_header_dtype(kind, "<")
     told = np.zeros(1, form)
     told["HT"], told["Magnification"], told["Integration time"], told["Dose"] = 200e3, 92e3, 1.5, 40e20
     told["Camera name"], told["Microscope type"] = b"BM-Falcon", b"GLACIOS"
@@ -285,56 +330,46 @@ def test_thermo_fishers_extended_header(tmp_path: Path) -> None:
         file.set_data(np.random.default_rng(0).poisson(9, (32, 48)).astype(np.int16))
         file.voxel_size = 1.5
         file.set_extended_header(told)
-        file.header.exttyp = b"FEI1"
+        file.header.exttyp = kind
     taken = formats.read(path, LIMIT).acquisition
     assert (taken.voltage_kv, taken.magnification, taken.exposure_seconds) == pytest.approx((200, 92000, 1.5))
     assert (taken.detector, taken.microscope) == ("BM-Falcon", "GLACIOS")
     assert taken.electrons_per_pixel == pytest.approx(40 * 1.5**2)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the collection of files that may not be passed on is not here")
-def test_every_file_of_the_collection_is_read_or_refused_for_the_right_reason() -> None:
-    import csv
-
-    wrong = []
-    with (SHARED / "formats.csv").open() as table, Reader(1 << 26, 60) as reader:
-        for row in csv.DictReader(table):
-            try:
-                found: Micrograph | str = reader.read(SHARED / row["file"])
-            except MicrographError as error:
-                found = str(error)
-            if not _as_stated(row, found):
-                wrong.append((row["file"], found))
-    assert not wrong
-
-
-REFUSED = {
-    ".zip": "ZIP archive", ".gz": "gzip", ".bz2": "bzip2", ".emi": "index of a TIA recording", ".tvips": "no kind",
-    ".blo": "block file", "gatan_dp.dm3": "diffraction", "gatan_eels1d.dm3": "spectrum", "velox_si.emd": "spectra",
-    "velox_dpc.emd": "8 images", "test_rgba16.tif": "RGB", "rs_optical_Zeiss_AxioVision_RGB.tif": "RGB",
-    "emd_3001.map": "three-dimensional map", "ome_tiff_multichannel_z.ome.tif": "several channels",
-}  # fmt: skip
+def serialem(path: Path, flags: int, numbers: list[list[int]]) -> np.ndarray:
+    """A stack with SerialEM's extended header: for each section the short numbers that `flags` announce."""
+    data = np.random.default_rng(0).poisson(9, (len(numbers), 32, 48)).astype(np.int16)
+    with mrcfile.new(path) as file:
+        file.set_data(data)
+        file.set_volume()
+        file.set_image_stack()
+        file.voxel_size = 2.0
+        file.set_extended_header(np.array(numbers, "<i2").view("V1").reshape(-1))
+        file.header.exttyp = b"SERI"
+        raw = bytearray(file.header.extra2.tobytes())
+        raw[16:20] = np.array([2 * len(numbers[0]), flags], "<i2").tobytes()
+        file.header.extra2 = np.frombuffer(bytes(raw), "V1").view(file.header.extra2.dtype)
+    return data
 
 
-def _as_stated(row: dict[str, str], found: Micrograph | str) -> bool:
-    if isinstance(found, str):
-        reason = REFUSED.get(row["file"]) or REFUSED.get(Path(row["file"]).suffix)
-        return reason is not None and reason in found
-    images = [
-        (tuple(map(int, shape.split("x"))), dtype, scale.rpartition("/")[2])
-        for shape, dtype, scale in zip(
-            row["shape"].split(";"), row["dtype"].split(";"), row["pixel_scale"].split(";"), strict=False
-        )
-    ]
-    shape, dtype, scale = next(
-        image for image in images if image[0][-2:] == found.pixels.shape and image[1] == found.metadata["dtype"]
-    )
-    frames = shape[0] if len(shape) == 3 else 1
-    if found.pixel_size is None:
-        unit = row["pixel_units"].rpartition("/")[2]
-        known = found.metadata["frames"] == frames and (float(scale) in (1, -1) or unit == "None")
-        return known or "no electron microscope has" in " ".join(found.warnings)
-    factor = {"angstrom": 0.1}.get(found.pixel_size.unit, 1.0)  # the table has nanometres for MRC
-    side = found.pixel_size.x * factor
-    credible = any(abs(side * power / float(scale) - 1) < 1e-3 for power in (1, 1e-6, 1e-9))
-    return credible and found.metadata["frames"] == frames and dtype == found.metadata["dtype"]
+def test_serialems_extended_header(tmp_path: Path) -> None:
+    path = tmp_path / "tilt.mrc"
+    # Tilt angle, magnification / 100, and the dose in e/Å² as two numbers a, b: (256 a + b mod 256) 2^(b / 256).
+    data = serialem(path, 1 | 8 | 32, [[-6000, 420, 5, 0], [-5700, 420, 192, -8 * 256]])
+    first, second = (formats.read(path, LIMIT, number) for number in (0, 1))
+    np.testing.assert_array_equal(second.pixels, data[1])
+    assert first.acquisition == Acquisition(magnification=42000, electrons_per_pixel=pytest.approx(5 * 256 * 4))
+    assert second.acquisition == Acquisition(magnification=42000, electrons_per_pixel=pytest.approx(192 * 4))
+    assert formats.read(path, LIMIT).acquisition == Acquisition(magnification=42000)  # nobody says what the sum had
+
+
+def test_an_extended_header_that_is_too_short_or_unknown_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "tilt.mrc"
+    serialem(path, 1 | 8 | 32, [[-6000, 420]])  # the dose it announces is not there
+    assert formats.read(path, LIMIT).acquisition == Acquisition(magnification=42000)
+    data = stack(tmp_path / "imod.mrc")
+    with mrcfile.open(data, mode="r+") as file:
+        file.set_extended_header(np.zeros(1024, "V1"))
+        file.header.exttyp = b"AGAR"
+    assert formats.read(data, LIMIT).acquisition == Acquisition()

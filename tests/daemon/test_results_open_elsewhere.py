@@ -1,7 +1,7 @@
 """Results in the programs people open them with: tifffile (as Fiji reads), mrcfile, HyperSpy's and napari's readers."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import napari_tiff
@@ -12,6 +12,7 @@ import rsciio.tiff
 import tifffile
 
 from daemon import formats
+from daemon.formats import units
 from daemon.micrograph import Micrograph, PixelSize
 
 IMAGE = np.random.default_rng(0).normal(50, 3, (48, 64)).astype(np.float32)
@@ -24,9 +25,10 @@ def written(path: Path, kind: formats.Kind, *, ome: bool = False, size: PixelSiz
 
 
 SIZE = PixelSize(0.25, 0.5, "nm")
+TIFFS = pytest.mark.parametrize("ome", [False, True], ids=["imagej", "ome"])
 
 
-@pytest.mark.parametrize("ome", [False, True], ids=["imagej", "ome"])
+@TIFFS
 def test_tifffile_and_fiji(tmp_path: Path, ome: bool) -> None:
     with tifffile.TiffFile(written(tmp_path / "a.tif", "tiff", ome=ome, size=SIZE)) as file:
         page = file.pages.first
@@ -40,13 +42,31 @@ def test_tifffile_and_fiji(tmp_path: Path, ome: bool) -> None:
             assert (per_x / x, per_y / y) == pytest.approx((0.5, 0.25), rel=1e-6)
 
 
-@pytest.mark.parametrize("ome", [False, True], ids=["imagej", "ome"])
-def test_hyperspy_reads_the_tiff(tmp_path: Path, ome: bool) -> None:
-    (signal,) = rsciio.tiff.file_reader(str(written(tmp_path / "a.tif", "tiff", ome=ome, size=SIZE)))
+SIZES = [
+    (PixelSize(0.25, 0.5, "nm"), "nm"),
+    (PixelSize(0.25, 0.5, "um"), "µm"),
+    (PixelSize(2.5, 5, "angstrom"), "Å"),
+    (PixelSize(2.5e-11, 5e-11, "m"), "nm"),
+    (PixelSize(25, 50, "pm"), "nm"),
+]
+METRES = {**units.METRES, "µm": 1e-6, "Å": 1e-10}
+
+
+@TIFFS
+@pytest.mark.parametrize(("size", "unit"), SIZES, ids=lambda one: one if isinstance(one, str) else one.unit)
+def test_hyperspy_reads_the_tiff(tmp_path: Path, ome: bool, size: PixelSize, unit: str) -> None:
+    (signal,) = rsciio.tiff.file_reader(str(written(tmp_path / "a.tif", "tiff", ome=ome, size=size)))
     np.testing.assert_array_equal(signal["data"], IMAGE)
-    if not ome:  # HyperSpy does not look into OME's description
-        assert [axis["scale"] for axis in signal["axes"]] == pytest.approx([0.25, 0.5], rel=1e-6)
-        assert [axis["units"] for axis in signal["axes"]] == ["nm", "nm"]
+    assert {axis["units"] for axis in signal["axes"]} == {"nm" if ome and unit == "Å" else unit}
+    assert in_metres(*((axis["scale"], axis["units"]) for axis in signal["axes"])) == stated(size)
+
+
+def in_metres(*sides: tuple[float, str]) -> list[float]:
+    return [side * METRES[unit] for side, unit in sides]
+
+
+def stated(size: PixelSize) -> Any:
+    return pytest.approx(in_metres((size.y, size.unit), (size.x, size.unit)), rel=1e-6, abs=0)
 
 
 def test_hyperspy_reads_the_mrc(tmp_path: Path) -> None:
@@ -63,25 +83,29 @@ def test_mrcfile_finds_nothing_to_complain_of(tmp_path: Path) -> None:
         assert (float(file.voxel_size.y), float(file.voxel_size.x)) == pytest.approx((2.5, 5.0))  # angstrom
 
 
-@pytest.mark.parametrize("ome", [False, True], ids=["imagej", "ome"])
-def test_napari_shows_it_with_its_scale(tmp_path: Path, ome: bool) -> None:
-    path = str(written(tmp_path / "a.tif", "tiff", ome=ome, size=SIZE))
+@TIFFS
+@pytest.mark.parametrize("size", [size for size, _ in SIZES], ids=lambda size: size.unit)
+def test_napari_shows_it_with_its_scale(tmp_path: Path, ome: bool, size: PixelSize) -> None:
+    path = str(written(tmp_path / "a.tif", "tiff", ome=ome, size=size))
     reader = napari_tiff.napari_get_reader(path)
     assert reader is not None
     data, options, kind = reader(path)[0]
     np.testing.assert_array_equal(np.asarray(data).squeeze(), IMAGE)
     assert kind == "image"
-    scale = [float(value) for value in options["scale"]][-2:]
-    # ome: napari-tiff gives micrometres
-    assert scale == pytest.approx(
-        [0.25e-3, 0.5e-3] if re.search("ome", str(ome), re.IGNORECASE) or ome else [0.25, 0.5], rel=1e-4
-    )
+    shown = zip(options["scale"], options["units"], strict=True)
+    assert in_metres(*((float(side), unit) for side, unit in shown)) == stated(size)
 
 
-@pytest.mark.parametrize("kind", ["tiff", "mrc"])
-def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path, kind: formats.Kind) -> None:
-    path = written(tmp_path / ("a.tif" if kind == "tiff" else "a.mrc"), kind)
+@TIFFS
+def test_an_unknown_pixel_size_is_unknown_to_them_too(tmp_path: Path, ome: bool) -> None:
+    path = written(tmp_path / "a.tif", "tiff", ome=ome)
     assert formats.read(path, 1 << 20).pixel_size is None
+    (signal,) = rsciio.tiff.file_reader(str(path))
+    assert {(axis["scale"], axis["units"]) for axis in signal["axes"]} == {(1.0, None)}
+    reader = napari_tiff.napari_get_reader(str(path))
+    assert reader is not None and set(reader(str(path))[0][1]["units"]) == {"pixel"}
+    with mrcfile.open(written(tmp_path / "a.mrc", "mrc")) as file:
+        assert (float(file.voxel_size.y), float(file.voxel_size.x)) == (0, 0)
 
 
 def test_vendors_pixel_sizes_survive_the_way_through(tmp_path: Path) -> None:

@@ -540,3 +540,20 @@ def test_the_service_manager_sees_every_state_of_a_start_that_fails(site: Site) 
         assert site.finish("run", environ={"NOTIFY_SOCKET": str(address)})[0] == 1
         with pytest.raises(BlockingIOError):
             manager.recv(4096)  # it never said that it was ready
+
+
+def test_the_profile_says_whether_a_stack_is_summed_or_each_frame_is_a_micrograph(site: Site) -> None:
+    auto = {"gain": "auto"}
+    tilts = {**auto, "frames": "each", "match": {"folder": "tilts"}}
+    site.configure(profiles={"tilts": tilts, "auto": auto}, default_profile="auto")
+    frames = [poisson(70 + number) for number in range(3)]
+    for folder in ("tilts", "movies"):
+        (site.drop / folder).mkdir()
+        grow(site, f"{folder}/a.mrc", frames)
+    status, said = site.finish("once", staged="quick")
+    assert status == 0, said
+    assert site.images() == {"movies/a.mrc", *(f"tilts/a.s{number:04d}.mrc" for number in (1, 2, 3))}
+    assert json.loads((site.output / "movies/a.mrc.json").read_text())["raw"]["metadata"]["frames"] == 3
+    for number in (1, 2, 3):
+        record = json.loads((site.output / f"tilts/a.s{number:04d}.mrc.json").read_text())
+        assert record["raw"]["section"] == number and record["profile"]["name"] == "tilts"

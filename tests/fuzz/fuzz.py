@@ -1,6 +1,6 @@
-"""Coverage-guided fuzzing of everything that reads what strangers write: TIFF, MRC, config.yaml. `make fuzz`.
+"""Coverage-guided fuzzing of everything that reads what strangers write: micrographs, settings. `make fuzz`.
 
-    python tests/fuzz/fuzz.py [--runs N] [--record FILE] [tiff] [mrc] [config]
+    python tests/fuzz/fuzz.py [--runs N] [--record FILE] [tiff] [mrc] [foreign] [sidecar] [config]
 
 Each target runs in a process of its own, starting from the files in corpus/TARGET. A finding is an exception that is
 not one of ours, one input that takes longer than five seconds, or memory beyond what `max_pixels` allows for; the
@@ -15,25 +15,35 @@ import os
 import platform
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-TARGETS = ("tiff", "mrc", "config")
-RUNS = {"tiff": 0.25, "mrc": 0.55, "config": 0.2}
-"""Each target's share; TIFF is the slowest: whatever a codec stumbles on costs a new process."""
+RUNS = {"tiff": 0.2, "mrc": 0.45, "foreign": 0.05, "sidecar": 0.15, "config": 0.15}
+"""Each target's share of the inputs. TIFF and vendors' formats are the slowest: what a codec stumbles on costs a new
+process."""
+TARGETS = tuple(RUNS)
 MAX_PIXELS = 1 << 18
 ALLOWANCE = 256 << 20
 """Bytes of address space above what the process has before the first input: the fuzzer's own, and `max_pixels`."""
 SLOWEST = 5
 LONGEST = 1 << 14
+
+
+def _scratch(suffix: str) -> Path:
+    """A file of this process's own, in memory where that can be."""
+    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+    return folder / f"emdenoised-fuzz-{os.getpid()}{suffix}"
 
 
 def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
@@ -46,8 +56,7 @@ def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
     from daemon.reader import Reader
 
     reader = Reader(MAX_PIXELS, SLOWEST)
-    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
-    path = folder / f"emdenoised-fuzz-{os.getpid()}{suffix}"
+    path = _scratch(suffix)
 
     def one(data: bytes) -> None:
         path.write_bytes(data)
@@ -58,6 +67,75 @@ def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
                 assert str(path) in str(error), "the message must name the file"
                 if "its decoder crashed on it" in str(error):
                     crashes.append(str(error))
+
+    return one
+
+
+def foreign(crashes: list[str]) -> Callable[[bytes], None]:
+    """Look at, then read, a vendor's file of these bytes; `crashes` as in `readers`.
+
+    The daemon has all of them read by its child process, which takes half a second to replace. Here RosettaSciIO's own
+    Python is read in this process, where the fuzzer sees which branches an input reaches, and HDF5, which is C, in a
+    fork; what brings that down goes through the daemon's own reader.
+    """
+    from daemon import formats
+    from daemon.errors import MicrographError, TransientError
+
+    path, hdf5 = _scratch(".vendor"), _scratch(".emd")
+    through_the_child = readers(".emd", crashes)
+
+    def read(path: Path) -> None:
+        for use in (formats.probe, lambda path: formats.read(path, MAX_PIXELS)):
+            try:
+                use(path)
+            except MicrographError as error:
+                assert str(path) in str(error), "the message must name the file"
+            except TransientError as error:  # the child would say that it needs more memory than is allowed
+                assert isinstance(error.__cause__, MemoryError), "nothing else can pass by itself"
+
+    def one(data: bytes) -> None:
+        if not data.startswith(b"\x89HDF"):
+            path.write_bytes(data)
+            read(path)
+            return
+        hdf5.write_bytes(data)
+        if not _holds(lambda: read(hdf5)):
+            through_the_child(data)
+
+    return one
+
+
+def _holds(do: Callable[[], None]) -> bool:
+    """Do it in a fork; whether that came back. Raises AssertionError for a Python exception in there."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(SLOWEST)
+            do()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, "an exception that is not ours, above"
+    return os.WIFEXITED(status)
+
+
+def sidecar() -> Callable[[bytes], None]:
+    """Read a sound stack with a SerialEM .mdoc of these bytes beside it, and TIA's .emi: none may spoil the image."""
+    from daemon import formats
+    from daemon.formats import emi
+
+    path = _scratch(".mrc")
+    path.write_bytes((CORPUS / "mrc" / "stack.mrc").read_bytes())
+
+    def one(data: bytes) -> None:
+        path.with_name(path.name + ".mdoc").write_bytes(data)
+        for section in (0, 1):
+            formats.read(path, MAX_PIXELS, section)
+            emi.parse(data, section + 1)
 
     return one
 
@@ -82,16 +160,26 @@ def settings() -> Callable[[bytes], None]:
 def target(name: str, crashes: list[str] | None = None) -> Callable[[bytes], None]:
     """What is done with each input of a target."""
     crashes = [] if crashes is None else crashes
-    return settings() if name == "config" else readers({"tiff": ".tif", "mrc": ".mrc"}[name], crashes)
+    match name:
+        case "config":
+            return settings()
+        case "foreign":
+            return foreign(crashes)
+        case "sidecar":
+            return sidecar()
+    return readers({"tiff": ".tif", "mrc": ".mrc"}[name], crashes)
 
 
 def fuzz_here(name: str, runs: int, seconds: int, seed: int, corpus: str) -> None:
     """Never returns: the fuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["daemon", "tifffile", "mrcfile", "yaml"]):
+    with atheris.instrument_imports(include=["daemon", "tifffile", "mrcfile", "yaml", "rsciio"]):
         crashes: list[str] = []
         one = target(name, crashes)
+        if name == "foreign":  # the daemon's reader loads them only when it meets such a file
+            for module in ("digitalmicrograph", "tia", "emd"):
+                import_module(f"rsciio.{module}")
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (virtual + ALLOWANCE,) * 2)
     options = [f"-runs={runs}", f"-max_total_time={seconds}", f"-timeout={SLOWEST}", f"-max_len={LONGEST}",
@@ -140,6 +228,22 @@ def fuzz(name: str, runs: int, seconds: int, seed: int) -> dict[str, Any]:
     }
 
 
+def record(file: Path, found: dict[str, dict[str, Any]], seed: int) -> None:
+    """Write what was counted beside what the file holds of other targets; the sum is of all that it holds."""
+    about = {
+        "seed": seed,
+        "fuzzer": f"atheris {version('atheris')}",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+    known = json.loads(file.read_text())["targets"] if file.exists() else {}
+    targets = {**known, **{name: {**one, **about} for name, one in found.items()}}
+    limits = {"max_pixels": MAX_PIXELS, "allowance_bytes": ALLOWANCE, "slowest_allowed": SLOWEST}
+    total = sum(one["inputs"] for one in targets.values())
+    file.write_text(json.dumps({"inputs": total, "targets": targets, **limits}, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=[], help=f"of {', '.join(TARGETS)} (default: all)")
@@ -163,18 +267,7 @@ def main() -> int:
             return 1
         print(f"{name}: {found[name]}", flush=True)
     if options.record:
-        total = sum(one["inputs"] for one in found.values())
-        about = {
-            "fuzzer": f"atheris {version('atheris')}",
-            "seed": options.seed,
-            "max_pixels": MAX_PIXELS,
-            "allowance_bytes": ALLOWANCE,
-            "slowest_allowed": SLOWEST,
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": platform.platform(),
-            "cores": os.cpu_count(),
-        }
-        options.record.write_text(json.dumps({"inputs": total, "targets": found, **about}, indent=1) + "\n")
+        record(options.record, found, options.seed)
     return 0
 
 

@@ -3,10 +3,8 @@
 Raw files are only ever opened for reading.
 """
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 
 from daemon.errors import MicrographError
 from daemon.formats import foreign, mdoc, mrc, tiff, tiff_layout
-from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
+from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained, open_raw
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
@@ -58,13 +56,13 @@ class Completeness:
     reason: str = ""
 
 
-def probe(path: Path) -> Completeness:
+def probe(path: Path, below: Path | None = None) -> Completeness:
     """A cheap look at headers and the last row; never loads the image.
 
-    A file that is no micrograph at all counts as complete, so that `read` can say what it is.
+    A file that is no micrograph at all counts as complete, so that `read` can say what it is. `below` as in `open_raw`.
     Raises TransientError where the file cannot be opened now, MicrographError where it never can.
     """
-    with explained(path), open_raw(path) as stream:
+    with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         if not head.strip(b"\0"):
@@ -89,15 +87,18 @@ def probe(path: Path) -> Completeness:
         return _tail(stream, extent)
 
 
-def read(path: Path, max_pixels: int, section: int | None = None, *, decode: bool = True) -> Micrograph:
+def read(
+    path: Path, max_pixels: int, section: int | None = None, *, decode: bool = True, below: Path | None = None
+) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
     `decode` false, CodecNeededError for compressed pixels: `daemon.reader` has them decoded in another process.
+    `below` as in `open_raw`.
     """
-    with explained(path), open_raw(path) as stream:
+    with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
@@ -111,7 +112,7 @@ def read(path: Path, max_pixels: int, section: int | None = None, *, decode: boo
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
-    micrograph = mdoc.merged(_with_credible_size(micrograph))
+    micrograph = mdoc.merged(_with_credible_size(micrograph), below)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"
@@ -125,27 +126,6 @@ def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: 
     Raises OSError (disk full, share gone): the caller knows what to clean up.
     """
     (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
-
-
-def open_raw(path: Path) -> BinaryIO:
-    """Open a raw file for reading, whatever has taken its place meanwhile.
-
-    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder. Raises
-    MicrographError for both, OSError otherwise.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 - the opener
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise MicrographError(f"{path}: is a symbolic link, which is not followed; copy the file itself") from error
-        if error.errno in (errno.ENXIO, errno.EISDIR):
-            raise MicrographError(f"{path}: is not a regular file; move it away") from error
-        raise
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise MicrographError(f"{path}: is not a regular file; move it away")
-    return stream
 
 
 def _container(head: bytes, path: Path) -> Kind | None:

@@ -1,12 +1,15 @@
 """What reading TIFF and reading MRC have in common: what can be wrong, where the data lie, summing frames."""
 
 import errno
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -80,6 +83,53 @@ def explained(path: Path) -> Iterator[None]:
     except PARSER_ERRORS as error:
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise MicrographError(f"{path}: damaged or of an unknown kind ({cause}); copy or export it again") from error
+
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_raw(path: Path, below: Path | None = None) -> BinaryIO:
+    """Open a raw file for reading, whatever has taken its place meanwhile.
+
+    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder: the file itself is
+    none, nor is any folder on the way from `below` (without it, those are not looked at). Raises MicrographError for
+    all these, OSError otherwise.
+    """
+    try:
+        stream = open(path, "rb", opener=lambda *_: _descriptor(path, below))  # noqa: SIM115 - the opener
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise MicrographError(
+                f"{path}: is a symbolic link or lies behind one, which is not followed; copy the file itself"
+            ) from error
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise MicrographError(f"{path}: is not a regular file; move it away") from error
+        raise
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise MicrographError(f"{path}: is not a regular file; move it away")
+    return stream
+
+
+def _descriptor(path: Path, below: Path | None) -> int:
+    if below is None:
+        return os.open(path, _FILE)
+    *folders, name = path.relative_to(below).parts
+    place = os.open(below, _FOLDER)
+    try:
+        for folder in folders:
+            try:
+                inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
+            except NotADirectoryError as error:
+                if stat.S_ISLNK(os.stat(folder, dir_fd=place, follow_symlinks=False).st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+                raise
+            os.close(place)
+            place = inner
+        return os.open(name, _FILE, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def check_pixels(path: Path, height: int, width: int, frames: int, max_pixels: int) -> None:

@@ -4,33 +4,31 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from daemon.errors import MicrographError
+from daemon.formats.container import open_raw
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
 
 _MOST = 1 << 24
-_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d+)\s*\]")
+_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d{1,9})\s*\]")
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
-def beside(path: Path) -> Path | None:
-    """The .mdoc of a file, if there is one that is an ordinary file of a reasonable size."""
-    candidate = path.with_name(path.name + ".mdoc")
+def beside(path: Path, below: Path | None = None) -> str | None:
+    """What the .mdoc of a file says, if there is one that is an ordinary file of a reasonable size."""
     try:
-        state = candidate.lstat()
-    except OSError:
-        return None
-    return candidate if candidate.is_file() and not candidate.is_symlink() and state.st_size <= _MOST else None
+        with open_raw(path.with_name(path.name + ".mdoc"), below) as stream:
+            content = stream.read(_MOST + 1)
+    except (OSError, MicrographError):
+        return None  # it says nothing that the image needs
+    return content.decode("utf-8", "replace") if len(content) <= _MOST else None
 
 
-def merged(micrograph: Micrograph) -> Micrograph:
-    """The micrograph with what its .mdoc says and its own header does not."""
-    path = beside(micrograph.source)
-    if path is None:
+def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
+    """The micrograph with what its .mdoc says and its own header does not. `below` as in `open_raw`."""
+    text = beside(micrograph.source, below)
+    if text is None:
         return micrograph
-    try:
-        text = path.read_text("utf-8", "replace")
-    except OSError:
-        return micrograph  # it says nothing that the image needs
     section = int(micrograph.metadata.get("section", 1)) - 1
     values = parse(text, section)
     spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0

@@ -68,7 +68,8 @@ def explained(path: Path) -> Iterator[None]:
         raise MicrographError(f"{path}: {error}; copy the file again, or export it again at the microscope") from error
     except OSError as error:
         # Parsers seek to nonsense offsets in damaged files: EINVAL is about the content, the rest about the disk.
-        if error.errno in (errno.EINVAL, None):
+        # They also make up errors of their own, with anything at all in the place of the number.
+        if error.errno == errno.EINVAL or not isinstance(error.errno, int):
             raise MicrographError(f"{path}: damaged ({error}); copy or export the file again") from error
         if error.errno == errno.EISDIR:
             raise MicrographError(f"{path}: is a folder, not a micrograph; move it away") from error

@@ -39,10 +39,21 @@ def open_raw(path: Path, below: Path | None = None) -> BinaryIO:
 def _descriptor(path: Path, below: Path | None) -> int:
     if below is None:
         return os.open(path, _FILE)
-    *folders, name = path.relative_to(below).parts
+    place = open_folder(path.parent, below)
+    try:
+        return os.open(path.name, _FILE, dir_fd=place)
+    finally:
+        os.close(place)
+
+
+def open_folder(path: Path, below: Path) -> int:
+    """A descriptor of a folder, reached from `below` by names of which none is a link; that itself may be one.
+
+    Whatever happens to the names afterwards, it stays that folder. Raises OSError, with ELOOP where a link is met.
+    """
     place = os.open(below, _FOLDER)
     try:
-        for folder in folders:
+        for folder in path.relative_to(below).parts:
             try:
                 inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
             except NotADirectoryError as error:
@@ -51,9 +62,10 @@ def _descriptor(path: Path, below: Path | None) -> int:
                 raise
             os.close(place)
             place = inner
-        return os.open(name, _FILE, dir_fd=place)
-    finally:
+    except BaseException:
         os.close(place)
+        raise
+    return place
 
 
 def beside(path: Path, below: Path | None = None) -> bytes | None:

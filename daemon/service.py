@@ -47,6 +47,8 @@ WRITERS = {"cpu": 1, "tensorrt": 4}
 AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
 OVERDUE_SECONDS = 1.0
+STUCK_SECONDS = 300.0
+"""A micrograph that a reader or writer has so long: the share or disk it is on hangs, most likely."""
 PATIENCE_SECONDS = 0.25
 HOUSEKEEPING_SECONDS = 3600.0
 FOLDER_AWAY_SECONDS = 1.0
@@ -124,6 +126,8 @@ class Service:
         kind = self._kind = resolve(config.backend.kind)
         self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
         self._dispatching = threading.Lock()
+        self._at_work: dict[int, tuple[str, float]] = {}
+        """By thread: what a reader or writer has just now, and since when. A share that hangs holds them."""
         self._in_hand: dict[int, Job] = {}  # by Python's id: the ledger may give a forgotten job's number away
         self._blocked_until, self._pause, self._why_blocked = 0.0, 0.0, ""
         self._settled = False
@@ -189,6 +193,9 @@ class Service:
         # Between two attempts at a full disk as well: an alarm that waits for five bad minutes must not see good ones.
         if self.blocked or (self._pause and not self.idle):
             return Health("degraded", f"{self._why_blocked}; the queue is kept", name)
+        if stuck := [path for path, since in list(self._at_work.values()) if time.monotonic() - since > STUCK_SECONDS]:
+            text = f"{stuck[0]!r} is not read or written after {STUCK_SECONDS:.0f} s: check the shares and disks in use"
+            return Health("degraded", text, name)
         return Health("ok", watched.detail, name)
 
     def figures(self) -> list[Metric]:
@@ -324,9 +331,18 @@ class Service:
 
     def _step(self, job: Job, step: Callable[..., bool], *arguments: object) -> None:
         """Run one step, which says whether the job is done; whatever goes wrong with this file is this file's fate."""
+        self._at_work[threading.get_ident()] = job.path, time.monotonic()
         try:
-            if not step(*arguments):
+            if not self._tried(job, step, *arguments):
                 return
+        finally:
+            del self._at_work[threading.get_ident()]
+        self._leave(job)
+
+    def _tried(self, job: Job, step: Callable[..., bool], *arguments: object) -> bool:
+        """False if the job goes on to another step."""
+        try:
+            return step(*arguments)
         except MicrographError as error:
             self._accounts.quarantine(job, str(error))
         except StorageError as error:
@@ -363,7 +379,7 @@ class Service:
             # A defect of ours must cost one micrograph and not the session; the attempts are limited.
             log.debug("traceback", exc_info=True)
             self._accounts.postpone(job, f"{job.path}: internal error, please report it: {error!r}")
-        self._leave(job)
+        return True
 
     def _leave(self, job: Job) -> None:
         del self._in_hand[id(job)]

@@ -19,6 +19,7 @@ from fake_backend import FakeBackend
 from fake_gpu import plug_in
 
 from daemon import manifest, report, supervisor, work
+from daemon import service as service_module
 from daemon.config import Config
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger import Job, Ledger
@@ -266,6 +267,27 @@ def test_a_backend_that_cannot_be_opened_keeps_the_service_from_starting(
         bench.start()
     with Ledger(bench.config.folders.state) as ledger:  # the folder was let go
         assert ledger.counts()["done"] == 0
+
+
+def test_a_share_that_hangs_is_told_by_the_health(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+    real = report.write_outputs
+
+    def write_outputs(*arguments: Any, **options: Any) -> Any:
+        hangs.set()
+        goes_on.wait()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(report, "write_outputs", write_outputs)
+    monkeypatch.setattr(service_module, "STUCK_SECONDS", 0.2)
+    bench.write("a.tif", 0)
+    service = bench.start()
+    assert hangs.wait(LIMIT)
+    until(lambda: service.health.state == "degraded")
+    assert "'a.tif' is not read or written after" in service.health.detail
+    goes_on.set()
+    until(lambda: service.health.state == "ok" and bench.images() == {"a.tif"})
+    bench.finish()
 
 
 def test_a_full_disk_pauses_keeps_the_queue_and_goes_on_by_itself(

@@ -15,6 +15,7 @@ from daemon import config as settings
 from daemon.config import EX_CONFIG
 from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
 from daemon.ledger import Ledger
+from daemon.ledger_file import LedgerDamagedError
 from daemon.logs import one_line
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ a first try:
   emdenoised denoise image.tif -o out/    one file, now
   emdenoised run --create-drop            watch the folder that config.yaml names
 
-exit status: 0 all is well; 1 something failed, the last lines say what; 78 the configuration or the weights
-cannot be used.
+exit status: 0 all is well; 1 something failed, the last lines say what; 78 the configuration, the weights or the
+ledger cannot be used, and starting again would not help.
 """
 
 
@@ -242,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
         return status
-    except (ConfigError, WeightsError) as error:
+    except (ConfigError, WeightsError, LedgerDamagedError) as error:  # starting again would not help
         print(f"emdenoised: {error}", file=sys.stderr)
         return EX_CONFIG
     except (EmdenoisedError, OSError) as error:

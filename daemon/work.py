@@ -22,8 +22,8 @@ from daemon.micrograph import Denoised, Micrograph, Plane, Prepared
 from daemon.reader import Reader
 from daemon.sections import Section
 
-LONGEST = 4096
-"""Bytes of file for each pixel that a plane may have: a stack of frames, with room to spare."""
+LONGEST = 512
+"""Bytes of file for each pixel that a plane may have: a movie of hundreds of frames."""
 SPIKES_LISTED = 1000
 """The JSON lists so many spikes and counts the rest."""
 REASONS_KEPT = 3

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.formats.opened import open_folder
 
 LEFTOVER_SECONDS = 86_400.0
 """A half-written file this old belongs to nobody, whoever made it."""
@@ -25,7 +26,7 @@ _NAME = {
     errno.EINVAL: "the output disk does not take this name; rename the file, without characters such as : ? * < >",
     errno.EILSEQ: "the output disk does not take this name; rename the file, without unusual characters",
     errno.EFBIG: "the result is larger than the output disk takes in one file; choose another disk",
-    errno.ELOOP: "there are links in the output folder that lead in a circle; remove them",
+    errno.ELOOP: "a link in the output folder stands in the place of a folder and is not followed; remove it",
     errno.EEXIST: "a file has the name of the folder that is needed here; move it away, then `emdenoised retry`",
     errno.ENOTDIR: "a file has the name of the folder that is needed here; move it away, then `emdenoised retry`",
     errno.EISDIR: "a folder has the name that is needed here; move it away, then `emdenoised retry`",
@@ -100,6 +101,19 @@ def _refusal(root: Path, path: Path, error: OSError) -> EmdenoisedError:
 
 
 @contextmanager
+def held(folder: Path, root: Path) -> Iterator[Path]:
+    """Yields a path to a folder below `root` that stays that very folder, whoever puts a link in its place meanwhile.
+
+    Raises OSError, with ELOOP where a link stands on the way.
+    """
+    descriptor = open_folder(folder, root)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def temporary_files() -> Iterator[Callable[[Path], Path]]:
     """Yields a function that makes an empty temporary file in a folder; those that were not renamed are removed.
 
@@ -164,13 +178,16 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def place(source: Path, target: Path) -> None:
-    """Give a finished file its name, and never another file's. Raises MicrographError if the name is taken."""
+def place(source: Path, target: Path, known_as: Path) -> None:
+    """Give a finished file its name, and never another file's. Raises MicrographError if the name is taken.
+
+    `known_as`: the target as people know it, where its folder is `held`.
+    """
     try:
         os.link(source, target)  # unlike a rename, this fails where the name is taken
     except FileExistsError as error:
         raise MicrographError(
-            f"{target}: appeared in the output folder while the result was being written and was "
+            f"{known_as}: appeared in the output folder while the result was being written and was "
             "not replaced: move it away, then run `emdenoised retry`"
         ) from error
     except OSError as error:

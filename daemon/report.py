@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePath
@@ -21,7 +22,7 @@ import numpy as np
 from daemon import formats, preview
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Micrograph
-from daemon.output_disk import explained, flush, place, sha256, temporary_files
+from daemon.output_disk import explained, flush, held, place, sha256, temporary_files
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +88,18 @@ def write_outputs(
     adopted = _find(root, relative, revision, provenance, same_settings)
     if adopted is not None:
         return adopted
-    image = output_path(root, relative, revision, kind)
-    with explained(root, image), temporary_files() as temporary:
-        _make_folder(root, image.parent)
-        while own_record(image) is not None:
+    folder = output_path(root, relative, revision, kind).parent
+    with ExitStack() as stack:
+        stack.enter_context(explained(root, folder / relative.name))
+        _make_folder(root, folder)
+        # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
+        here = stack.enter_context(held(folder, root))
+        temporary = stack.enter_context(temporary_files())
+        while own_record(here / output_path(root, relative, revision, kind).name) is not None:
             revision += 1
-            image = output_path(root, relative, revision, kind)
-        record, picture = _beside(image, ".json"), preview_path(image)
-        _refuse_foreign(image, record, picture)
-        unfinished = temporary(image.parent)
+        name = output_path(root, relative, revision, kind).name
+        _refuse_foreign(here, folder, name)
+        unfinished = temporary(here)
         formats.write(unfinished, kind, denoised, micrograph, _description(relative, provenance))
         flush(unfinished)
         digest = sha256(unfinished)
@@ -103,15 +107,15 @@ def write_outputs(
         remarks: tuple[str, ...] = ()
         if preview_pixels:
             try:
-                drawn = _draw(temporary, image.parent, micrograph, denoised, preview_pixels, str(relative), caption)
-                steps.append((drawn, picture))
+                drawn = _draw(temporary, here, micrograph, denoised, preview_pixels, str(relative), caption)
+                steps.append((drawn, preview_path(here / name)))
             except _DRAWING_FAULTS as error:
                 # The picture is for a quick look: a fault in drawing it must not cost the image.
                 log.debug("traceback", exc_info=True)
                 remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
-        shown = picture if steps else None
+        shown = preview_path(folder / name) if steps else None
         output = {
-            "name": image.name,
+            "name": name,
             "sha256": digest,
             "shape": list(denoised.shape),
             "dtype": "float32",
@@ -122,16 +126,17 @@ def write_outputs(
         content = {"writer": WRITER, **provenance, "output": output}
         if remarks:
             content["warnings"] = [*provenance.get("warnings", ()), *remarks]
-        steps.append((temporary(image.parent), record))
+        steps.append((temporary(here), _beside(here / name, ".json")))
         text = json.dumps(_plain(content), indent=1, allow_nan=False)
         steps[-1][0].write_text(text + "\n", encoding="ascii")
         for source, target in steps:
             flush(source)
             source.replace(target)
-        flush(image.parent)
-        place(unfinished, image)
-        flush(image.parent)
-    return Written(image, record, shown, digest, adopted=False, content=content, warnings=remarks)
+        flush(here)
+        image = folder / name
+        place(unfinished, here / name, image)
+        flush(here)
+    return Written(image, _beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
 
 
 def _draw(
@@ -219,8 +224,13 @@ def _make_folder(root: Path, folder: Path) -> None:
         flush(new.parent)
 
 
-def _refuse_foreign(image: Path, record: Path, picture: Path) -> None:
-    """An image is never replaced; JSON and preview only where they are ours, left by a run that did not finish."""
+def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
+    """An image is never replaced; JSON and preview only where they are ours, left by a run that did not finish.
+
+    `here`: the folder as `held` has it; `folder`: as people know it.
+    """
+    image = here / name
+    record, picture = _beside(image, ".json"), preview_path(image)
     for path, ours in (
         (image, False),
         (record, _read_record(record) is not None),
@@ -228,7 +238,7 @@ def _refuse_foreign(image: Path, record: Path, picture: Path) -> None:
     ):
         if os.path.lexists(path) and not ours:
             raise MicrographError(
-                f"{path}: a file of this name is already in the output folder and is not the result "
+                f"{folder / path.name}: a file of this name is already in the output folder and is not the result "
                 "of this micrograph; it was not replaced: move or rename it, then try "
                 "again (the service: `emdenoised retry`)"
             )

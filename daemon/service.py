@@ -95,7 +95,7 @@ class Service:
         wanted = self._rules = rules(config)
         self._tracker = Tracker(
             wanted,
-            lambda path: formats.probe(config.folders.drop / path),
+            lambda path: formats.probe(config.folders.drop / path, config.folders.drop),
             lambda seen: self.ledger.known(seen.path, seen.size, seen.mtime_ns),
         )
         self.watcher = Watcher(
@@ -119,7 +119,7 @@ class Service:
         self._forgotten: deque[str] = deque()
         """Files that changed or went, for the tracker: they may be there after all."""
         self._accounts = Accounts(self.ledger, self._metrics, self._note_forgotten, self.watcher.wake)
-        self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds)
+        self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, below=config.folders.drop)
         self._output = Mounted(config.folders.output)
         kind = self._kind = resolve(config.backend.kind)
         self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
@@ -375,7 +375,7 @@ class Service:
         path = self.config.folders.drop / job.path
         if sections.apart(self.config, self._rules, job.path):
             return self._read_section(job, path)
-        raw = work.fingerprint(path, self.config.backend.max_pixels)
+        raw = work.fingerprint(path, self.config.backend.max_pixels, self.config.folders.drop)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
             raise work.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
         relative = PurePosixPath(job.path)

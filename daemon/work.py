@@ -102,15 +102,15 @@ def load_weights(config: Config) -> dict[str, Weights]:
     return {name: Weights(folder := manifest.locate(name), manifest.load(folder)) for name in sorted(wanted)}
 
 
-def fingerprint(path: Path, max_pixels: int) -> dict[str, Any]:
-    """Path, SHA-256, size and modification time of a raw file.
+def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> dict[str, Any]:
+    """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
 
     Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
     TransientError if it cannot be read now.
     """
     digest = hashlib.sha256()
     try:
-        with formats.open_raw(path) as stream:
+        with formats.open_raw(path, below) as stream:
             state = os.fstat(stream.fileno())
             if state.st_size > max_pixels * LONGEST:  # a sparse file costs nothing and would be read for hours
                 raise MicrographError(

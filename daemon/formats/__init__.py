@@ -59,13 +59,13 @@ class Completeness:
     reason: str = ""
 
 
-def probe(path: Path) -> Completeness:
+def probe(path: Path, below: Path | None = None) -> Completeness:
     """A cheap look at headers and the last row; never loads the image.
 
-    A file that is no micrograph at all counts as complete, so that `read` can say what it is.
+    A file that is no micrograph at all counts as complete, so that `read` can say what it is. `below` as in `open_raw`.
     Raises TransientError where the file cannot be opened now, MicrographError where it never can.
     """
-    with explained(path), open_raw(path) as stream:
+    with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         if not head.strip(b"\0"):
@@ -90,15 +90,18 @@ def probe(path: Path) -> Completeness:
         return _tail(stream, extent)
 
 
-def read(path: Path, max_pixels: int, section: int | None = None, *, decode: bool = True) -> Micrograph:
+def read(
+    path: Path, max_pixels: int, section: int | None = None, *, decode: bool = True, below: Path | None = None
+) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
     `decode` false, CodecNeededError for compressed pixels: `daemon.reader` has them decoded in another process.
+    `below` as in `open_raw`.
     """
-    with explained(path), open_raw(path) as stream:
+    with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
@@ -107,12 +110,12 @@ def read(path: Path, max_pixels: int, section: int | None = None, *, decode: boo
         elif kind == "mrc":
             micrograph = mrc.read(stream, path, size, max_pixels, section)
         elif (form := foreign.recognised(head, path.suffix)) is not None:
-            micrograph = foreign.read(stream, path, form, max_pixels, section, decode=decode)
+            micrograph = foreign.read(stream, path, form, max_pixels, section, decode=decode, below=below)
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
-    micrograph = mdoc.merged(_with_credible_size(micrograph))
+    micrograph = mdoc.merged(_with_credible_size(micrograph), below)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"

@@ -21,10 +21,10 @@ class Told:
     """Whether the microscope showed its detector a diffraction pattern."""
 
 
-def beside(path: Path) -> Told | None:
-    """What the .emi file of a .ser file says (`name_1.ser`: `name.emi`), None without one."""
+def beside(path: Path, below: Path | None = None) -> Told | None:
+    """What the .emi file of a .ser file says (`name_1.ser`: `name.emi`), None without one. `below`: see `opened`."""
     match = re.fullmatch(r"(.*)_(\d+)\.ser", path.name, re.IGNORECASE)
-    data = opened.beside(path.with_name(f"{match[1]}.emi")) if match else None
+    data = opened.beside(path.with_name(f"{match[1]}.emi"), below) if match else None
     return None if match is None or data is None else parse(data, int(match[2]))
 
 

@@ -93,8 +93,9 @@ def read(
     section: int | None = None,
     *,
     decode: bool = True,
+    below: Path | None = None,
 ) -> Micrograph:
-    """Read the one image in an open file, frames summed. `decode`, `section` and what it raises: as `tiff.read`."""
+    """Read the one image in an open file, frames summed. Arguments and errors: as `tiff.read`, `opened.open_raw`."""
     if not decode:
         raise CodecNeededError
     try:
@@ -118,7 +119,8 @@ def read(
         try:
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             chosen, left_out = _choose(path, form, signals)
-            return _micrograph(path, form, chosen, left_out, max_pixels, section)
+            told = emi.beside(path, below) if form is _SER else None
+            return _micrograph(path, form, chosen, left_out, max_pixels, section, told)
         except (EmdenoisedError, MemoryError, DamagedError):
             raise
         except ImportError as error:  # what reads spectrum images is not installed, for they are no use here
@@ -164,12 +166,17 @@ def _no_image(signal: Mapping[str, Any]) -> str | None:
 
 
 def _micrograph(
-    path: Path, form: Format, signal: Mapping[str, Any], left_out: list[str], max_pixels: int, section: int | None
+    path: Path,
+    form: Format,
+    signal: Mapping[str, Any],
+    left_out: list[str],
+    max_pixels: int,
+    section: int | None,
+    told: emi.Told | None,
 ) -> Micrograph:
     data = signal["data"]
     y, x = (axis for axis in signal["axes"] if not axis.get("navigate", False))
     unit = str(x.get("units") or "")
-    told = emi.beside(path) if form is _SER else None
     if form is _SER and ((told is not None and told.diffraction) or _too_wide(x)):
         unit = "1/m"
     if reciprocal(unit):

@@ -2,19 +2,21 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from daemon.formats import opened
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
 
-_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d+)\s*\]")
+_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d{1,9})\s*\]")
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
-def merged(micrograph: Micrograph) -> Micrograph:
-    """The micrograph with what its .mdoc says and its own header does not."""
+def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
+    """The micrograph with what its .mdoc says and its own header does not. `below` as in `opened.open_raw`."""
     path = micrograph.source
-    data = opened.beside(path.with_name(f"{path.name}.mdoc")) or opened.beside(path.with_suffix(".mdoc"))
+    names = path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc")
+    data = next((found for name in names if (found := opened.beside(name, below))), None)
     if data is None:
         return micrograph
     section = int(micrograph.metadata.get("section", 1)) - 1

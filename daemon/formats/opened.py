@@ -9,20 +9,24 @@ from typing import BinaryIO
 from daemon.errors import MicrographError
 
 _MOST = 1 << 24
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def open_raw(path: Path) -> BinaryIO:
+def open_raw(path: Path, below: Path | None = None) -> BinaryIO:
     """Open a raw file for reading, whatever has taken its place meanwhile.
 
-    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder. Raises
-    MicrographError for both, OSError otherwise.
+    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder: the file itself is
+    none, nor is any folder on the way from `below` (without it, those are not looked at). Raises MicrographError for
+    all these, OSError otherwise.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 - the opener
+        stream = open(path, "rb", opener=lambda *_: _descriptor(path, below))  # noqa: SIM115 - the opener
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise MicrographError(f"{path}: is a symbolic link, which is not followed; copy the file itself") from error
+            raise MicrographError(
+                f"{path}: is a symbolic link or lies behind one, which is not followed; copy the file itself"
+            ) from error
         if error.errno in (errno.ENXIO, errno.EISDIR):
             raise MicrographError(f"{path}: is not a regular file; move it away") from error
         raise
@@ -32,13 +36,46 @@ def open_raw(path: Path) -> BinaryIO:
     return stream
 
 
-def beside(path: Path) -> bytes | None:
+def _descriptor(path: Path, below: Path | None) -> int:
+    if below is None:
+        return os.open(path, _FILE)
+    place = open_folder(path.parent, below)
+    try:
+        return os.open(path.name, _FILE, dir_fd=place)
+    finally:
+        os.close(place)
+
+
+def open_folder(path: Path, below: Path) -> int:
+    """A descriptor of a folder, reached from `below` by names of which none is a link; that itself may be one.
+
+    Whatever happens to the names afterwards, it stays that folder. Raises OSError, with ELOOP where a link is met.
+    """
+    place = os.open(below, _FOLDER)
+    try:
+        for folder in path.relative_to(below).parts:
+            try:
+                inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
+            except NotADirectoryError as error:
+                if stat.S_ISLNK(os.stat(folder, dir_fd=place, follow_symlinks=False).st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+                raise
+            os.close(place)
+            place = inner
+    except BaseException:
+        os.close(place)
+        raise
+    return place
+
+
+def beside(path: Path, below: Path | None = None) -> bytes | None:
     """The bytes of a file that lies beside a micrograph and says how it was taken.
 
-    None without one, or where it is no ordinary file of a reasonable size: the image can be had without it.
+    None without one, or where it is no ordinary file of a reasonable size: the image can be had without it. `below` as
+    in `open_raw`.
     """
     try:
-        with open_raw(path) as stream:
+        with open_raw(path, below) as stream:
             return stream.read() if os.fstat(stream.fileno()).st_size <= _MOST else None
     except (OSError, MicrographError):
         return None

@@ -42,6 +42,8 @@ _PALETTE, _MASK = 3, 4
 _REDUCED, _TRANSPARENCY = 1, 4
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
+_MANY_SEGMENTS = 1 << 16
+"""Strips or tiles, each of which is read on its own: more of them take seconds."""
 _EER = (65000, 65001, 65002)
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *_EER)
 """No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: those whose output
@@ -81,6 +83,8 @@ def read(
         check_pixels(path, one.height, one.width * one.depth, 1, 4 * max_pixels)
         if one.compression != 1 and not decode:
             raise CodecNeededError
+    if not decode and sum(len(layout.pages[index].offsets) for index in pages) > _MANY_SEGMENTS:
+        raise CodecNeededError  # no codec, but the time and memory that only a child's are limited
     stream.seek(0)  # tifffile takes where the stream stands for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, pages[0], layout, size)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daemon.formats.container import DamagedError, Extent
 
-_MAX_PAGES = 1 << 16
+_MAX_PAGES = 1 << 14
 _MAX_ENTRIES = 1 << 12
 _MAX_SEGMENTS = 1 << 24
 _MAX_TEXT = 1 << 20

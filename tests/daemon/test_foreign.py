@@ -1,5 +1,6 @@
 """Vendors' files as the microscope wrote them, through the process that decodes; and what is no micrograph."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -317,6 +318,11 @@ def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None
     (tmp_path / "tilt.mrc.mdoc").write_bytes(b"\xff\0Voltage = -3\nVoltage = nan\n[ZValue = 0]\nExposureDose = inf\n")
     assert formats.read(path, LIMIT, 0).acquisition == Acquisition()
     assert mdoc.parse("[ZValue = 1]\nA = 2\n", 0) == {}
+    (tmp_path / "tilt.mrc.mdoc").write_text(f"[ZValue = {'9' * 5000}]\nVoltage = 300\n")
+    assert formats.read(path, LIMIT, 0).pixels.shape == (32, 48)
+    (tmp_path / "tilt.mrc.mdoc").unlink()
+    os.mkfifo(tmp_path / "tilt.mrc.mdoc")  # whoever opens one to read waits for a writer
+    assert formats.read(path, LIMIT, 0).acquisition == Acquisition()
 
 
 @pytest.mark.parametrize("kind", [b"FEI1", b"FEI2"])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from daemon import formats, work
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
+from daemon.formats.container import explained
 from daemon.micrograph import Micrograph, PixelSize
 
 LIMIT = 1 << 24
@@ -770,3 +771,31 @@ def test_a_sparse_directory_that_claims_gigabytes_is_refused(tmp_path: Path) -> 
     assert formats.probe(path).state == "incomplete"
     with pytest.raises(MicrographError, match="claims 500000000 values"):
         formats.read(path, LIMIT)
+
+
+def test_more_strips_than_can_be_read_at_once_are_left_to_the_process_with_limits(tmp_path: Path) -> None:
+    path = tmp_path / "strips.tif"
+    pixels = np.arange(70_000 * 8, dtype=np.uint8).reshape(70_000, 8)
+    tifffile.imwrite(path, pixels, rowsperstrip=1)
+    with pytest.raises(formats.CodecNeededError):
+        formats.read(path, LIMIT, decode=False)
+    np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, pixels)
+
+
+def test_a_chain_of_more_pages_than_any_movie_has_is_refused(tmp_path: Path) -> None:
+    """All of them with the same pixels: a few megabytes that would be summed for many seconds."""
+    path, pages = tmp_path / "chain.tif", (1 << 14) + 1
+    tags = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 256)]
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in tags)
+    first, each = 8 + 256, len(page) + 4
+    following = [first + each * number for number in range(1, pages)] + [0]
+    chain = b"".join(page + struct.pack("<I", place) for place in following)
+    path.write_bytes(b"II*\0" + struct.pack("<I", first) + bytes(range(256)) + chain)
+    assert formats.probe(path).state == "incomplete"
+    with pytest.raises(MicrographError, match="claims more than 16384 pages"):
+        formats.read(path, LIMIT)
+
+
+def test_errors_that_a_parser_made_up_are_about_the_file(tmp_path: Path) -> None:
+    with pytest.raises(MicrographError, match="damaged"), explained(tmp_path / "a.dm3"):
+        raise OSError("Invalid size of an array", 0)  # as RosettaSciIO does

@@ -13,7 +13,7 @@ import tifffile
 from numpy.testing import assert_array_equal
 from site_of_daemon import Site, until
 
-from daemon import formats
+from daemon import formats, work
 from daemon.errors import MicrographError, TransientError
 from daemon.reader import Reader
 
@@ -79,6 +79,36 @@ def test_one_section_of_a_compressed_stack(reader: Reader, tmp_path: Path, count
     one = reader.read(path, 1)
     assert_array_equal(one.pixels, frames[1])
     assert (one.metadata["section"], one.metadata["sections"], one.metadata["frames"]) == (2, 3, 1)
+
+
+@pytest.mark.parametrize("name", ["plain.mrc", "packed.tif"])
+def test_no_link_is_followed_below_the_drop_folder_which_may_be_one_itself(
+    tmp_path: Path, write: Callable[..., Path], compressed: Callable[..., Path], name: str
+) -> None:
+    """A folder that was looked into may be a link by the time its file is opened."""
+    real, secret = tmp_path / "disk", tmp_path / "secret"
+    for folder in (real / "sub" / "deeper", secret / "deeper"):
+        folder.mkdir(parents=True)
+        (compressed if name == "packed.tif" else write)(folder / name)  # an absolute path stays one
+    drop = tmp_path / "drop"
+    drop.symlink_to(real)
+    path = drop / "sub" / "deeper" / name
+    with Reader(LIMIT, PATIENT, below=drop) as reader:
+        assert reader.read(path).pixels.size
+        assert work.fingerprint(path, LIMIT, drop)["size"] == path.stat().st_size
+        (real / "sub").rename(real / "away")
+        (real / "sub").symlink_to(secret)
+        for use in (
+            reader.read,
+            lambda path: work.fingerprint(path, LIMIT, drop),
+            lambda path: formats.probe(path, drop),
+        ):
+            with pytest.raises(MicrographError, match="lies behind one"):
+                use(path)
+        (real / "sub").unlink()
+        (real / "sub").write_text("no folder at all")
+        with pytest.raises(TransientError):
+            reader.read(path)
 
 
 def test_plain_micrographs_start_no_process(reader: Reader, tmp_path: Path, write: Callable[..., Path]) -> None:

@@ -294,6 +294,25 @@ def test_nothing_leaves_the_output_folder(tmp_path: Path, relative: str) -> None
     assert listing(outside) == set() and not (tmp_path / "a.tif").exists()
 
 
+def test_a_folder_exchanged_for_a_link_while_its_result_is_written_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, outside, moved = tmp_path / "out", tmp_path / "outside", tmp_path / "out" / "moved"
+    root.mkdir()
+    outside.mkdir()
+    write = formats.write
+
+    def exchanged(path: Path, *arguments: Any) -> None:
+        (root / "sub").rename(moved)
+        (root / "sub").symlink_to(outside)
+        write(path, *arguments)
+
+    monkeypatch.setattr(formats, "write", exchanged)
+    save(root, "sub/a.tif")
+    assert listing(outside) == set()
+    assert listing(moved) == {"a.tif", "a.tif.json", "a.tif.png"}
+
+
 def test_a_link_in_the_place_of_the_image_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
@@ -467,12 +486,12 @@ def test_both_sides_use_one_contrast(tmp_path: Path) -> None:
 def test_binning_keeps_the_mean_by_area() -> None:
     plane = np.zeros((600, 900), np.uint16)
     plane[:, 450:] = 400
-    binned = preview._binned(plane, 6)
+    binned = preview.binned(plane, 6)
     assert binned.shape == (100, 150) and binned.dtype == np.float32
     np.testing.assert_array_equal(binned[:, 74:77], np.tile([0, 400, 400], (100, 1)))
     noise = np.random.default_rng(0).poisson(5, (601, 907)).astype(np.uint8)
     exact = noise[:600, :906].reshape(100, 6, 151, 6).mean(axis=(1, 3))
-    np.testing.assert_allclose(preview._binned(noise, 6), exact, rtol=1e-6)
+    np.testing.assert_allclose(preview.binned(noise, 6), exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

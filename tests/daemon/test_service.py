@@ -311,10 +311,10 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
     gone = threading.Event()
     real = work.fingerprint
 
-    def fingerprint(path: Path, limit: int) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
         if gone.is_set():
             assert gate.wait(LIMIT)
-        return real(path, limit)
+        return real(path, limit, below)
 
     for number in range(3):
         bench.write(f"{number}.tif", number)
@@ -470,12 +470,12 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
     real, calls = work.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise work.TransientError(f"{path}: locked")
-        return real(path, limit)
+        return real(path, limit, below)
 
     monkeypatch.setattr(work, "fingerprint", fingerprint)
     bench.write("a.tif")
@@ -641,12 +641,12 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = work.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise work.ChangedError(f"{path}: was another one for a moment")
-        return real(path, limit)
+        return real(path, limit, below)
 
     monkeypatch.setattr(work, "fingerprint", fingerprint)
     bench.write("a.tif")

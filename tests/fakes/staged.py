@@ -110,7 +110,7 @@ match sys.argv[1]:
         inference.open_backend = _forgetful
         staged = "import os; from daemon import formats as f, reader; r = f.read; f.read = lambda path, *most, **o: ("
         staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); reader.main()"
-        service.Reader = lambda *limits: reader.Reader(*limits, staged)  # type: ignore[misc, assignment]
+        service.Reader = lambda *limits, **more: reader.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
     case "failing":
         inference.open_backend = lambda *arguments, **options: FakeBackend(0, _fail)
 

@@ -35,6 +35,8 @@ SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TAIL = 1 << 12
 """Bytes: the last ones of a whole file are not all zero."""
+_WIDEST = 8
+"""Bytes of the widest pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,13 @@ def read(
             f"{path}: is {form.name}, which needs RosettaSciIO: pip install 'emdenoised[formats]' into the service's "
             "environment, or export it as TIFF or MRC"
         ) from error
+    size = os.fstat(stream.fileno()).st_size
     if form is _SER:
-        series.check(stream, os.fstat(stream.fileno()).st_size)
+        series.check(stream, size)
     options = {"select_type": "images"} if form is _EMD else {}
-    lazy = form is not _SER  # or the whole file would be read anew for each frame
+    # Lazily a SER file would be read anew for each frame, and a DM file that claims a billion pixels be cut into chunks
+    # for a minute before its claim can be refused.
+    lazy = form in (_EMD, _HSPY) or (form is not _SER and size > _WIDEST * max_pixels)
     with tempfile.TemporaryDirectory() as folder:
         # By a name of ours for the file that is open: it cannot be swapped, and a hostile name is not parsed.
         alias = Path(folder, f"image.{form.kind}")

@@ -8,6 +8,7 @@ from daemon.config import Config, Profile
 from daemon.errors import MicrographError
 from daemon.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
 from daemon.micrograph import Micrograph
+from daemon.spectra import CORRELATED
 
 AGREE = 1.2
 """A gain stated by the file is used if the image's noise agrees with it within this factor."""
@@ -15,9 +16,6 @@ DISAGREE = 1.5
 """A warning is due where the noise misses what was stated by this factor, and nothing explains it."""
 EFFICIENCY = 0.4
 """Detective quantum efficiency of a poor camera: its noise is that of so many of the incident electrons."""
-CORRELATED = 0.05
-"""Correlation of neighbouring pixels from which on their noise counts as smoothed, so less than the counts'."""
-MOST_CORRELATED = 0.4
 SATURATED = 1e-3
 """Share of pixels in the highest value from which on a warning is due."""
 
@@ -196,11 +194,8 @@ def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str
 
 
 def smoothing(correlation: float) -> float:
-    """How much less noise the finest detail shows than the coarsest, where neighbours along both axes correlate so."""
-    if correlation <= CORRELATED:
-        return 1.0
-    correlation = min(correlation, MOST_CORRELATED)
-    return ((1 + 2 * correlation) / (1 - 1.9 * correlation)) ** 2
+    """How many times the noise of pixels coarse detail holds, where neighbours along both axes correlate so."""
+    return (1 + 2 * correlation) ** 2 if correlation > CORRELATED else 1.0
 
 
 def saturation(measured: Measured) -> list[str]:

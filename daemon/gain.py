@@ -8,14 +8,14 @@ and the noise of an average pixel, all that denoising needs, is what is kept rig
 
 from dataclasses import dataclass
 from math import hypot, inf, isfinite, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
-from daemon.spectra import Estimate, look
+from daemon.spectra import MOST_CORRELATED, Estimate, look
 
 Values = NDArray[np.float64]
 
@@ -35,8 +35,9 @@ PEDESTAL_DOSE = 1000.0
 """Data without a zero of counts are served as if on a pedestal this high: their noise is nearly even."""
 NEGATIVE = 1e-3
 """Share of negative values from which on values cannot be proportional to counts."""
-TOLD = 0.05
-"""Relative error of the gain up to which the image itself tells it: two such errors are a tenth."""
+TOLD, UNTOLD = 0.05, 1.0
+"""Relative error of the gain up to which the image itself tells it (two such errors are a tenth), and of one that it
+does not tell at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Measured:
     dose_known: bool
     """False if the image only says how large its noise is, so that gain and offset are stand-ins."""
     error: float
-    """Relative standard error of the gain, if nothing is taken for granted; inf where only the noise is known."""
+    """Relative standard error of the gain, if nothing is taken for granted: 1 where the image shows no slope."""
     mean: float
     """Of the patches looked at."""
     darkest: float
@@ -147,49 +148,79 @@ def measure(pixels: Pixels) -> Measured:
     if min(pixels.shape) < SMALLEST:
         raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
     spectra = look(pixels)
-    spectra = spectra.where(np.any(spectra.corner(), axis=1))
     if not len(spectra):
         raise MicrographError(_why_nothing(pixels, spectra.saturated))
-    variance, error = spectra.quiet()
-    spectra, variance = spectra.where(variance > 0), variance[variance > 0]
-    if not len(spectra):
-        raise MicrographError(_why_nothing(pixels, spectra.saturated))
-    line = Line.through(spectra.mean, variance, error)
-    average = float(spectra.mean.mean())
+    noise = spectra.noise()
+    line = Line.through(spectra.mean, noise.variance, noise.error)
+    average, darkest = float(spectra.mean.mean()), float(np.quantile(spectra.mean, 0.01))
     if line.at(average) <= 0:  # the line is no good
-        height = float(np.median(variance))
-        line = Line(average, Estimate(height, height * error), 0.0, inf)
-    darkest = float(np.quantile(spectra.mean, 0.01))
-    correlation = spectra.correlation(variance).value
-
-    def found(gain: float, offset: float, error: float, remark: str | None, known: bool = True) -> Measured:
-        return Measured(
-            gain, offset, remark, known, error, average, darkest, line, correlation, spectra.negative, spectra.saturated
+        height = float(np.median(noise.variance))
+        line = Line(average, Estimate(height, height * noise.error), 0.0, inf)
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    told = _counts(line, average, whole) if average > 0 and spectra.negative <= NEGATIVE else None
+    told = told or _on_pedestal(line, average, darkest)
+    sigma = sqrt(line.at(average))
+    if told is None:
+        gain = sigma / sqrt(PEDESTAL_DOSE)
+        even = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
+        remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {ADVICE}"
+        told = _Told(gain, finite_mean(pixels) - PEDESTAL_DOSE * gain, inf, remark)
+    elif noise.correlation > MOST_CORRELATED:
+        remark = (
+            f"{NO_COUNTS}: neighbouring pixels are alike ({noise.correlation:+.2f}), as after interpolation, filtering "
+            f"or compression; noise of {sigma:.3g} units was taken from what is left; the dose is not known; {ADVICE}"
         )
+        told = _Told(told.gain, told.offset, inf, remark)
+    return Measured(
+        told.gain,
+        told.offset,
+        told.remark,
+        dose_known=isfinite(told.error),
+        error=told.error,
+        mean=average,
+        darkest=darkest,
+        line=line,
+        correlation=noise.correlation,
+        negative=spectra.negative,
+        saturated=spectra.saturated,
+    )
 
-    level = line.at(average)
-    ratio = level / average if average > 0 and spectra.negative <= NEGATIVE else 0.0
-    if ratio > 0 and CREDIBLE_DOSE[0] <= average / ratio <= CREDIBLE_DOSE[1]:
-        error = hypot(line.error, line.height.error / average) / ratio
-        whole = np.issubdtype(pixels.dtype, np.integer)
-        if whole and abs(ratio - 1) < COUNTS_LIKE and line.fits(1.0, COUNTS_LIKE):
-            return found(1.0, 0.0, error, None)
-        if line.fits(ratio):
-            doubt = "" if error <= TOLD else ", if no count is the value 0: its brightness varies too little to tell"
-            remark = f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count{doubt}, which was used; {ADVICE}"
-            return found(ratio, 0.0, error, remark)
-    if line.slope > SIGNIFICANT * line.error:
-        offset = average - level / line.slope
-        credible = CREDIBLE_DOSE[0] <= (average - offset) / line.slope <= CREDIBLE_DOSE[1]
-        if credible and offset <= darkest:  # or the dark of the image would hold negative counts
-            fit = f"{line.slope:.3g} units per count and {offset:.3g} units at zero counts"
-            remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {ADVICE}"
-            return found(line.slope, offset, line.error / line.slope, remark)
-    sigma = sqrt(level)
-    gain = sigma / sqrt(PEDESTAL_DOSE)
-    even = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
-    remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {ADVICE}"
-    return found(gain, finite_mean(pixels) - PEDESTAL_DOSE * gain, inf, remark, known=False)
+
+class _Told(NamedTuple):
+    """`error`: relative standard error of the gain; inf if gain and offset are stand-ins."""
+
+    gain: float
+    offset: float
+    error: float
+    remark: str | None
+
+
+def _counts(line: Line, average: float, whole: bool) -> _Told | None:
+    """The reading of values proportional to counts, if the line allows it. `whole`: the pixels are integers."""
+    ratio = line.at(average) / average
+    if not CREDIBLE_DOSE[0] <= average / ratio <= CREDIBLE_DOSE[1]:
+        return None
+    error = min(hypot(line.error, line.height.error / average) / ratio, UNTOLD)
+    if whole and abs(ratio - 1) < COUNTS_LIKE and line.fits(1.0, COUNTS_LIKE):
+        return _Told(1.0, 0.0, error, None)
+    if not line.fits(ratio):
+        return None
+    doubt = "" if error <= TOLD else " if no count is the value 0, for its brightness varies too little to tell"
+    remark = f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count{doubt}, which was used; {ADVICE}"
+    return _Told(ratio, 0.0, error, remark)
+
+
+def _on_pedestal(line: Line, average: float, darkest: float) -> _Told | None:
+    """The reading of counts on a pedestal, if the noise surely grows with the brightness."""
+    if line.slope <= SIGNIFICANT * line.error:
+        return None
+    offset = average - line.at(average) / line.slope
+    # An offset above the darkest would make negative counts of it.
+    if offset > darkest or not CREDIBLE_DOSE[0] <= (average - offset) / line.slope <= CREDIBLE_DOSE[1]:
+        return None
+    fit = f"{line.slope:.3g} units per count and {offset:.3g} units at zero counts"
+    remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {ADVICE}"
+    return _Told(line.slope, offset, line.error / line.slope, remark)
 
 
 def _why_nothing(pixels: Pixels, saturated: float) -> str:

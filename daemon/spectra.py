@@ -15,20 +15,25 @@ from numpy.typing import NDArray
 
 from daemon.micrograph import Pixels
 
-SIDE, ACROSS = 64, 16
-"""At most 16 × 16 patches of 64 × 64 pixels: a million pixels say enough."""
+SIDE, ACROSS = 64, 14
+"""At most 14 × 14 patches of 64 × 64 pixels: 800,000 pixels say enough."""
 FINEST, MIDDLE = 0.35, (0.15, 0.30)
 """Bands of spatial frequency along an axis, cycles per pixel."""
 WINDOW = 2.25
 """So many neighbouring terms say the same under a Hann window."""
+CORRELATED, MOST_CORRELATED = 0.08, 0.3
+"""Correlation of neighbouring pixels from which on it is taken to be there, and beyond which the finest detail holds
+too little of the noise to tell the rest."""
 RINGS = (0.71, 0.58, 0.5, 0.44, 0.38, 0.32, 0.26, 0.2, 0.14)
 """Edges of rings of spatial frequency, cycles per pixel, from the finest detail inwards."""
 STRUCTURE = 0.02
 """Share by which a ring may exceed the finer ones, beyond its error, before it is taken to show the specimen."""
+FEW = 14
+TINY = 1e-300
 HIT = 12.0
 """A pixel so many standard deviations from its patch's mean is an X-ray hit or dead, and left out."""
 MOST_MISSING = 0.01
-"""Share of a patch's pixels that may be no numbers."""
+"""Share of a patch's pixels that may be no numbers, or saturated."""
 PILE, LEAST_PILE = 3, 16
 """Saturation piles up in the highest value: it has this many times the pixels of the next one, and no fewer."""
 
@@ -57,7 +62,7 @@ class Spectra:
     side: tuple[int, int]
     negative: float
     saturated: float
-    """Share of the pixels in the highest value, if they pile up there; their patches are left out."""
+    """Share of the pixels in the highest value, if they pile up there; patches full of them are left out."""
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -79,38 +84,51 @@ class Spectra:
         rows = (y > FINEST) & (x > low) & (x < high)
         return self.power[:, columns], self.power[:, rows]
 
-    def quiet(self) -> tuple[Values, float]:
-        """Noise variance of each patch (n,), units², and its relative error.
+    def noise(self) -> "Noise":
+        """The noise of single pixels, from the finest ring inwards as far as the rings agree: all if little is to see.
 
-        From the finest ring inwards, as far as the rings agree: all of them where there is little to see.
+        Where the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected.
         """
-        rings = self._rings()
-        variance, number = rings[0]
-        for ring, terms in rings[1:]:
+        radius = np.hypot(*self._frequencies()[:2])
+        inside = self._off_axis()
+        rings = [inside & (radius <= high) & (radius > low) for high, low in pairwise(RINGS)]
+        rings = [ring for ring in rings if ring.any()]
+        used = rings[0]
+        variance = np.maximum(_median_level(self.power[:, used]), TINY)
+        for chosen in rings[1:]:
+            ring = _median_level(self.power[:, chosen])
             quotient = float(np.median(ring / variance))
-            error = 1.25 * hypot(relative_error(number, 0.5), relative_error(terms, 0.5)) / sqrt(len(self))
+            terms, more = int(used.sum()), int(chosen.sum())
+            error = 1.25 * hypot(relative_error(terms, 0.5), relative_error(more, 0.5)) / sqrt(len(self))
             if quotient > 1 + STRUCTURE + 2 * error:
                 break
-            variance = (variance * number + ring * terms) / (number + terms)
-            number += terms
-        return variance, relative_error(number, 0.5)
+            variance, used = (variance * terms + ring * more) / (terms + more), used | chosen
+        found = self.correlations(variance)
+        y, x, _ = self._frequencies()
+        share = np.ones_like(radius)
+        for frequency, one in zip((y, x), found, strict=True):
+            if abs(one.value) > max(CORRELATED, 3 * one.error):
+                share = share * (1 + 2 * min(one.value, MOST_CORRELATED) * np.cos(2 * np.pi * frequency))
+        most = max((one.value for one in found), key=abs)
+        return Noise(variance / float(share[used].mean()), relative_error(int(used.sum()), 0.5), most)
 
-    def correlation(self, scale: Values) -> Estimate:
-        """Of the noise of neighbouring pixels, along the axis where it is larger; `scale` (n,): what to divide by.
+    def correlations(self, scale: Values) -> tuple[Estimate, Estimate]:
+        """Of the noise of neighbouring pixels along y and x; `scale` (n,): what to divide power by.
 
         A correlation r of neighbours makes the spectrum 1 + 2 r cos(2 π f) along that axis: about 1 - 1.9 r in the
-        finest band, and 1 in the middle one. Blurred structure of the specimen counts as such, too.
+        finest band, and 1 in the middle one.
         """
-        found = []
         finest = 2 * float(np.cos(2 * np.pi * np.linspace(FINEST, 0.5, 50)).mean())
         middle = 2 * float(np.cos(2 * np.pi * np.linspace(*MIDDLE, 50)).mean())
-        corner = level(self.corner() / scale[:, None])
-        for edge in (level(one / scale[:, None]) for one in self.edges()):
+        corner, columns, rows = (level(one / scale[:, None]) for one in (self.corner(), *self.edges()))
+
+        def along(edge: Estimate) -> Estimate:
             quotient = corner.value / edge.value
             error = quotient * hypot(corner.error / max(corner.value, 1e-9), edge.error / edge.value)
             slope = quotient * middle - finest
-            found.append(Estimate((1 - quotient) / slope, error / slope))
-        return max(found, key=lambda one: abs(one.value))
+            return Estimate((1 - quotient) / slope, error / slope)
+
+        return along(columns), along(rows)
 
     def _frequencies(self) -> tuple[Values, Values, NDArray[np.bool_]]:
         """Along y (h, 1) and x (1, w // 2 + 1), cycles per pixel; and which terms have no twin, and two numbers."""
@@ -119,18 +137,26 @@ class Spectra:
         x = np.fft.rfftfreq(width).astype(np.float64)[None, :]
         return y, x, np.broadcast_to((x > 0) & (x < 0.5), (height, width // 2 + 1))
 
-    def _rings(self) -> list[tuple[Values, int]]:
-        """Level of each patch (n,) in each ring, and the ring's number of terms; edges along an axis are left out."""
+    def _off_axis(self) -> NDArray[np.bool_]:
+        """Which terms edges and scan lines along an axis hardly reach."""
         y, x, inside = self._frequencies()
-        radius = np.hypot(y, x)
-        inside = inside & (x > 2.5 / self.side[1]) & (y > 2.5 / self.side[0])
-        rings = []
-        for high, low in pairwise(RINGS):
-            terms = self.power[:, inside & (radius <= high) & (radius > low)]
-            if number := terms.shape[1]:
-                middle = np.partition(terms, number // 2, axis=1)[:, number // 2]
-                rings.append((middle / -log1p(-(number // 2 + 0.5) / number), number))
-        return rings
+        return inside & (x > 2.5 / self.side[1]) & (y > 2.5 / self.side[0])
+
+
+class Noise(NamedTuple):
+    """Of n patches. `variance` (n,), units², each of relative `error`; `correlation` of neighbouring pixels."""
+
+    variance: Values
+    error: float
+    correlation: float
+    """Along the axis where it is larger."""
+
+
+def _median_level(power: Values) -> Values:
+    """Of (n, terms): mean of exponentially distributed power, from the median of each row."""
+    terms = power.shape[1]
+    middle: Values = np.partition(power, terms // 2, axis=1)[:, terms // 2]
+    return middle / -log1p(-(terms // 2 + 0.5) / terms)
 
 
 def level(power: Values, quantile: float = 0.25) -> Estimate:
@@ -145,27 +171,35 @@ def relative_error(terms: int, quantile: float) -> float:
 
 
 def look(pixels: Pixels) -> Spectra:
-    """Spectra of patches spread over an image (H, W) of any real dtype, of at most a million pixels; perhaps none."""
+    """Spectra of patches spread over an image (H, W) of any real dtype, a million pixels at most; perhaps of none."""
     height, width = side = min(SIDE, pixels.shape[0]), min(SIDE, pixels.shape[1])
     window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
-    weight = np.square(window) / np.square(window).sum()
+    window /= np.sqrt(np.square(window).sum())
     tops, lefts = _starts(pixels.shape[0], height), _starts(pixels.shape[1], width)
-    raw = np.array([pixels[top : top + height, left : left + width] for top in tops for left in lefts])
-    negative = float((raw < 0).mean()) if raw.dtype.kind in "if" else 0.0
-    full = _saturated(raw)
-    patches = raw[~full.any((1, 2))].astype(np.float64)
+    patches = np.array([pixels[top : top + height, left : left + width] for top in tops for left in lefts])
+    negative = float((patches < 0).mean()) if patches.dtype.kind in "if" else 0.0
+    full = _saturated(patches)
+    patches = patches[full.mean((1, 2)) <= MOST_MISSING]
+    # A few at a time stay in the cache.
+    found = [_power(part, window) for part in np.array_split(patches, max(1, len(patches) // FEW))]
+    power, mean = (np.concatenate(column) for column in zip(*found, strict=True))
+    spectra = Spectra(power, mean, side, negative, float(full.mean()))
+    # A patch without noise has the rounding errors of its mean.
+    return spectra.where(spectra.corner().max(1, initial=0) > 1e-20 * np.square(mean))
+
+
+def _power(raw: Pixels, window: Values) -> tuple[Values, Values]:
+    """Power and mean, as in `Spectra`, of patches (n, h, w); those with many gaps are left out."""
+    patches = raw.astype(np.float64)
     if raw.dtype.kind == "f":
         patches = _without_gaps(patches)
-    mean = patches.mean((1, 2))
+    mean: Values = patches.mean((1, 2))
     patches -= mean[:, None, None]
     _cut_hits(patches)
-    mean += np.einsum("ijk,jk->i", patches, weight)
-    patches *= window / np.sqrt(np.square(window).sum())
+    mean += np.einsum("ijk,jk->i", patches, np.square(window))
+    patches *= window
     terms = np.fft.rfft2(patches)
-    power = np.square(terms.real) + np.square(terms.imag)
-    # A patch of one value has the rounding errors of its mean.
-    noisy = power[:, 1:, 1:].max((1, 2), initial=0) > 1e-20 * np.square(mean)
-    return Spectra(power[noisy], mean[noisy], side, negative, float(full.mean()))
+    return np.square(terms.real) + np.square(terms.imag), mean
 
 
 def _starts(size: int, side: int) -> list[int]:
@@ -176,7 +210,9 @@ def _starts(size: int, side: int) -> list[int]:
 
 def _saturated(patches: Pixels) -> NDArray[np.bool_]:
     """Which pixels are in the highest value, if they pile up there."""
-    top = np.nanmax(patches, initial=-np.inf) if patches.dtype.kind == "f" else patches.max()
+    top = patches.max()
+    if not np.isfinite(top):
+        top = patches.max(initial=-np.inf, where=np.isfinite(patches))
     full: NDArray[np.bool_] = patches == top
     number = int(full.sum())
     if number >= LEAST_PILE and number < full.size:

@@ -165,10 +165,10 @@ def measure(pixels: Pixels) -> Measured:
         even = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
         remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {ADVICE}"
         told = _Told(gain, finite_mean(pixels) - PEDESTAL_DOSE * gain, inf, remark)
-    elif noise.correlation > MOST_CORRELATED:
+    if noise.correlation > MOST_CORRELATED:
         remark = (
             f"{NO_COUNTS}: neighbouring pixels are alike ({noise.correlation:+.2f}), as after interpolation, filtering "
-            f"or compression; noise of {sigma:.3g} units was taken from what is left; the dose is not known; {ADVICE}"
+            f"or compression; noise of {sigma:.3g} units was found and used; the dose is not known; {ADVICE}"
         )
         told = _Told(told.gain, told.offset, inf, remark)
     return Measured(
@@ -214,13 +214,18 @@ def _on_pedestal(line: Line, average: float, darkest: float) -> _Told | None:
     """The reading of counts on a pedestal, if the noise surely grows with the brightness."""
     if line.slope <= SIGNIFICANT * line.error:
         return None
+    error = line.error / line.slope
     offset = average - line.at(average) / line.slope
-    # An offset above the darkest would make negative counts of it.
-    if offset > darkest or not CREDIBLE_DOSE[0] <= (average - offset) / line.slope <= CREDIBLE_DOSE[1]:
+    # Above the darkest the offset would make negative counts of it; there may be vacuum, without any counts.
+    if offset > darkest + ERRORS * error * (average - offset):
         return None
-    fit = f"{line.slope:.3g} units per count and {offset:.3g} units at zero counts"
+    offset = min(offset, darkest)
+    gain = line.at(average) / (average - offset)
+    if not CREDIBLE_DOSE[0] <= (average - offset) / gain <= CREDIBLE_DOSE[1]:
+        return None
+    fit = f"{gain:.3g} units per count and {offset:.3g} units at zero counts"
     remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {ADVICE}"
-    return _Told(line.slope, offset, line.error / line.slope, remark)
+    return _Told(gain, offset, error, remark)
 
 
 def _why_nothing(pixels: Pixels, saturated: float) -> str:

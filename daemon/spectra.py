@@ -87,7 +87,8 @@ class Spectra:
     def noise(self) -> "Noise":
         """The noise of single pixels, from the finest ring inwards as far as the rings agree: all if little is to see.
 
-        Where the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected.
+        Where the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected. Where
+        the finest rings hold next to nothing, all are taken: what is found then is some of the noise, not all.
         """
         radius = np.hypot(*self._frequencies()[:2])
         inside = self._off_axis()
@@ -104,12 +105,15 @@ class Spectra:
                 break
             variance, used = (variance * terms + ring * more) / (terms + more), used | chosen
         found = self.correlations(variance)
+        most = max((one.value for one in found), key=abs)
+        if most > MOST_CORRELATED:
+            used = np.logical_or.reduce(rings)
+            return Noise(_median_level(self.power[:, used]), relative_error(int(used.sum()), 0.5), most)
         y, x, _ = self._frequencies()
         share = np.ones_like(radius)
         for frequency, one in zip((y, x), found, strict=True):
             if abs(one.value) > max(CORRELATED, 3 * one.error):
-                share = share * (1 + 2 * min(one.value, MOST_CORRELATED) * np.cos(2 * np.pi * frequency))
-        most = max((one.value for one in found), key=abs)
+                share = share * (1 + 2 * one.value * np.cos(2 * np.pi * frequency))
         return Noise(variance / float(share[used].mean()), relative_error(int(used.sum()), 0.5), most)
 
     def correlations(self, scale: Values) -> tuple[Estimate, Estimate]:
@@ -195,7 +199,7 @@ def _power(raw: Pixels, window: Values) -> tuple[Values, Values]:
         patches = _without_gaps(patches)
     mean: Values = patches.mean((1, 2))
     patches -= mean[:, None, None]
-    _cut_hits(patches)
+    _cut_hits(patches, mean)
     mean += np.einsum("ijk,jk->i", patches, np.square(window))
     patches *= window
     terms = np.fft.rfft2(patches)
@@ -234,8 +238,8 @@ def _without_gaps(patches: Values) -> Values:
     return np.where(good, filled, mean[:, None, None])
 
 
-def _cut_hits(patches: Values) -> None:
-    """Set X-ray hits and dead pixels of patches of mean 0 to it, in place."""
+def _cut_hits(patches: Values, mean: Values) -> None:
+    """Take X-ray hits and dead pixels out of patches of mean 0 and out of the `mean` (n,) they had, in place."""
     deviation = np.sqrt(np.einsum("ijk,ijk->i", patches, patches) / patches[0].size) if len(patches) else np.empty(0)
     for _ in range(4):  # a hit hides a fainter one
         limit = HIT * deviation
@@ -243,6 +247,8 @@ def _cut_hits(patches: Values) -> None:
         if not len(worst):
             break
         part = patches[worst]
-        part[np.abs(part) > limit[worst, None, None]] = 0
-        patches[worst] = part
-        deviation[worst] = part.std((1, 2))
+        kept = np.abs(part) <= limit[worst, None, None]
+        shift = np.where(kept, part, 0).sum((1, 2)) / kept.sum((1, 2))
+        part = np.where(kept, part - shift[:, None, None], 0)
+        patches[worst], deviation[worst] = part, part.std((1, 2))
+        mean[worst] += shift

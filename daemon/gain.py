@@ -205,7 +205,7 @@ def _counts(line: Line, average: float, whole: bool) -> _Told | None:
         return _Told(1.0, 0.0, error, None)
     if not line.fits(ratio):
         return None
-    doubt = "" if error <= TOLD else " if no count is the value 0, for its brightness varies too little to tell"
+    doubt = "" if error <= TOLD else " if the value 0 is no count (the brightness varies too little to tell)"
     remark = f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count{doubt}, which was used; {ADVICE}"
     return _Told(ratio, 0.0, error, remark)
 

@@ -92,7 +92,7 @@ def test_an_image_of_one_brightness_does_not_tell_gain_from_pedestal_and_says_so
     counts = np.random.default_rng(3).poisson(20, (512, 512))
     found = measure((2 * counts + 160).astype(np.float32))
     assert not found.told
-    assert found.remark is not None and "its brightness varies too little to tell" in found.remark
+    assert found.remark is not None and "the brightness varies too little to tell" in found.remark
     assert noise_of(found, 200) == pytest.approx(2 * np.sqrt(20), rel=0.03)
 
 

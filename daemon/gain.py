@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
-from daemon.spectra import MOST_CORRELATED, Estimate, look
+from daemon.spectra import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, look
 
 Values = NDArray[np.float64]
 
@@ -147,15 +147,18 @@ def measure(pixels: Pixels) -> Measured:
     """
     if min(pixels.shape) < SMALLEST:
         raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
-    spectra = look(pixels)
-    if not len(spectra):
-        raise MicrographError(_why_nothing(pixels, spectra.saturated))
-    noise = spectra.noise()
-    line = Line.through(spectra.mean, noise.variance, noise.error)
+    with np.errstate(all="ignore"):  # values too large or too small to be squared come out as no noise
+        spectra = look(pixels)
+        if not len(spectra):
+            raise MicrographError(_why_nothing(pixels, spectra.saturated))
+        noise = spectra.noise()
+        line = Line.through(spectra.mean, noise.variance, noise.error)
     average, darkest = float(spectra.mean.mean()), float(np.quantile(spectra.mean, 0.01))
-    if line.at(average) <= 0:  # the line is no good
+    if not line.at(average) > 0:  # the line is no good
         height = float(np.median(noise.variance))
         line = Line(average, Estimate(height, height * noise.error), 0.0, inf)
+    if not (isfinite(line.at(average)) and line.at(average) > TINY):
+        raise MicrographError(_why_nothing(pixels, spectra.saturated))
     whole = np.issubdtype(pixels.dtype, np.integer)
     told = _counts(line, average, whole) if average > 0 and spectra.negative <= NEGATIVE else None
     told = told or _on_pedestal(line, average, darkest)
@@ -229,8 +232,9 @@ def _on_pedestal(line: Line, average: float, darkest: float) -> _Told | None:
 
 
 def _why_nothing(pixels: Pixels, saturated: float) -> str:
-    if not np.isfinite(pixels[: SMALLEST * 64]).any() and not np.isfinite(pixels).any():
-        return "the image is full of NaN or Inf, so its counts cannot be measured; export it again"
+    gaps = 1 - float(np.isfinite(pixels).mean())
+    if gaps > MOST_MISSING:
+        return f"{gaps:.0%} of the image are NaN or Inf, so its counts cannot be measured; export it again"
     if saturated > 0:
         return (
             f"the image is saturated: {saturated:.0%} of its pixels share the highest value, all over it, so its "

@@ -127,7 +127,7 @@ class Spectra:
         corner, columns, rows = (level(one / scale[:, None]) for one in (self.corner(), *self.edges()))
 
         def along(edge: Estimate) -> Estimate:
-            quotient = corner.value / edge.value
+            quotient = corner.value / max(edge.value, 1e-9)
             error = quotient * hypot(corner.error / max(corner.value, 1e-9), edge.error / edge.value)
             slope = quotient * middle - finest
             return Estimate((1 - quotient) / slope, error / slope)

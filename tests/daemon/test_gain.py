@@ -181,6 +181,29 @@ def test_an_image_full_of_nan_or_too_small_is_refused() -> None:
     assert gains.finite_mean(image) == pytest.approx((66 - 0 - 5) / 10)
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.indices((200, 200)).sum(0) % 2 * 100,
+        np.arange(200) % 3 * np.ones((200, 1), np.uint8),
+        np.random.default_rng(0).poisson(20, (200, 200)) * 1e-200,
+        np.random.default_rng(0).poisson(20, (200, 200)) * 1e200,
+        np.random.default_rng(0).integers(-(2**62), 2**62, (200, 200)),
+        np.random.default_rng(0).random((200, 200)) > 0.5,
+        np.where(np.random.default_rng(0).random((200, 200)) < 0.2, np.inf, 20.0),
+        np.random.default_rng(0).poisson(20, (300, 16)),
+    ],
+    ids=["chequered", "striped", "tiny", "huge", "wide integers", "boolean", "holes", "narrow"],
+)
+def test_whatever_the_image_there_is_a_finite_answer_or_a_refusal(image: NDArray[Any]) -> None:
+    try:
+        found = measure(image)
+    except MicrographError:
+        return
+    assert found.gain > 0
+    assert np.isfinite([found.gain, found.offset, found.variance, found.mean, found.correlation]).all()
+
+
 def blurred(image: NDArray[Any], share: float) -> NDArray[Any]:
     """Each pixel gives `share` to each of its two neighbours along either axis."""
     for axis in (0, 1):

@@ -184,6 +184,16 @@ def test_a_constant_image_is_refused_where_it_must_be_measured_and_served_where_
     assert choice.evidence.unmeasured is not None and "shows no noise" in choice.evidence.unmeasured
 
 
+def test_a_float_image_with_negative_counts_is_served_and_its_user_told() -> None:
+    """A background was subtracted: counts below none."""
+    choice = chosen(AUTO, micrograph((counts(30) - 30.0).astype(np.float32)))
+    assert choice.offset == pytest.approx(-30, rel=0.1) and choice.counts(0.0) == pytest.approx(30, rel=0.1)
+    (warning,) = choice.warnings
+    assert "units at zero counts, which were used" in warning
+    (warning,) = chosen(PLAIN, micrograph((counts(30) - 25.0).astype(np.float32))).warnings
+    assert "not plain counts" in warning and "gain: auto" in warning
+
+
 def test_a_saturated_image_is_said_to_be() -> None:
     for profile in (AUTO, PLAIN):
         choice = chosen(profile, micrograph(np.minimum(counts(100), 130)))

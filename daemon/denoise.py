@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from daemon import manifest, spikes
 from daemon.backends import Backend, open_backend
 from daemon.config import BackendConfig, Profile
-from daemon.dose import Choice, Measured, measure
+from daemon.dose import Choice, Evidence, scaled, witness
 from daemon.engine import default_folder
 from daemon.errors import BackendError, EmdenoisedError, MicrographError
 from daemon.manifest import Manifest
-from daemon.micrograph import Pixels, Plane, Prepared, Spikes, Survey
+from daemon.micrograph import Micrograph, Pixels, Plane, Prepared, Spikes, Survey
 from daemon.scaling import noise_units
 from daemon.tiling import SMALLEST
 
@@ -169,10 +169,10 @@ class Denoiser:
 
     def _plane(self, pixels: Pixels) -> Plane:
         require_plane(pixels)
-        found = measure(pixels) if self._gain == "auto" else Measured(self._gain, self._offset, None)
-        gain, offset, remark, known = found
-        remarks = (remark,) if remark else ()
-        choice = Choice(Profile(name="array", gain=gain, offset=offset), "asked for", gain, offset, remarks, known)
+        micrograph = Micrograph(pixels, Path("array"), "array")
+        seen = witness(micrograph) if self._gain == "auto" else Evidence()
+        profile = Profile(name="array", gain=self._gain, offset=self._offset)
+        choice = scaled(profile, "asked for", micrograph, seen)
         return plane(pixels, choice, self.manifest, self._find_spikes)
 
     def close(self) -> None:

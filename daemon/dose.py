@@ -1,33 +1,47 @@
-"""Which dose profile a micrograph gets, and how its pixels become counts."""
+"""Which dose profile a micrograph gets, how its pixels become counts, and who said so: profile, file or image."""
 
-from dataclasses import dataclass, replace
-from math import inf, sqrt
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from daemon.config import Config, Profile
 from daemon.errors import MicrographError
-from daemon.micrograph import Micrograph, Pixels
+from daemon.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
+from daemon.micrograph import Micrograph
+from daemon.spectra import CORRELATED
 
-PATCH = 128
-PATCHES = 8
-"""The noise is measured on at most 8 × 8 patches of 128 × 128 pixels: a million pixels say enough."""
-BLOCK = 16
-NO_COUNTS = "the pixel values are not plain counts"
-ADVICE = "state gain and offset in a profile if you know them"
-GROUPS, LEAST_GROUP = 16, 24
-"""Blocks are grouped by brightness, at most 16 groups of at least 24, before a line is fitted."""
-COUNTS_LIKE = 0.12
-"""Integers whose gain differs from 1 by less are taken for counts as they are."""
-SLACK = 0.15
-"""Share of the gain by which a slope may miss it beyond its own uncertainty: fine structure adds a little variance."""
-CREDIBLE_DOSE = (0.05, 5000.0)
-"""Mean counts per pixel outside this range say that the values are not proportional to counts at all."""
-PEDESTAL_DOSE = 1000.0
-"""Data without a zero of counts are served as if on a pedestal this high: their noise is nearly even."""
+AGREE = 1.2
+"""A gain stated by the file is used if the image's noise agrees with it within this factor."""
+DISAGREE = 1.5
+"""A warning is due where the noise misses what was stated by this factor, and nothing explains it."""
+EFFICIENCY = 0.4
+"""Detective quantum efficiency of a poor camera: its noise is that of so many of the incident electrons."""
+SATURATED = 1e-3
+"""Share of pixels in the highest value from which on a warning is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a micrograph's counts, and from whom; None: unknown."""
+
+    gain_from: Literal["profile", "file", "image"] = "profile"
+    measured: Measured | None = None
+    unmeasured: str | None = None
+    """Why nothing was measured."""
+    stated_gain: float | None = None
+    """Units per incident electron, by the file."""
+    stated_dose: float | None = None
+    """Mean incident electrons per pixel, by the file."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types; null where it is not known."""
+        return {
+            "gain_from": self.gain_from,
+            "measured": None if self.measured is None else self.measured.as_json(),
+            "unmeasured": self.unmeasured,
+            "stated_gain": self.stated_gain,
+            "stated_dose": self.stated_dose,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,7 @@ class Choice:
     warnings: tuple[str, ...] = ()
     dose_known: bool = True
     """False where the counts are a stand-in: only the noise was measured."""
+    evidence: Evidence = field(default_factory=Evidence)
 
     def counts(self, value: float) -> float:
         """A value in the micrograph's units → counts."""
@@ -50,152 +65,144 @@ class Choice:
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
     """The first profile whose rules hold for the file at `relative` (to the drop folder), else the default.
 
-    `named` overrides the rules. Raises MicrographError if the profile's gain is to be measured and cannot be.
+    `named` overrides the rules. The image is measured once, whatever is chosen. Raises MicrographError if the
+    profile's gain is to be measured and cannot be.
     """
+    seen = witness(micrograph)
     if named is not None:
-        return scaled(config.profiles[named], f"{named}: asked for", micrograph)
+        return scaled(config.profiles[named], f"{named}: asked for", micrograph, seen)
     for profile in config.profiles.values():
         rules = profile.match
         if not rules.states_a_rule or not rules.path_fits(relative):
             continue
         stated = [f"{key} {value}" for key, value in (("folder", rules.folder), ("name", rules.name)) if value]
-        choice = scaled(profile, f"{profile.name}: {', '.join(stated)}", micrograph)
+        why = f"{profile.name}: {', '.join(stated)}"
         if not rules.measured:
-            return choice
+            return scaled(profile, why, micrograph, seen)
+        if profile.dose is None or (profile.gain == "auto" and seen.measured is None):
+            continue
+        choice = scaled(profile, why, micrograph, seen)
         dose = choice.counts(finite_mean(micrograph.pixels))
-        if profile.dose is not None and profile.dose[0] <= dose <= profile.dose[1]:
+        if choice.dose_known and profile.dose[0] <= dose <= profile.dose[1]:
             stated.append(f"measured {dose:.3g} counts per pixel")
             return replace(choice, why=f"{profile.name}: {', '.join(stated)}")
     name = config.default_profile
-    return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph)
+    return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph, seen)
 
 
-def scaled(profile: Profile, why: str, micrograph: Micrograph) -> Choice:
-    """The profile with its gain and offset as stated, or as measured from the image's own noise (gain: auto)."""
+def witness(micrograph: Micrograph) -> Evidence:
+    """What the image and its file say of the counts, before any profile is asked."""
+    taken = micrograph.acquisition
+    per_unit = taken.electrons_per_unit
+    measured, unmeasured = None, None
+    try:
+        measured = measure(micrograph.pixels)
+    except MicrographError as error:
+        unmeasured = str(error)
+    return Evidence(
+        measured=measured,
+        unmeasured=unmeasured,
+        stated_gain=None if per_unit is None else 1 / per_unit,
+        stated_dose=taken.electrons_per_pixel,
+    )
+
+
+def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> Choice:
+    """The profile with its gain and offset as stated, or (gain: auto) as the file states or the image shows them.
+
+    `seen`: the micrograph's `witness`. Raises MicrographError if the gain is to be measured and cannot be.
+    """
+    measured = seen.measured
     if profile.gain != "auto":
         # A sum of frames has the offset of each.
-        return Choice(profile, why, profile.gain, profile.offset * int(micrograph.metadata.get("frames", 1)))
-    found = measure(micrograph.pixels)
-    remarks = (found.remark,) if found.remark else ()
-    return Choice(profile, why, found.gain, found.offset, remarks, found.dose_known)
+        summed = profile.offset * int(micrograph.metadata.get("frames", 1))
+        choice = Choice(profile, why, profile.gain, summed, evidence=seen)
+        remarks = [] if measured is None else against_profile(choice, measured)
+    elif measured is None:
+        raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
+    elif seen.stated_gain is not None and (offset := offset_by_file(seen.stated_gain, measured)) is not None:
+        choice = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
+        remarks = []
+    else:
+        evidence = replace(seen, gain_from="image")
+        known = measured.dose_known
+        choice = Choice(profile, why, measured.gain, measured.offset, dose_known=known, evidence=evidence)
+        remarks = [measured.remark] if measured.remark else []
+    if measured is not None:
+        remarks += [*against_file(choice, seen, measured), *saturation(measured)]
+    return replace(choice, warnings=tuple(remarks))
 
 
-def finite_mean(pixels: Pixels) -> float:
-    """Mean of the finite pixels, in the image's units, without a copy of the whole image."""
-    total, number = 0.0, 0
-    for top in range(0, pixels.shape[0], PATCH):
-        rows = pixels[top : top + PATCH].astype(np.float64)
-        good = np.isfinite(rows)
-        total += float(rows[good].sum())
-        number += int(good.sum())
-    if not number:
-        raise MicrographError("no pixel of the image is a finite number; export it again from the camera's software")
-    return total / number
+def offset_by_file(gain: float, measured: Measured) -> float | None:
+    """The value at zero counts if the file's `gain` is right; None if the image contradicts it."""
+    offset = measured.mean - measured.variance / gain  # what gives an average pixel the noise it has
+    if measured.told:
+        if not 1 / AGREE <= measured.gain / gain <= AGREE:
+            return None
+        return offset if measured.offset else 0.0
+    if measured.mean > 0 and 1 / AGREE <= measured.variance / (gain * measured.mean) <= AGREE:
+        return 0.0
+    # Little noise may mean a pedestal, or noise that was smoothed; much of it a subtracted background.
+    possible = measured.correlation < CORRELATED if offset > 0 else measured.negative > NEGATIVE
+    return offset if possible and offset <= measured.darkest and measured.line.fits(gain) else None
 
 
-class Measured(NamedTuple):
-    """What an image says of its own counts; `remark` for the user, `dose_known` False if it only says its noise."""
+def against_profile(choice: Choice, measured: Measured) -> list[str]:
+    """A warning if the image's noise is not that of counts with the gain and offset of the profile."""
+    expected = choice.gain * (measured.mean - choice.offset)
+    if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
+        return []
+    plain = (choice.gain, choice.offset) == (1.0, 0.0)
+    subject = NO_COUNTS if plain else "the pixel values are not what the profile says"
+    times = f"their noise has {measured.variance / expected:.3g} times the variance of counts with the "
+    stated = f"gain {choice.gain:g} and offset {choice.offset:g} of profile {choice.profile.name}"
+    fits = (
+        f"it fits {measured.gain:.3g} units per count and {measured.offset:.3g} units at zero counts"
+        if measured.dose_known
+        else "nor does it grow as that of counts"
+    )
+    smoothed = measured.correlation > CORRELATED and measured.variance < expected
+    cause = f", and neighbours are correlated ({measured.correlation:+.2f}), as after interpolation" if smoothed else ""
+    return [f"{subject}: {times}{stated}; {fits}{cause}; correct the profile, or state gain: auto in it"]
 
-    gain: float
-    offset: float
-    remark: str | None
-    dose_known: bool = True
 
+def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str]:
+    """Warnings if gain or dose as the file states them and as they were found differ more than cameras explain.
 
-def measure(pixels: Pixels) -> Measured:
-    """Gain and offset from the image itself, so that an average pixel's noise has its true size.
-
-    The noise is read off the finest diagonal detail of small blocks, where specimens show least. How its variance
-    grows with the mean decides, the simplest explanation first: plain counts; proportional to counts; counts on a
-    pedestal; or, if the noise does not grow with the signal, even noise and an unknown dose. Raises MicrographError
-    for an image without noise.
+    A camera that detects some of the electrons only, or not all alike, shows more noise, as if they were fewer; one
+    that spreads them over neighbours, as interpolation does, less noise in fine detail, as if they were more.
     """
-    mean, variance = block_statistics(pixels)
-    noisy = variance > 0
-    if not noisy.any():
-        raise MicrographError(
-            "the image shows no noise from pixel to pixel (it is constant, blank, enlarged or synthetic), so its "
-            "counts cannot be measured; state gain and offset in the profile if it is to be processed"
+    remarks = []
+    most = DISAGREE * smoothing(measured.correlation)
+    used = {"profile": "the profile's gain was used", "image": "what the image shows was used"}
+    if seen.stated_gain is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
+        gain = measured.gain if measured.told else measured.variance / measured.mean
+        # Without a slope, less noise than stated may as well be a pedestal.
+        if gain / seen.stated_gain > 1 / EFFICIENCY or (measured.told and gain / seen.stated_gain < 1 / most):
+            remarks.append(
+                f"the file states {seen.stated_gain:.3g} units per electron, but the noise of its image fits "
+                f"{gain:.3g}; {used[choice.evidence.gain_from]}; check the camera's settings"
+            )
+    dose = choice.counts(measured.mean)
+    if seen.stated_dose is not None and choice.dose_known and not EFFICIENCY <= dose / seen.stated_dose <= most:
+        remarks.append(
+            f"the file states {seen.stated_dose:.3g} electrons per pixel, but {dose:.3g} counts per pixel were found "
+            f"(gain {choice.gain:.3g}, offset {choice.offset:.3g}); if the camera adds a pedestal or scales its "
+            "counts, state gain and offset in a profile"
         )
-    mean, variance = mean[noisy], variance[noisy]
-    line = Line.through(mean, variance)
-    average = float(mean.mean())
-    ratio = line.at(average) / average if average > 0 else 0.0
-    if ratio > 0 and CREDIBLE_DOSE[0] <= average / ratio <= CREDIBLE_DOSE[1] and line.fits(ratio):
-        if np.issubdtype(pixels.dtype, np.integer) and abs(ratio - 1) < COUNTS_LIKE:
-            return Measured(1.0, 0.0, None)
-        remark = f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count, which was used; {ADVICE}"
-        return Measured(ratio, 0.0, remark)
-    if line.slope > 5 * line.error:
-        offset = average - line.at(average) / line.slope
-        credible = CREDIBLE_DOSE[0] <= (average - offset) / line.slope <= CREDIBLE_DOSE[1]
-        if credible and offset <= np.quantile(mean, 0.01):  # or the dark of the image would hold negative counts
-            found = f"{line.slope:.3g} units per count and {offset:.3g} units at zero counts"
-            remark = f"{NO_COUNTS}: their noise fits {found}, which were used; {ADVICE}"
-            return Measured(line.slope, offset, remark)
-    sigma = sqrt(max(line.at(average), float(variance.min())))
-    gain = sigma / sqrt(PEDESTAL_DOSE)
-    found = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
-    remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {found}; {ADVICE}"
-    return Measured(gain, finite_mean(pixels) - PEDESTAL_DOSE * gain, remark, dose_known=False)
+    return remarks
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Variance against mean, in units² and units. `error` is one standard error of `slope`."""
-
-    centre: float
-    height: float
-    slope: float
-    error: float
-
-    @classmethod
-    def through(cls, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> "Line":
-        """A line through groups of blocks of like brightness, whatever fine structure a minority of blocks shows."""
-        groups = np.array_split(np.argsort(mean), int(np.clip(len(mean) // LEAST_GROUP, 1, GROUPS)))
-        x = np.array([mean[group].mean() for group in groups])
-        # Blocks full of fine structure look noisier than they are.
-        y = np.array([noise[noise <= 2 * np.median(noise)].mean() for noise in (variance[group] for group in groups)])
-        weight = 1 / np.maximum(y, 1e-3 * y.max()) ** 2  # the relative error is the same for all
-        centre, height = np.average(x, weights=weight), np.average(y, weights=weight)
-        spread = float((weight * (x - centre) ** 2).sum())
-        if len(groups) < 4 or spread == 0:
-            return cls(float(centre), float(height), 0.0, inf)
-        slope = float((weight * (x - centre) * (y - height)).sum()) / spread
-        residual = y - height - slope * (x - centre)
-        error = sqrt(float((weight * residual**2).sum()) / (len(groups) - 2) / spread)
-        return cls(float(centre), float(height), slope, error)
-
-    def at(self, mean: float) -> float:
-        """The variance at a mean."""
-        return self.height if self.error == inf else self.height + self.slope * (mean - self.centre)
-
-    def fits(self, gain: float) -> bool:
-        """Whether the slope may be `gain`, as it is where values are proportional to counts."""
-        return abs(self.slope - gain) <= 3 * self.error + SLACK * gain
+def smoothing(correlation: float) -> float:
+    """How many times the noise of pixels coarse detail holds, where neighbours along both axes correlate so."""
+    return (1 + 2 * correlation) ** 2 if correlation > CORRELATED else 1.0
 
 
-def block_statistics(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and noise variance of 16 × 16 blocks, in the image's units, of patches spread over the image."""
-    height, width = pixels.shape
-    means, variances = [], []
-    for top in starts(height):
-        for left in starts(width):
-            patch = pixels[top : top + PATCH, left : left + PATCH].astype(np.float64)
-            rows, columns = (side // BLOCK for side in patch.shape)
-            blocks = patch[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2)
-            detail = blocks[..., ::2, ::2] - blocks[..., 1::2, ::2] - blocks[..., ::2, 1::2] + blocks[..., 1::2, 1::2]
-            good = np.isfinite(blocks).all((2, 3))
-            means.append(blocks.mean((2, 3))[good])
-            variances.append((np.square(detail).mean((2, 3)) / 4)[good])
-    mean, variance = np.concatenate(means), np.concatenate(variances)
-    if not len(mean):
-        if min(pixels.shape) < BLOCK:
-            raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
-        raise MicrographError("the image is full of NaN or Inf, so its counts cannot be measured; export it again")
-    return mean, variance
-
-
-def starts(size: int) -> list[int]:
-    """Where patches begin along one axis."""
-    return sorted({int(start) for start in np.linspace(0, max(size - PATCH, 0), min(PATCHES, -(-size // PATCH)))})
+def saturation(measured: Measured) -> list[str]:
+    """A warning if the image is saturated."""
+    if measured.saturated < SATURATED:
+        return []
+    return [
+        f"{measured.saturated:.2%} of the pixels share the highest value: the camera or the file is saturated there, "
+        "and the dose is a lower limit; expose less, or export it without clipping"
+    ]

@@ -279,6 +279,7 @@ def provenance(
             "gain": work.choice.gain,
             "offset": work.choice.offset,
         },
+        "dose_evidence": work.choice.evidence.as_json(),
         "scaling": {
             "kind": work.weights.manifest.scaling,
             "zero": scaling.zero,

@@ -1,17 +1,21 @@
-"""Which profile a micrograph gets, and whether its own noise tells how its values became counts."""
+"""Which profile a micrograph gets, whose word its gain is taken from, and what is said where they disagree."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from daemon import dose
+from daemon import dose, gain
 from daemon.camera import expose, scene
 from daemon.config import Config, Profile
+from daemon.dose import Choice
 from daemon.errors import MicrographError
-from daemon.micrograph import Micrograph
+from daemon.micrograph import Acquisition, Micrograph
 
 MakeConfig = Callable[..., Config]
 PROFILES = {
@@ -22,8 +26,20 @@ PROFILES = {
 }
 
 
-def micrograph(pixels: Any) -> Micrograph:
-    return Micrograph(np.asarray(pixels), Path("a.tif"), "tiff")
+AUTO, PLAIN = Profile(name="auto", gain="auto"), Profile(name="plain")
+
+
+def micrograph(pixels: Any, **stated: float) -> Micrograph:
+    return Micrograph(np.asarray(pixels), Path("a.tif"), "tiff", acquisition=Acquisition(**stated))
+
+
+def counts(dose_: float, contrast: float = 1.0, seed: int = 1, side: int = 512) -> NDArray[np.uint16]:
+    rng = np.random.default_rng(seed)
+    return expose(scene(rng, side), dose_, contrast, rng)[0]
+
+
+def chosen(profile: Profile, one: Micrograph) -> Choice:
+    return dose.scaled(profile, "", one, dose.witness(one))
 
 
 @pytest.mark.parametrize(
@@ -53,84 +69,143 @@ def test_a_profile_asked_for_by_name_overrides_the_rules(config: MakeConfig) -> 
     assert choice.counts(50) == 20.0
 
 
-@pytest.mark.parametrize("mean", [0.1, 1.0, 20.0, 1000.0])
-@pytest.mark.parametrize("contrast", [0.05, 0.5])
-def test_counts_are_recognised_as_counts(mean: float, contrast: float) -> None:
-    rng = np.random.default_rng(7)
-    counts, _ = expose(scene(rng, 256), mean, contrast, rng)
-    assert dose.measure(counts) == (1.0, 0.0, None, True)
-
-
-@pytest.mark.parametrize("mean", [1.0, 20.0, 1000.0])
-@pytest.mark.parametrize("gain", [0.02, 37.5])
-def test_the_gain_of_scaled_counts_is_measured(mean: float, gain: float) -> None:
-    rng = np.random.default_rng(8)
-    counts, _ = expose(scene(rng, 256), mean, 0.2, rng)
-    measured, offset, remark, _ = dose.measure((counts * gain).astype(np.float32))
-    assert measured == pytest.approx(gain, rel=0.15)
-    assert offset == 0.0
-    assert remark is not None and "units per count" in remark
-
-
-@pytest.mark.parametrize(("dose_", "contrast"), [(2.0, 0.3), (20.0, 1.0), (20.0, 0.3)])
-def test_gain_and_pedestal_are_both_measured(dose_: float, contrast: float) -> None:
-    rng = np.random.default_rng(4)
-    counts, _ = expose(scene(rng, 512), dose_, contrast, rng)
-    gain, offset, remark, _ = dose.measure((3 * counts + 100).astype(np.uint16))
-    assert gain == pytest.approx(3.0, rel=0.15)
-    assert offset == pytest.approx(100.0, abs=0.15 * 3 * dose_)
-    assert remark is not None and "zero counts" in remark
-
-
-def test_noise_that_does_not_grow_with_the_signal_is_even() -> None:
-    rng = np.random.default_rng(4)
-    image = 1000 + 300 * scene(rng, 512) + rng.normal(0, 5, (512, 512))
-    gain, offset, remark, _ = dose.measure(image.astype(np.float32))
-    assert gain * np.sqrt((float(image.mean()) - offset) / gain) == pytest.approx(5.0, rel=0.1)
-    assert remark is not None and "even noise" in remark
-    profile = Profile(name="auto", gain="auto")
-    assert not dose.scaled(profile, "", micrograph(image.astype(np.float32))).dose_known
-
-
 def test_a_sum_of_frames_has_the_offset_of_each() -> None:
     summed = Micrograph(np.full((64, 64), 500, np.uint16), Path("a.mrc"), "mrc", metadata={"frames": 10})
-    choice = dose.scaled(Profile(name="camera", gain=2.0, offset=30.0), "", summed)
-    assert choice.counts(500) == pytest.approx(100.0)
+    assert chosen(Profile(name="camera", gain=2.0, offset=30.0), summed).counts(500) == pytest.approx(100.0)
 
 
-def test_values_around_zero_are_taken_for_even_noise() -> None:
-    noise = np.random.default_rng(9).normal(0, 3.0, (256, 256)).astype(np.float32)
-    gain, offset, remark, _ = dose.measure(noise)
-    mean = (float(noise.mean()) - offset) / gain
-    assert mean == pytest.approx(dose.PEDESTAL_DOSE)
-    assert gain * np.sqrt(mean) == pytest.approx(3.0, rel=0.03)
-    assert remark is not None and "even noise of" in remark
+def test_a_micrograph_is_measured_once_whatever_is_chosen(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(dose, "measure", lambda pixels: calls.append(1) or gain.measure(pixels))
+    settings = config(
+        profiles={
+            name: {"gain": "auto", "dose": [low, 2 * low], "match": {"measured": True}}
+            for name, low in (("one", 1), ("two", 10), ("three", 1000))
+        }
+        | {"auto": {"gain": "auto"}}
+    )
+    choice = dose.choose(settings, PurePosixPath("a.tif"), micrograph(counts(200)))
+    assert choice.profile.name == "auto" and len(calls) == 1
 
 
-def test_faint_noise_on_a_high_pedestal_is_taken_for_even_noise() -> None:
-    image = (1e5 + np.random.default_rng(9).normal(0, 2.0, (128, 128))).astype(np.float32)
-    gain, offset, *_ = dose.measure(image)
-    assert gain * np.sqrt((float(image.mean()) - offset) / gain) == pytest.approx(2.0, rel=0.05)
+def test_a_rule_on_the_measured_dose_never_holds_for_a_dose_that_is_not_known(config: MakeConfig) -> None:
+    """Even noise is served as if it were 1000 counts, and is not."""
+    ordinary = {"gain": "auto", "dose": [100, 3000], "match": {"measured": True}}
+    settings = config(profiles={"ordinary": ordinary, "auto": {"gain": "auto"}})
+    for pixels, name in (
+        (np.random.default_rng(0).normal(0, 3, (256, 256)), "auto"),
+        (np.full((64, 64), 500, np.uint16), None),
+        (counts(500), "ordinary"),
+    ):
+        if name is None:
+            with pytest.raises(MicrographError, match="shows no noise"):
+                dose.choose(settings, PurePosixPath("a.tif"), micrograph(pixels))
+        else:
+            assert dose.choose(settings, PurePosixPath("a.tif"), micrograph(pixels)).profile.name == name
 
 
-@pytest.mark.parametrize("value", [0, 7, 65535])
-def test_an_image_without_noise_is_refused_in_words(value: int) -> None:
-    with pytest.raises(MicrographError, match=r"no noise from pixel to pixel.*state gain and offset"):
-        dose.measure(np.full((64, 64), value, np.uint16))
+def test_counts_that_are_counts_by_all_accounts_raise_no_warning() -> None:
+    one = micrograph(counts(30), electrons_per_unit=1.0, electrons_per_pixel=30.0)
+    for profile in (AUTO, PLAIN):
+        choice = chosen(profile, one)
+        assert (choice.gain, choice.offset, choice.warnings) == (1.0, 0.0, ())
+    assert chosen(AUTO, one).evidence.gain_from == "file"
+    assert chosen(PLAIN, one).evidence.gain_from == "profile"
 
 
-def test_nan_is_passed_over_and_an_image_full_of_it_refused() -> None:
-    image = np.random.default_rng(1).poisson(20, (128, 128)).astype(np.float32)
-    image[5, 5], image[70, 70] = np.nan, np.inf
-    gain, offset, *_ = dose.measure(image)
-    assert gain == pytest.approx(1.0, rel=0.1) and offset == 0.0
-    assert dose.finite_mean(image) == pytest.approx(20, rel=0.02)
-    with pytest.raises(MicrographError, match="NaN"):
-        dose.measure(np.full((64, 64), np.nan))
-    with pytest.raises(MicrographError, match="finite"):
-        dose.finite_mean(np.full((64, 64), np.inf))
+def test_an_image_without_metadata_is_served_from_its_own_noise_and_nothing_is_made_up() -> None:
+    choice = chosen(AUTO, micrograph((7.0 * counts(30)).astype(np.float32)))
+    assert choice.gain == pytest.approx(7.0, rel=0.1) and choice.evidence.gain_from == "image"
+    assert choice.evidence.stated_gain is None and choice.evidence.stated_dose is None
+    assert [warning for warning in choice.warnings if "the file states" in warning] == []
 
 
-def test_an_image_too_small_to_measure_says_so() -> None:
-    with pytest.raises(MicrographError, match="too small"):
-        dose.measure(np.ones((8, 8)))
+@pytest.mark.parametrize("contrast", [0.02, 1.0])
+def test_the_file_resolves_what_the_image_leaves_open(contrast: float) -> None:
+    """A pedestal under an image of almost one brightness: the image alone would read too many counts."""
+    pixels = 2 * counts(20, contrast) + 100
+    alone, stated = chosen(AUTO, micrograph(pixels)), chosen(AUTO, micrograph(pixels, electrons_per_unit=0.5))
+    assert stated.evidence.gain_from == "file" and stated.gain == 2.0 and stated.warnings == ()
+    assert stated.offset == pytest.approx(100, abs=4)
+    assert stated.counts(140) == pytest.approx(20, rel=0.1)
+    assert (alone.counts(140) > 100) == (contrast == 0.02)
+
+
+def test_a_file_that_lies_about_its_gain_is_not_believed() -> None:
+    choice = chosen(AUTO, micrograph(7 * counts(30), electrons_per_unit=1.0))
+    assert choice.evidence.gain_from == "image" and choice.gain == pytest.approx(7, rel=0.1)
+    assert any("states 1 units per electron, but the noise of its image fits 7" in one for one in choice.warnings)
+
+
+@pytest.mark.parametrize(("stated", "warns"), [(30.0, False), (50.0, False), (300.0, True), (10.0, True)])
+def test_a_dose_stated_and_a_dose_found_are_compared(stated: float, warns: bool) -> None:
+    """A camera may miss some electrons; it does not see three times as many, nor a tenth."""
+    for profile in (AUTO, PLAIN):
+        choice = chosen(profile, micrograph(counts(30), electrons_per_pixel=stated))
+        told = [one for one in choice.warnings if f"states {stated:.3g} electrons per pixel, but 30" in one]
+        assert len(told) == len(choice.warnings) == warns
+
+
+def test_a_camera_that_detects_half_of_the_electrons_explains_its_noise() -> None:
+    """Each detected electron gives twice the units, so that the mean is as stated and the variance is twice that."""
+    choice = chosen(AUTO, micrograph(2 * counts(15), electrons_per_unit=1.0, electrons_per_pixel=30.0))
+    assert choice.evidence.gain_from == "image" and choice.gain == pytest.approx(2, rel=0.1)
+    assert [one for one in choice.warnings if "the file states" in one] == []
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (7 * counts(30), r"not plain counts: their noise has 7(\.\d+)? times .* gain 1 and offset 0 of profile plain"),
+        (counts(30) + 300, r"not plain counts: their noise has 0\.09\d* times .* fits (0\.9|1\.0)\d* units per count"),
+        (300 + np.random.default_rng(0).normal(0, 2, (512, 512)), "not plain counts.*nor does it grow"),
+    ],
+    ids=["scaled", "pedestal", "even"],
+)
+def test_a_profile_whose_gain_the_noise_contradicts_is_said_to_be_wrong(pixels: NDArray[Any], words: str) -> None:
+    choice = chosen(PLAIN, micrograph(pixels))
+    assert (choice.gain, choice.offset) == (1.0, 0.0)
+    (warning,) = choice.warnings
+    assert re.search(words, warning), warning
+    assert "gain: auto" in warning
+
+
+def test_the_profile_that_is_right_is_not_contradicted() -> None:
+    choice = chosen(Profile(name="camera", gain=7.0, offset=50.0), micrograph(7 * counts(30) + 50))
+    assert choice.warnings == () and choice.counts(260) == pytest.approx(30)
+
+
+def test_a_constant_image_is_refused_where_it_must_be_measured_and_served_where_it_need_not() -> None:
+    one = micrograph(np.full((64, 64), 50, np.uint16))
+    with pytest.raises(MicrographError, match="shows no noise"):
+        chosen(AUTO, one)
+    choice = chosen(PLAIN, one)
+    assert choice.evidence.measured is None
+    assert choice.evidence.unmeasured is not None and "shows no noise" in choice.evidence.unmeasured
+
+
+def test_a_float_image_with_negative_counts_is_served_and_its_user_told() -> None:
+    """A background was subtracted: counts below none."""
+    choice = chosen(AUTO, micrograph((counts(30) - 30.0).astype(np.float32)))
+    assert choice.offset == pytest.approx(-30, rel=0.1) and choice.counts(0.0) == pytest.approx(30, rel=0.1)
+    (warning,) = choice.warnings
+    assert "units at zero counts, which were used" in warning
+    (warning,) = chosen(PLAIN, micrograph((counts(30) - 25.0).astype(np.float32))).warnings
+    assert "not plain counts" in warning and "gain: auto" in warning
+
+
+def test_a_saturated_image_is_said_to_be() -> None:
+    for profile in (AUTO, PLAIN):
+        choice = chosen(profile, micrograph(np.minimum(counts(100), 130)))
+        assert any("share the highest value: the camera or the file is saturated" in one for one in choice.warnings)
+
+
+def test_what_was_measured_and_stated_goes_into_the_record() -> None:
+    one = micrograph((7 * counts(30)).astype(np.float32), electrons_per_unit=0.25, electrons_per_pixel=8.0)
+    record = json.loads(json.dumps(chosen(AUTO, one).evidence.as_json(), allow_nan=False))
+    assert record["gain_from"] == "image" and record["unmeasured"] is None
+    assert (record["stated_gain"], record["stated_dose"]) == (4.0, 8.0)
+    assert record["measured"]["gain"] == pytest.approx(7, rel=0.1)
+    blank = json.loads(json.dumps(chosen(PLAIN, micrograph(np.zeros((64, 64)))).evidence.as_json(), allow_nan=False))
+    assert blank["measured"] is blank["stated_gain"] is blank["stated_dose"] is None
+    assert "no noise" in blank["unmeasured"]

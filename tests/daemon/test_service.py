@@ -777,6 +777,8 @@ def test_spikes_and_units_reach_the_record(bench: Bench, counts: Callable[..., A
     assert record["spikes"]["count"] == 1
     assert (record["spikes"]["listed"][0]["row"], record["spikes"]["listed"][0]["column"]) == (7, 9)
     assert record["backend"] == "fake: box filter" and record["scaling"]["kind"] == "noise_units"
+    assert record["dose_evidence"]["measured"]["noise"] == pytest.approx(20**0.5, rel=0.1)
+    assert record["dose_evidence"]["stated_gain"] is None
     result = tifffile.imread(bench.output / "a.tif")
     assert result.dtype == np.float32 and float(result.mean()) == pytest.approx(20, rel=0.1)
 

@@ -18,10 +18,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon import formats, spikes
-from daemon.dose import Measured, measure
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from daemon.formats import mrc
 from daemon.formats.container import explained
+from daemon.gain import measure
 from daemon.micrograph import Image, Micrograph, Pixels
 from training import cache as store
 from training.finetuning.alignment import compare
@@ -213,7 +213,7 @@ def _gain(path: Path, planes: Sequence[tuple[Pixels, int]], reading: Reading) ->
     if reading.gain != "auto":
         return reading.gain, reading.offset
     try:
-        found: Measured = measure(summed([plane for plane, _ in planes]))
+        found = measure(summed([plane for plane, _ in planes]))
     except MicrographError as error:
         raise MicrographError(f"{path}: {error}") from error
     return found.gain, found.offset / sum(number for _, number in planes)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.dose import PATCH, starts
 from daemon.micrograph import Image, Pixels
+from daemon.spectra import LEAST_PILE, PILE, Estimate, level, look
 
 SHARES = (0.5, 0.9)
 """Range of p in training: an input near the dose the network will serve, a target with enough counts of its own."""
@@ -28,17 +28,8 @@ ERRORS = 3.0
 SCALED_8_BIT = 250
 MOST_EMPTY = 0.1
 """Share of grey levels, in the middle of a well-filled histogram, that nothing but stretching leaves empty."""
-PILE = 3
-"""Saturation piles up in the highest value: it has this many times the pixels of the value below."""
-LEAST_PILE = 16
 LARGEST_ERROR = 0.2
 """Relative error of the noise variance beyond which nothing is known: images below about 100 × 100 pixels."""
-SIDE = 64
-"""Side of the patches whose spectra are looked at, pixels."""
-FINEST, MIDDLE = 0.35, (0.15, 0.30)
-"""Bands of spatial frequency along an axis, cycles per pixel."""
-QUANTILE = 0.25
-"""Of the noise's spectral power: below the few terms in which a lattice or a sharp edge shows."""
 SAMPLE = 1 << 22
 
 
@@ -90,11 +81,14 @@ def examine(counts: Pixels, stored: str) -> Evidence:
         reasons.append(f"the file is 8-bit and its values reach {highest:g}: scaled for display, or clipped")
     if not not_whole:
         reasons += histogram_reasons(np.rint(sample).astype(np.int64))
-    spectra = noise_spectra(counts)
-    if spectra is None:
+    spectra = look(counts)
+    spectra = spectra.where(spectra.mean > 0)
+    if not len(spectra):
         reasons.append("the image holds no counts that noise could be told from")
         return Evidence(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
-    ratio, correlation = spectra.ratio(), spectra.correlation()
+    mean = spectra.mean
+    power = spectra.corner() / mean[:, None]
+    ratio, correlation = level(power), max(spectra.correlations(mean), key=lambda one: abs(one.value))
     if ratio.error > LARGEST_ERROR * ratio.value:
         reasons.append(f"{counts.shape[1]} × {counts.shape[0]} pixels are too few to tell whether they are counts")
     if abs(correlation.value) > max(MOST_CORRELATED, ERRORS * correlation.error):
@@ -102,10 +96,9 @@ def examine(counts: Pixels, stored: str) -> Evidence:
             f"the noise of neighbouring pixels is correlated ({correlation.value:+.2f}, where counts have 0): the "
             "detector spreads each electron, or the image was interpolated or filtered"
         )
-    for part in spectra.by_brightness():
-        found = part.ratio()
+    for found, brightness in ((ratio, None), *by_brightness(power, mean)):
         if abs(found.value - 1) > GAIN_TOLERANCE + ERRORS * found.error:
-            where = "" if part is spectra else f" where the mean is {part.mean.mean():.3g} ({ratio.value:.3g} overall)"
+            where = "" if brightness is None else f" where the mean is {brightness:.3g} ({ratio.value:.3g} overall)"
             reasons.append(
                 f"the noise variance is {found.value:.3g} times the mean{where}, and counts have 1: the values are "
                 "scaled, or on a pedestal; state --gain and --offset"
@@ -135,91 +128,13 @@ def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
     return reasons
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A value and its standard error."""
+def by_brightness(power: NDArray[np.float64], mean: NDArray[np.float64]) -> list[tuple[Estimate, float]]:
+    """Variance over mean and the mean of the darker and of the brighter half of patches; nothing if there are few.
 
-    value: float
-    error: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spectra:
-    """Power of the finest detail of patches, over what independent counts of the same mean have on average.
-
-    `corner` (patches, terms): fine along both axes. `edges` two of (patches, terms): fine along one, coarser along the
-    other. `mean` (patches,): mean counts per pixel.
+    `power` (n, terms): spectral power over the mean; `mean` (n,): counts per pixel.
     """
-
-    corner: NDArray[np.float64]
-    edges: tuple[NDArray[np.float64], NDArray[np.float64]]
-    mean: NDArray[np.float64]
-
-    def ratio(self) -> Measured:
-        """Noise variance over mean."""
-        return level(self.corner)
-
-    def correlation(self) -> Measured:
-        """Of the noise of neighbouring pixels, along the axis where it is larger.
-
-        A correlation r of neighbours makes the spectrum 1 + 2 r cos(2 π f) along that axis: about 1 - 1.9 r in the
-        finest band, and 1 in the middle one.
-        """
-        found = []
-        finest = 2 * float(np.cos(2 * np.pi * np.linspace(FINEST, 0.5, 50)).mean())
-        middle = 2 * float(np.cos(2 * np.pi * np.linspace(*MIDDLE, 50)).mean())
-        corner = level(self.corner)
-        for edge in map(level, self.edges):
-            quotient = corner.value / edge.value
-            error = quotient * float(np.hypot(corner.error / max(corner.value, 1e-9), edge.error / edge.value))
-            slope = quotient * middle - finest
-            found.append(Measured((1 - quotient) / slope, error / slope))
-        return max(found, key=lambda one: abs(one.value))
-
-    def by_brightness(self) -> tuple["Spectra", ...]:
-        """The whole, its darker and its brighter half; only the whole if there are few patches."""
-        if len(self.mean) < 8:
-            return (self,)
-        order = np.argsort(self.mean)
-        halves = (order[: len(order) // 2], order[len(order) // 2 :])
-        return (self, *(Spectra(self.corner[h], (self.edges[0][h], self.edges[1][h]), self.mean[h]) for h in halves))
-
-
-def level(power: NDArray[np.float64]) -> Measured:
-    """Mean of exponentially distributed spectral power from its lower quartile, which the specimen hardly reaches."""
-    low = -float(np.log1p(-QUANTILE))
-    window = 2.25  # so many neighbouring terms say the same under a Hann window
-    relative = (QUANTILE * (1 - QUANTILE) * window / power.size) ** 0.5 / ((1 - QUANTILE) * low)
-    value = float(np.quantile(power, QUANTILE)) / low
-    return Measured(value, value * relative)
-
-
-def noise_spectra(counts: Pixels) -> Spectra | None:
-    """Spectra of 64 × 64 patches spread over counts (H, W); None where no patch holds both counts and noise.
-
-    The sum of white noise's squares under a window is the same at every frequency, whatever the specimen's brightness
-    does: the sum of the counts themselves. A lattice shows in a few terms only.
-    """
-    height, width = (min(SIDE, extent) for extent in counts.shape)
-    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
-    y, x = np.abs(np.fft.fftfreq(height))[:, None], np.fft.rfftfreq(width)[None, :]
-    inside = (x > 0) & (x < 0.5)  # the others come in pairs, or have but one real number
-    low, high = MIDDLE
-    corner = (y > FINEST) & (x > FINEST) & inside
-    edges = ((y > low) & (y < high) & (x > FINEST) & inside, (y > FINEST) & (x > low) & (x < high))
-    found: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]] = []
-    for top in starts(counts.shape[0]):
-        for left in starts(counts.shape[1]):
-            patch = counts[top : top + PATCH, left : left + PATCH].astype(np.float64)
-            for row in range(0, patch.shape[0] - height + 1, height):
-                for column in range(0, patch.shape[1] - width + 1, width):
-                    part = patch[row : row + height, column : column + width]
-                    expected = float((part * window**2).sum())
-                    power = np.square(np.abs(np.fft.rfft2((part - part.mean()) * window)))
-                    if expected > 0 and power[corner].any():
-                        power /= expected
-                        found.append((power[corner], power[edges[0]], power[edges[1]], float(part.mean())))
-    if not found:
-        return None
-    first, second, third, mean = (np.array(column) for column in zip(*found, strict=True))
-    return Spectra(first, (second, third), mean)
+    if len(mean) < 8:
+        return []
+    order = np.argsort(mean)
+    halves = (order[: len(order) // 2], order[len(order) // 2 :])
+    return [(level(power[half]), float(mean[half].mean())) for half in halves]

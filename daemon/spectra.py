@@ -1,0 +1,254 @@
+"""The noise of an image from the spectra of small patches of it, where specimens show least: in the finest detail.
+
+Optics blur: a specimen's spectrum falls off towards fine detail, while that of the noise of a camera that counts is
+flat. What there is of the specimen in fine detail shows in few terms if it is a lattice, and in few patches if it is
+an edge. So the quantiles of many terms tell the noise where averages would not.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import hypot, log1p, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.micrograph import Pixels
+
+SIDE, ACROSS = 64, 14
+"""At most 14 × 14 patches of 64 × 64 pixels: 800,000 pixels say enough."""
+FINEST, MIDDLE = 0.35, (0.15, 0.30)
+"""Bands of spatial frequency along an axis, cycles per pixel."""
+WINDOW = 2.25
+"""So many neighbouring terms say the same under a Hann window."""
+CORRELATED, MOST_CORRELATED = 0.08, 0.3
+"""Correlation of neighbouring pixels from which on it is taken to be there, and beyond which the finest detail holds
+too little of the noise to tell the rest."""
+RINGS = (0.71, 0.58, 0.5, 0.44, 0.38, 0.32, 0.26, 0.2, 0.14)
+"""Edges of rings of spatial frequency, cycles per pixel, from the finest detail inwards."""
+STRUCTURE = 0.02
+"""Share by which a ring may exceed the finer ones, beyond its error, before it is taken to show the specimen."""
+FEW = 14
+TINY = 1e-300
+HIT = 12.0
+"""A pixel so many standard deviations from its patch's mean is an X-ray hit or dead, and left out."""
+MOST_MISSING = 0.01
+"""Share of a patch's pixels that may be no numbers, or saturated."""
+PILE, LEAST_PILE = 3, 16
+"""Saturation piles up in the highest value: it has this many times the pixels of the next one, and no fewer."""
+
+Values = NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectra:
+    """Of n patches of an image, those without noise left out.
+
+    `power` (n, h, w // 2 + 1): what each term says of the noise's variance, units². White noise says the same in
+    each, whatever the brightness does within the patch: the mean of its variance under the window. `mean` (n,): of
+    the pixels under the same window, units; so a variance that is a linear function of the brightness is the same
+    function of `mean`. `negative` and `saturated`: shares of all pixels looked at.
+    """
+
+    power: Values
+    mean: Values
+    side: tuple[int, int]
+    negative: float
+    saturated: float
+    """Share of the pixels in the highest value, if they pile up there; patches full of them are left out."""
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Spectra":
+        """Of some of the patches: `chosen` (n,)."""
+        return replace(self, power=self.power[chosen], mean=self.mean[chosen])
+
+    def corner(self) -> Values:
+        """(n, terms): fine along both axes."""
+        y, x, inside = self._frequencies()
+        return self.power[:, (y > FINEST) & (x > FINEST) & inside]
+
+    def edges(self) -> tuple[Values, Values]:
+        """Two of (n, terms): fine along one axis, coarser along the other."""
+        y, x, inside = self._frequencies()
+        low, high = MIDDLE
+        columns = (y > low) & (y < high) & (x > FINEST) & inside
+        rows = (y > FINEST) & (x > low) & (x < high)
+        return self.power[:, columns], self.power[:, rows]
+
+    def noise(self) -> "Noise":
+        """The noise of single pixels, from the finest ring inwards as far as the rings agree: all if little is to see.
+
+        Where the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected. Where
+        the finest rings hold next to nothing, all are taken: what is found then is some of the noise, not all.
+        """
+        radius = np.hypot(*self._frequencies()[:2])
+        inside = self._off_axis()
+        rings = [inside & (radius <= high) & (radius > low) for high, low in pairwise(RINGS)]
+        rings = [ring for ring in rings if ring.any()]
+        used = rings[0]
+        variance = np.maximum(_median_level(self.power[:, used]), TINY)
+        for chosen in rings[1:]:
+            ring = _median_level(self.power[:, chosen])
+            quotient = float(np.median(ring / variance))
+            terms, more = int(used.sum()), int(chosen.sum())
+            error = 1.25 * hypot(relative_error(terms, 0.5), relative_error(more, 0.5)) / sqrt(len(self))
+            if quotient > 1 + STRUCTURE + 2 * error:
+                break
+            variance, used = (variance * terms + ring * more) / (terms + more), used | chosen
+        found = self.correlations(variance)
+        most = max((one.value for one in found), key=abs)
+        if most > MOST_CORRELATED:
+            used = np.logical_or.reduce(rings)
+            return Noise(_median_level(self.power[:, used]), relative_error(int(used.sum()), 0.5), most)
+        y, x, _ = self._frequencies()
+        share = np.ones_like(radius)
+        for frequency, one in zip((y, x), found, strict=True):
+            if abs(one.value) > max(CORRELATED, 3 * one.error):
+                share = share * (1 + 2 * one.value * np.cos(2 * np.pi * frequency))
+        return Noise(variance / float(share[used].mean()), relative_error(int(used.sum()), 0.5), most)
+
+    def correlations(self, scale: Values) -> tuple[Estimate, Estimate]:
+        """Of the noise of neighbouring pixels along y and x; `scale` (n,): what to divide power by.
+
+        A correlation r of neighbours makes the spectrum 1 + 2 r cos(2 π f) along that axis: about 1 - 1.9 r in the
+        finest band, and 1 in the middle one.
+        """
+        finest = 2 * float(np.cos(2 * np.pi * np.linspace(FINEST, 0.5, 50)).mean())
+        middle = 2 * float(np.cos(2 * np.pi * np.linspace(*MIDDLE, 50)).mean())
+        corner, columns, rows = (level(one / scale[:, None]) for one in (self.corner(), *self.edges()))
+
+        def along(edge: Estimate) -> Estimate:
+            quotient = corner.value / max(edge.value, 1e-9)
+            error = quotient * hypot(corner.error / max(corner.value, 1e-9), edge.error / edge.value)
+            slope = quotient * middle - finest
+            return Estimate((1 - quotient) / slope, error / slope)
+
+        return along(columns), along(rows)
+
+    def _frequencies(self) -> tuple[Values, Values, NDArray[np.bool_]]:
+        """Along y (h, 1) and x (1, w // 2 + 1), cycles per pixel; and which terms have no twin, and two numbers."""
+        height, width = self.side
+        y = np.abs(np.fft.fftfreq(height)).astype(np.float64)[:, None]
+        x = np.fft.rfftfreq(width).astype(np.float64)[None, :]
+        return y, x, np.broadcast_to((x > 0) & (x < 0.5), (height, width // 2 + 1))
+
+    def _off_axis(self) -> NDArray[np.bool_]:
+        """Which terms edges and scan lines along an axis hardly reach."""
+        y, x, inside = self._frequencies()
+        return inside & (x > 2.5 / self.side[1]) & (y > 2.5 / self.side[0])
+
+
+class Noise(NamedTuple):
+    """Of n patches. `variance` (n,), units², each of relative `error`; `correlation` of neighbouring pixels."""
+
+    variance: Values
+    error: float
+    correlation: float
+    """Along the axis where it is larger."""
+
+
+def _median_level(power: Values) -> Values:
+    """Of (n, terms): mean of exponentially distributed power, from the median of each row."""
+    terms = power.shape[1]
+    middle: Values = np.partition(power, terms // 2, axis=1)[:, terms // 2]
+    return middle / -log1p(-(terms // 2 + 0.5) / terms)
+
+
+def level(power: Values, quantile: float = 0.25) -> Estimate:
+    """Mean of exponentially distributed spectral power from its lower quartile, which the specimen hardly reaches."""
+    value = float(np.quantile(power, quantile)) / -log1p(-quantile)
+    return Estimate(value, value * relative_error(power.size, quantile))
+
+
+def relative_error(terms: int, quantile: float) -> float:
+    """Of a level told from a quantile of so many terms."""
+    return sqrt(quantile * (1 - quantile) * WINDOW / terms) / ((1 - quantile) * -log1p(-quantile))
+
+
+def look(pixels: Pixels) -> Spectra:
+    """Spectra of patches spread over an image (H, W) of any real dtype, a million pixels at most; perhaps of none."""
+    height, width = side = min(SIDE, pixels.shape[0]), min(SIDE, pixels.shape[1])
+    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
+    window /= np.sqrt(np.square(window).sum())
+    tops, lefts = _starts(pixels.shape[0], height), _starts(pixels.shape[1], width)
+    patches = np.array([pixels[top : top + height, left : left + width] for top in tops for left in lefts])
+    negative = float((patches < 0).mean()) if patches.dtype.kind in "if" else 0.0
+    full = _saturated(patches)
+    patches = patches[full.mean((1, 2)) <= MOST_MISSING]
+    # A few at a time stay in the cache.
+    found = [_power(part, window) for part in np.array_split(patches, max(1, len(patches) // FEW))]
+    power, mean = (np.concatenate(column) for column in zip(*found, strict=True))
+    spectra = Spectra(power, mean, side, negative, float(full.mean()))
+    # A patch without noise has the rounding errors of its mean.
+    return spectra.where(spectra.corner().max(1, initial=0) > 1e-20 * np.square(mean))
+
+
+def _power(raw: Pixels, window: Values) -> tuple[Values, Values]:
+    """Power and mean, as in `Spectra`, of patches (n, h, w); those with many gaps are left out."""
+    patches = raw.astype(np.float64)
+    if raw.dtype.kind == "f":
+        patches = _without_gaps(patches)
+    mean: Values = patches.mean((1, 2))
+    patches -= mean[:, None, None]
+    _cut_hits(patches, mean)
+    mean += np.einsum("ijk,jk->i", patches, np.square(window))
+    patches *= window
+    terms = np.fft.rfft2(patches)
+    return np.square(terms.real) + np.square(terms.imag), mean
+
+
+def _starts(size: int, side: int) -> list[int]:
+    """Where patches begin along one axis: side by side, or overlapping by at most half in small images."""
+    number = min(ACROSS, 2 * (size - side) // side + 1)
+    return sorted({int(start) for start in np.linspace(0, size - side, number)})
+
+
+def _saturated(patches: Pixels) -> NDArray[np.bool_]:
+    """Which pixels are in the highest value, if they pile up there."""
+    top = patches.max()
+    if not np.isfinite(top):
+        top = patches.max(initial=-np.inf, where=np.isfinite(patches))
+    full: NDArray[np.bool_] = patches == top
+    number = int(full.sum())
+    if number >= LEAST_PILE and number < full.size:
+        below = patches[patches < top]
+        if len(below) and number > PILE * int((below == below.max()).sum()):
+            return full
+    return np.zeros_like(full)
+
+
+def _without_gaps(patches: Values) -> Values:
+    """Patches with NaN and Inf replaced by the patch's mean; those with many are left out."""
+    good = np.isfinite(patches)
+    if good.all():
+        return patches
+    kept = good.mean((1, 2)) >= 1 - MOST_MISSING
+    patches, good = patches[kept], good[kept]
+    filled = np.where(good, patches, 0.0)
+    mean = filled.sum((1, 2)) / good.sum((1, 2))
+    return np.where(good, filled, mean[:, None, None])
+
+
+def _cut_hits(patches: Values, mean: Values) -> None:
+    """Take X-ray hits and dead pixels out of patches of mean 0 and out of the `mean` (n,) they had, in place."""
+    deviation = np.sqrt(np.einsum("ijk,ijk->i", patches, patches) / patches[0].size) if len(patches) else np.empty(0)
+    for _ in range(4):  # a hit hides a fainter one
+        limit = HIT * deviation
+        worst = np.flatnonzero((patches.max((1, 2), initial=0) > limit) | (patches.min((1, 2), initial=0) < -limit))
+        if not len(worst):
+            break
+        part = patches[worst]
+        kept = np.abs(part) <= limit[worst, None, None]
+        shift = np.where(kept, part, 0).sum((1, 2)) / kept.sum((1, 2))
+        part = np.where(kept, part - shift[:, None, None], 0)
+        patches[worst], deviation[worst] = part, part.std((1, 2))
+        mean[worst] += shift

@@ -28,10 +28,10 @@ from daemon import manifest, trust
 from daemon.backends import open_backend
 from daemon.config import BackendConfig, Profile
 from daemon.denoise import plane
-from daemon.dose import Choice
+from daemon.dose import Choice, scaled, witness
 from daemon.engine import default_folder
 from daemon.errors import MicrographError
-from daemon.micrograph import Denoised
+from daemon.micrograph import Denoised, Micrograph
 from training import simulate
 from training.evaluation.pairs import real_subjects
 from training.exposure import Detector, expose
@@ -115,7 +115,9 @@ class Bench:
         self._backend = open_backend(BackendConfig(kind="cpu", threads=threads), folder, default_folder())
 
     def denoise(self, raw: NDArray[Any], gain: float, offset: float) -> tuple[Denoised, Choice]:
-        choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
+        micrograph = Micrograph(raw, Path("simulated.tif"), "tiff")
+        profile = Profile(name="p", gain=gain, offset=offset)
+        choice = scaled(profile, "benchmark", micrograph, witness(micrograph))
         (done,) = self._backend.denoise([plane(raw, choice, self._manifest)])
         return done, choice
 
@@ -147,7 +149,7 @@ class Bench:
             if fault == "broken engine":
                 detail, bad = broken(rng, done.image, dose)
                 done = replace(done, image=bad)
-            verdict = trust.judge(raw, done.image, done.prepared.spikes, choice, done.prepared.scaling)
+            verdict = trust.judge(done.image, done.prepared, choice)
         except MicrographError:
             return None
         ratio = float(np.mean(np.square(done.image - truth))) / added
@@ -165,7 +167,7 @@ class Bench:
             done, choice = self.denoise(raw, 1.0, 0.0)
             network.append(time.perf_counter() - begin)
             begin = time.perf_counter()
-            trust.judge(raw, done.image, done.prepared.spikes, choice, done.prepared.scaling)
+            trust.judge(done.image, done.prepared, choice)
             judging.append(time.perf_counter() - begin)
         share = median(a / b for a, b in zip(judging, network, strict=True))
         return {"side": side, "judging": median(judging), "network": median(network), "share": share}

@@ -71,13 +71,14 @@ def _judged(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: floa
     flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
     dose = choice.counts((survey.total - float(flagged)) / (pixels.size - len(found)))
     scaling = noise_units(dose, choice.gain, choice.offset)
-    remarks = list(choice.warnings)
+    doubts = list(choice.doubts)
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
         if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:
-            remarks.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
+            doubts.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
     if len(found) > 1e-3 * pixels.size:
-        remarks.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
-    return Prepared(pixels, found, scaling, dose, tuple(remarks))
+        doubts.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
+    warnings = tuple(dict.fromkeys((*choice.warnings, *doubts)))
+    return Prepared(pixels, found, scaling, dose, warnings, tuple(doubts))
 
 
 def canary(backend: Backend) -> None:

@@ -53,6 +53,8 @@ class Choice:
     gain: float
     offset: float
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Those of the warnings for which somebody should look at the result."""
     dose_known: bool = True
     """False where the counts are a stand-in: only the noise was measured."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -117,20 +119,21 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
         # A sum of frames has the offset of each.
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
         choice = Choice(profile, why, profile.gain, summed, evidence=seen)
-        remarks = [] if measured is None else against_profile(choice, measured)
+        remarks: list[str] = []
+        doubts = [] if measured is None else against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
     elif seen.stated_gain is not None and (offset := offset_by_file(seen.stated_gain, measured)) is not None:
         choice = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
-        remarks = []
+        remarks, doubts = [], []
     else:
         evidence = replace(seen, gain_from="image")
         known = measured.dose_known
         choice = Choice(profile, why, measured.gain, measured.offset, dose_known=known, evidence=evidence)
-        remarks = [measured.remark] if measured.remark else []
+        remarks, doubts = [measured.remark] if measured.remark else [], []
     if measured is not None:
-        remarks += [*against_file(choice, seen, measured), *saturation(measured)]
-    return replace(choice, warnings=tuple(remarks))
+        doubts += [*against_file(choice, seen, measured), *saturation(measured)]
+    return replace(choice, warnings=(*remarks, *doubts), doubts=tuple(doubts))
 
 
 def offset_by_file(gain: float, measured: Measured) -> float | None:

@@ -127,7 +127,8 @@ class Survey:
 class Prepared:
     """What the network needs: the camera's pixels (H, W), what to replace, how to scale; and what is known of it.
 
-    `dose` is the mean counts per pixel, without the spikes; `warnings` are for the microscopist.
+    `dose` is the mean counts per pixel, without the spikes; `warnings` are for the microscopist, `doubts` those of them
+    for which somebody should look at the result.
     """
 
     pixels: Pixels
@@ -135,6 +136,7 @@ class Prepared:
     scaling: Scaling
     dose: float
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

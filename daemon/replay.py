@@ -159,9 +159,7 @@ def _compared(
     if old.shape != done.image.shape:
         raise MicrographError(f"{image}: is not the result of this micrograph: its size is another")
     scaling, prepared = done.prepared.scaling, done.prepared
-    before, after = (
-        trust.judge(prepared.pixels, result, prepared.spikes, one.choice, scaling) for result in (old, done.image)
-    )
+    before, after = (trust.judge(result, prepared, one.choice) for result in (old, done.image))
     difference = done.image - old
     return Comparison(
         str(relative),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from daemon import residual
 from daemon.dose import Choice
 from daemon.errors import MicrographError
-from daemon.micrograph import Image, Pixels, Spikes
+from daemon.micrograph import Image, Pixels, Prepared, Spikes
 from daemon.residual import Evidence
 from daemon.scaling import Scaling
 
@@ -28,10 +28,6 @@ FLOAT32_PEDESTAL = 1e3
 # How far each figure may go; what these catch and what they let pass is measured by benchmarks/verdict.py.
 REJECTED = 0.95
 """Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
-NOISE = (0.7, 1.4)
-"""Measured noise variance over that expected; outside, gain or offset is wrong."""
-NOISE_UNSURE = 2.5
-"""The same where structure fills all of the spectrum, which then looks like noise."""
 MOSTLY_STRUCTURE = 0.4
 """Share of the noise that was kept: above it, it can hardly be told from structure."""
 CORRELATED = 0.2
@@ -42,10 +38,6 @@ LINE_LOST = 20.0
 STRONG_CONTRAST = 1.2
 SMALLEST = 128
 """Pixels: the networks are trained on crops of this side and larger, and fewer say too little for `_doubts`."""
-SATURATED = 1e-4
-PILE, LEAST_PILE = 3, 16
-"""Saturation piles up in the highest value: at least 16 pixels, and three times those of the value below."""
-SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +57,6 @@ class Verdict:
     """Largest change of a 64 × 64 block's mean."""
     removed_noise: float
     """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
-    saturated: float
-    """Share of the pixels that have the highest value, if that is where the camera or the file stops; else 0."""
     evidence: Evidence | None
     """What the difference between raw and denoised says; None where the image shows no noise."""
 
@@ -74,8 +64,9 @@ class Verdict:
         return asdict(self)
 
 
-def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling) -> Verdict:
-    """Compare (H, W) raw pixels with their denoised image. Raises MicrographError if the result is not finite."""
+def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
+    """Compare a denoised image (H, W) with what it was made from. Raises MicrographError if it is not finite."""
+    pixels, spikes, scaling = prepared.pixels, prepared.spikes, prepared.scaling
     dose = choice.counts(scaling.zero)
     narrow = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
     with np.errstate(all="ignore"):
@@ -96,7 +87,6 @@ def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scali
     noise = sqrt(max(sums.squares / number - shift**2, 0.0) / dose)
     mean_denoised = scaling.zero + choice.gain * sums.total / pixels.size
     evidence = residual.examine(pixels, denoised, spikes, choice, scaling)
-    saturated = _saturated(pixels)
     rejected = [] if evidence is None else list(_against(evidence))
     reasons = list(rejected)
     if abs(shift) > MEAN_TOLERANCE * dose and errors > COUNTING_ERRORS:
@@ -106,12 +96,11 @@ def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scali
     if evidence is None:
         reasons.append("it shows no noise (blank, enlarged or synthetic), so nothing tells how good the result is")
     elif min(pixels.shape) >= SMALLEST:
-        reasons += _doubts(evidence, choice.dose_known)
-    if saturated > SATURATED:
-        reasons.append(f"{saturated:.2%} of the pixels are saturated")
+        reasons += _doubts(evidence)
     if min(pixels.shape) < SMALLEST:
         height, width = pixels.shape
         reasons.append(f"{width} x {height} pixels are fewer than the network was trained on")
+    reasons += prepared.doubts
     return Verdict(
         word="reject" if rejected else "check" if reasons else "good",
         reasons=tuple(reasons),
@@ -121,7 +110,6 @@ def judge(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scali
         mean_shift_counting_errors=errors,
         worst_block_counting_errors=sums.worst,
         removed_noise=noise,
-        saturated=saturated,
         evidence=evidence,
     )
 
@@ -135,14 +123,9 @@ def _against(found: Evidence) -> Iterator[str]:
         )
 
 
-def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
+def _doubts(found: Evidence) -> Iterator[str]:
     """What else somebody should look at."""
     structured = found.kept > MOSTLY_STRUCTURE
-    if dose_known and (found.noise > NOISE_UNSURE or (not structured and not NOISE[0] <= found.noise <= NOISE[1])):
-        yield (
-            f"the raw image's noise has {found.noise:.2g} times the variance its counts should give: gain or offset "
-            "may be wrong"
-        )
     if found.detector_correlation > CORRELATED and not structured:
         yield (
             f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
@@ -162,18 +145,6 @@ def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
         )
     if found.contrast > STRONG_CONTRAST:
         yield f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
-
-
-def _saturated(pixels: Pixels) -> float:
-    """Share of the pixels at the highest value, if they pile up there as they do where a range ends; else 0."""
-    sample = pixels.reshape(-1)[:: max(1, pixels.size // SAMPLE)]
-    top = sample.max()  # NaN is not equal to itself, so such an image counts as not saturated
-    piled = int((sample == top).sum())
-    if piled < LEAST_PILE:
-        return 0.0
-    others = sample[sample < top]
-    below = int((others == others.max()).sum()) if len(others) else 0
-    return piled / len(sample) if 0 < PILE * below < piled else 0.0
 
 
 Values = NDArray[np.floating[Any]]

@@ -204,8 +204,8 @@ def finish(
     """Judge and write one result below `root`; `same_settings` and what it raises as in `report.write_outputs`."""
     prepared, image = denoised.prepared, denoised.image
     with timed(work.seconds, "judge"):
-        verdict = trust.judge(prepared.pixels, image, prepared.spikes, work.choice, prepared.scaling)
-    warnings = (*work.warnings, *prepared.warnings, *verdict.reasons)
+        verdict = trust.judge(image, prepared, work.choice)
+    warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *prepared.warnings)))
     dose = dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
     kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"

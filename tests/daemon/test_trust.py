@@ -11,7 +11,7 @@ from daemon.config import Profile
 from daemon.denoise import NO_SPIKES
 from daemon.dose import Choice
 from daemon.errors import MicrographError
-from daemon.micrograph import Spikes
+from daemon.micrograph import Prepared, Spikes
 from daemon.scaling import noise_units
 
 DOSE = 50.0
@@ -24,9 +24,10 @@ def judge(
     gain: float = 1.0,
     offset: float = 0.0,
     spikes: Spikes = NO_SPIKES,
+    doubts: tuple[str, ...] = (),
 ) -> trust.Verdict:
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
-    return trust.judge(raw, out, spikes, choice, noise_units(DOSE, gain, offset))
+    return trust.judge(out, Prepared(raw, spikes, noise_units(DOSE, gain, offset), DOSE, (), doubts), choice)
 
 
 @pytest.fixture
@@ -42,6 +43,11 @@ def test_the_true_image_is_believed_in_any_units(raw: NDArray[np.float64], gain:
     assert verdict.mean_raw == pytest.approx(float(raw.mean()) * gain + offset, rel=1e-6)
     assert verdict.mean_denoised == pytest.approx(DOSE * gain + offset, rel=1e-6)
     assert verdict.worst_block_counting_errors < 4
+
+
+def test_what_was_doubted_before_the_network_ran_is_a_reason_to_check(raw: NDArray[np.float64]) -> None:
+    verdict = judge(raw, np.full(SHAPE, DOSE, np.float32), doubts=("the dose is outside",))
+    assert verdict.word == "check" and verdict.reasons == ("the dose is outside",)
 
 
 def test_a_shifted_mean_is_noticed(raw: NDArray[np.float64]) -> None:
@@ -138,7 +144,7 @@ def test_every_figure_is_what_it_says_whatever_the_arithmetic(
         raw[spikes.rows, spikes.columns] = np.nan
     scaling = noise_units(dose, gain, offset)
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
-    verdict = trust.judge(raw, out, spikes, choice, scaling)
+    verdict = trust.judge(out, Prepared(raw, spikes, scaling, dose), choice)
     mean, block, noise = plainly(raw, out, spikes, dose, gain, offset)
     assert verdict.mean_shift_counting_errors == pytest.approx(mean, abs=1e-3, rel=1e-3)
     assert verdict.worst_block_counting_errors == pytest.approx(block, abs=1e-3, rel=1e-3)
@@ -149,6 +155,7 @@ def test_numbers_too_large_for_float32_sums_are_no_reason_to_throw_a_result_away
     raw = np.full(SHAPE, 3e37, np.float32)
     raw[::2] = 1e37
     choice = Choice(Profile(name="p", gain=1e36), "test", 1e36, 0.0)
-    verdict = trust.judge(raw, np.full(SHAPE, 2e37, np.float32), NO_SPIKES, choice, noise_units(20.0, 1e36))
+    prepared = Prepared(raw, NO_SPIKES, noise_units(20.0, 1e36), 20.0)
+    verdict = trust.judge(np.full(SHAPE, 2e37, np.float32), prepared, choice)
     assert verdict.mean_shift == pytest.approx(0, abs=1e-6)
     assert np.isfinite(verdict.removed_noise)

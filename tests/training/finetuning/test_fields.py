@@ -129,7 +129,7 @@ def test_what_cannot_be_a_pair_is_skipped_with_the_reason_and_the_rest_is_used(
         "sizes_a.tif": "another size",
         "small_a.tif": "at least 128",
         "alone.tif": "without a partner",
-        "notes.txt": "neither TIFF nor MRC",
+        "notes.txt": "no kind of micrograph",
         "cut.tif": "the file ends at byte 4000",
     }.items():
         assert reason in skipped[name], skipped[name]

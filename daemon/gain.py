@@ -35,6 +35,8 @@ PEDESTAL_DOSE = 1000.0
 """Data without a zero of counts are served as if on a pedestal this high: their noise is nearly even."""
 NEGATIVE = 1e-3
 """Share of negative values from which on values cannot be proportional to counts."""
+STRUCTURE = 0.005
+"""Share of the noise's variance that fine structure may add where the image is bright, and not where it is dark."""
 TOLD, UNTOLD = 0.05, 1.0
 """Relative error of the gain up to which the image itself tells it (two such errors are a tenth), and of one that it
 does not tell at all."""
@@ -42,7 +44,7 @@ does not tell at all."""
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Variance against mean, in units² and units. `error`: one standard error of `slope`; inf if there is none."""
+    """Variance against mean, in units² and units. `error`: of `slope`, by chance and by structure; inf if there is none."""
 
     centre: float
     height: Estimate
@@ -71,7 +73,9 @@ class Line:
             kept = int(near.sum())
             scatter = max(error, sqrt(float(np.square(residual[near]).sum()) / (kept - 2)))
             centre, height, slope, spread = _least_squares(mean[near], variance[near], expected[near])
-        wrong = scatter / sqrt(spread) if spread > 0 else inf
+        if spread <= 0:
+            return cls(centre, Estimate(height, height * scatter / sqrt(kept)), 0.0, inf)
+        wrong = hypot(scatter / sqrt(spread), STRUCTURE * height / float(mean.std()))
         return cls(centre, Estimate(height, height * scatter / sqrt(kept)), slope, wrong)
 
     def at(self, mean: float) -> float:

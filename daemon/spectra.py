@@ -26,10 +26,12 @@ CORRELATED, MOST_CORRELATED = 0.08, 0.3
 too little of the noise to tell the rest."""
 RINGS = (0.71, 0.58, 0.5, 0.44, 0.38, 0.32, 0.26, 0.2, 0.14)
 """Edges of rings of spatial frequency, cycles per pixel, from the finest detail inwards."""
-STRUCTURE = 0.02
+STRUCTURE = 0.01
 """Share by which a ring may exceed the finer ones, beyond its error, before it is taken to show the specimen."""
 FEW = 14
+"""Patches worked on at a time: they stay in the cache."""
 TINY = 1e-300
+"""Units²: no noise."""
 HIT = 12.0
 """A pixel so many standard deviations from its patch's mean is an X-ray hit or dead, and left out."""
 MOST_MISSING = 0.01
@@ -101,7 +103,7 @@ class Spectra:
             quotient = float(np.median(ring / variance))
             terms, more = int(used.sum()), int(chosen.sum())
             error = 1.25 * hypot(relative_error(terms, 0.5), relative_error(more, 0.5)) / sqrt(len(self))
-            if quotient > 1 + STRUCTURE + 2 * error:
+            if quotient > 1 + STRUCTURE + error:
                 break
             variance, used = (variance * terms + ring * more) / (terms + more), used | chosen
         found = self.correlations(variance)
@@ -184,7 +186,6 @@ def look(pixels: Pixels) -> Spectra:
     negative = float((patches < 0).mean()) if patches.dtype.kind in "if" else 0.0
     full = _saturated(patches)
     patches = patches[full.mean((1, 2)) <= MOST_MISSING]
-    # A few at a time stay in the cache.
     found = [_power(part, window) for part in np.array_split(patches, max(1, len(patches) // FEW))]
     power, mean = (np.concatenate(column) for column in zip(*found, strict=True))
     spectra = Spectra(power, mean, side, negative, float(full.mean()))

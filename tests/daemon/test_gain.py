@@ -54,7 +54,7 @@ def test_the_noise_of_a_known_camera_is_found_within_a_tenth(kind: str) -> None:
 def test_the_gain_of_a_known_camera_is_found_within_a_tenth_where_the_image_is_said_to_tell_it() -> None:
     found = [(one.gain / gain, one.told) for kind in KINDS for gain, _, one, _ in cameras(kind, (1.0,))]
     errors = np.array([abs(ratio - 1) for ratio, told in found if told])
-    assert len(errors) > 0.6 * len(found)
+    assert len(errors) > 0.3 * len(found)
     assert np.mean(errors < 0.1) >= 0.95 and errors.max() < 0.25
 
 

@@ -34,10 +34,10 @@ def render(
     """
     height, width = denoised.shape
     bin_by = max(1, ceil(max(height, width) / pixels))
-    panels = [_binned(plane, bin_by) for plane in (raw, denoised)]
-    low, high = _window(panels[1])
+    panels = [binned(plane, bin_by) for plane in (raw, denoised)]
+    low, high = window(panels[1])
     enlarge = max(1, _SMALLEST // max(panels[0].shape))
-    left, right = (Picture.fromarray(_grey(panel, low, high).repeat(enlarge, 0).repeat(enlarge, 1)) for panel in panels)
+    left, right = (Picture.fromarray(grey(panel, low, high).repeat(enlarge, 0).repeat(enlarge, 1)) for panel in panels)
     text = max(13, round(left.width / 44))
     shown = (max(left.width, _SMALLEST), max(left.height, 6 * text))
     margins = ((shown[0] - left.width) // 2, (shown[1] - left.height) // 2)
@@ -77,7 +77,7 @@ def written_by(path: Path) -> str | None:
         return None
 
 
-def _binned(plane: Pixels, factor: int) -> Image:
+def binned(plane: Pixels, factor: int) -> Image:
     """Mean over `factor` x `factor` blocks, float32, a strip at a time; NaN and Inf count as 0.
 
     Columns and rows that do not fill a block are left out, unless nothing would remain.
@@ -101,16 +101,18 @@ def _binned(plane: Pixels, factor: int) -> Image:
     return out
 
 
-def _window(panel: Image) -> tuple[float, float]:
+def window(panel: Image) -> tuple[float, float]:
+    """The values of an image (H, W) that become black and white."""
     sample = panel.reshape(-1)[:: max(1, panel.size // 200_000)]
     low, high = (float(value) for value in np.percentile(sample, WINDOW))
     return (low, high) if high > low else (low - 1.0, low + 1.0)
 
 
-def _grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:
+def grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:
+    """Values (H, W) as grey levels: 0 at `low` and below, 255 at `high` and above."""
     scaled = (panel - np.float32(low)) * np.float32(255.0 / (high - low))
-    grey: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
-    return grey
+    levels: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    return levels
 
 
 def _tag(draw: ImageDraw.ImageDraw, font: Font, corner: tuple[int, int], text: int, label: str) -> None:

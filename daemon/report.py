@@ -90,7 +90,7 @@ def write_outputs(
     image = output_path(root, relative, revision, kind)
     with explained(root, image), temporary_files() as temporary:
         _make_folder(root, image.parent)
-        while _own(image) is not None:
+        while own_record(image) is not None:
             revision += 1
             image = output_path(root, relative, revision, kind)
         record, picture = _beside(image, ".json"), preview_path(image)
@@ -169,7 +169,7 @@ def _find(
         for image in dict.fromkeys(output_path(root, relative, number, kind) for kind in kinds):
             with explained(root, image):
                 _refuse_outside(root, image.parent)
-                content = _own(image)
+                content = own_record(image)
                 if content is None:
                     continue
                 taken = True
@@ -187,7 +187,7 @@ def _find(
     return None
 
 
-def _own(image: Path) -> dict[str, Any] | None:
+def own_record(image: Path) -> dict[str, Any] | None:
     """The JSON of an image that is there and is a result of ours, or None."""
     if image.is_symlink() or not image.is_file():
         return None

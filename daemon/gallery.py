@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from daemon import report, views
+from daemon import __version__, report, views
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.folders import Folders
 from daemon.ledger import Job
@@ -29,7 +29,6 @@ from daemon.micrograph import Pixels
 from daemon.preview import binned, grey, window
 from daemon.reader import Reader
 from daemon.shelf import Shelf
-from daemon.views import Spectrum
 
 T = TypeVar("T")
 Plane = Literal["raw", "denoised", "residual"]
@@ -60,7 +59,9 @@ class Result:
     job: Job
     image: Path
     key: str
-    """Changes with the image file."""
+    """Changes with the image file, and with the program that draws it."""
+    shape: tuple[int, int]
+    """Height and width, pixels."""
     record: Mapping[str, Any] = field(repr=False)
     """The JSON beside it."""
     raw_gone: str
@@ -133,8 +134,9 @@ class Gallery:
             raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error
         if record is None:
             raise NotThereError(f"{image} has no record of ours beside it and is not shown")
-        told = f"{job.output}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogateescape")
-        return Result(job, image, hashlib.sha256(told).hexdigest()[:24], record, self._why_gone(job, record))
+        told = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogateescape")
+        key = hashlib.sha256(told).hexdigest()[:24]
+        return Result(job, image, key, _shape(image, record), record, self._why_gone(job, record))
 
     def tile(self, result: Result, plane: Plane, level: int, row: int, column: int) -> bytes:
         """PNG of one tile (see `views.tile_of`). Raises NotThereError, BusyError."""
@@ -154,7 +156,7 @@ class Gallery:
                 assert other is not None
                 return views.png(grey(found - other, *self._spread(raw, denoised, level)))
 
-        small = row == column == 0 and level > 0 and level == _overview(result)
+        small = row == column == 0 and 0 < level == views.levels(result.shape)
         return self._kept(f"{result.key}-{plane}", draw) if small else self.quietly(draw)
 
     def thumbnail(self, result: Result) -> bytes:
@@ -169,12 +171,17 @@ class Gallery:
         return self._kept(f"{result.key}-thumbnail", draw)
 
     def spectrum(self, result: Result, plane: Literal["raw", "denoised"]) -> bytes:
-        """PNG of the logarithm of the power, both in the grey scale of raw. Raises NotThereError, BusyError."""
+        """PNG of the logarithm of the power, both in the grey scale of raw; X-ray hits are filled in.
+
+        Raises NotThereError, BusyError.
+        """
 
         def draw() -> bytes:
             with self._explained(result):
-                found = views.spectrum(self._open(result, plane).pixels)
-                reference = found if plane == "raw" or result.raw_gone else self._spectrum_of_raw(result)
+                spots = _spots(result.record)
+                found = reference = views.spectrum(self._open(result, plane).pixels, spots)
+                if plane != "raw" and not result.raw_gone:
+                    reference = views.spectrum(self._open(result, "raw").pixels, spots)
                 return views.png(grey(found.power, *views.spectrum_window(reference)))
 
         return self._kept(f"{result.key}-spectrum-{plane}", draw)
@@ -267,9 +274,6 @@ class Gallery:
             raw.memo[name] = (-spread, spread) if spread > 0 else (-1.0, 1.0)
         return raw.memo[name]
 
-    def _spectrum_of_raw(self, result: Result) -> Spectrum:
-        return views.spectrum(self._open(result, "raw").pixels)
-
     def _kept(self, name: str, draw: Callable[[], bytes]) -> bytes:
         found = self.shelf.get(name)
         if found is None:
@@ -294,7 +298,23 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
-def _overview(result: Result) -> int:
-    """The level at which the whole is one tile, by the record; -1 if it does not say."""
-    shape = (result.record.get("output") or {}).get("shape")
-    return views.levels((int(shape[0]), int(shape[1]))) if isinstance(shape, list) and len(shape) == 2 else -1
+def _shape(image: Path, record: Mapping[str, Any]) -> tuple[int, int]:
+    match record.get("output"):
+        case {"shape": [int(height), int(width)]} if height > 0 and width > 0:
+            return height, width
+    raise NotThereError(f"the record beside {image} does not say its size: it is damaged")
+
+
+def _spots(record: Mapping[str, Any]) -> list[tuple[int, int, float]]:
+    """Row, column and new value of the spikes that the record lists."""
+    match record.get("spikes"):
+        case {"listed": [*listed]}:
+            pass
+        case _:
+            return []
+    return [
+        (row, column, value)
+        for one in listed
+        for row, column, value in [(one.get("row"), one.get("column"), one.get("filled_with"))]
+        if isinstance(row, int) and isinstance(column, int) and isinstance(value, float)
+    ]

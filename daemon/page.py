@@ -247,14 +247,14 @@ def _brief(job: Job) -> dict[str, Any]:
 
 def _shown(result: Result) -> dict[str, Any]:
     """What the page must know to draw it."""
-    height, width = result.record["output"]["shape"]
-    side, factor = views.spectrum_size((height, width))
+    height, width = result.shape
+    side, factor = views.spectrum_size(result.shape)
     return {
         "key": result.key,
         "height": height,
         "width": width,
         "tile": views.TILE,
-        "levels": views.levels((height, width)),
+        "levels": views.levels(result.shape),
         "raw_gone": result.raw_gone,
         "spectrum": {"side": side, "factor": factor},
         "name": _readable(result.image.name),

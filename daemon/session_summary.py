@@ -3,7 +3,6 @@
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 from daemon.ledger import Job, Ledger
@@ -12,7 +11,7 @@ from daemon.sessions import PAUSE_SECONDS
 LONGEST = 50_000
 """Of a longer session the newest micrographs are summed up."""
 BINS = 60
-_SHORTEST_BIN = 60.0
+_SHORTEST_BIN = 10.0
 _PAGE = 500
 
 
@@ -85,8 +84,8 @@ def _told(points: list[_Point]) -> dict[str, Any]:
         return {"micrographs": 0}
     # A clock that was set back puts them out of order.
     begin, end = min(point.at for point in points), max(point.at for point in points)
-    width = max(_SHORTEST_BIN, (end - begin) / BINS)
-    number = min(BINS, max(1, ceil((end - begin) / width)))
+    number = min(BINS, max(1, int((end - begin) / _SHORTEST_BIN)))
+    width = max(_SHORTEST_BIN, (end - begin) / number)
     bins: list[list[_Point]] = [[] for _ in range(number)]
     for point in points:
         bins[min(number - 1, int((point.at - begin) / width))].append(point)

@@ -1,6 +1,7 @@
 """What people look at, made of pixels: 8-bit pictures as files, a power spectrum, values along a line. Pure."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, hypot, log2
 
@@ -64,12 +65,18 @@ def spectrum_size(shape: tuple[int, int]) -> tuple[int, int]:
     return side, max(1, ceil(side / SPECTRUM_SHOWN))
 
 
-def spectrum(pixels: Pixels) -> Spectrum:
-    """Of the central square of an image (H, W), with a Hann window; NaN and Inf count as 0."""
+def spectrum(pixels: Pixels, filled: Sequence[tuple[int, int, float]] = ()) -> Spectrum:
+    """Of the central square of an image (H, W), with a Hann window; NaN and Inf count as 0.
+
+    `filled`: (row, column, value) of pixels to be replaced, such as X-ray hits: each would cover all with its fringes.
+    """
     height, width = pixels.shape
     side, factor = spectrum_size((height, width))
     top, left = ((length - side) // 2 for length in pixels.shape)
     square = binned(pixels[top : top + side, left : left + side], 1)
+    for row, column, value in filled:
+        if top <= row < top + side and left <= column < left + side:
+            square[row - top, column - left] = value
     square -= square.mean(dtype=np.float64)
     window = np.hanning(side + 2)[1:-1].astype(np.float32)
     square *= window[:, None] * window[None, :]

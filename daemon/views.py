@@ -131,7 +131,7 @@ def _between(pixels: Pixels, rows: NDArray[np.float64], columns: NDArray[np.floa
     inside = (rows >= -0.5) & (rows <= height - 0.5) & (columns >= -0.5) & (columns <= width - 0.5)
     y, x = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
-    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    bottom, right = np.ceil(y).astype(np.intp), np.ceil(x).astype(np.intp)  # on a pixel it is its own neighbour
     down, over = y - top, x - left
     upper = pixels[top, left] * (1 - over) + pixels[top, right] * over
     lower = pixels[bottom, left] * (1 - over) + pixels[bottom, right] * over

@@ -43,7 +43,7 @@ LISTED = 100
 """At most so many in one list."""
 RATE_SECONDS = 600.0
 """The rate is that of the last ten minutes."""
-_RATED = 200
+_RATED = 60
 _WIDEST = 200
 _ENDED: tuple[State, ...] = ("done", "quarantined")
 _WAITING: tuple[State, ...] = ("running", "pending", "retry")

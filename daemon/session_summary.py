@@ -8,7 +8,7 @@ from typing import Any
 from daemon.ledger import Job, Ledger
 from daemon.sessions import PAUSE_SECONDS
 
-LONGEST = 50_000
+LONGEST = 20_000
 """Of a longer session the newest micrographs are summed up."""
 BINS = 60
 _SHORTEST_BIN = 10.0

@@ -10,7 +10,7 @@ import { SpectrumView } from "./spectrum.js";
 import { Strip } from "./strip.js";
 import { Viewer } from "./viewer.js";
 
-const PULSE = 500;
+const PULSE = 400;
 const PULSE_HIDDEN = 5000; // milliseconds, while nobody sees the page
 const find = (name) => document.querySelector(name);
 
@@ -125,6 +125,8 @@ class Page {
     await this.strip.refresh();
     await this.#again();
     this.session.refresh();
+    this.viewer.refresh(); // what could not be had while nobody answered
+    this.#showSpectrum();
     this.#changed = state.changed;
   }
 

@@ -19,6 +19,7 @@ export class SpectrumView {
   #micrograph = null;
   #shown = false;
   #turn = 0;
+  #asking = false;
 
   constructor(root) {
     this.canvas = root.querySelector("#spectrum");
@@ -43,19 +44,19 @@ export class SpectrumView {
   /** Show or hide it; what is not shown is not asked for. */
   show(micrograph, visible) {
     const other = micrograph?.shown?.key !== this.#micrograph?.shown?.key;
-    const begin = visible && micrograph && (other || !this.#shown);
+    const begin = visible && micrograph && (other || (!this.#asking && !this.settled));
     this.#shown = visible;
     this.#micrograph = micrograph;
     this.canvas.hidden = !visible;
     if (!visible) this.readout.hidden = true;
     if (other) this.#turn += 1;
-    if (begin) this.#fetch(micrograph, other);
-    if (visible && !micrograph) this.#draw();
+    if (begin) this.#fetch(micrograph);
+    if (visible) this.#draw();
   }
 
   /** Whether both are drawn. */
   get settled() {
-    return this.#planes().every((plane) => this.#bitmaps[plane]?.key === this.#micrograph.shown.key);
+    return this.#planes().every((plane) => this.#bitmaps[plane]?.key === this.#micrograph?.shown.key);
   }
 
   #planes() {
@@ -63,11 +64,12 @@ export class SpectrumView {
     return this.#micrograph.shown.raw_gone ? ["denoised"] : ["raw", "denoised"];
   }
 
-  async #fetch(micrograph, fresh) {
+  async #fetch(micrograph) {
     const turn = this.#turn;
     const wanted = () => turn === this.#turn && this.#shown;
+    this.#asking = true;
     await Promise.all(this.#planes().map(async (plane) => {
-      if (!fresh && this.#bitmaps[plane]?.key === micrograph.shown.key) return;
+      if (this.#bitmaps[plane]?.key === micrograph.shown.key) return;
       try {
         const blob = await pictures.get(`picture/${micrograph.id}/spectrum/${plane}`, 50, wanted);
         if (blob === null || turn !== this.#turn) return;
@@ -78,6 +80,7 @@ export class SpectrumView {
         if (error.status !== undefined) this.#say(error.message);
       }
     }));
+    if (turn === this.#turn) this.#asking = false;
     this.#draw();
   }
 

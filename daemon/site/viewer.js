@@ -72,11 +72,11 @@ export class Viewer {
   /** Larger by a factor, with the image staying where it is at a point of the canvas (its middle). */
   zoom(factor, at = { x: this.canvas.width / 2, y: this.canvas.height / 2 }) {
     if (!this.#micrograph) return;
-    const before = this.toImage(at);
+    const before = this.scale;
     this.scale = Math.min(LARGEST, Math.max(Math.min(this.#whole(), 1), this.scale * factor));
     this.#fitted = false;
-    const after = this.toImage(at);
-    this.#moveTo(this.centre.x + before.x - after.x, this.centre.y + before.y - after.y);
+    const nearer = 1 / before - 1 / this.scale;
+    this.#moveTo(this.centre.x + (at.x - this.canvas.width / 2) * nearer, this.centre.y + (at.y - this.canvas.height / 2) * nearer);
   }
 
   larger = () => this.zoom(STEP);

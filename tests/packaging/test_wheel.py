@@ -59,6 +59,8 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
         names = [PurePosixPath(name) for name in archive.namelist()]
     inside = {str(name) for name in names}
     assert wheel.name == f"emdenoised-{__version__}-py3-none-any.whl"
+    site = {f"daemon/site/{file.name}" for file in (ROOT / "daemon" / "site").iterdir()}
+    assert "daemon/site/index.html" in site and site <= inside
     assert {"daemon/config.yaml", "daemon/py.typed", "training/py.typed", "engine_build/py.typed"} <= inside
     assert manifest.names()
     for weights in manifest.names():

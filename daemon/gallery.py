@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil
@@ -42,6 +42,7 @@ RESIDUAL_SIGMAS = 4.0
 """Black and white of the residual, in its own standard deviations at that level."""
 _NICE = 5
 _SAMPLE = 2048
+_RECORDS = 16
 
 
 class BusyError(EmdenoisedError):
@@ -93,14 +94,15 @@ class Gallery:
         self._memory, self._patience, self._clock = memory, patience, clock
         self.shelf = Shelf(folders.state / "page", disk)
         self._places = threading.BoundedSemaphore(AT_ONCE)
-        self._painters = ThreadPoolExecutor(AT_ONCE, "painter", _give_way)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
+        self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def close(self) -> None:
-        """Let everything go."""
-        self._painters.shutdown(cancel_futures=True)
+        """Let everything go. Waits for pictures that are being made, but not for a share that hangs."""
+        for _ in range(AT_ONCE):
+            self._places.acquire(timeout=PATIENCE_SECONDS)
         with self._lock:
             self._held.clear()
         self._reader.close()
@@ -129,13 +131,11 @@ class Gallery:
                 raise NotThereError(f"{image} is no file of ours and is not shown")
             if not image.parent.resolve().is_relative_to(self._folders.output.resolve()):
                 raise NotThereError(f"{image} lies outside the output folder and is not shown")
-            record = report.own_record(image)
+            told = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
+            key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+            record = self._record(key, image)
         except OSError as error:
             raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error
-        if record is None:
-            raise NotThereError(f"{image} has no record of ours beside it and is not shown")
-        told = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogateescape")
-        key = hashlib.sha256(told).hexdigest()[:24]
         return Result(job, image, key, _shape(image, record), record, self._why_gone(job, record))
 
     def tile(self, result: Result, plane: Plane, level: int, row: int, column: int) -> bytes:
@@ -203,15 +203,40 @@ class Gallery:
         return self.quietly(measure)
 
     def quietly(self, work: Callable[[], T]) -> T:
-        """Do what people wait for and micrographs must not, in one of the few threads for it. Raises BusyError."""
+        """Do what people wait for and micrographs must not, in a thread that gives way to theirs. Raises BusyError."""
         if not self._places.acquire(timeout=self._patience):
             raise BusyError("other pictures are being made; ask again")
-        try:
-            return self._painters.submit(work).result()
-        finally:
-            self._places.release()
+        done: Future[T] = Future()
+
+        def paint() -> None:
+            try:
+                _give_way()
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+            finally:
+                self._places.release()
+
+        # Not one of a pool: the process can end while it waits for a share.
+        threading.Thread(target=paint, name="painter", daemon=True).start()
+        return done.result()
 
     # Beneath
+
+    def _record(self, key: str, image: Path) -> dict[str, Any]:
+        """The JSON beside an image; those asked for last are remembered, as pictures of one come in dozens."""
+        with self._lock:
+            if (known := self._records.get(key)) is not None:
+                self._records.move_to_end(key)
+                return known
+        record = report.own_record(image)
+        if record is None:
+            raise NotThereError(f"{image} has no record of ours beside it and is not shown")
+        with self._lock:
+            self._records[key] = record
+            while len(self._records) > _RECORDS:
+                self._records.popitem(last=False)
+        return record
 
     def _why_gone(self, job: Job, record: Mapping[str, Any]) -> str:
         """Whether the raw file is the one the result was made from, as far as size and time tell."""

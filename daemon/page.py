@@ -118,7 +118,8 @@ class Page:
                 "waiting": sum(counts[state] for state in _WAITING),
                 "oldest_waiting": self._ledger.oldest_waiting(),
                 "per_hour": self._per_hour(),
-                "changed": _place(latest[0]) if latest else "",
+                # The counts as well: a clock that was set back makes what is new look old.
+                "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
                 "newest": _brief(newest[0]) if newest else None,
             }
         )

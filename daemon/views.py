@@ -80,7 +80,7 @@ def spectrum(pixels: Pixels, filled: Sequence[tuple[int, int, float]] = ()) -> S
     square -= square.mean(dtype=np.float64)
     window = np.hanning(side + 2)[1:-1].astype(np.float32)
     square *= window[:, None] * window[None, :]
-    power = np.abs(np.fft.fft2(square)) ** 2 / np.float64(np.square(window).sum(dtype=np.float64) ** 2)
+    power = np.abs(np.fft.fft2(square)) ** 2 / float(np.square(window).sum(dtype=np.float64)) ** 2
     shown = binned(np.fft.fftshift(power), factor)
     floor = float(shown.max()) * 1e-12 or 1e-30
     return Spectrum(np.log10(np.maximum(shown, np.float32(floor))), side, factor)

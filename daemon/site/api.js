@@ -49,8 +49,8 @@ class Pictures {
   onbusy = () => {};
 
   /**
-   * A picture as a Blob. `urgency`: the least goes first; `wanted` is asked before it is fetched and again after each
-   * refusal. Null where it is not wanted any more; throws as `ask` does.
+   * A picture as a Blob. `urgency`: the least goes first. It is asked for again while the daemon is busy or away, as
+   * long as `wanted` says so: null where it is not wanted any more. Throws Refused.
    */
   get(path, urgency, wanted) {
     return new Promise((resolve, reject) => {
@@ -76,10 +76,10 @@ class Pictures {
       try {
         return await (await fetched(path)).blob();
       } catch (error) {
-        if (!(error instanceof Refused && error.busy)) throw error;
-        this.#told(1);
-        await pause(error.seconds);
-        this.#told(-1);
+        if (error instanceof Refused && !error.busy) throw error;
+        this.#told(error.busy ? 1 : 0);
+        await pause(error.seconds ?? 1);
+        this.#told(error.busy ? -1 : 0);
       }
     }
     return null;

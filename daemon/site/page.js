@@ -125,8 +125,6 @@ class Page {
     await this.strip.refresh();
     await this.#again();
     this.session.refresh();
-    this.viewer.refresh(); // what could not be had while nobody answered
-    this.#showSpectrum();
     this.#changed = state.changed;
   }
 

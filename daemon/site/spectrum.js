@@ -77,7 +77,7 @@ export class SpectrumView {
         this.#bitmaps[plane]?.bitmap.close();
         this.#bitmaps[plane] = { key: micrograph.shown.key, bitmap };
       } catch (error) {
-        if (error.status !== undefined) this.#say(error.message);
+        this.#say(error.message);
       }
     }));
     if (turn === this.#turn) this.#asking = false;

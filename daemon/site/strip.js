@@ -173,7 +173,7 @@ export class Strip {
       image.src = address;
       item.querySelector(".picture").prepend(image);
     } catch (error) {
-      if (error.status === undefined && !item.forgotten) setTimeout(() => this.watcher.observe(item), 2000); // nobody answered
+      item.firstElementChild.title += `: ${error.message}`;
     }
   }
 }

@@ -46,7 +46,6 @@ export class Tiles {
       if (blob === null) return;
       bitmap = await createImageBitmap(blob);
     } catch (error) {
-      if (error.status === undefined) return; // nobody answered: it is asked for again when somebody does
       this.refused(name, error.message);
     } finally {
       this.#coming.delete(name);

@@ -31,6 +31,7 @@ class Page {
     this.line = new LineProfile(this.viewer);
     this.strip = new Strip((micrograph) => this.pick(micrograph));
     this.viewer.onchange = () => this.#onDrawn();
+    this.spectrum.onzoom = () => this.#showScale();
     pictures.onbusy = (busy) => (find("#busy").hidden = !busy);
     for (const one of document.querySelectorAll("[data-view]")) one.addEventListener("click", () => this.view(one.dataset.view));
     for (const one of document.querySelectorAll("[data-do]")) one.addEventListener("click", () => this.zoom(one.dataset.do));
@@ -185,11 +186,17 @@ class Page {
 
   #showSpectrum() {
     this.spectrum.show(this.#selected?.shown ? this.#selected : null, this.#view === "spectrum");
+    this.#showScale();
+  }
+
+  #showScale() {
+    const percent = 100 * this.viewer.scale;
+    const words = this.#view === "spectrum" ? `${number(this.spectrum.zoom)} ×` : `${number(percent, percent < 10 ? 2 : 3)} %`;
+    find("#scale").textContent = this.viewer.micrograph ? words : "–";
   }
 
   #onDrawn() {
-    const percent = 100 * this.viewer.scale;
-    find("#scale").textContent = this.viewer.micrograph ? `${number(percent, percent < 10 ? 2 : 3)} %` : "–";
+    this.#showScale();
     document.body.dataset.shown = this.viewer.micrograph?.id ?? "";
     document.body.dataset.settled = this.viewer.settled;
   }

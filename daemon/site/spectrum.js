@@ -15,6 +15,8 @@ function nearest(value) {
 }
 
 export class SpectrumView {
+  onzoom = () => {};
+
   #bitmaps = {};
   #micrograph = null;
   #shown = false;
@@ -38,6 +40,7 @@ export class SpectrumView {
 
   setZoom(factor) {
     this.zoom = Math.min(8, Math.max(1, factor));
+    this.onzoom();
     this.#draw();
   }
 

@@ -28,6 +28,7 @@ from daemon.ledger import Job
 from daemon.micrograph import Pixels
 from daemon.preview import binned, grey, window
 from daemon.reader import Reader
+from daemon.result_file import ResultFile, open_result
 from daemon.shelf import Shelf
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Result:
 
 @dataclass(slots=True)
 class _Held:
-    pixels: Pixels
+    pixels: Pixels | ResultFile
     used: float
     memo: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contrasts that were worked out."""
@@ -258,7 +259,7 @@ class Gallery:
                     found.used = self._clock()
                     self._held.move_to_end(name)
                     return found
-            one = _Held(self._read_raw(result) if plane == "raw" else self._read(result.image), self._clock())
+            one = _Held(self._read_raw(result) if plane == "raw" else self._read_denoised(result), self._clock())
             with self._lock:
                 if one.pixels.nbytes <= self._memory:
                     self._held[name] = one
@@ -268,6 +269,16 @@ class Gallery:
 
     def _read(self, path: Path, section: int | None = None) -> Pixels:
         return self._reader.read(path, section).pixels
+
+    def _read_denoised(self, result: Result) -> Pixels | ResultFile:
+        """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
+        plain = open_result(result.image, result.shape)
+        if plain is not None:
+            return plain
+        pixels = self._read(result.image)
+        if pixels.shape != result.shape:
+            raise NotThereError(f"{result.image} is not the result that its record describes: its size is another")
+        return pixels
 
     def _read_raw(self, result: Result) -> Pixels:
         if result.raw_gone:
@@ -291,7 +302,8 @@ class Gallery:
         """The residual's black and white at one level: noise averages out, structure that was removed does not."""
         name = f"spread {level}"
         if name not in raw.memo:
-            middle = tuple(slice(max(0, (side - _SAMPLE) // 2), (side + _SAMPLE) // 2) for side in raw.pixels.shape)
+            rows, columns = (slice(max(0, (side - _SAMPLE) // 2), (side + _SAMPLE) // 2) for side in raw.pixels.shape)
+            middle = rows, columns
             left = binned(raw.pixels[middle], 1 << level) - binned(denoised.pixels[middle], 1 << level)
             # By quartiles, because X-ray hits are in it.
             low, high = np.percentile(left, (25, 75))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from daemon.micrograph import Image, Pixels
-from daemon.preview import binned
+from daemon.micrograph import Image
+from daemon.preview import Plane, binned
 
 TILE = 512
 """Side of a tile, pixels."""
@@ -42,7 +42,7 @@ def levels(shape: tuple[int, int]) -> int:
     return max(0, ceil(log2(max(shape) / TILE)))
 
 
-def tile_of(pixels: Pixels, level: int, row: int, column: int) -> Image | None:
+def tile_of(pixels: Plane, level: int, row: int, column: int) -> Image | None:
     """One tile, at most (TILE, TILE) float32: means over squares of 2**level pixels; None where there is none.
 
     Pixels at the far edges that do not fill a square are left out, as in `preview.binned`.
@@ -65,7 +65,7 @@ def spectrum_size(shape: tuple[int, int]) -> tuple[int, int]:
     return side, max(1, ceil(side / SPECTRUM_SHOWN))
 
 
-def spectrum(pixels: Pixels, filled: Sequence[tuple[int, int, float]] = ()) -> Spectrum:
+def spectrum(pixels: Plane, filled: Sequence[tuple[int, int, float]] = ()) -> Spectrum:
     """Of the central square of an image (H, W), with a Hann window; NaN and Inf count as 0.
 
     `filled`: (row, column, value) of pixels to be replaced, such as X-ray hits: each would cover all with its fringes.
@@ -91,7 +91,7 @@ def spectrum_window(reference: Spectrum) -> tuple[float, float]:
     return float(np.median(reference.power)) - DECADES, float(np.quantile(reference.power, 0.9995))
 
 
-def along(pixels: Pixels, begin: tuple[float, float], end: tuple[float, float], width: int) -> NDArray[np.float64]:
+def along(pixels: Plane, begin: tuple[float, float], end: tuple[float, float], width: int) -> NDArray[np.float64]:
     """Values along a line from `begin` to `end` (row, column; whole numbers are the middles of pixels), float64.
 
     About one for each pixel, interpolated between neighbours, each the mean over `width` parallel lines a pixel apart.
@@ -125,15 +125,18 @@ def jpeg(levels: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _between(pixels: Pixels, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+def _between(pixels: Plane, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values between four neighbours each, NaN outside the image."""
     height, width = pixels.shape
     inside = (rows >= -0.5) & (rows <= height - 0.5) & (columns >= -0.5) & (columns <= width - 0.5)
     y, x = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    part = slice(int(y.min()), int(y.max()) + 2), slice(int(x.min()), int(x.max()) + 2)
+    found = pixels[part]
+    y, x = y - part[0].start, x - part[1].start
     top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
     bottom, right = np.ceil(y).astype(np.intp), np.ceil(x).astype(np.intp)  # on a pixel it is its own neighbour
     down, over = y - top, x - left
-    upper = pixels[top, left] * (1 - over) + pixels[top, right] * over
-    lower = pixels[bottom, left] * (1 - over) + pixels[bottom, right] * over
-    found: NDArray[np.float64] = np.where(inside, upper * (1 - down) + lower * down, np.nan)
-    return found
+    upper = found[top, left] * (1 - over) + found[top, right] * over
+    lower = found[bottom, left] * (1 - over) + found[bottom, right] * over
+    values: NDArray[np.float64] = np.where(inside, upper * (1 - down) + lower * down, np.nan)
+    return values

@@ -21,8 +21,11 @@ from site_of_daemon import until
 
 from daemon import formats, preview, report, views
 from daemon.config import Config
+from daemon.errors import MicrographError, TransientError
 from daemon.gallery import AT_ONCE, HELD_SECONDS, BusyError, Gallery, NotThereError
+from daemon.micrograph import Micrograph, PixelSize
 from daemon.reader import Reader
+from daemon.result_file import open_result
 from daemon.shelf import Shelf
 
 SHAPE = (1100, 1300)
@@ -144,6 +147,38 @@ def test_a_section_of_a_stack_is_shown_as_long_as_it_is_the_one_that_was_denoise
     again.close()
 
 
+@pytest.mark.parametrize(("kind", "name"), [("tiff", "a.tif"), ("mrc", "a.mrc"), ("tiff", "ome.tif")])
+def test_parts_of_a_result_are_read_from_its_file(tmp_path: Path, kind: formats.Kind, name: str) -> None:
+    pixels = np.random.default_rng(0).normal(20, 5, (130, 170)).astype(np.float32)
+    size = PixelSize(0.04, 0.05 if name == "ome.tif" else 0.04, "nm")  # ImageJ's knows no unequal sides
+    path = tmp_path / name
+    formats.write(path, kind, pixels, Micrograph(pixels, path, kind, size), {})
+    found = open_result(path, (130, 170))
+    assert found is not None
+    np.testing.assert_array_equal(found[:, :], formats.read(path, 1 << 20).pixels)
+    np.testing.assert_array_equal(found[40:90, 17:50], pixels[40:90, 17:50])
+    np.testing.assert_array_equal(found[120:999, 160:999], pixels[120:, 160:])
+    assert open_result(path, (170, 130)) is None
+    os.truncate(path, path.stat().st_size - 4)
+    with pytest.raises((TransientError, MicrographError), match=name):
+        found[100:, :]
+
+
+def test_a_result_that_was_saved_again_by_another_program_is_shown_as_it_is(
+    finished: Finished, gallery: Gallery
+) -> None:
+    raw = counts(3, (80, 90))
+    job = finished.add("a.tif", raw)
+    image = finished.config.folders.output / "a.tif"
+    before = gallery.tile(gallery.find(job), "denoised", 0, 0, 0)
+    tifffile.imwrite(image, smoothed(raw), compression="zlib")
+    assert open_result(image, (80, 90)) is None
+    assert gallery.tile(gallery.find(job), "denoised", 0, 0, 0) == before
+    tifffile.imwrite(image, smoothed(raw)[:50], compression="zlib")
+    with pytest.raises(NotThereError, match="not the result that its record describes"):
+        gallery.tile(gallery.find(job), "denoised", 0, 0, 0)
+
+
 # Values
 
 
@@ -214,12 +249,12 @@ def test_spectra_of_both_have_one_grey_scale_and_hits_of_the_record_are_filled_i
 
 
 def test_memory_is_bounded_and_let_go_of_after_a_while(finished: Finished, clock: Clock) -> None:
-    jobs = [finished.add(f"{number}.tif", counts(number, (512, 1024))) for number in range(4)]  # 1 and 2 MiB each
-    gallery = make(finished, clock, memory=4 * MIB)
+    jobs = [finished.add(f"{number}.tif", counts(number, (512, 1024))) for number in range(4)]  # raw 1 MiB each
+    gallery = make(finished, clock, memory=2 * MIB)
     for job in jobs:
         for plane in ("raw", "denoised"):
             gallery.tile(gallery.find(job), plane, 0, 0, 0)  # type: ignore[arg-type]
-            assert 0 < gallery.held <= 4 * MIB
+            assert 0 < gallery.held <= 2 * MIB
     clock.now += HELD_SECONDS - 1
     gallery.tidy()
     assert gallery.held > 0

@@ -164,6 +164,8 @@ class Keep(Section):
     """GiB of previews kept, the newest; null: all."""
     ledger_days: float | None = Field(default=365.0, ge=0, le=1e5)
     """Days after which the ledger forgets a micrograph whose raw file is gone; null: never."""
+    page_mib: int = Field(default=256, ge=0, le=1_000_000)
+    """MiB of small pictures that the live page has made, kept in the state folder, the latest used; 0: none."""
 
 
 class SpikesConfig(Section):
@@ -306,12 +308,16 @@ def _to_address(value: object) -> Address | None:
 
 
 class MonitorConfig(Section):
-    """What the service tells other programs on this computer about itself."""
+    """What the service shows of itself to people and programs on this computer."""
 
     listen: Annotated[
         Address | None, BeforeValidator(_to_address), PlainSerializer(lambda one: None if one is None else str(one))
     ] = Address("127.0.0.1", 8642)
-    """Address and port of /metrics and /healthz; null: nothing listens."""
+    """Address and port of the live page, /metrics and /healthz; null: nothing listens."""
+    page: bool = True
+    """Whether there is a live page: the micrographs, before and after, at full resolution."""
+    page_memory_mib: int = Field(default=256, ge=0, le=1_000_000)
+    """MiB of micrographs that the page holds in memory while somebody looks at them."""
 
 
 def _named(profiles: object) -> object:

@@ -1,12 +1,17 @@
-"""A small web server on this computer's own address: /metrics for Prometheus, /healthz for whoever watches services."""
+"""A small web server on this computer's own address: /metrics for Prometheus, /healthz for whoever watches services.
+
+What else it serves is handed to it (`Monitor.show`): the live page, which knows the micrographs.
+"""
 
 import json
 import logging
+import socket
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from typing import Literal, Protocol
+from urllib.parse import parse_qsl
 
 from daemon.config import Address
 
@@ -14,7 +19,17 @@ log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10
 AT_ONCE = 16
+PROTECTION = {
+    # Nothing from elsewhere is loaded or asked, and what a file name may hold is never run.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Sent with every answer."""
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
+_MOST_PARAMETERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,40 @@ class Health:
     state: Literal["ok", "starting", "degraded", "failed"]
     detail: str
     backend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET or HEAD: the path, without what follows "?", which is in `given`."""
+
+    path: str
+    given: Mapping[str, str] = field(default_factory=dict)
+    etag: str = ""
+    """The version that the browser has (If-None-Match)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent. With an `etag` the browser may keep it, and asks each time whether it still holds."""
+
+    status: int
+    kind: str
+    body: bytes
+    etag: str = ""
+    retry_after: int = 0
+    """Seconds, where it is worth asking again."""
+
+
+class Site(Protocol):
+    """What answers requests other than for health and metrics; called by several threads."""
+
+    def answer(self, request: Request) -> Answer | None:
+        """None for what is not there."""
+        ...
+
+    def tidy(self) -> None:
+        """Called now and then, by the thread that listens."""
+        ...
 
 
 class Monitor:
@@ -47,6 +96,17 @@ class Monitor:
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True)
         self._thread.start()
 
+    @property
+    def address(self) -> str:
+        """What a browser on this computer is told."""
+        host = self._server.server_address[0]
+        return f"http://{f'[{host!s}]' if self._server.address_family == socket.AF_INET6 else host!s}:{self.port}/"
+
+    def show(self, site: Site | None) -> None:
+        """From now on `site` answers what is neither health nor metrics."""
+        if self.port is not None:
+            self._server.site = site
+
     def close(self) -> None:
         """Stop listening."""
         if self.port is not None:
@@ -62,6 +122,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: Address, health: Callable[[], Health], metrics: Callable[[], bytes]) -> None:
         self.address_family = address.family
         self.health, self.metrics = health, metrics
+        self.site: Site | None = None
         self._places = threading.BoundedSemaphore(AT_ONCE)
         super().__init__((address.host, address.port), _Handler)
 
@@ -77,6 +138,10 @@ class _Server(ThreadingHTTPServer):
         finally:
             self._places.release()
 
+    def service_actions(self) -> None:
+        if (site := self.site) is not None:
+            site.tidy()
+
     def handle_error(self, request: object, client_address: object) -> None:
         log.debug("a request from %s failed", client_address, exc_info=True)
 
@@ -90,34 +155,56 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not _is_here(self.headers.get("Host", "")):
             # A page from elsewhere that has its name resolve to this computer must not read us.
-            self._answer(403, "text/plain", b"ask for it by the name localhost\n")
+            self._answer(Answer(403, "text/plain", b"ask for it by the name localhost\n"))
             return
-        match self.path.partition("?")[0]:
+        path, _, query = self.path.partition("?")
+        match path:
             case "/healthz":
                 health = self.server.health()
                 text = json.dumps(asdict(health)) + "\n"
-                self._answer(200 if health.state == "ok" else 503, "application/json", text.encode())
+                self._answer(Answer(200 if health.state == "ok" else 503, "application/json", text.encode()))
             case "/metrics":
-                self._answer(200, _METRICS, self.server.metrics())
-            case "/":
-                self._answer(200, "text/plain", b"emdenoised: /healthz, /metrics\n")
+                self._answer(Answer(200, _METRICS, self.server.metrics()))
             case _:
-                self._answer(404, "text/plain", b"there are /healthz and /metrics\n")
+                self._answer(self._of_site(path, query) or _elsewhere(path))
+
+    def _of_site(self, path: str, query: str) -> Answer | None:
+        site = self.server.site
+        if site is None:
+            return None
+        try:
+            given = dict(parse_qsl(query, max_num_fields=_MOST_PARAMETERS))
+        except ValueError:
+            return Answer(400, "text/plain", b"too many parameters\n")
+        return site.answer(Request(path, given, self.headers.get("If-None-Match", "")))
 
     do_HEAD = do_GET  # noqa: N815 - the base class's word
 
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
+    def _answer(self, answer: Answer) -> None:
+        known = answer.etag != "" and answer.etag == self.headers.get("If-None-Match", "")
+        body = b"" if known else answer.body
+        self.send_response(304 if known else answer.status)
+        self.send_header("Content-Type", answer.kind)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "private, no-cache" if answer.etag else "no-store")
+        if answer.etag:
+            self.send_header("ETag", answer.etag)
+        if answer.retry_after:
+            self.send_header("Retry-After", str(answer.retry_after))
+        for name, value in PROTECTION.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's word
         log.debug(format, *arguments)
+
+
+def _elsewhere(path: str) -> Answer:
+    if path == "/":
+        return Answer(200, "text/plain", b"emdenoised: /healthz, /metrics\n")
+    return Answer(404, "text/plain", b"there are /healthz and /metrics\n")
 
 
 def _is_here(host: str) -> bool:

@@ -4,6 +4,7 @@ import struct
 import unicodedata
 from math import ceil, floor, log10
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,15 @@ _SMALLEST = 256
 _STRIP_PIXELS = 1 << 22
 _GAP = 4
 _BACKGROUND, _INK, _DIM, _BOX = 18, 255, 190, 28
+
+
+class Plane(Protocol):
+    """Pixels of which parts can be taken: an array (H, W), or one that is still in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> Pixels: ...
 
 
 def render(
@@ -81,7 +91,7 @@ def written_by(path: Path) -> str | None:
         return None
 
 
-def binned(plane: Pixels, factor: int) -> Image:
+def binned(plane: Plane, factor: int) -> Image:
     """Mean over `factor` x `factor` blocks, float32, a strip at a time; NaN and Inf count as 0.
 
     Columns and rows that do not fill a block are left out, unless nothing would remain.

@@ -15,6 +15,7 @@ from daemon.errors import EmdenoisedError, TransientError
 from daemon.metrics import Metrics
 from daemon.monitor import Health, Monitor
 from daemon.notify import Notifier, watchdog_interval
+from daemon.page import Page
 from daemon.service import Service
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class _Supervisor:
         self._interval = watchdog_interval()
         self._told_beats, self._told_at, self._said_at = -1, 0.0, 0.0
         self._service = self._make(config)
+        self._monitor: Monitor | None = None
+        self._page: Page | None = None
         self._signals = _Signals(reload is not None and not once and not sys.stdin.isatty())
 
     def _make(self, config: Config) -> Service:
@@ -79,7 +82,7 @@ class _Supervisor:
         )
 
     def run(self) -> int:
-        monitor = self._listen()
+        self._listen()
         try:
             if not self._start(self._service):
                 log.info("%s: stopped before it was ready", self._stopped_by)
@@ -92,15 +95,19 @@ class _Supervisor:
                     if not self._renew():
                         return 0
                     if self._config.monitor.listen != listened:
-                        monitor = self._listen(monitor)
+                        self._listen()
+                    else:
+                        self._show_page()
                 finished = why == "finished"
             finally:
                 self._notifier.stopping("finishing the micrograph in hand")
                 self._signals.give_back()
                 self._service.stop()
         finally:
-            if monitor:
-                monitor.close()
+            if self._monitor:
+                self._monitor.close()
+            if self._page:
+                self._page.close()
         if self._service.failure is not None:
             log.critical("stopped: %s", self._service.failure)
             return 1
@@ -114,13 +121,29 @@ class _Supervisor:
     def _stopped_by(self) -> str:
         return self._signals.stop.name if self._signals.stop else ""
 
-    def _listen(self, before: Monitor | None = None) -> Monitor | None:
-        """Metrics and health, where the settings want them."""
-        if before is not None:
-            before.close()
+    def _listen(self) -> None:
+        """Metrics, health and the page, where the settings want them."""
+        if self._monitor is not None:
+            self._monitor.close()
         self._metrics.ask(lambda: self._service.figures())
         address = self._config.monitor.listen
-        return None if address is None or self._once else Monitor(address, self._health, self._metrics.text)
+        self._monitor = None
+        if address is not None and not self._once:
+            self._monitor = Monitor(address, self._health, self._metrics.text)
+        self._show_page()
+
+    def _show_page(self) -> None:
+        """The page as the settings are now; one that was there goes on until its successor is."""
+        before, self._page = self._page, None
+        if self._monitor is not None and self._monitor.port is not None and self._config.monitor.page:
+            try:
+                self._page = Page(self._config, self._health)
+            except EmdenoisedError as error:
+                log.warning("monitor.page: there is no live page: %s", error)
+        if self._monitor is not None:
+            self._monitor.show(self._page)
+        if before is not None:
+            before.close()
 
     def _health(self) -> Health:
         return self._service.health
@@ -128,6 +151,8 @@ class _Supervisor:
     def _ready(self) -> None:
         backend, folders = self._service.inference.backend_name, self._config.folders
         log.info("ready: %s; watching %s, results go to %s", backend, folders.drop, folders.output)
+        if self._page is not None and self._monitor is not None:
+            log.info("the live page is %s", self._monitor.address)
         self._notifier.ready(f"ready, {backend}")
 
     def _start(self, service: Service) -> bool:

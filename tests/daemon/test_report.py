@@ -486,9 +486,9 @@ def test_both_sides_use_one_contrast(tmp_path: Path) -> None:
 def test_binning_keeps_the_mean_by_area() -> None:
     plane = np.zeros((600, 900), np.uint16)
     plane[:, 450:] = 400
-    binned = preview.binned(plane, 6)
-    assert binned.shape == (100, 150) and binned.dtype == np.float32
-    np.testing.assert_array_equal(binned[:, 74:77], np.tile([0, 400, 400], (100, 1)))
+    found = preview.binned(plane, 6)
+    assert found.shape == (100, 150) and found.dtype == np.float32
+    np.testing.assert_array_equal(found[:, 74:77], np.tile([0, 400, 400], (100, 1)))
     noise = np.random.default_rng(0).poisson(5, (601, 907)).astype(np.uint8)
     exact = noise[:600, :906].reshape(100, 6, 151, 6).mean(axis=(1, 3))
     np.testing.assert_allclose(preview.binned(noise, 6), exact, rtol=1e-6)

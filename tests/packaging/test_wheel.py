@@ -59,6 +59,8 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
         names = [PurePosixPath(name) for name in archive.namelist()]
     inside = {str(name) for name in names}
     assert wheel.name == f"emdenoised-{__version__}-py3-none-any.whl"
+    site = {f"daemon/site/{file.name}" for file in (ROOT / "daemon" / "site").iterdir()}
+    assert "daemon/site/index.html" in site and site <= inside
     assert {"daemon/config.yaml", "daemon/py.typed", "training/py.typed", "engine_build/py.typed"} <= inside
     assert manifest.names()
     for weights in manifest.names():
@@ -69,7 +71,7 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
     assert {name.parts[0] for name in names} == PACKAGES | {f"{information}.dist-info", f"{information}.data"}
     assert f"{information}.data/data/share/emdenoised/emdenoised.service" in inside
     assert f"{information}.dist-info/licenses/LICENSE" in inside
-    kinds = {name.suffix for name in names if name.parts[0] in PACKAGES}
+    kinds = {name.suffix for name in names if name.parts[0] in PACKAGES and str(name) not in site}
     assert kinds <= {".py", ".typed", ".yaml", ".json", ".md", ".onnx", ".safetensors", ".cu", ".ptx"}
     assert not [name for name in names if "__pycache__" in name.parts or name.name.startswith(".")]
     source = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}

@@ -1,0 +1,74 @@
+"""Parts of a result's pixels, read from its file when they are wanted: a large one is never in memory as a whole.
+
+Read, not mapped into memory: a share that goes away would end the process that has it mapped.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from daemon import formats
+from daemon.errors import TransientError
+from daemon.formats import mrc, tiff_layout
+from daemon.formats.container import explained
+from daemon.micrograph import Image
+
+_FLOAT, _UNCOMPRESSED, _MRC_FLOAT = 3, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """Float32 pixels (H, W) that lie in a file one row after the other. Parts are taken as from an array."""
+
+    path: Path
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    """With the file's byte order."""
+    offset: int
+    """Bytes before the first pixel."""
+    nbytes: ClassVar[int] = 0
+    """What it holds in memory."""
+
+    def __getitem__(self, part: tuple[slice, slice]) -> Image:
+        """Rows and columns without steps, at least one of each.
+
+        Raises MicrographError or TransientError where they cannot be read.
+        """
+        height, width = self.shape
+        (top, bottom, _), (left, right, _) = part[0].indices(height), part[1].indices(width)
+        length = (bottom - top) * width * self.dtype.itemsize
+        with explained(self.path), formats.open_raw(self.path) as stream:
+            stream.seek(self.offset + top * width * self.dtype.itemsize)
+            data = stream.read(length)
+        if len(data) != length:
+            raise TransientError(f"{self.path}: is shorter than it was; was it replaced?")
+        rows = np.frombuffer(data, self.dtype).reshape(-1, width)
+        return rows[:, left:right].astype(np.float32, copy=False)
+
+
+def open_result(path: Path, shape: tuple[int, int]) -> ResultFile | None:
+    """A result as `report.write_outputs` writes it, of this shape; None for one that is not plain float32.
+
+    Raises MicrographError or TransientError where it cannot be read.
+    """
+    height, width = shape
+    with explained(path), formats.open_raw(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(mrc.HEADER_BYTES)
+        if mrc.recognised(head, path.suffix):
+            layout = mrc.parse(head)
+            plain = layout.shape == (1, height, width) and layout.mode == _MRC_FLOAT
+            return ResultFile(path, shape, layout.dtype, layout.data) if plain else None
+        tiff = tiff_layout.parse(stream, size)
+    page = tiff.pages[0]
+    ends = page.offsets + page.lengths
+    plain = (
+        (page.height, page.width, page.samples, page.bits) == (height, width, 1, 32)
+        and (page.sample_format, page.compression, page.segment_width) == (_FLOAT, _UNCOMPRESSED, width)
+        and bool((ends[:-1] == page.offsets[1:]).all())
+        and int(page.lengths.sum()) == 4 * height * width
+    )
+    return ResultFile(path, shape, np.dtype(f"{tiff.byteorder}f4"), int(page.offsets[0])) if plain else None

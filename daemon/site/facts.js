@@ -1,0 +1,117 @@
+// What is known of one micrograph, in words.
+
+import { element, MARKS, duration, length, number, outcome, time } from "./format.js";
+
+const WORDS = {
+  good: "Good",
+  check: "Check",
+  reject: "Reject",
+  quarantined: "Quarantined",
+  waiting: "Waiting",
+  unjudged: "No verdict",
+};
+const STEPS = { read: "#5b8def", prepare: "#4fb3bf", network: "#8ecbff", judge: "#efb956", write: "#8f9aa6" };
+const TAKEN = {
+  voltage_kv: ["Voltage", (value) => `${number(value)} kV`],
+  magnification: ["Magnification", (value) => `${number(value)} ×`],
+  exposure_seconds: ["Exposure", (value) => `${number(value)} s`],
+  electrons_per_pixel: ["Incident", (value) => `${number(value)} e⁻ per pixel`],
+  microscope: ["Microscope", String],
+  detector: ["Detector", String],
+  recorded: ["Recorded", String],
+};
+
+export function showFacts(root, micrograph) {
+  root.replaceChildren(...[
+    ...heading(micrograph),
+    ...verdict(micrograph),
+    ...image(micrograph),
+    ...taken(micrograph),
+    ...timings(micrograph),
+    ...remarks(micrograph),
+  ]);
+}
+
+function heading({ path, revision, shown, updated, state }) {
+  const parts = path.split("/");
+  const name = element("h2", "", parts.pop() + (revision > 1 ? ` (revision ${revision})` : ""));
+  const where = [parts.length ? parts.join("/") : "", `${state === "done" ? "done" : state} ${time(updated)}`].filter(Boolean);
+  if (shown?.name && !shown.name.startsWith(name.textContent)) where.push(`as ${shown.name}`);
+  return [name, element("p", "where", where.join(" · "))];
+}
+
+function verdict(micrograph) {
+  const word = outcome(micrograph);
+  const line = element("p", "verdict", "", { "data-outcome": word });
+  line.append(element("i", "", MARKS[word], { "aria-hidden": "true" }), element("span", "", WORDS[word]));
+  const reasons = micrograph.record?.verdict?.reasons ?? micrograph.facts.reasons ?? [];
+  return [line, ...bullets([...(micrograph.error ? [micrograph.error] : []), ...(word === "waiting" ? [] : reasons)])];
+}
+
+function bullets(texts) {
+  if (!texts.length) return [];
+  const list = element("ul", "reasons");
+  list.append(...texts.map((text) => element("li", "", text)));
+  return [list];
+}
+
+function table(title, rows) {
+  const known = rows.filter(([, text]) => text);
+  if (!known.length) return [];
+  const list = element("dl", "table");
+  for (const [name, text] of known) {
+    const row = element("div");
+    row.append(element("dt", "", name), element("dd", "", text));
+    list.append(row);
+  }
+  return [element("h3", "", title), list];
+}
+
+function image({ facts, record, shown, state }) {
+  if (state !== "done" && !shown) return [];
+  const size = record?.pixel_size ?? facts.pixel_size;
+  const pixel = size ? (size.x === size.y ? length(size.x, size.unit) : `${length(size.y, size.unit)} × ${length(size.x, size.unit)}`) : "unknown";
+  const dose = record?.dose ?? facts.dose;
+  const told = record?.verdict ?? {};
+  return table("Result", [
+    ["Dose", dose === null || dose === undefined ? "unknown" : `${number(dose)} counts per pixel`],
+    ["Profile", record?.profile?.why ?? record?.profile?.name],
+    ["Pixel", pixel],
+    ["Image", shown ? `${shown.width} × ${shown.height}${record?.dtype ? `, ${record.dtype}` : ""}` : ""],
+    ["Mean", told.mean_raw === undefined ? "" : `${number(told.mean_raw, 4)} → ${number(told.mean_denoised, 4)}`],
+    ["Removed", told.removed_noise === undefined ? "" : `${number(told.removed_noise)} × expected noise`],
+    ["Hot pixels", facts.spikes === undefined ? "" : `${facts.spikes}`],
+    ["Weights", record?.weights],
+    ["Ran on", facts.backend ?? record?.backend],
+  ]);
+}
+
+function taken({ record }) {
+  const found = record?.acquisition ?? {};
+  return table("Taken", Object.entries(TAKEN).map(([key, [name, words]]) =>
+    [name, found[key] === undefined || found[key] === "unknown" ? "" : words(found[key])]));
+}
+
+function timings({ timings: ledger, record }) {
+  const seconds = Object.entries({ ...record?.seconds, ...ledger }).filter(([, value]) => value > 0);
+  if (!seconds.length) return [];
+  const total = seconds.reduce((sum, [, value]) => sum + value, 0);
+  const bar = element("div", "steps", "", { "aria-hidden": "true" });
+  const legend = element("div", "legend");
+  for (const [step, value] of seconds) {
+    const part = element("i");
+    part.style.flexBasis = `${(100 * value) / total}%`;
+    const told = element("span", "", `${step} ${value < 1 ? `${Math.ceil(1000 * value)} ms` : duration(value)}`);
+    for (const one of [part, told]) one.style.setProperty("--tone", STEPS[step] ?? "#66717d");
+    bar.append(part);
+    legend.append(told);
+  }
+  return [element("h3", "", `Time: ${duration(total)}`), bar, legend];
+}
+
+function remarks({ record, warning, missing }) {
+  const reasons = new Set(record?.verdict?.reasons ?? []);
+  const texts = (record?.warnings ?? (warning ? [warning] : [])).filter((text) => !reasons.has(text));
+  const all = [...(missing ? [missing] : []), ...texts];
+  return all.length ? [element("h3", "", "Remarks"), ...bullets(all)] : [];
+}

@@ -1,0 +1,78 @@
+// Numbers, lengths and times as people read them.
+
+const METRES = { m: 1, cm: 1e-2, mm: 1e-3, um: 1e-6, "µm": 1e-6, nm: 1e-9, angstrom: 1e-10, "Å": 1e-10, pm: 1e-12 };
+
+/** Three significant digits, without an exponent where that is readable. */
+export function number(value, digits = 3) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(digits - 1);
+  return Math.abs(value) >= 10 ** digits ? Math.round(value).toString() : Number(value.toPrecision(digits)).toString();
+}
+
+/** A length in the file's unit, in the unit in which it is easiest to read: [value, unit]. */
+export function readable(value, unit) {
+  if (!(unit in METRES)) return [value, unit];
+  const metres = value * METRES[unit];
+  const [name, size] = [["mm", 1e-3], ["µm", 1e-6]].find(([, one]) => Math.abs(metres) >= one * 0.9999) ?? ["nm", 1e-9];
+  return [metres / size, name];
+}
+
+/** The same as text. */
+export function length(value, unit) {
+  const [shown, name] = readable(value, unit);
+  return `${number(shown)} ${name}`;
+}
+
+/** The longest of 1, 2 or 5 times a power of ten that is at most so long. */
+export function roundLength(most) {
+  const power = 10 ** Math.floor(Math.log10(most) + 1e-9);
+  return [5, 2, 1].map((step) => step * power).find((value) => value <= most * (1 + 1e-9)) ?? power;
+}
+
+/** The pixel size {x, y, unit} of a micrograph; pixels where it is not known. */
+export function pixelSize(micrograph) {
+  const size = micrograph?.record?.pixel_size ?? micrograph?.facts?.pixel_size;
+  return size && size.x > 0 && size.y > 0 ? size : { x: 1, y: 1, unit: "px" };
+}
+
+/** Wall-clock seconds as the time of day; with the date if that is another. */
+export function time(seconds, withSeconds = true) {
+  const at = new Date(seconds * 1000);
+  const two = (value) => value.toString().padStart(2, "0");
+  const clock = `${two(at.getHours())}:${two(at.getMinutes())}${withSeconds ? `:${two(at.getSeconds())}` : ""}`;
+  const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+  return at.toDateString() === new Date().toDateString() ? clock : `${day} ${clock}`;
+}
+
+/** Seconds as a duration. */
+export function duration(seconds) {
+  if (seconds < 90) return `${number(seconds, 2)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${number(seconds / 3600, 2)} h`;
+}
+
+/** What became of a micrograph: one word, by which it is coloured and filtered. */
+export function outcome(micrograph) {
+  if (micrograph.state === "quarantined") return "quarantined";
+  if (micrograph.state !== "done") return "waiting";
+  return micrograph.verdict ?? "unjudged";
+}
+
+export const MARKS = { good: "✓", check: "!", reject: "✕", quarantined: "–", waiting: "…", unjudged: "?" };
+
+/** An element with a class, text and attributes; text is never read as HTML. */
+export function element(tag, kind = "", text = "", attributes = {}) {
+  const one = document.createElement(tag);
+  if (kind) one.className = kind;
+  if (text !== "") one.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) one.setAttribute(name, value);
+  return one;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function drawing(tag, attributes = {}, text = "") {
+  const one = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) one.setAttribute(name, value);
+  if (text !== "") one.textContent = text;
+  return one;
+}

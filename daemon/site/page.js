@@ -1,0 +1,205 @@
+// The live page: asks the daemon whether anything is new, and has the parts show it.
+
+import { ask, pictures } from "./api.js";
+import { showFacts } from "./facts.js";
+import { element, number } from "./format.js";
+import { keys } from "./keys.js";
+import { LineProfile } from "./line.js";
+import { SessionView } from "./session.js";
+import { SpectrumView } from "./spectrum.js";
+import { Strip } from "./strip.js";
+import { Viewer } from "./viewer.js";
+
+const PULSE = 400;
+const PULSE_HIDDEN = 5000; // milliseconds, while nobody sees the page
+const find = (name) => document.querySelector(name);
+
+class Page {
+  following = true;
+  #changed = null;
+  #version = null;
+  #view = "compare";
+  #selected = null; // the micrograph that is shown, as the daemon told of it
+  #wanted = null; // the number of the one that is asked for
+  #timer = 0;
+
+  constructor() {
+    const root = find("#viewer");
+    this.viewer = new Viewer(root);
+    this.spectrum = new SpectrumView(root);
+    this.session = new SessionView();
+    this.line = new LineProfile(this.viewer);
+    this.strip = new Strip((micrograph) => this.pick(micrograph));
+    this.viewer.onchange = () => this.#onDrawn();
+    this.spectrum.onzoom = () => this.#showScale();
+    pictures.onbusy = (busy) => (find("#busy").hidden = !busy);
+    for (const one of document.querySelectorAll("[data-view]")) one.addEventListener("click", () => this.view(one.dataset.view));
+    for (const one of document.querySelectorAll("[data-do]")) one.addEventListener("click", () => this.zoom(one.dataset.do));
+    find("#follow").addEventListener("click", () => this.follow(!this.following));
+    find("#help-open").addEventListener("click", () => this.help());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#pulse());
+    keys(this);
+    this.view("compare");
+    this.#pulse();
+  }
+
+  get helping() {
+    return find("#help").open;
+  }
+
+  help() {
+    find("#help").showModal();
+  }
+
+  // What people do
+
+  view(name) {
+    this.#view = name;
+    if (name !== "compare" && name !== "residual" && this.line.open) this.line.close();
+    for (const one of document.querySelectorAll("[data-view]")) one.setAttribute("aria-pressed", one.dataset.view === name);
+    const image = name === "compare" || name === "residual";
+    find("#viewer").hidden = name === "session";
+    find("#zoom").hidden = name === "session";
+    find("#line").disabled = !image;
+    if (image) this.viewer.setView(name);
+    this.session.show(name === "session");
+    this.#showSpectrum();
+  }
+
+  toggleLine() {
+    if (this.#view === "compare" || this.#view === "residual") this.line.toggle();
+  }
+
+  zoom(what) {
+    if (this.#view === "spectrum") {
+      const factors = { in: 1.25, out: 0.8 };
+      this.spectrum.setZoom(what in factors ? this.spectrum.zoom * factors[what] : 1);
+      return;
+    }
+    ({ in: this.viewer.larger, out: this.viewer.smaller, fit: () => this.viewer.fit(), full: this.viewer.full })[what]();
+  }
+
+  /** The user takes one: it stays until another is taken. */
+  pick(micrograph) {
+    this.#setFollowing(false);
+    this.#select(micrograph.id);
+  }
+
+  follow(on) {
+    this.#setFollowing(on);
+    if (!on) return;
+    this.#changed = null;
+    this.strip.newest();
+    this.#pulse();
+  }
+
+  #setFollowing(on) {
+    this.following = on;
+    find("#follow").setAttribute("aria-pressed", on);
+  }
+
+  // What the daemon tells
+
+  async #pulse() {
+    clearTimeout(this.#timer);
+    const begun = performance.now();
+    try {
+      await this.#take(await ask("data/state"));
+      find("#banner").hidden = true;
+    } catch (error) {
+      this.#away(error);
+    }
+    clearTimeout(this.#timer);
+    const pause = document.hidden ? PULSE_HIDDEN : Math.max(100, PULSE - (performance.now() - begun));
+    this.#timer = setTimeout(() => this.#pulse(), pause);
+  }
+
+  async #take(state) {
+    if (this.#version !== null && this.#version !== state.version) location.reload();
+    this.#version = state.version;
+    this.#figures(state);
+    if (state.changed === this.#changed) return;
+    if (this.following) {
+      if (state.newest) await this.#select(state.newest.id, state.newest.place);
+      else this.#none();
+    }
+    await this.strip.refresh();
+    await this.#again();
+    this.session.refresh();
+    this.#changed = state.changed;
+  }
+
+  #figures({ health, counts, waiting, per_hour: rate }) {
+    const shown = find("#health");
+    shown.dataset.state = health.state;
+    const words = health.state === "ok" ? `running, ${health.backend.split(",")[0]}` : `${health.state}: ${health.detail}`;
+    if (shown.lastElementChild.textContent !== words) shown.lastElementChild.textContent = words;
+    shown.title = [health.detail, health.backend].filter(Boolean).join("; ");
+    find("#waiting").textContent = waiting;
+    find("#rate").textContent = number(rate);
+    find("#done").textContent = counts.done;
+    find("#quarantined").textContent = counts.quarantined;
+  }
+
+  #away(error) {
+    find("#health").dataset.state = "away";
+    find("#health").lastElementChild.textContent = "no answer";
+    const why = error.status === undefined ? "The daemon does not answer; this page goes on by itself when it does." : `The daemon says: ${error.message}`;
+    const banner = find("#banner");
+    if (banner.textContent !== why) banner.textContent = why;
+    banner.hidden = false;
+    this.#changed = null;
+  }
+
+  #none() {
+    this.viewer.show(null, "No micrograph yet. The first one that is done appears here.");
+    find("#facts").replaceChildren(element("p", "where", "Nothing has been denoised yet."));
+  }
+
+  /** Ask for one and show it; `place` changes when it was done again. */
+  async #select(id, place = null) {
+    if (this.#selected?.id === id && (place === null || this.#selected.place === place)) return;
+    this.#wanted = id;
+    this.strip.select(id);
+    try {
+      const micrograph = await ask(`data/micrograph/${id}`);
+      if (this.#wanted === id) this.#show(micrograph);
+    } catch (error) {
+      if (error.status !== 404 || this.#wanted !== id) throw error;
+      this.viewer.show(null, error.message);
+    }
+  }
+
+  /** What is shown, where the strip has newer word of it. */
+  async #again() {
+    const now = this.strip.micrographs.find((one) => one.id === this.#selected?.id);
+    if (now && now.place !== this.#selected.place) await this.#select(now.id, now.place);
+  }
+
+  #show(micrograph) {
+    this.#selected = micrograph;
+    showFacts(find("#facts"), micrograph);
+    if (micrograph.shown) this.viewer.show(micrograph);
+    else this.viewer.show(null, micrograph.missing ?? (micrograph.state === "quarantined" ? "Set aside: see the reason on the right." : "Not done yet."));
+    this.#showSpectrum();
+  }
+
+  #showSpectrum() {
+    this.spectrum.show(this.#selected?.shown ? this.#selected : null, this.#view === "spectrum");
+    this.#showScale();
+  }
+
+  #showScale() {
+    const percent = 100 * this.viewer.scale;
+    const words = this.#view === "spectrum" ? `${number(this.spectrum.zoom)} ×` : `${number(percent, percent < 10 ? 2 : 3)} %`;
+    find("#scale").textContent = this.viewer.micrograph ? words : "–";
+  }
+
+  #onDrawn() {
+    this.#showScale();
+    document.body.dataset.shown = this.viewer.micrograph?.id ?? "";
+    document.body.dataset.settled = this.viewer.settled;
+  }
+}
+
+new Page();

@@ -1,0 +1,184 @@
+// Fourier transforms of raw and denoised side by side, with rings of resolution.
+
+import { pictures } from "./api.js";
+import { length, pixelSize } from "./format.js";
+
+const RINGS = [0.125, 0.25, 0.375]; // cycles per pixel, near which a ring is drawn
+const ROUND = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
+const GAP = 12;
+
+/** The round length nearest to a length. */
+function nearest(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  const off = (step) => Math.abs(Math.log(value / (step * power)));
+  return power * ROUND.reduce((best, step) => (off(step) < off(best) ? step : best));
+}
+
+export class SpectrumView {
+  onzoom = () => {};
+
+  #bitmaps = {};
+  #micrograph = null;
+  #shown = false;
+  #turn = 0;
+  #asking = false;
+
+  constructor(root) {
+    this.canvas = root.querySelector("#spectrum");
+    this.readout = root.querySelector("#frequency");
+    this.context = this.canvas.getContext("2d", { alpha: false });
+    this.zoom = 1;
+    new ResizeObserver(() => this.#draw()).observe(root);
+    this.canvas.addEventListener("pointermove", (event) => this.#point(event));
+    this.canvas.addEventListener("pointerleave", () => (this.readout.hidden = true));
+    this.canvas.addEventListener("dblclick", () => this.setZoom(1));
+    this.canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      this.setZoom(this.zoom * Math.exp(-event.deltaY * 0.0016));
+    }, { passive: false });
+  }
+
+  setZoom(factor) {
+    this.zoom = Math.min(8, Math.max(1, factor));
+    this.onzoom();
+    this.#draw();
+  }
+
+  /** Show or hide it; what is not shown is not asked for. */
+  show(micrograph, visible) {
+    const other = micrograph?.shown?.key !== this.#micrograph?.shown?.key;
+    const begin = visible && micrograph && (other || (!this.#asking && !this.settled));
+    this.#shown = visible;
+    this.#micrograph = micrograph;
+    this.canvas.hidden = !visible;
+    if (!visible) this.readout.hidden = true;
+    if (other) this.#turn += 1;
+    if (begin) this.#fetch(micrograph);
+    if (visible) this.#draw();
+  }
+
+  /** Whether both are drawn. */
+  get settled() {
+    return this.#planes().every((plane) => this.#bitmaps[plane]?.key === this.#micrograph?.shown.key);
+  }
+
+  #planes() {
+    if (!this.#micrograph) return [];
+    return this.#micrograph.shown.raw_gone ? ["denoised"] : ["raw", "denoised"];
+  }
+
+  async #fetch(micrograph) {
+    const turn = this.#turn;
+    const wanted = () => turn === this.#turn && this.#shown;
+    this.#asking = true;
+    await Promise.all(this.#planes().map(async (plane) => {
+      if (this.#bitmaps[plane]?.key === micrograph.shown.key) return;
+      try {
+        const blob = await pictures.get(`picture/${micrograph.id}/spectrum/${plane}`, 50, wanted);
+        if (blob === null || turn !== this.#turn) return;
+        const bitmap = await createImageBitmap(blob);
+        this.#bitmaps[plane]?.bitmap.close();
+        this.#bitmaps[plane] = { key: micrograph.shown.key, bitmap };
+      } catch (error) {
+        this.#say(error.message);
+      }
+    }));
+    if (turn === this.#turn) this.#asking = false;
+    this.#draw();
+  }
+
+  #say(text) {
+    this.readout.hidden = false;
+    this.readout.textContent = text;
+  }
+
+  /** The squares on the canvas: {plane, x, y, side}; and how many of its pixels one step of frequency has. */
+  #squares() {
+    const { width, height } = this.canvas;
+    const planes = this.#planes();
+    const side = Math.floor(Math.min(height - 2 * GAP, (width - (planes.length + 1) * GAP) / planes.length));
+    const left = Math.round((width - planes.length * side - (planes.length - 1) * GAP) / 2);
+    const top = Math.round((height - side) / 2);
+    return planes.map((plane, at) => ({ plane, x: left + at * (side + GAP), y: top, side }));
+  }
+
+  #draw() {
+    if (!this.#shown) return;
+    const ratio = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(this.canvas.clientWidth * ratio);
+    this.canvas.height = Math.round(this.canvas.clientHeight * ratio);
+    const { context } = this;
+    context.fillStyle = "#050608";
+    context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    for (const square of this.#squares()) this.#drawOne(square);
+  }
+
+  #drawOne({ plane, x, y, side }) {
+    const { context } = this;
+    const found = this.#bitmaps[plane];
+    const { side: pixels, factor } = this.#micrograph.shown.spectrum;
+    context.save();
+    context.beginPath();
+    context.rect(x, y, side, side);
+    context.clip();
+    const middle = { x: x + side / 2, y: y + side / 2 };
+    if (found?.key === this.#micrograph.shown.key) {
+      const enlarge = (side / found.bitmap.width) * this.zoom;
+      const zero = (pixels / 2 + 0.5) / factor;
+      context.imageSmoothingEnabled = enlarge < 3;
+      context.drawImage(found.bitmap, middle.x - zero * enlarge, middle.y - zero * enlarge,
+        found.bitmap.width * enlarge, found.bitmap.height * enlarge);
+    }
+    this.#drawRings(middle, side * this.zoom);
+    this.#label(x + 10, y + 10, plane, true);
+    context.restore();
+  }
+
+  /** `whole`: pixels of the screen for one cycle per pixel. */
+  #drawRings(middle, whole) {
+    const { context } = this;
+    const size = pixelSize(this.#micrograph);
+    const ratio = window.devicePixelRatio || 1;
+    for (const wanted of RINGS.map((frequency) => frequency / this.zoom)) {
+      const spacing = nearest(size.x / wanted);
+      const radius = { x: (whole * size.x) / spacing, y: (whole * size.y) / spacing };
+      for (const [wide, colour] of [[3, "rgba(5, 6, 8, 0.5)"], [1, "rgba(142, 203, 255, 0.75)"]]) {
+        context.lineWidth = wide * ratio;
+        context.strokeStyle = colour;
+        context.beginPath();
+        context.ellipse(middle.x, middle.y, radius.x, radius.y, 0, 0, 2 * Math.PI);
+        context.stroke();
+      }
+      this.#label(middle.x + radius.x * 0.7071, middle.y - radius.y * 0.7071, length(spacing, size.unit), false);
+    }
+  }
+
+  #label(x, y, text, corner) {
+    const { context } = this;
+    const ratio = window.devicePixelRatio || 1;
+    context.font = `${13 * ratio}px system-ui, "Segoe UI", "Noto Sans", sans-serif`;
+    const width = context.measureText(text).width + 12 * ratio;
+    const height = 22 * ratio;
+    const [left, top] = corner ? [x, y] : [x - width / 2, y - height / 2];
+    context.fillStyle = "rgba(11, 14, 17, 0.82)";
+    context.beginPath();
+    context.roundRect(left, top, width, height, 5 * ratio);
+    context.fill();
+    context.fillStyle = corner ? "#cfd6de" : "#8ecbff";
+    context.textBaseline = "middle";
+    context.fillText(text, left + 6 * ratio, top + height / 2 + ratio);
+  }
+
+  #point(event) {
+    const ratio = window.devicePixelRatio || 1;
+    const at = { x: event.offsetX * ratio, y: event.offsetY * ratio };
+    const square = this.#squares().find(({ x, y, side }) => at.x >= x && at.x < x + side && at.y >= y && at.y < y + side);
+    this.readout.hidden = !square;
+    if (!square) return;
+    const size = pixelSize(this.#micrograph);
+    const whole = square.side * this.zoom;
+    const frequency = Math.hypot(
+      (at.x - square.x - square.side / 2) / whole / size.x, (at.y - square.y - square.side / 2) / whole / size.y);
+    this.#say(frequency > 0 ? `${length(1 / frequency, size.unit)}` : "mean");
+  }
+}

@@ -23,10 +23,10 @@ from daemon.formats import mrc
 from daemon.formats.container import explained
 from daemon.gain import measure
 from daemon.micrograph import Image, Micrograph, Pixels
+from daemon.thinning import examine
 from training import cache as store
 from training.finetuning.alignment import compare
 from training.finetuning.noisy import Field
-from training.finetuning.thinning import examine
 from training.truths import MAX_PIXELS
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,11 @@ import numpy as np
 
 from daemon.micrograph import Image
 from daemon.scaling import noise_units
+from daemon.thinning import thin
 from training.data import Batch
-from training.finetuning.thinning import SHARES, thin
+
+SHARES = (0.5, 0.9)
+"""Range of a thinned input's share: near the dose the network will serve, a target with enough counts of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

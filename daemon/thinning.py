@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from daemon.micrograph import Image, Pixels
 from daemon.spectra import LEAST_PILE, PILE, Estimate, level, look
 
-SHARES = (0.5, 0.9)
-"""Range of p in training: an input near the dose the network will serve, a target with enough counts of its own."""
-
 WHOLE = 1e-3
 """A value counts as whole within this; gain and offset are known to no more digits."""
 MOST_CORRELATED = 0.05
@@ -70,12 +67,12 @@ def examine(counts: Pixels, stored: str) -> Evidence:
         share = float((sample < -WHOLE).mean())
         reasons.append(
             f"{share:.2%} of the values are negative, down to {lowest:.4g}, and counts cannot be: something was "
-            "subtracted; state the value at zero counts with --offset if you know it"
+            "subtracted; state the value at zero counts (`offset`) if you know it"
         )
     if not_whole:
         reasons.append(
             f"{not_whole:.2%} of the values are not whole numbers: the image was averaged, flattened, resampled or "
-            "aligned after counting; state --gain and --offset if the file stores scaled counts"
+            "aligned after counting; state gain and offset if the file stores scaled counts"
         )
     if stored in ("uint8", "int8") and highest >= SCALED_8_BIT:
         reasons.append(f"the file is 8-bit and its values reach {highest:g}: scaled for display, or clipped")
@@ -101,7 +98,7 @@ def examine(counts: Pixels, stored: str) -> Evidence:
             where = "" if brightness is None else f" where the mean is {brightness:.3g} ({ratio.value:.3g} overall)"
             reasons.append(
                 f"the noise variance is {found.value:.3g} times the mean{where}, and counts have 1: the values are "
-                "scaled, or on a pedestal; state --gain and --offset"
+                "scaled, or on a pedestal; state gain and offset"
             )
             break
     return Evidence(dose, lowest, highest, not_whole, ratio.value, correlation.value, tuple(reasons))

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from daemon.camera import scene
 from daemon.scaling import noise_units
+from daemon.thinning import examine, thin
 from training import simulate
 from training.data import Batch
 from training.exposure import smear
 from training.finetuning.noisy import Field, divide
-from training.finetuning.thinning import examine, thin
 from training.losses import LOSSES
 
 Counts = NDArray[np.int64]

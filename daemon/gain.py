@@ -44,7 +44,7 @@ does not tell at all."""
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Variance against mean, in units² and units. `error`: of `slope`, by chance and structure; inf if there is none."""
+    """Variance against mean, in units² and units. `error`: of `slope`, by chance and by structure; inf: it has none."""
 
     centre: float
     height: Estimate

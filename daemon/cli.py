@@ -73,20 +73,28 @@ def parser() -> argparse.ArgumentParser:
     one_off = add(
         "denoise", offline.denoise, "denoise the named files now, without drop folder or ledger", shared=False
     )
-    one_off.add_argument(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="micrographs: TIFF, MRC, EER; with the extra `formats` DM3/DM4, SER, EMD, HyperSpy",
+    how_good = add(
+        "assess",
+        offline.assess,
+        "how good the denoising of the named files is, told from two halves of their own counts, at half the dose",
+        shared=False,
     )
+    for command in (one_off, how_good):
+        command.add_argument(
+            "files",
+            nargs="+",
+            type=Path,
+            metavar="FILE",
+            help="micrographs: TIFF, MRC, EER; with the extra `formats` DM3/DM4, SER, EMD, HyperSpy",
+        )
+        command.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
+        command.add_argument(
+            "--profile",
+            metavar="NAME",
+            help="dose profile (default: by the files' names, as the settings say; rules on sub-folders do not apply)",
+        )
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
-    one_off.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
-    one_off.add_argument(
-        "--profile",
-        metavar="NAME",
-        help="dose profile (default: by the files' names, as the settings say; rules on sub-folders do not apply)",
-    )
+    how_good.add_argument("--json", action="store_true", help="print as JSON, with the ring correlations")
     lab = add("report", offline.report_session, "a session as one HTML page for a lab book: pictures, verdicts, hashes")
     again = add("replay", offline.replay_session, "run a past session through other weights and compare the verdicts")
     for command in (lab, again):

@@ -5,11 +5,13 @@ What loads a network's runtime is imported where it is needed: `--help` must be 
 
 import argparse
 import contextlib
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon import config as settings
-from daemon import sessions
+from daemon import dose, sessions
 from daemon.config import Config
 from daemon.errors import ConfigError, MicrographError, StorageError, TransientError
 from daemon.ledger import Ledger
@@ -28,6 +30,12 @@ def settings_of(options: argparse.Namespace) -> Config:
     return settings.load(options.config, {name: folder for name, folder in given.items() if folder is not None})
 
 
+def require_profile(config: Config, name: str | None) -> None:
+    """Raises ConfigError for a profile that is not there."""
+    if name is not None and name not in config.profiles:
+        raise ConfigError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
+
+
 def denoise(options: argparse.Namespace) -> int:
     """The named files, now."""
     from daemon import manifest, work
@@ -35,10 +43,7 @@ def denoise(options: argparse.Namespace) -> int:
     from daemon.reader import Reader
 
     config = settings.load(options.config)
-    if options.profile is not None and options.profile not in config.profiles:
-        raise ConfigError(
-            f"--profile {options.profile}: no profile has this name; use one of: {', '.join(config.profiles)}"
-        )
+    require_profile(config, options.profile)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = work.load_weights(config)
     with contextlib.ExitStack() as stack:
@@ -93,6 +98,47 @@ def _denoise_all(
         warnings = "".join(f"\n    warning: {warning}" for warning in outcome.warnings)
         progress.say(f"{told} → {outcome.written.image}{adopted}{warnings}")
     return 1 if failed else 0
+
+
+def assess(options: argparse.Namespace) -> int:
+    """How good the denoising of the named files is, by two halves of their own counts."""
+    from daemon import manifest, work
+    from daemon.assess import assess as assessed
+    from daemon.backends import open_backend
+    from daemon.reader import Reader
+
+    config = settings.load(options.config)
+    require_profile(config, options.profile)
+    weights = work.load_weights(config)
+    told: dict[str, object] = {}
+    with contextlib.ExitStack() as stack:
+        progress = Progress(len(options.files), sys.stderr if options.json else sys.stdout)
+        reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
+        backends = {}
+        for name in weights:
+            folder = manifest.locate(name)
+            backends[name] = open_backend(config.backend, folder, config.folders.engines, progress.beat)
+            stack.callback(backends[name].close)
+        stack.enter_context(progress)
+        for path in options.files:
+            progress.next(str(path))
+            try:
+                micrograph = reader.read(path.resolve(strict=True))
+                choice = dose.choose(config, Path(path.name), micrograph, options.profile)
+                name = choice.profile.weights
+                found = assessed(micrograph.pixels, choice, weights[name].manifest, backends[name])
+            except (MicrographError, TransientError) as error:
+                told[str(path)] = {"not applicable": str(error)}
+                progress.say(one_line(str(error)))
+            except OSError as error:
+                told[str(path)] = {"failed": error.strerror}
+                progress.say(f"failed: {error.strerror}")
+            else:
+                told[str(path)] = found.as_json()
+                progress.say(found.describe())
+    if options.json:
+        print(json.dumps(told, indent=1))
+    return 0 if any("error" in one for one in told.values() if isinstance(one, dict)) else 1
 
 
 def report_session(options: argparse.Namespace) -> int:

@@ -182,7 +182,8 @@ class Gallery:
                 spots = _spots(result.record)
                 found = reference = views.spectrum(self._open(result, plane).pixels, spots)
                 if plane != "raw" and not result.raw_gone:
-                    reference = views.spectrum(self._open(result, "raw").pixels, spots)
+                    with suppress(EmdenoisedError):  # a raw file that cannot be read: the denoised image alone
+                        reference = views.spectrum(self._open(result, "raw").pixels, spots)
                 return views.png(grey(found.power, *views.spectrum_window(reference)))
 
         return self._kept(f"{result.key}-spectrum-{plane}", draw)

@@ -338,6 +338,16 @@ def test_too_many_pictures_at_once_are_put_off(
     assert ask(port, f"/picture/{job.id}/raw/0/0/0").status == 200
 
 
+def test_micrographs_are_let_go_of_when_nobody_looks_any_more(
+    finished: Finished, page: Page, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = finished.add("a.tif", counts(1, (16, 16)))
+    assert ask(port, f"/picture/{job.id}/raw/0/0/0").status == 200
+    assert page.gallery.held == 2 * 16 * 16
+    monkeypatch.setattr(gallery_module, "HELD_SECONDS", 0.0)
+    until(lambda: page.gallery.held == 0)
+
+
 # Its own files
 
 

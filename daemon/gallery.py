@@ -182,7 +182,8 @@ class Gallery:
                 spots = _spots(result.record)
                 found = reference = views.spectrum(self._open(result, plane).pixels, spots)
                 if plane != "raw" and not result.raw_gone:
-                    reference = views.spectrum(self._open(result, "raw").pixels, spots)
+                    with suppress(EmdenoisedError):  # a raw file that cannot be read: the denoised image alone
+                        reference = views.spectrum(self._open(result, "raw").pixels, spots)
                 return views.png(grey(found.power, *views.spectrum_window(reference)))
 
         return self._kept(f"{result.key}-spectrum-{plane}", draw)
@@ -243,8 +244,10 @@ class Gallery:
         """Whether the raw file is the one the result was made from, as far as size and time tell."""
         try:
             state = (self._folders.drop / job.path).stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return "the raw file is not there any more"
         except OSError as error:
-            return f"the raw file is not there any more ({error.strerror})"
+            return f"the raw file cannot be reached ({error.strerror})"
         raw = record.get("raw") or {}
         if "section" not in raw and (state.st_size, state.st_mtime_ns) != (raw.get("size"), raw.get("mtime_ns")):
             return "the raw file is not the one that was denoised: it has changed since"

@@ -211,6 +211,10 @@ def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> A
         return _json({"error": str(error)}, 400)
     except EmdenoisedError as error:
         return _json({"error": str(error)}, 503, retry_after=1)
+    except Exception as error:
+        # A record that was written by hand, or a defect of ours: whoever looks is told, and can look at the others.
+        log.debug("traceback", exc_info=True)
+        return _json({"error": f"this cannot be shown ({error!r}): its record is damaged, or please report it"}, 500)
 
 
 def _picture(request: Request, result: Result, version: str, kind: str, draw: Callable[[Result], bytes]) -> Answer:

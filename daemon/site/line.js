@@ -83,6 +83,7 @@ export class LineProfile {
   }
 
   #put(line) {
+    if (!this.viewer.micrograph) return;
     const { width, height } = this.viewer.micrograph.shown;
     const inside = line.every((value, at) => value >= 0 && value <= (at % 2 ? width : height) - 1);
     if (inside) this.viewer.setLine(line);

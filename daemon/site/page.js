@@ -165,8 +165,8 @@ class Page {
       const micrograph = await ask(`data/micrograph/${id}`);
       if (this.#wanted === id) this.#show(micrograph);
     } catch (error) {
-      if (error.status !== 404 || this.#wanted !== id) throw error;
-      this.viewer.show(null, error.message);
+      if (error.status === undefined || error.busy) throw error;
+      if (this.#wanted === id) this.viewer.show(null, error.message);
     }
   }
 

@@ -48,8 +48,9 @@ export class Viewer {
     } else if (micrograph.shown.key !== this.#micrograph?.shown.key) {
       this.#next = micrograph;
     } else {
+      micrograph.shown.raw_gone ||= this.#micrograph.shown.raw_gone;
       this.#micrograph = micrograph;
-      this.#say(micrograph.shown.raw_gone && `denoised alone: ${micrograph.shown.raw_gone}`);
+      this.#sayAlone();
     }
     this.refresh();
   }
@@ -124,11 +125,16 @@ export class Viewer {
   // Beneath
 
   #refused(name, why) {
-    if (this.#next && name.startsWith(this.#next.shown.key) && name.includes("-denoised-")) {
-      this.show(null, why);
-    } else if (this.#micrograph && name.startsWith(this.#micrograph.shown.key)) {
-      this.#say(`cannot be shown: ${why}`);
-    }
+    const refused = [this.#next, this.#micrograph].find((one) => one && name.startsWith(one.shown.key));
+    if (!refused) return;
+    if (name.includes("-denoised-")) return this.show(null, why);
+    refused.shown.raw_gone = why; // it was there, but cannot be read
+    if (refused === this.#micrograph) this.#sayAlone();
+  }
+
+  #sayAlone() {
+    const why = this.#micrograph.shown.raw_gone;
+    this.#say(why && `denoised alone: ${why}`);
   }
 
   #say(text, whole = false) {
@@ -223,12 +229,12 @@ export class Viewer {
     const before = this.#micrograph?.shown;
     this.#micrograph = this.#next;
     this.#next = null;
-    const { width, height, raw_gone } = this.#micrograph.shown;
+    const { width, height } = this.#micrograph.shown;
     if (this.#fitted || before?.width !== width || before?.height !== height) {
       this.#fitted = true;
       this.#fitNow();
     }
-    this.#say(raw_gone && `denoised alone: ${raw_gone}`);
+    this.#sayAlone();
     if (this.line) this.setLine(this.line);
     return [];
   }

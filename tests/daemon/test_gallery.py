@@ -360,8 +360,10 @@ def test_a_raw_file_that_cannot_be_read_any_more_is_a_clear_answer(finished: Fin
     state = path.stat()
     path.write_bytes(b"II*\0" + b"\xff" * (state.st_size - 4))
     os.utime(path, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    result = gallery.find(job)
     with pytest.raises(NotThereError, match=r"a\.tif"):
-        gallery.tile(gallery.find(job), "raw", 0, 0, 0)
+        gallery.tile(result, "raw", 0, 0, 0)
+    assert seen(gallery.spectrum(result, "denoised")).max() == 255
 
 
 def test_only_results_of_ours_in_the_output_folder_are_shown(finished: Finished, gallery: Gallery) -> None:

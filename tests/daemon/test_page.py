@@ -338,6 +338,27 @@ def test_too_many_pictures_at_once_are_put_off(
     assert ask(port, f"/picture/{job.id}/raw/0/0/0").status == 200
 
 
+def test_a_record_that_makes_no_sense_is_an_answer_too(finished: Finished, port: int) -> None:
+    job = finished.add("a.tif", counts(1, (16, 16)))
+    record = finished.config.folders.output / "a.tif.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "raw": "nonsense"}))
+    for path in (f"/data/micrograph/{job.id}", f"/picture/{job.id}/raw/0/0/0"):
+        reply = ask(port, path)
+        assert reply.status == 500 and "its record is damaged" in reply.told["error"]
+    assert ask(port, "/data/list").status == 200
+
+
+def test_micrographs_are_let_go_of_when_nobody_looks_any_more(
+    finished: Finished, page: Page, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = finished.add("a.tif", counts(1, (16, 16)))
+    assert ask(port, f"/picture/{job.id}/raw/0/0/0").status == 200
+    assert page.gallery.held == 2 * 16 * 16
+    monkeypatch.setattr(gallery_module, "HELD_SECONDS", 0.0)
+    until(lambda: page.gallery.held == 0)
+
+
 # Its own files
 
 

@@ -19,7 +19,10 @@ import pytest
 import tifffile
 from site_of_daemon import LIMIT, Site
 
+from daemon.config import Config
 from daemon.ledger import Ledger
+from daemon.monitor import Health, Request
+from daemon.page import Page
 
 pytestmark = pytest.mark.field
 
@@ -182,3 +185,44 @@ def test_start_and_claim_stay_quick_with_a_ledger_of_many_rows(site: Site) -> No
     assert opened <= 3.0
     assert claimed <= 0.05
     record("ledger", rows=rows, open_seconds=round(opened, 3), claim_seconds=round(claimed, 5))
+
+
+def test_the_live_page_answers_quickly_with_a_ledger_of_many_rows(site: Site) -> None:
+    rows = min(100 * FLOOD, 1_000_000)
+    folders = {"drop": site.drop, "output": site.output, "state": site.state}
+    config = Config.model_validate({"folders": {name: str(path) for name, path in folders.items()}})
+    facts = json.dumps({"dose": 20.0, "shape": [4096, 4096], "pixel_size": None, "spikes": 5, "reasons": []})
+    begin = 1.7e9
+    with Ledger(site.state) as ledger:
+        columns = "path, revision, size, mtime_ns, state, live, created, updated, verdict, facts, output"
+        with ledger._transaction():
+            ledger._db.executemany(
+                f"INSERT INTO jobs ({columns}) VALUES (?1, 1, 1, '1', 'done', 1, ?2, ?2, ?3, '{facts}', ?1)",
+                (
+                    (f"grid/{at:07d}.tif".encode(), begin + at, "reject" if at % 10_007 == 0 else "good")
+                    for at in range(rows)
+                ),
+            )
+        page = Page(config, lambda: Health("ok", ""), lambda: begin + rows)
+        middle = f"{begin + rows // 2!r}_{rows // 2}"
+        asked = {
+            "state": Request("/data/state"),
+            "newest": Request("/data/list", {"show": "all"}),
+            "rejected": Request("/data/list", {"show": "reject"}),
+            "middle": Request("/data/list", {"show": "all", "before": middle}),
+            "session_first": Request("/data/session"),
+            "session": Request("/data/session"),
+        }
+        took = {}
+        for name, request in asked.items():
+            times = []
+            for _ in range(1 if name == "session_first" else 20):
+                start = time.perf_counter()
+                answer = page.answer(request)
+                times.append(time.perf_counter() - start)
+                assert answer is not None and answer.status == 200
+            took[name] = round(1000 * sorted(times)[len(times) // 2], 1)
+        page.close()
+    print(f"milliseconds with {rows} rows:", took)
+    record("live_page", rows=rows, milliseconds=took)
+    assert max(took[name] for name in ("state", "newest", "rejected", "middle")) < 100

@@ -1,6 +1,7 @@
 """The live page as people use it, in a real Chromium."""
 
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -209,15 +210,14 @@ def test_everything_can_be_done_with_the_keyboard(
     shot("residual")
 
     browser.press("f")
-    browser.wait(lambda: browser.canvas("#spectrum").max() > 200)
-    browser.wait(lambda: all(half.max() > 200 for half in np.hsplit(browser.canvas("#spectrum")[:, : -2 or None], 2)))
+    browser.wait(lambda: all(half.max() > 200 for half in np.array_split(browser.canvas("#spectrum"), 2, axis=1)))
     shot("fft")
     browser.press("t")
     browser.wait(lambda: len(browser.all("#session svg")) == 4)
     assert "4 micrographs in" in browser.text("#session h2") and "3 good, 1 quarantined" in browser.text("#session p")
     shot("session")
     browser.press("c")
-    assert browser.shown("#divider")
+    browser.wait(lambda: browser.shown("#divider"))
 
     browser.press("?")
     browser.wait(lambda: browser.shown("#help"))
@@ -266,6 +266,11 @@ def test_a_raw_file_that_is_gone_and_a_daemon_that_is_busy(
 ) -> None:
     page, port = served
     finished.add("a.tif", counts(5, SHAPE))
+    finished.add("broken.tif", counts(4, SHAPE))
+    broken = finished.config.folders.drop / "broken.tif"
+    state = broken.stat()
+    broken.write_bytes(bytes(state.st_size))
+    os.utime(broken, ns=(state.st_mtime_ns, state.st_mtime_ns))
     finished.add("b.tif", counts(6, SHAPE))
     (finished.config.folders.drop / "b.tif").unlink()
     browser.open(port)
@@ -274,6 +279,14 @@ def test_a_raw_file_that_is_gone_and_a_daemon_that_is_busy(
     browser.settled()
     canvas = browser.canvas()
     np.testing.assert_array_equal(canvas[..., 0], part(expected(finished, 6)["denoised"], canvas))
+
+    browser.press(Keys.ARROW_RIGHT)  # looks as it did, but cannot be read
+    browser.wait(lambda: browser.text("aside h2") == "broken.tif" and "broken.tif" in browser.text("#notice"))
+    browser.settled()
+    assert browser.text("#notice").startswith("denoised alone: ") and not browser.shown("#divider")
+    canvas = browser.canvas()
+    np.testing.assert_array_equal(canvas[..., 0], part(expected(finished, 4)["denoised"], canvas))
+    assert [told for told in browser.complaints() if "404 (Not Found)" not in told] == []
 
     monkeypatch.setattr(page.gallery, "_patience", 0.01)
     for _ in range(gallery.AT_ONCE):

@@ -23,8 +23,8 @@ from daemon.thinning import examine, thin
 
 LARGEST = 2048
 """Side of the middle of a larger image that is looked at, pixels."""
-BLOCK = 64
-"""Errors are taken from the spread over blocks of this side."""
+BLOCK, FEWEST = 64, 4
+"""Errors are taken from the spread over blocks of about this side, and so many along each axis at least."""
 RINGS = 32
 THRESHOLD = 1 / 7
 """Of the Fourier ring correlation of two halves, where their detail ends (Rosenthal and Henderson, 2003: 0.143)."""
@@ -104,8 +104,8 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     peak = float(np.percentile(first, PEAK_PERCENTILE))
     for image, half in ((first, ours), (second, other)):
         half[~sound] = image[~sound]
-    raw, denoised = _correlation(ours, other), _correlation(first, second)
-    cross = (_correlation(first, other) + _correlation(second, ours)) / 2
+    raw, denoised = ring_correlation(ours, other), ring_correlation(first, second)
+    cross = (ring_correlation(first, other) + ring_correlation(second, ours)) / 2
     return Assessment(
         dose=dose,
         error=error,
@@ -129,21 +129,24 @@ def _error(pairs: tuple[tuple[Image, Image], ...], sound: NDArray[np.bool_]) -> 
         excess[~sound] = 0
         parts.append(excess)
     excess = np.mean(parts, axis=0)
-    rows, columns = (max(1, side // BLOCK) for side in excess.shape)
+    rows, columns = (max(FEWEST, side // BLOCK) for side in excess.shape)
     blocks = np.array(
         [part.mean() for band in np.array_split(excess, rows) for part in np.array_split(band, columns, 1)]
     )
-    spread = float(blocks.std(ddof=1)) if len(blocks) > 1 else float("nan")
-    return float(excess.mean() * excess.size / sound.sum()), spread / sqrt(len(blocks))
+    return float(excess.mean() * excess.size / sound.sum()), float(blocks.std(ddof=1)) / sqrt(len(blocks))
 
 
-def _correlation(first: Image, second: Image) -> NDArray[np.float64]:
+def ring_correlation(first: Image, second: Image) -> NDArray[np.float64]:
     """Fourier ring correlation of two images (H, W), for RINGS rings up to half a cycle per pixel."""
     window = np.outer(*(np.hanning(side) for side in first.shape))
     one, two = (np.fft.rfft2((image - image.mean()) * window) for image in (first, second))
-    ring = _rings(first.shape)
+    ring, width = _rings(first.shape), first.shape[1]
+    twins = np.full(width // 2 + 1, 2)  # the half that is not there mirrors all but these columns
+    twins[0] = 1
+    if width % 2 == 0:
+        twins[-1] = 1
     common, *powers = (
-        np.bincount(ring, terms.ravel(), RINGS + 1)[:RINGS]
+        np.bincount(ring, (terms * twins).ravel(), RINGS + 1)[:RINGS]
         for terms in ((one * two.conj()).real, np.square(np.abs(one)), np.square(np.abs(two)))
     )
     found: NDArray[np.float64] = common / np.maximum(np.sqrt(powers[0] * powers[1]), 1e-30)

@@ -1,7 +1,9 @@
 """What the difference between a micrograph and its denoised image says of both: judged without knowing the truth.
 
 Patches spread over the image are compared in Fourier space, each over the noise that its own mean should have
-(Poisson), so that counting noise has the power 1 at every frequency. Three things are told apart there:
+(Poisson), so that counting noise has the power 1 at every frequency. Means over patches give each the weight of its
+noise, so that they are of the whole image and a dark patch, whose noise is small, counts for little. Patches without
+counts are left out. Three things are told apart there:
 
 - the **noise of the detector**, N(f), from the raw patches alone: a low quantile of the power in each ring of spatial
   frequency, which lattices and edges hardly reach, and a line through its logarithm over f², which is what a Gaussian
@@ -36,10 +38,15 @@ QUANTILE = 0.25
 FLATTEST = 0.6
 """Share of the patches in which the noise is measured: those whose result has the least structure."""
 LEAST_PATCHES = 8
-DARKEST = 1e-3
-"""No patch is taken for darker than so many counts per pixel: its noise could not be told."""
+DARKEST = 1e-2
+"""Share of the dose below which a patch is left out: the border of a drift-corrected image, a stop, an aperture."""
+MOST_MISSING = 0.1
+"""Share of a patch's pixels that may be spikes, NaN or Inf."""
 NOISELESS = 1e-3
 """Of the noise expected: below it the image shows none, and nothing can be judged by it."""
+ALONE, ENOUGH, LIT = 1.3, 0.05, 0.25
+"""Terms with less than so many times the noise's power hold nothing but noise; so large a share of a patch's terms
+must, and it have so large a share of the mean counts: where light ends, the edge is everywhere in the spectrum."""
 STRONG = 10.0
 """Terms in which the result has so many times the noise's power are certainly structure."""
 TINY = 1e-20
@@ -50,18 +57,23 @@ WINDOW = 2.25
 
 Terms = NDArray[np.float32]
 Amplitudes = NDArray[np.complex64]
+ONE = np.ones(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Variances are over the noise expected from the counts; all are means over patches and frequencies."""
+    """Variances are over the noise expected from the counts; all are of the whole of the patches and frequencies."""
 
     noise: float
     """Variance of the raw image's own noise: 1 if gain and offset are right."""
     removed: float
-    """Mean square of what was removed."""
+    """Mean square of what was removed, over all pixels."""
     kept: float
-    """Share of the noise that is still in the result."""
+    """Share of the noise that is still in the result, or would be if what looks like structure were none."""
+    kept_alone: float
+    """That share where the raw image shows nothing but noise."""
+    kept_most: float
+    """The largest of any patch."""
     error_ratio: float
     """Estimated squared error of the result over that of the raw image: above 1 it is worse than the raw image."""
     detector_correlation: float
@@ -80,46 +92,62 @@ class Evidence:
     """Standard deviation of the result over its mean counts, on scales above a few pixels."""
 
 
-def examine(pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling) -> Evidence | None:
+def examine(
+    pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling, removed: float
+) -> Evidence | None:
     """Compare (H, W) raw pixels, any real dtype, with their denoised image (H, W) float32, both in the file's units.
 
+    `removed`: mean square of their difference over all pixels but spikes, over the noise that the dose should have.
     None where the image shows no noise, so that nothing can be told. Costs the same for all large images.
     """
-    raw, result, level = _patches(pixels, denoised, spikes, scaling)
-    # The noise variance of each patch, from its mean counts, in the scaling's units squared.
-    counts = np.maximum((level * scaling.unit + scaling.zero - choice.offset) / choice.gain, DARKEST)
-    strength = (scaling.unit / choice.gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
+    raw, result, blank = _patches(pixels, denoised, spikes, scaling)
     plan = _Plan.of(raw.shape[-1])
-    seen = plan.transform((raw - level[:, None, None]) * strength)
-    left = plan.transform((result - level[:, None, None]) * strength)
-    removed = seen - left
-    power, gone = _power(seen), _power(removed)
+    # Under the window's square the mean of the counts is the variance of what the window lets through of their noise.
+    level = np.einsum("nij,ij->n", raw, np.square(plan.window))
+    dose = choice.counts(scaling.zero)
+    counts = (level * scaling.unit + scaling.zero - choice.offset) / choice.gain
+    if not choice.dose_known:  # gain and offset are stand-ins, and the noise is even as far as anybody knows
+        counts = np.full_like(counts, dose)
+    told = ~blank & (counts > DARKEST * dose)
+    if not told.any():
+        return None
+    raw, result, level, counts = raw[told], result[told], level[told, None, None], counts[told]
+    # The noise variance of each patch, from its mean counts, in the scaling's units squared.
+    strength = (scaling.unit / choice.gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
+    seen = plan.transform((raw - level) * strength)
+    left = plan.transform((result - level) * strength)
+    lost = seen - left
+    power, gone = _power(seen), _power(lost)
     noise = plan.noise(power, _power(left))
+    weights = counts / counts.sum()
     if noise is None:
         return None
-    share = np.clip(_around((left * seen.conj()).real) / np.maximum(_around(power), TINY), 0, 1)
-    variance, square = plan.mean(noise[None]), plan.mean(gone)
-    error = square - variance + 2 * plan.mean(share * noise)
-    line, lost, spacing = plan.line(gone, power)
+    common, there = _around((left * seen.conj()).real), _around(power)
+    kept = plan.mean(np.clip(common / np.maximum(there, TINY), 0, 1) * noise, weights)
+    alone, most = plan.alone(common, there, noise, weights)
+    variance = plan.mean(noise[None])
+    line, share, spacing = plan.line(gone, power, weights)
     return Evidence(
         noise=variance,
-        removed=square,
-        kept=plan.mean(share * noise) / variance,
-        error_ratio=max(0.0, error / variance),
+        removed=removed,
+        kept=kept / variance,
+        kept_alone=alone,
+        kept_most=most,
+        error_ratio=max(0.0, (removed - variance + 2 * kept) / variance),
         detector_correlation=plan.neighbours(noise[None]),
-        residual_correlation=plan.neighbours(gone),
-        structure_removed=plan.shared(removed, left, noise),
+        residual_correlation=plan.neighbours(gone, weights),
+        structure_removed=plan.shared(lost, left, noise, weights),
         line_removed=line,
-        line_share=lost,
+        line_share=share,
         line_spacing=spacing,
-        contrast=sqrt(plan.broad(_power(left)) / float(counts.mean())),
+        contrast=sqrt(plan.broad(_power(left), weights) / float(counts.mean())),
     )
 
 
 def _patches(
     pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling
-) -> tuple[Terms, Terms, NDArray[np.float32]]:
-    """Raw and denoised patches (n, side, side) in the scaling's units, means of the raw (n,); no spikes in them."""
+) -> tuple[Terms, Terms, NDArray[np.bool_]]:
+    """Raw and denoised patches (n, side, side) in the scaling's units, without spikes; which say nothing (n,)."""
     side = SIDE if min(pixels.shape) >= SIDE else SMALL_SIDE
     tops, lefts = (
         np.unique(np.linspace(0, extent - side, min(MOST, extent // side)).astype(int)) for extent in pixels.shape
@@ -136,12 +164,19 @@ def _patches(
     inside = (y < side) & (x < side)
     at = row[inside], column[inside], y[inside], x[inside]
     raw[at] = result[at]
-    level: NDArray[np.float32] = raw.mean(axis=(2, 3)).ravel()
-    return raw.reshape(-1, side, side), result.reshape(-1, side, side), level
+    missing = np.zeros(shape[:2])
+    np.add.at(missing, at[:2], 1 / side**2)
+    blank = (missing > MOST_MISSING) | (raw.max(axis=(2, 3)) == raw.min(axis=(2, 3)))
+    return raw.reshape(-1, side, side), result.reshape(-1, side, side), blank.ravel()
 
 
 def _power(amplitudes: Amplitudes) -> Terms:
     return np.square(amplitudes.real) + np.square(amplitudes.imag)
+
+
+def _average(terms: NDArray[np.floating[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of (n, side, side // 2 + 1) over n patches whose weights (n,) add up to 1."""
+    return np.tensordot(weights.astype(terms.dtype), terms, 1).astype(np.float64)
 
 
 def _around(terms: Terms) -> Terms:
@@ -193,13 +228,13 @@ class _Plan:
         spectra: Amplitudes = np.fft.rfft2(patches * self.window).astype(np.complex64, copy=False)
         return spectra
 
-    def mean(self, terms: NDArray[np.floating[Any]]) -> float:
-        """Over patches and the whole spectrum: a variance, if `terms` are power."""
-        return float((terms.mean(axis=0, dtype=np.float64) * self.weight).sum())
+    def mean(self, terms: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
+        """Over patches (n,) of these weights and the whole spectrum: a variance, if `terms` are power."""
+        return float((_average(terms, weights) * self.weight).sum())
 
-    def neighbours(self, power: NDArray[np.floating[Any]]) -> float:
+    def neighbours(self, power: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
         """Correlation of neighbouring pixels of what has this power."""
-        terms = power.mean(axis=0, dtype=np.float64) * self.weight
+        terms = _average(power, weights) * self.weight
         return float((terms * self.cosine).sum() / max(terms.sum(), 1e-30))
 
     def noise(self, power: Terms, structure: Terms) -> NDArray[np.float64] | None:
@@ -219,31 +254,52 @@ class _Plan:
         spectrum: NDArray[np.float64] = np.minimum(np.exp(height + slope * self.frequency**2), max(level[0], NOISELESS))
         return spectrum
 
-    def shared(self, removed: Amplitudes, left: Amplitudes, noise: NDArray[np.float64]) -> float:
+    def alone(
+        self, common: Terms, there: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """Share of the noise that was kept in terms where there is nothing else, and the largest of any patch.
+
+        Sums of `_around`: `common`, of what result and raw image have in common; `there`, of the raw image's power.
+        """
+        chosen = (there < (ALONE * 9 * noise).astype(np.float32)) & (self.frequency > RINGS[1])
+        chance = (chosen * self.weight).sum(axis=(1, 2))
+        sound = (chance > ENOUGH) & (weights > LIT * weights.mean())
+        weight = np.where(sound, weights, 0)[:, None] * self.weight.reshape(1, -1)
+        kept, seen = (np.where(chosen, terms, 0).reshape(len(terms), -1) for terms in (common, there))
+        kept, seen = (np.einsum("nt,nt->n", terms, weight) for terms in (kept, seen))
+        if not seen.any():
+            return 0.0, 0.0
+        return float(kept.sum() / seen.sum()), float((kept[seen > 0] / seen[seen > 0]).max())
+
+    def shared(
+        self, removed: Amplitudes, left: Amplitudes, noise: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> float:
         """How much of the result's strong structure is in what was removed; 0 if it may be chance."""
         power = _power(left)
-        strong = np.where((power > STRONG * noise) & (self.frequency > RINGS[0]), self.weight, 0)
+        weight = weights[:, None, None] * self.weight
+        strong = np.where((power > STRONG * noise) & (self.frequency > RINGS[0]), weight, 0)
         common = float(((removed * left.conj()).real * strong).sum())
         chance = sqrt(WINDOW / 2 * float((power * noise * np.square(strong)).sum()))
         return common / float((power * strong).sum()) if abs(common) > CERTAIN * chance else 0.0
 
-    def line(self, gone: Terms, seen: Terms) -> tuple[float, float, float]:
+    def line(self, gone: Terms, seen: Terms, weights: NDArray[np.float64]) -> tuple[float, float, float]:
         """The single frequency that stands out most from its ring in what was removed.
 
         In standard errors; its share of the amplitude that the raw image has there above noise, 0 if it may be chance;
         its spacing in pixels.
         """
-        removed, raw = (power.mean(axis=0, dtype=np.float64).ravel() for power in (gone, seen))
+        removed, raw = (_average(power, weights).ravel() for power in (gone, seen))
+        patches = 1 / np.square(weights).sum()  # as many of equal weight would say as much
         best = 0.0, 0.0, 0.0
         for ring in self.rings:
             usual = max(float(np.median(removed[ring])), 1e-30)
             at = int(ring[np.argmax(removed[ring])])
-            excess = float(removed[at] / usual - 1) * sqrt(len(gone))
+            excess = float(removed[at] / usual - 1) * sqrt(patches)
             if excess > best[0]:
                 lost = sqrt((removed[at] - usual) / max(raw[at] - usual, removed[at] - usual))
                 best = excess, lost if excess > 2 * CERTAIN else 0.0, float(1 / self.frequency.ravel()[at])
         return best
 
-    def broad(self, power: Terms) -> float:
+    def broad(self, power: Terms, weights: NDArray[np.float64]) -> float:
         """Power of the result on scales above a few pixels, without the very broadest, which is a gradient."""
-        return self.mean(power * ((self.frequency > 0) & (self.frequency < RINGS[1])))
+        return self.mean(power * ((self.frequency > 0) & (self.frequency < RINGS[1])), weights)

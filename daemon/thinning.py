@@ -118,8 +118,10 @@ def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
             f"{top / values.size:.2%} of the pixels share the highest value, {int(values.max())}, and only "
             f"{below / values.size:.2%} the one below: the camera or the file is saturated"
         )
-    low, high = (int(level) for level in np.percentile(values - bottom, (5, 95)))
-    middle = number[low : high + 1]
+    # Of the values above the lowest: that one may fill the border of a drift-corrected image, or be vacuum.
+    share = np.cumsum(number[1:]) / max(1, values.size - int(number[0]))
+    low, high = (int(level) for level in np.searchsorted(share, (0.05, 0.95)))
+    middle = number[1 + low : 2 + high]
     if len(middle) >= 8 and values.size > 100 * len(middle) and (empty := float((middle == 0).mean())) > MOST_EMPTY:
         reasons.append(f"{empty:.0%} of the grey levels in the middle of the histogram are empty: it was stretched")
     return reasons

@@ -22,6 +22,8 @@ MEAN_TOLERANCE = 1e-3
 COUNTING_ERRORS = 3.0
 BLOCK_COUNTING_ERRORS = 4.0
 """The mean must be kept within 0.1 % or 3 counting errors, and in each 64 × 64 block within 4 counting errors."""
+DARKEST = 0.05
+"""Share of the dose below which no block is taken to be; and no darker than one electron."""
 FLOAT32_PEDESTAL = 1e3
 """Up to so many noise units of pedestal float32 is exact enough, and half the time."""
 
@@ -30,6 +32,10 @@ REJECTED = 0.95
 """Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
 MOSTLY_STRUCTURE = 0.4
 """Share of the noise that was kept: above it, it can hardly be told from structure."""
+NOISE_KEPT, UNTOUCHED = 0.4, 0.8
+"""Share of the noise that was kept where there is nothing else, all over the image and in one patch."""
+BLOCK_REMOVED = 1.5
+"""Of a block, over the noise: no more than that is removed."""
 CORRELATED = 0.2
 NOT_NOISE = 0.1
 """By so much may what was removed be more correlated between neighbours than the detector makes it."""
@@ -54,7 +60,9 @@ class Verdict:
     """Change of the mean counts, as a share of them."""
     mean_shift_counting_errors: float
     worst_block_counting_errors: float
-    """Largest change of a 64 × 64 block's mean."""
+    """Largest change of a 64 × 64 block's mean; a block darker than a twentieth of the dose counts as of that."""
+    worst_block_removed: float
+    """Largest mean square of what was removed from such a block, over the noise expected from its counts."""
     removed_noise: float
     """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
     evidence: Evidence | None
@@ -86,7 +94,8 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     errors = abs(shift) * sqrt(number / dose)
     noise = sqrt(max(sums.squares / number - shift**2, 0.0) / dose)
     mean_denoised = scaling.zero + choice.gain * sums.total / pixels.size
-    evidence = residual.examine(pixels, denoised, spikes, choice, scaling)
+    removed = sums.squares / number / dose
+    evidence = residual.examine(pixels, denoised, spikes, choice, scaling, removed)
     rejected = [] if evidence is None else list(_against(evidence))
     reasons = list(rejected)
     if abs(shift) > MEAN_TOLERANCE * dose and errors > COUNTING_ERRORS:
@@ -96,7 +105,12 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     if evidence is None:
         reasons.append("it shows no noise (blank, enlarged or synthetic), so nothing tells how good the result is")
     elif min(pixels.shape) >= SMALLEST:
-        reasons += _doubts(evidence)
+        reasons += _doubts(evidence, choice.dose_known)
+        if sums.most > BLOCK_REMOVED * evidence.noise:
+            reasons.append(
+                f"{sums.most / evidence.noise:.2g} times the noise was removed from a {BLOCK} x {BLOCK} block: "
+                "compare the raw image"
+            )
     if min(pixels.shape) < SMALLEST:
         height, width = pixels.shape
         reasons.append(f"{width} x {height} pixels are fewer than the network was trained on")
@@ -109,6 +123,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
         mean_shift=-shift / dose,
         mean_shift_counting_errors=errors,
         worst_block_counting_errors=sums.worst,
+        worst_block_removed=sums.most,
         removed_noise=noise,
         evidence=evidence,
     )
@@ -123,9 +138,13 @@ def _against(found: Evidence) -> Iterator[str]:
         )
 
 
-def _doubts(found: Evidence) -> Iterator[str]:
+def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
     """What else somebody should look at."""
-    structured = found.kept > MOSTLY_STRUCTURE
+    structured = found.kept > MOSTLY_STRUCTURE and dose_known
+    if found.kept_alone > NOISE_KEPT:
+        yield f"about {found.kept_alone:.0%} of the noise is still in it, also where nothing else is to be seen"
+    elif found.kept_most > UNTOUCHED:
+        yield f"in a part of it about {min(found.kept_most, 1):.0%} of the noise is still there: compare the raw image"
     if found.detector_correlation > CORRELATED and not structured:
         yield (
             f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
@@ -159,6 +178,8 @@ class _Sums:
     squares: float
     worst: float
     """Largest change of a block's mean, in its counting errors."""
+    most: float
+    """Largest mean square removed from a block, over the noise expected of it."""
 
 
 def _compare(
@@ -171,26 +192,32 @@ def _compare(
     height, width = pixels.shape
     dose, gain = choice.counts(scaling.zero), choice.gain
     room = np.empty((min(BLOCK, height), width), exact)
-    total = removed = squares = worst = 0.0
+    # A block without light would have no counting error, and no network is as exact as that. A dose that is not known
+    # is a stand-in, and the noise is even as far as anybody knows.
+    darkest = max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose
+    total = removed = squares = worst = most = 0.0
     for top in range(0, height, BLOCK):
         rows = slice(top, min(top + BLOCK, height))
-        difference, shift, level = _band(rows, pixels, denoised, spikes, scaling, room)
+        shift, level, square = _band(rows, pixels, denoised, spikes, scaling, room)
         total += float((level - shift).sum())
         removed += float(shift.sum())
-        squares += float(np.einsum("ij,ij->i", difference, difference).sum(dtype=np.float64))
+        squares += float(square.sum())
         if rows.stop - top < BLOCK <= height:  # the last rows are judged as a block flush with the edge
-            _, shift, level = _band(slice(height - BLOCK, height), pixels, denoised, spikes, scaling, room)
+            shift, level, square = _band(slice(height - BLOCK, height), pixels, denoised, spikes, scaling, room)
         if min(height, width) >= BLOCK:
-            worst = max(worst, _block_errors(shift / gain, level / gain, dose))
+            shifts, levels, powers = _blocks(shift / gain), _blocks(level / gain), _blocks(square / gain**2)
+            noise = np.maximum(levels + dose, darkest)
+            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise)).max()))
+            most = max(most, float((powers / noise).max()))
     if not np.isfinite((total, removed, squares)).all():
         return None
-    return _Sums(total / gain, removed / gain, squares / gain**2, worst)
+    return _Sums(total / gain, removed / gain, squares / gain**2, worst, most)
 
 
 def _band(
     rows: slice, pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling, room: Values
-) -> tuple[Values, NDArray[np.float64], NDArray[np.float64]]:
-    """Of some rows: raw minus denoised (n, W); its sums over each column (W,); those of raw, less the mean.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of some rows, sums over each column (W,): of raw minus denoised, of raw less the mean, of the first's square.
 
     In the micrograph's units. Spikes, NaN and Inf among them, count as unchanged.
     """
@@ -202,19 +229,12 @@ def _band(
     difference[spikes.rows[inside] - rows.start, spikes.columns[inside]] = 0
     shift = difference.sum(axis=0).astype(np.float64)
     kept = out.sum(axis=0, dtype=room.dtype).astype(np.float64) - len(out) * scaling.zero
-    return difference, shift, kept + shift
+    return shift, kept + shift, np.einsum("ij,ij->j", difference, difference).astype(np.float64)
 
 
-def _block_errors(shift: NDArray[np.float64], level: NDArray[np.float64], dose: float) -> float:
-    """The largest change of a block's mean in one band of BLOCK rows, in that block's own counting errors.
-
-    `shift` and `level` (W,): sums over columns of what was removed and of the raw counts, relative to the dose.
-    """
-    width = len(shift)
+def _blocks(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of the blocks in a band of BLOCK rows from sums over its columns (W,); the last is flush with the edge."""
+    width = len(sums)
     starts = np.array([*range(0, width - BLOCK + 1, BLOCK), width - BLOCK])
-    removed, raw = (
-        np.diff(np.cumsum(np.pad(sums, (1, 0)))[np.stack([starts, starts + BLOCK])], axis=0)[0] / BLOCK**2
-        for sums in (shift, level)
-    )
-    # No block is darker than one electron: its counting error could not be told.
-    return float((np.abs(removed) * BLOCK / np.sqrt(np.maximum(raw + dose, 1 / BLOCK**2))).max())
+    means: NDArray[np.float64] = np.diff(np.cumsum(np.pad(sums, (1, 0)))[np.stack([starts, starts + BLOCK])], axis=0)[0]
+    return means / BLOCK**2

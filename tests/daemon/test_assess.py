@@ -9,7 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon import cli, manifest
-from daemon.assess import Assessment, assess
+from daemon.assess import RINGS, Assessment, assess, ring_correlation
 from daemon.backends.cpu import CpuBackend
 from daemon.config import Profile
 from daemon.denoise import plane
@@ -57,6 +57,35 @@ def test_detail_ends_where_the_specimens_does(backend: CpuBackend) -> None:
     assert told.detail_cross is not None and 0.8 * period < told.detail_cross < 1.1 * period
     flat = assess(np.random.default_rng(2).poisson(400.0, (384, 384)).astype(np.uint16), PLAIN, MANIFEST, backend)
     assert flat.detail_raw is None and max(flat.frc_raw) < 0.5
+
+
+def test_the_empty_border_of_a_drift_corrected_image_is_no_stretching(backend: CpuBackend) -> None:
+    known = truth(60.0)
+    known[:60] = known[:, -30:] = 0
+    told = assess(np.random.default_rng(1).poisson(known).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert told.dose == pytest.approx(known.mean() / 2, rel=0.01)
+    assert told.gain_db > 3
+
+
+def test_a_small_image_has_a_standard_error_too(backend: CpuBackend) -> None:
+    told = assess(np.random.default_rng(3).poisson(truth(60.0, 110)).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert 0 < told.error_deviation < 0.1 * told.raw_error
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (75, 90), (80, 81)])
+def test_ring_correlations_are_those_of_the_whole_spectrum(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(9)
+    scene = truth(20.0, 90)[: shape[0], : shape[1]]
+    one, two = (rng.poisson(scene).astype(np.float32) for _ in range(2))
+    window = np.outer(*(np.hanning(side) for side in shape))
+    first, second = (np.fft.fft2((image - image.mean()) * window) for image in (one, two))
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
+    plain = []
+    for ring in range(RINGS):
+        inside = (frequency >= ring / 2 / RINGS) & (frequency < (ring + 1) / 2 / RINGS)
+        common = (first * second.conj())[inside].sum().real
+        plain.append(common / np.sqrt(np.square(abs(first[inside])).sum() * np.square(abs(second[inside])).sum()))
+    assert ring_correlation(one, two) == pytest.approx(np.array(plain), abs=1e-5)
 
 
 def test_x_rays_are_no_error_of_the_network(backend: CpuBackend) -> None:

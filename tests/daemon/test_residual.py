@@ -25,8 +25,11 @@ def truth(side: int = 512) -> Image:
 
 def examine(raw: Image, result: Image, gain: float = 1.0, offset: float = 0.0, spikes: Spikes = NO_SPIKES) -> Evidence:
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
-    scaling = noise_units((float(np.nanmean(raw)) - offset) / gain, gain, offset)
-    found = residual.examine(raw, result.astype(np.float32), spikes, choice, scaling)
+    good = np.isfinite(raw)
+    good[spikes.rows, spikes.columns] = False
+    dose = (float(raw[good].mean()) - offset) / gain
+    removed = float(np.square(raw - result)[good].mean()) / gain**2 / dose
+    found = residual.examine(raw, result.astype(np.float32), spikes, choice, noise_units(dose, gain, offset), removed)
     assert found is not None
     return found
 
@@ -103,9 +106,8 @@ def test_spikes_and_missing_pixels_are_no_evidence(raw: Image) -> None:
     spikes = Spikes(places // raw.shape[1], places % raw.shape[1], np.zeros(200, np.float32))
     spiked[spikes.rows[::2], spikes.columns[::2]] = 30_000
     spiked[spikes.rows[1::2], spikes.columns[1::2]] = np.nan
-    choice = Choice(Profile(name="p"), "test", 1.0, 0.0)
-    found = residual.examine(spiked, truth().astype(np.float32), spikes, choice, noise_units(DOSE))
-    assert found is not None and found.removed == pytest.approx(1, abs=0.05)
+    found = examine(spiked, truth(), spikes=spikes)
+    assert found.error_ratio < 0.12 and found.kept_most < 0.1
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (63, 500), (64, 64), (1030, 65)])
@@ -117,4 +119,63 @@ def test_any_size_is_examined(shape: tuple[int, int]) -> None:
 def test_an_image_without_noise_says_nothing() -> None:
     flat = np.full((256, 256), 7.0)
     choice = Choice(Profile(name="p"), "test", 1.0, 0.0)
-    assert residual.examine(flat, flat.astype(np.float32), NO_SPIKES, choice, noise_units(7.0)) is None
+    assert residual.examine(flat, flat.astype(np.float32), NO_SPIKES, choice, noise_units(7.0), 0.0) is None
+
+
+def halo(known: Image) -> Image:
+    """A result that is right but for a hundredth of the noise, also where there is no light at all."""
+    return known + 0.01 * np.sqrt(DOSE)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_the_empty_border_of_a_drift_corrected_image_is_no_evidence(share: float, fill: float) -> None:
+    known = truth()
+    known[: int(share * 512)] = known[:, -40:] = 0
+    raw = np.random.default_rng(7).poisson(known).astype(float)
+    places = np.flatnonzero(known == 0) if np.isnan(fill) else np.empty(0, np.intp)
+    raw.flat[places] = fill
+    spikes = Spikes(places // 512, places % 512, np.zeros(len(places), np.float32))
+    found = examine(raw, halo(known), spikes=spikes)
+    assert found.noise == pytest.approx(1, abs=0.1)
+    assert found.error_ratio < 0.2
+    assert abs(found.residual_correlation) < 0.05 and found.line_share == 0 and found.kept_most < 0.5
+
+
+def test_a_round_aperture_and_vignetting_are_no_error() -> None:
+    y, x = np.indices((512, 512)) - 256
+    for light in (np.hypot(y, x) < 200, np.exp(-(x**2 + y**2) / 150**2)):
+        known = truth() * light
+        found = examine(np.random.default_rng(8).poisson(known).astype(float), halo(known))
+        assert found.noise == pytest.approx(1, abs=0.1)
+        assert found.error_ratio < 0.2
+
+
+def test_the_error_is_that_of_the_whole_image_and_not_of_its_dark_parts(raw: Image) -> None:
+    known = truth() * np.where(np.arange(512) < 256, 1, 0.02)
+    bad = known + np.where(np.arange(512) < 256, 0, 2)
+    counts = np.random.default_rng(9).poisson(known).astype(float)
+    true = float(np.square(bad - known).mean() / np.square(counts - known).mean())
+    assert examine(counts, bad).error_ratio == pytest.approx(true, abs=0.12)
+
+
+def test_an_error_between_the_patches_counts_too() -> None:
+    known = np.full((3000, 64), DOSE)
+    raw = np.random.default_rng(10).poisson(known).astype(float)
+    bad = known.copy()
+    bad[80:170] += 10 * np.sqrt(DOSE)  # sixteen patches leave 131 rows between them
+    true = float(np.square(bad - known).mean() / np.square(raw - known).mean())
+    assert true > 2 and examine(raw, bad).error_ratio == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_noise_that_was_kept_is_told_from_structure(raw: Image, share: float) -> None:
+    assert examine(raw, truth() + share * (raw - truth())).kept_alone == pytest.approx(share, abs=0.05)
+    assert examine(raw, truth()).kept_alone < 0.05
+
+
+def test_a_tile_that_was_left_as_it_was_is_found(raw: Image) -> None:
+    some = truth()
+    some[128:256, 256:384] = raw[128:256, 256:384]
+    assert examine(raw, some).kept_most == pytest.approx(1, abs=0.05)
+    assert examine(raw, truth()).kept_most < 0.15

@@ -66,6 +66,33 @@ def test_a_shifted_block_is_noticed_though_the_mean_is_kept(raw: NDArray[np.floa
     assert not any("the mean changed" in warning for warning in verdict.reasons)
 
 
+def test_what_a_network_makes_of_no_light_at_all_is_not_held_against_it(raw: NDArray[np.float64]) -> None:
+    known = np.full(SHAPE, DOSE, np.float32)
+    raw[:, :70], known[:, :70] = 0, 0.001 * DOSE
+    raw[:, 70:] *= 1 + 0.001 * 70 / 130
+    assert judge(raw, known).worst_block_counting_errors < 4
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 2.0])
+def test_one_wrong_tile_among_many_is_noticed(share: float) -> None:
+    """Left as it was, or with other noise; the mean of each block is right."""
+    rng = np.random.default_rng(3)
+    counts = rng.poisson(DOSE, (512, 512)).astype(float)
+    out = np.full((512, 512), DOSE, np.float32)
+    tile = slice(128, 256), slice(256, 384)
+    noise = np.tile(rng.normal(0, 1, (8, 8)), (16, 16)) if share else (counts[tile] - DOSE) / np.sqrt(DOSE)
+    out[tile] += (share or 1.0) * np.sqrt(DOSE) * (noise - noise.mean() if share else noise)
+    verdict = judge(counts, out)
+    assert verdict.word == "check"
+    said = "times the noise was removed from a 64 x 64 block" if share else "of the noise is still there"
+    assert any(said in reason for reason in verdict.reasons)
+
+
+def test_a_network_that_leaves_half_of_the_noise_is_noticed(raw: NDArray[np.float64]) -> None:
+    verdict = judge(raw, ((raw + DOSE) / 2).astype(np.float32))
+    assert verdict.word == "check" and "about 50% of the noise is still in it" in verdict.reasons[0]
+
+
 def test_removing_more_than_noise_is_noticed(raw: NDArray[np.float64]) -> None:
     structured = raw + 30 * np.sin(np.arange(SHAPE[1]))
     verdict = judge(structured, np.full(SHAPE, structured.mean(), np.float32))
@@ -99,23 +126,24 @@ def test_small_images_are_judged_too() -> None:
 
 def plainly(
     raw: NDArray[np.generic], out: NDArray[np.float32], spikes: Spikes, dose: float, gain: float, offset: float
-) -> tuple[float, float, float]:
-    """Mean shift and worst block in counting errors, and removed noise, as one would write them down."""
+) -> tuple[float, float, float, float]:
+    """Mean shift and worst block in counting errors, the most that a block lost, removed noise: as one writes them."""
     counts, result = ((image.astype(np.float64) - offset) / gain for image in (raw, out))
     counts[spikes.rows, spikes.columns] = result[spikes.rows, spikes.columns]
     difference = counts - result
     number = raw.size - len(spikes)
     shift = difference.sum() / number
-    blocks = [0.0]
+    blocks, most = [0.0], [0.0]
     height, width = raw.shape
     if min(height, width) >= 64:
         for top in {*range(0, height - 63, 64), height - 64}:
             for left in {*range(0, width - 63, 64), width - 64}:
                 block = slice(top, top + 64), slice(left, left + 64)
-                error = np.sqrt(max(counts[block].mean(), 1 / 64**2)) / 64
-                blocks.append(abs(difference[block].mean()) / error)
+                expected = max(counts[block].mean(), 0.05 * dose, 1 / 64**2)
+                blocks.append(abs(difference[block].mean()) / np.sqrt(expected) * 64)
+                most.append((difference[block] ** 2).mean() / expected)
     noise = np.sqrt(max((difference**2).sum() / number - shift**2, 0) / dose)
-    return abs(shift) * np.sqrt(number / dose), max(blocks), noise
+    return abs(shift) * np.sqrt(number / dose), max(blocks), max(most), noise
 
 
 @settings(deadline=None, max_examples=60)
@@ -145,9 +173,10 @@ def test_every_figure_is_what_it_says_whatever_the_arithmetic(
     scaling = noise_units(dose, gain, offset)
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
     verdict = trust.judge(out, Prepared(raw, spikes, scaling, dose), choice)
-    mean, block, noise = plainly(raw, out, spikes, dose, gain, offset)
+    mean, block, most, noise = plainly(raw, out, spikes, dose, gain, offset)
     assert verdict.mean_shift_counting_errors == pytest.approx(mean, abs=1e-3, rel=1e-3)
     assert verdict.worst_block_counting_errors == pytest.approx(block, abs=1e-3, rel=1e-3)
+    assert verdict.worst_block_removed == pytest.approx(most, abs=1e-3, rel=1e-3)
     assert verdict.removed_noise == pytest.approx(noise, rel=1e-4, abs=1e-9)
 
 

@@ -55,6 +55,14 @@ BROKEN = (
     "blurred",
     "tiles",
     "holes",
+    "inverted",
+    "lattice invented",
+    "particles invented",
+    "seams",
+    "clipped",
+    "half of the noise left",
+    "one tile noisy",
+    "one tile left as it was",
 )
 FAULTS = ("wrong gain", "wrong offset", "correlated noise", "dose out of range", "broken engine")
 NONE = "none"
@@ -77,10 +85,11 @@ class Case:
     reasons: tuple[str, ...]
 
 
-def broken(rng: np.random.Generator, image: Image, dose: float) -> tuple[str, Image]:
-    """What a damaged engine, card or file of weights might make of a right result (H, W)."""
+def broken(rng: np.random.Generator, image: Image, raw: Image, dose: float) -> tuple[str, Image]:
+    """What a damaged engine, card or file of weights might make of a right result (H, W) for `raw` (H, W)."""
     how, mean, sigma = str(rng.choice(BROKEN)), float(image.mean()), sqrt(dose)
     y, x = np.indices(image.shape)
+    middle = (y // 128 == 1) & (x // 128 == 1)
     match how:
         case "shifted":
             bad = np.roll(image, int(rng.integers(1, 4)), int(rng.integers(2)))
@@ -101,8 +110,28 @@ def broken(rng: np.random.Generator, image: Image, dose: float) -> tuple[str, Im
             bad = np.apply_along_axis(np.convolve, 1, rows, kernel / kernel.sum(), "valid")
         case "tiles":
             bad = image + ((y // 128 + x // 128) % 2 - 0.5) * sigma * rng.uniform(0.2, 2)
+        case "inverted":
+            bad = 2 * mean - image
+        case "lattice invented":
+            angle = rng.uniform(0, np.pi)
+            wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / rng.uniform(2.5, 10))
+            bad = image + wave * sigma * rng.uniform(0.1, 2)
+        case "particles invented":
+            bad = image.copy()
+            for top, left, radius in zip(*rng.uniform(0, SIDE, (2, 20)), rng.uniform(1.5, 8, 20), strict=True):
+                bad += sigma * rng.uniform(0.5, 3) * np.exp(-np.hypot(y - top, x - left) ** 2 / (2 * radius**2))
+        case "seams":
+            bad = image + ((y % 128 < 2) | (x % 128 < 2)) * sigma * rng.uniform(0.5, 3)
+        case "clipped":
+            bad = np.clip(image, *np.percentile(image, (2, 98)))
+        case "half of the noise left":
+            bad = (image + raw) / 2
+        case "one tile noisy":
+            bad = image + middle * rng.normal(0, sigma * rng.uniform(0.5, 2), image.shape)
+        case "one tile left as it was":
+            bad = np.where(middle, raw, image)
         case _:  # a tile that was never computed
-            bad = np.where((y // 128 == 1) & (x // 128 == 1), 0, image)
+            bad = np.where(middle, 0, image)
     return how, bad.astype(np.float32)
 
 
@@ -147,7 +176,7 @@ class Bench:
         try:
             done, choice = self.denoise(raw, gain, offset)
             if fault == "broken engine":
-                detail, bad = broken(rng, done.image, dose)
+                detail, bad = broken(rng, done.image, raw, dose)
                 done = replace(done, image=bad)
             verdict = trust.judge(done.image, done.prepared, choice)
         except MicrographError:
@@ -157,18 +186,18 @@ class Bench:
         return Case(stratum, name, fault, detail, dose, contrast, ratio, estimate, verdict.word, verdict.reasons)
 
     def seconds(self, side: int, rounds: int = 5) -> dict[str, float]:
-        """Of judging beside that of the network, in turn, for one side²."""
+        """Processor time of judging beside that of the network, in turn, for one side²."""
         rng = np.random.default_rng(0)
         wave = np.sin(np.arange(side) / 11)
         raw = rng.poisson(50 * (1 + 0.4 * wave[:, None] * wave)).astype(np.uint16)
         network, judging = [], []
         for _ in range(rounds):
-            begin = time.perf_counter()
+            begin = time.process_time()
             done, choice = self.denoise(raw, 1.0, 0.0)
-            network.append(time.perf_counter() - begin)
-            begin = time.perf_counter()
+            network.append(time.process_time() - begin)
+            begin = time.process_time()
             trust.judge(done.image, done.prepared, choice)
-            judging.append(time.perf_counter() - begin)
+            judging.append(time.process_time() - begin)
         share = median(a / b for a, b in zip(judging, network, strict=True))
         return {"side": side, "judging": median(judging), "network": median(network), "share": share}
 
@@ -239,6 +268,10 @@ def summary(found: list[Case]) -> dict[str, Any]:
             }
             for fault in (NONE, *FAULTS)
         },
+        "words by broken engine": {
+            how: dict(Counter(case.word for case in found if case.fault == "broken engine" and case.detail == how))
+            for how in BROKEN
+        },
         "correlation of log10 true and estimated error ratio": round(float(np.corrcoef(both)[0, 1]), 3),
         "missed": [
             {"source": case.source, "fault": case.fault, "detail": case.detail, "dose": round(case.dose, 2),
@@ -272,7 +305,7 @@ def main() -> int:
         "machine": platform.platform(),
         "thresholds": {"reject above an estimated error ratio of": trust.REJECTED},
         **summaries,
-        "seconds, side by side": [bench.seconds(side) for side in (512, 1024, 2048)],
+        "processor seconds, side by side": [bench.seconds(side) for side in (256, 512, 1024, 2048, 4096)],
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, told in summaries.items():

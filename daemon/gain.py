@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
-from daemon.spectra import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, look
+from daemon.spectra import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, lit, look
 
 Values = NDArray[np.float64]
 
@@ -152,7 +152,8 @@ def measure(pixels: Pixels) -> Measured:
     if min(pixels.shape) < SMALLEST:
         raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
     with np.errstate(all="ignore"):  # values too large or too small to be squared come out as no noise
-        spectra = look(pixels)
+        inner = lit(pixels)
+        spectra = look(inner)
         if not len(spectra):
             raise MicrographError(_why_nothing(pixels, spectra.saturated))
         noise = spectra.noise()
@@ -166,6 +167,8 @@ def measure(pixels: Pixels) -> Measured:
     whole = np.issubdtype(pixels.dtype, np.integer)
     told = _counts(line, average, whole) if average > 0 and spectra.negative <= NEGATIVE else None
     told = told or _on_pedestal(line, average, darkest)
+    if told is not None and told.offset and inner is not pixels and finite_mean(pixels) <= told.offset:
+        told = None  # an empty border far below the pedestal: the whole image has no counts to scale by
     sigma = sqrt(line.at(average))
     if told is None:
         gain = sigma / sqrt(PEDESTAL_DOSE)

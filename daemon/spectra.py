@@ -176,6 +176,21 @@ def relative_error(terms: int, quantile: float) -> float:
     return sqrt(quantile * (1 - quantile) * WINDOW / terms) / ((1 - quantile) * -log1p(-quantile))
 
 
+def lit(pixels: Pixels) -> Pixels:
+    """An image (H, W) without the rows and columns of one value that a correction of drift leaves along its edges.
+
+    A view; the image itself if nothing would be left.
+    """
+    inner = pixels
+    for _ in range(2):  # rows, then columns
+        while inner.size and inner[0].min() == inner[0].max():
+            inner = inner[1:]
+        while inner.size and inner[-1].min() == inner[-1].max():
+            inner = inner[:-1]
+        inner = inner.T
+    return inner if min(inner.shape) >= SIDE else pixels
+
+
 def look(pixels: Pixels) -> Spectra:
     """Spectra of patches spread over an image (H, W) of any real dtype, a million pixels at most; perhaps of none."""
     height, width = side = min(SIDE, pixels.shape[0]), min(SIDE, pixels.shape[1])

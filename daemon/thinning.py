@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.micrograph import Image, Pixels
-from daemon.spectra import LEAST_PILE, PILE, Estimate, level, look
+from daemon.spectra import LEAST_PILE, PILE, Estimate, level, lit, look
 
 WHOLE = 1e-3
 """A value counts as whole within this; gain and offset are known to no more digits."""
@@ -78,7 +78,7 @@ def examine(counts: Pixels, stored: str) -> Evidence:
         reasons.append(f"the file is 8-bit and its values reach {highest:g}: scaled for display, or clipped")
     if not not_whole:
         reasons += histogram_reasons(np.rint(sample).astype(np.int64))
-    spectra = look(counts)
+    spectra = look(lit(counts))
     spectra = spectra.where(spectra.mean > 0)
     if not len(spectra):
         reasons.append("the image holds no counts that noise could be told from")

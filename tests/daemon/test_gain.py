@@ -233,3 +233,34 @@ def test_measuring_gives_plain_json() -> None:
     assert record["gain"] == 1.0 and record["noise"] == pytest.approx(np.sqrt(20), rel=0.1)
     even = measure(np.random.default_rng(9).normal(0, 3.0, (256, 256))).as_json()
     assert even["gain"] is None and even["offset"] is None and even["gain_error"] is None
+
+
+@pytest.mark.parametrize("fill", [0.0, None], ids=["zeros", "mean"])
+@pytest.mark.parametrize(("scale", "pedestal"), [(1.0, 0.0), (3.0, 0.0), (7.0, 100.0)])
+def test_the_empty_border_of_a_drift_corrected_image_says_nothing_of_the_gain(
+    scale: float, pedestal: float, fill: float | None
+) -> None:
+    rng = np.random.default_rng(5)
+    counts, _ = expose(scene(rng, SIDE), 20.0, 1.0, rng)
+    image = (scale * counts + pedestal).astype(np.float32)
+    bare = measure(image[70:-20, 50:])
+    value = float(image.mean()) if fill is None else fill
+    image[:70] = image[-20:] = image[:, :50] = value
+    found = measure(image)
+    assert (found.gain, found.offset) == (bare.gain, bare.offset)
+    assert found.gain == pytest.approx(scale, rel=0.15)
+
+
+def test_a_border_far_below_the_pedestal_leaves_an_image_that_can_still_be_scaled() -> None:
+    rng = np.random.default_rng(6)
+    counts, _ = expose(scene(rng, SIDE), 2.0, 1.0, rng)
+    image = (7.0 * counts + 1000).astype(np.float32)
+    image[:200] = 0
+    found = measure(image)
+    assert not found.dose_known
+    assert float(image.mean()) > found.offset
+
+
+def test_an_image_of_one_value_is_not_all_border() -> None:
+    with pytest.raises(MicrographError, match="no noise"):
+        measure(np.full((200, 200), 3, np.uint16))

@@ -119,7 +119,7 @@ def broken(rng: np.random.Generator, image: Image, raw: Image, dose: float) -> t
         case "particles invented":
             bad = image.copy()
             for top, left, radius in zip(*rng.uniform(0, SIDE, (2, 20)), rng.uniform(1.5, 8, 20), strict=True):
-                bad += sigma * rng.uniform(0.5, 3) * np.exp(-np.hypot(y - top, x - left) ** 2 / (2 * radius**2))
+                bad += sigma * rng.uniform(0.5, 3) * np.exp(-(np.hypot(y - top, x - left) ** 2) / (2 * radius**2))
         case "seams":
             bad = image + ((y % 128 < 2) | (x % 128 < 2)) * sigma * rng.uniform(0.5, 3)
         case "clipped":

@@ -32,7 +32,7 @@ REJECTED = 0.95
 """Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
 MOSTLY_STRUCTURE = 0.4
 """Share of the noise that was kept: above it, it can hardly be told from structure."""
-NOISE_KEPT, UNTOUCHED = 0.4, 0.8
+NOISE_KEPT, UNTOUCHED = 0.45, 0.9
 """Share of the noise that was kept where there is nothing else, all over the image and in one patch."""
 BLOCK_REMOVED = 1.5
 """Of a block, over the noise: no more than that is removed."""

@@ -485,7 +485,7 @@ def test_another_folder_in_its_place_is_watched(drop: Path, real: Watcher, hint:
 
 
 def test_a_folder_deleted_and_made_again_is_watched(drop: Path, real: Watcher, hint: threading.Event) -> None:
-    """It may have the number of the one before; then the end of the old watch says so, at a later look if it is late."""
+    """It may have the number of the one before: then the end of the old watch tells, at a later look if it is late."""
     shutil.rmtree(drop)
     drop.mkdir()
     for number in range(20):

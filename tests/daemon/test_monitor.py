@@ -23,7 +23,7 @@ from daemon import logs
 from daemon import monitor as monitor_module
 from daemon.config import Address
 from daemon.errors import ConfigError
-from daemon.metrics import Metrics, gauge, graphics_card
+from daemon.metrics import VERDICTS, Metrics, gauge, graphics_card
 from daemon.monitor import AT_ONCE, SITE_AT_ONCE, Answer, Health, Monitor, Request
 
 HERE = Address("127.0.0.1", 0)
@@ -190,12 +190,13 @@ def test_counters_and_figures_that_are_asked_for() -> None:
     assert figures(metrics.text().decode())["emdenoised_micrographs_totaldone"] == 0
     metrics.count("done")
     metrics.count("retried")
-    metrics.finished({"read": 0.25, "network": 2.0}, 1000, 3)
+    metrics.finished({"read": 0.25, "network": 2.0}, 1000, 3, "check")
     metrics.ask(lambda: [gauge("oldest_waiting_seconds", "x", {"": 7.0})])
     found = figures(metrics.text().decode())
     assert found["emdenoised_micrographs_totaldone"] == found["emdenoised_micrographs_totalretried"] == 1
     assert found["emdenoised_step_seconds_sumnetwork"] == 2.0 and found["emdenoised_step_seconds_countread"] == 1
     assert found["emdenoised_raw_bytes_total"] == 1000 and found["emdenoised_spikes_total"] == 3
+    assert [found[f"emdenoised_verdicts_total{word}"] for word in VERDICTS] == [0, 1, 0]
     assert found["emdenoised_oldest_waiting_seconds"] == 7
 
 

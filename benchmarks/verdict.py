@@ -281,6 +281,33 @@ def summary(found: list[Case]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+ROWS = {
+    "rejected of those worse than the raw image": "worse than the raw image: rejected",
+    "not good of those worse than the raw image": "worse than the raw image: rejected or check",
+    "rejected of those better than the raw image": "better than the raw image: rejected, a false alarm",
+    "rejected of those better, without a fault": "the same, where no fault was provoked",
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as docs/verdict.md has them; a test compares."""
+    parts = {name: told for name, told in result.items() if isinstance(told, dict) and "by fault" in told}
+    lines = ["| | " + " | ".join(name.replace(" truths", "") for name in parts) + " |", "|---" * (len(parts) + 1) + "|"]
+    for key, label in ROWS.items():
+        cells = []
+        for told in parts.values():
+            one = told[key]
+            low, high = one["interval"] or (0, 0)
+            cells.append(f"{one['number']} of {one['of']}: {one['share'] or 0:.1%} ({low:.1%} to {high:.1%})")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    words = [told["by fault"][NONE]["words"] for told in parts.values()]
+    shares = [
+        ", ".join(f"{count / sum(one.values()):.0%} {word}" for word, count in sorted(one.items())) for one in words
+    ]
+    lines.append("| words where no fault was provoked | " + " | ".join(shares) + " |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -308,11 +335,7 @@ def main() -> int:
         "processor seconds, side by side": [bench.seconds(side) for side in (256, 512, 1024, 2048, 4096)],
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    for name, told in summaries.items():
-        print(name)
-        for key, value in told.items():
-            if isinstance(value, dict) and "share" in value:
-                print(f"  {key}: {value['number']} of {value['of']} ({value['share']}, {value['interval']})")
+    print(table(result))
     return 0
 
 

@@ -206,7 +206,8 @@ def run_status(options: argparse.Namespace) -> int:
     for job in recent:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
         remark = job.error or job.warning or ""
-        print(f"  {when}  {job.state:11}  {job.path!r}{f'  ({one_line(remark)})' if remark else ''}")
+        word = job.verdict if job.state == "done" and job.verdict else job.state
+        print(f"  {when}  {word:11}  {job.path!r}{f'  ({one_line(remark)})' if remark else ''}")
     if set_aside:
         print("quarantined; looked at again when they change, or with: emdenoised retry")
         for job in set_aside:

@@ -160,7 +160,7 @@ def prepare(out: Path) -> Path:
     # A JSON string is a YAML string too, whatever characters the path holds.
     lines = [f"  {key}: {json.dumps(str((out / name).resolve()), ensure_ascii=False)}\n" for key, name in keys.items()]
     # On the processor everywhere: what is shown must not depend on whether an engine was built for a GPU.
-    text = _SIGNATURE + "folders:\n" + "".join(lines) + "backend:\n  kind: cpu\nmonitor:\n  listen: null\n"
+    text = _SIGNATURE + "folders:\n" + "".join(lines) + "backend:\n  kind: cpu\nmonitor:\n  listen: 127.0.0.1:0\n"
     config.write_text(text, encoding="utf-8")
     return config
 
@@ -290,9 +290,10 @@ class _Demo:
         self._outcomes[file] = outcome
         if outcome.denoised <= outcome.raw:
             self._problems.append(f"{file}: is worse than the input ({outcome.raw:.2f} → {outcome.denoised:.2f} dB)")
-        found = self._provenance(file).get("dose")
+        record = self._provenance(file)
+        found, verdict = record.get("dose"), record.get("verdict", {}).get("word", "no verdict")
         dose = f"  {found:.1f} counts/px" if isinstance(found, int | float) else ""
-        self._say(stamp, "denoised", f"{file}{dose}  in {outcome.seconds:.1f} s  "
+        self._say(stamp, "denoised", f"{file}{dose}  {verdict}  in {outcome.seconds:.1f} s  "
                   f"PSNR {outcome.raw:.1f} → {outcome.denoised:.1f} dB "
                   f"(Gaussian 2 px {outcome.usual:.1f}, best {outcome.best:.1f})")  # fmt: skip
 
@@ -337,6 +338,10 @@ class _Demo:
               f"  before-after.png  raw, denoised and truth side by side\n"
               f"  drop/ → denoised/  what the camera wrote, and the results, each with a preview and a .json\n"
               f"  truth/ state/ daemon.log config.yaml")  # fmt: skip
+        program = sys.argv[0] if Path(sys.argv[0]).name == "emdenoised" else "emdenoised"
+        print(f"Look at them:\n"
+              f"  {program} run --config {self._config}   and open the address of the live page that it logs\n"
+              f"  {program} report last --config {self._config} -o session.html   a page for the lab book")  # fmt: skip
         for problem in self._problems:
             print(f"PROBLEM: {problem}")
         if self._problems:

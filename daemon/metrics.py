@@ -12,6 +12,7 @@ from daemon.errors import EmdenoisedError
 from daemon.ledger import State
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+VERDICTS = ("good", "check", "reject")
 OUTCOMES = ("done", "adopted", "unchanged", "retried", "quarantined", "forgotten", "released")
 
 
@@ -35,6 +36,11 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._verdicts = Counter(
+            "emdenoised_verdicts", "What results were judged to be.", ["verdict"], registry=self._registry
+        )
+        for verdict in VERDICTS:
+            self._verdicts.labels(verdict)
         self._bytes = Counter("emdenoised_raw_bytes", "Bytes of the raw files denoised.", registry=self._registry)
         self._spikes = Counter(
             "emdenoised_spikes", "X-ray hits and hot pixels filled in, in all micrographs.", registry=self._registry
@@ -46,8 +52,9 @@ class Metrics:
         """One more micrograph came to one of OUTCOMES."""
         self._outcomes.labels(outcome).inc()
 
-    def finished(self, seconds: Mapping[str, float], raw_bytes: int, spikes: int) -> None:
-        """A micrograph was denoised and written."""
+    def finished(self, seconds: Mapping[str, float], raw_bytes: int, spikes: int, verdict: str) -> None:
+        """A micrograph was denoised, judged to be one of VERDICTS, and written."""
+        self._verdicts.labels(verdict).inc()
         for step, value in seconds.items():
             self._seconds.labels(step).observe(value)
         self._bytes.inc(raw_bytes)

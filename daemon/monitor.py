@@ -7,7 +7,9 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Protocol
@@ -18,7 +20,11 @@ from daemon.config import Address
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10
+"""From when a connection is taken until its request must have arrived in full."""
 AT_ONCE = 16
+SITE_AT_ONCE = 12
+"""Of these so many for the site: a share that hangs must not keep health and metrics from being asked."""
+GRACE_SECONDS = 1.0
 PROTECTION = {
     # Nothing from elsewhere is loaded or asked, and what a file name may hold is never run.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -116,29 +122,65 @@ class Monitor:
 
 
 class _Server(ThreadingHTTPServer):
+    """Whoever sends a request slowly has until its deadline; less, if others wait for the place."""
+
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, address: Address, health: Callable[[], Health], metrics: Callable[[], bytes]) -> None:
         self.address_family = address.family
         self.health, self.metrics = health, metrics
         self.site: Site | None = None
         self._places = threading.BoundedSemaphore(AT_ONCE)
+        self.of_site = threading.BoundedSemaphore(SITE_AT_ONCE)
+        self._unheard: dict[socket.socket, float] = {}  # since when, the oldest first
+        self._lock = threading.Lock()
         super().__init__((address.host, address.port), _Handler)
 
     def process_request(self, request: object, client_address: object) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)  # type: ignore[arg-type]
-        else:
-            self.shutdown_request(request)  # type: ignore[arg-type]
+        assert isinstance(request, socket.socket)
+        if not self._places.acquire(blocking=False) and not (
+            self._hang_up_on_the_slowest() and self._places.acquire(timeout=GRACE_SECONDS)
+        ):
+            self.shutdown_request(request)
+            return
+        with self._lock:
+            self._unheard[request] = time.monotonic()
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started now
+            self.heard(request)
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: object, client_address: object) -> None:
+        assert isinstance(request, socket.socket)
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request_thread(request, client_address)
         finally:
+            self.heard(request)
             self._places.release()
 
+    def heard(self, request: socket.socket) -> None:
+        """It has said what it wants."""
+        with self._lock:
+            self._unheard.pop(request, None)
+
+    def _hang_up_on_the_slowest(self, since: float = float("inf")) -> bool:
+        """Whether one that was taken before `since` is not heard yet; its thread then gives up its place."""
+        with self._lock:
+            slowest, taken = next(iter(self._unheard.items()), (None, since))
+            if slowest is None or taken >= since:
+                return False
+            del self._unheard[slowest]
+        with suppress(OSError):  # it has gone by itself
+            slowest.shutdown(socket.SHUT_RDWR)
+        return True
+
     def service_actions(self) -> None:
+        while self._hang_up_on_the_slowest(time.monotonic() - REQUEST_SECONDS):
+            pass
         if (site := self.site) is not None:
             site.tidy()
 
@@ -153,9 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS
 
     def do_GET(self) -> None:
+        self.server.heard(self.connection)
         if not _is_here(self.headers.get("Host", "")):
             # A page from elsewhere that has its name resolve to this computer must not read us.
             self._answer(Answer(403, "text/plain", b"ask for it by the name localhost\n"))
+            return
+        if self._for_another_page():
+            self._answer(Answer(403, "text/plain", b"this is not for pages from elsewhere\n"))
             return
         path, _, query = self.path.partition("?")
         match path:
@@ -176,7 +222,20 @@ class _Handler(BaseHTTPRequestHandler):
             given = dict(parse_qsl(query, max_num_fields=_MOST_PARAMETERS))
         except ValueError:
             return Answer(400, "text/plain", b"too many parameters\n")
-        return site.answer(Request(path, given, self.headers.get("If-None-Match", "")))
+        if not self.server.of_site.acquire(blocking=False):
+            busy = json.dumps({"error": "too much is asked for at once; ask again"}).encode()
+            return Answer(503, "application/json", busy, retry_after=1)
+        try:
+            return site.answer(Request(path, given, self.headers.get("If-None-Match", "")))
+        finally:
+            self.server.of_site.release()
+
+    def _for_another_page(self) -> bool:
+        """Whether a browser says so: such a page cannot read the answer, but could have us work. Links are fine."""
+        return (
+            self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+            and self.headers.get("Sec-Fetch-Dest") != "document"
+        )
 
     do_HEAD = do_GET  # noqa: N815 - the base class's word
 

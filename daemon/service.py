@@ -459,7 +459,7 @@ class Service:
             **(section.told if section else {}),
         )
         self._pause = 0.0
-        self._metrics.finished(outcome.seconds, claimed.work.raw["size"], outcome.spikes)
+        self._metrics.finished(outcome.seconds, claimed.work.raw["size"], outcome.spikes, outcome.verdict)
         told = {"micrograph": job.path, "outcome": "done"}
         name = job.path if section is None else f"{job.path} ({section})"
         log.info("%s", outcome.describe(name, job.revision), extra=told)

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +20,19 @@ from site_of_daemon import LIMIT, Site, until
 
 from daemon import config as settings
 from daemon import logs
+from daemon import monitor as monitor_module
 from daemon.config import Address
 from daemon.errors import ConfigError
-from daemon.metrics import Metrics, gauge, graphics_card
-from daemon.monitor import AT_ONCE, Health, Monitor
+from daemon.metrics import VERDICTS, Metrics, gauge, graphics_card
+from daemon.monitor import AT_ONCE, SITE_AT_ONCE, Answer, Health, Monitor, Request
 
 HERE = Address("127.0.0.1", 0)
 
 
-def ask(port: int, path: str, host: str = "localhost", method: str = "GET") -> tuple[int, str]:
+def ask(port: int, path: str, host: str = "localhost", method: str = "GET", **headers: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request(method, path, headers={"Host": host})
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, headers={"Host": host, **told})
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
@@ -90,6 +93,92 @@ def test_a_crowd_that_says_nothing_does_not_use_up_threads(monitor: Monitor) -> 
     assert ask(port, "/healthz")[0] == 200
 
 
+def slow(port: int) -> socket.socket:
+    """A connection whose request has begun and does not end."""
+    one = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
+    one.sendall(b"GET /healthz HT")
+    return one
+
+
+def hung_up(one: socket.socket) -> bool:
+    """Whether the other side is gone, for one that goes on sending a byte at a time."""
+    try:
+        one.sendall(b"x")
+        one.setblocking(False)
+        return one.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_who_sends_a_byte_at_a_time_makes_room_for_who_asks(monitor: Monitor) -> None:
+    assert monitor.port is not None
+    crowd = [slow(monitor.port) for _ in range(3 * AT_ONCE)]
+    for _ in range(3):
+        for one in crowd:
+            hung_up(one)
+        assert ask(monitor.port, "/healthz")[0] == 200
+    assert [hung_up(one) for one in crowd].count(False) <= AT_ONCE
+    for one in crowd:
+        one.close()
+
+
+def test_a_request_must_have_come_by_its_deadline_however_lively_it_is(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert monitor.port is not None
+    monkeypatch.setattr(monitor_module, "REQUEST_SECONDS", 0.2)  # the pause that is allowed between bytes stays
+    one = slow(monitor.port)
+    until(lambda: hung_up(one))
+    one.close()
+    assert ask(monitor.port, "/healthz")[0] == 200
+
+
+def test_a_site_that_hangs_leaves_health_and_metrics_alone(monitor: Monitor) -> None:
+    """As it does when the output folder is on a share that does not answer."""
+    assert monitor.port is not None
+    port, answer = monitor.port, threading.Event()
+
+    class Hanging:
+        def answer(self, request: Request) -> Answer:
+            answer.wait(LIMIT)
+            return Answer(200, "text/plain", b"")
+
+        def tidy(self) -> None:
+            pass
+
+    monitor.show(Hanging())
+    with ThreadPoolExecutor(AT_ONCE) as people:
+        asked = [people.submit(ask, port, "/data/micrograph/1") for _ in range(AT_ONCE)]
+        until(lambda: sum(one.done() for one in asked) >= AT_ONCE - SITE_AT_ONCE)
+        assert ask(port, "/healthz")[0] == ask(port, "/metrics")[0] == 200
+        assert ask(port, "/data/list")[0] == 503
+        answer.set()
+        statuses = [one.result()[0] for one in asked]
+    assert statuses.count(200) == SITE_AT_ONCE and statuses.count(503) == AT_ONCE - SITE_AT_ONCE
+    assert ask(port, "/data/list")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),  # no browser
+        ({"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Dest": "image"}, 200),
+        ({"Sec_Fetch_Site": "none", "Sec_Fetch_Dest": "document"}, 200),
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Dest": "document"}, 200),  # a link in a wiki
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Dest": "iframe"}, 403),
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Dest": "image"}, 403),
+        ({"Sec_Fetch_Site": "same-site", "Sec_Fetch_Dest": "empty"}, 403),  # another port of this computer
+    ],
+)
+def test_pages_from_elsewhere_cannot_have_it_work_for_them(
+    monitor: Monitor, headers: dict[str, str], status: int
+) -> None:
+    assert monitor.port is not None
+    assert ask(monitor.port, "/healthz", **headers)[0] == status
+
+
 def test_a_port_that_is_taken_is_a_warning(caplog: pytest.LogCaptureFixture, monitor: Monitor) -> None:
     second = Monitor(Address("127.0.0.1", monitor.port or 0), lambda: Health("ok", ""), bytes)
     assert second.port is None and "cannot be listened on (Address already in use)" in caplog.text
@@ -101,12 +190,13 @@ def test_counters_and_figures_that_are_asked_for() -> None:
     assert figures(metrics.text().decode())["emdenoised_micrographs_totaldone"] == 0
     metrics.count("done")
     metrics.count("retried")
-    metrics.finished({"read": 0.25, "network": 2.0}, 1000, 3)
+    metrics.finished({"read": 0.25, "network": 2.0}, 1000, 3, "check")
     metrics.ask(lambda: [gauge("oldest_waiting_seconds", "x", {"": 7.0})])
     found = figures(metrics.text().decode())
     assert found["emdenoised_micrographs_totaldone"] == found["emdenoised_micrographs_totalretried"] == 1
     assert found["emdenoised_step_seconds_sumnetwork"] == 2.0 and found["emdenoised_step_seconds_countread"] == 1
     assert found["emdenoised_raw_bytes_total"] == 1000 and found["emdenoised_spikes_total"] == 3
+    assert [found[f"emdenoised_verdicts_total{word}"] for word in VERDICTS] == [0, 1, 0]
     assert found["emdenoised_oldest_waiting_seconds"] == 7
 
 

@@ -39,7 +39,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Site:
     (site.drop / "paper.tif").write_bytes(b"%PDF-1.7 " + b"x" * 5000)
     with mrcfile.new(site.drop / "tilt.st", rng.poisson(30, (2, 160, 160)).astype(np.uint16)) as stack:
         stack.set_image_stack()
-    assert cli.main(["once", "--config", str(site.config)]) == 1
+    status, said = site.finish("once")
+    assert status == 1 and "quarantined 'paper.tif'" in said
     return site
 
 

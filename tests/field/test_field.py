@@ -1,7 +1,7 @@
 """The long tests: kills, floods and soaks, on the real process. `make test-field`.
 
-EMDENOISED_KILLS and EMDENOISED_FLOOD say how many; what one longer run found is in benchmarks/results/field.json,
-written by EMDENOISED_RECORD=FILE.
+EMDENOISED_KILLS, EMDENOISED_FLOOD and EMDENOISED_SOAK say how many; what one longer run found is in
+benchmarks/results/field.json, written by EMDENOISED_RECORD=FILE.
 """
 
 import json
@@ -28,6 +28,9 @@ pytestmark = pytest.mark.field
 
 KILLS = int(os.environ.get("EMDENOISED_KILLS", "60"))
 FLOOD = int(os.environ.get("EMDENOISED_FLOOD", "10000"))
+SOAK = int(os.environ.get("EMDENOISED_SOAK", "300"))
+IN_THE_FOLDER = 100
+"""So many raw files lie there at once in the soak."""
 
 
 def record(name: str, **figures: Any) -> None:
@@ -140,20 +143,62 @@ def test_a_flood_of_files_moved_in_at_once_is_worked_off_in_constant_memory(site
             else 0
         )
 
-    def rss() -> int:
-        """Kilobytes."""
-        return int(Path(f"/proc/{process.pid}/status").read_text().partition("VmRSS:")[2].split()[0])
-
     wait_for(lambda: done() >= FLOOD // 5)
-    warm = rss()
+    warm = rss(process.pid)
     wait_for(lambda: done() >= FLOOD)
-    last, seconds = rss(), time.monotonic() - begin
+    last, seconds = rss(process.pid), time.monotonic() - begin
     process.terminate()
     assert process.wait(LIMIT) == 0
     site.check_outputs()
     assert states(site) == {"done": FLOOD}
     assert last <= 1.05 * warm, f"{warm} kB after a fifth, {last} kB at the end"
     record("flood", files=FLOOD, seconds=round(seconds, 1), rss_kb_after_a_fifth=warm, rss_kb_at_the_end=last)
+
+
+def test_a_soak_with_the_real_network_verdicts_and_previews_takes_no_more_memory(site: Site) -> None:
+    """Micrographs of several sizes keep coming, one by one, and raw files are moved away after a while.
+
+    What lies in the folder is known by name: about a kilobyte for each file, which is no growth over time.
+    """
+    rng = np.random.default_rng(0)
+    shapes = [(128, 128), (256, 192), (200, 333), (96, 512)]
+    images = [rng.poisson(20 * (1 + 0.4 * np.sin(np.arange(w) / 9)), (h, w)).astype(np.uint16) for h, w in shapes]
+    process = site.launch("run")
+    site.ready(process)
+    made = 0
+
+    def more(number: int) -> int:
+        nonlocal made
+        for _ in range(number):
+            image = images[made % len(images)].copy()
+            image[0, 0] = made % 30
+            image[0, 1] = made // 30 % 30
+            tifffile.imwrite(site.drop / f"{made:06}.tif", image)
+            made += 1
+            if made % 50 == 0:
+                wait_for(done)
+                if made > IN_THE_FOLDER:
+                    for number in range(made - IN_THE_FOLDER - 50, made - IN_THE_FOLDER):
+                        (site.drop / f"{number:06}.tif").unlink()
+        return rss(process.pid)
+
+    def done() -> bool:
+        assert process.poll() is None, site.said(process)
+        return sum(entry.name.endswith(".tif") for entry in os.scandir(site.output)) >= made
+
+    warm = more(max(SOAK // 5, 150))
+    last = more(SOAK)
+    process.terminate()
+    assert process.wait(LIMIT) == 0
+    assert len(site.images()) == made
+    assert states(site) == {"done": made}
+    assert last <= 1.05 * warm, f"{warm} kB once warm, {last} kB at the end"
+    record("soak", micrographs=made, rss_kb_once_warm=warm, rss_kb_at_the_end=last)
+
+
+def rss(process: int) -> int:
+    """Memory of a process, kilobytes."""
+    return int(Path(f"/proc/{process}/status").read_text().partition("VmRSS:")[2].split()[0])
 
 
 def wait_for(condition: Any) -> None:

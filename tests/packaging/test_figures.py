@@ -1,0 +1,59 @@
+"""Figures in README and documents are those of the committed results."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / name).read_text())
+    return found
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_verdicts_tables() -> None:
+    rows = script("verdict").table(result("verdict.json")).splitlines()
+    document = (ROOT / "docs" / "verdict.md").read_text("utf-8")
+    assert all(row in document for row in rows)
+    for row in rows[2:]:
+        _, label, *_, reported, _ = row.split("|")
+        assert f"|{label}|{reported}|" in README
+
+
+def test_what_was_counted_in_the_field() -> None:
+    field, fuzz = result("field.json"), result("fuzz.json")
+    assert f"{fuzz['inputs']:,} inputs" in README
+    assert fuzz["inputs"] == sum(target["inputs"] for target in fuzz["targets"].values())
+    kills = field["kills"]
+    assert kills["micrographs"] == kills["whole_results"]
+    assert f"{kills['kills']:,} kills, {kills['micrographs']:,} micrographs" in README
+    assert f"{field['failpoints']['kills']} such places" in README
+
+
+def test_the_host_paths_figures() -> None:
+    host = result("host_path.json")
+    share = host["throughput"]["daemon_share_of_bare_speed"]
+    rounds = len(host["throughput"]["rounds"])
+    assert f"{share['median']:.0%} (least of {rounds} rounds {share['least']:.0%})" in README
+    step = host["throughput"]["mean_seconds_by_step"]
+    own = ", ".join(f"{name} {step[name]:.3f}" for name in ("prepare", "read", "judge", "write"))
+    assert f"beside {step['network']:.2f} for the network: {own}" in README
+    wait = host["last_byte_to_start_of_work"]["seconds"]
+    assert f"{wait['median']:.2f} s, longest {wait['longest']:.2f} s" in README
+    cost = host["seconds_per_megapixel"].values()
+    assert f"{min(cost):.2f} to {max(cost):.2f} s: within {host['dearest_over_cheapest'] - 1:.0%}" in README
+    peak = {side: f"{mib / 1024:.1f}" for side, mib in host["peak_rss_mib"].items()}
+    assert f"{peak['1024']} GiB at 1024², {peak['4096']} at 4096², {peak['16384']} at 16384²" in README

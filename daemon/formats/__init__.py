@@ -205,7 +205,7 @@ def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
     stream.seek(extent.end - tail)
     if stream.read(tail).strip(b"\0"):
         return Completeness("complete")
-    stop = _written_until(stream, extent)
+    stop = _written_until(stream, extent) if extent.dense else None
     if stop is None:
         return Completeness("suspicious", False, "the image ends in zeros: a dark border, or a copy not finished yet")
     return Completeness(

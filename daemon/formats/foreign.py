@@ -82,7 +82,7 @@ def extent(head: bytes, form: Format, size: int) -> Extent:
             end = _end_of_hdf5(head, size)
     if not 0 < end < 1 << 62:
         raise DamagedError(f"the header of {form.name} makes no sense (yet)")
-    return Extent(0, end, _TAIL)
+    return Extent(0, end, _TAIL, dense=form not in (_EMD, _HSPY))
 
 
 def read(

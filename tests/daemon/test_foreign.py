@@ -379,3 +379,17 @@ def test_an_extended_header_that_is_too_short_or_unknown_says_nothing(tmp_path: 
         file.set_extended_header(np.zeros(1024, "V1"))
         file.header.exttyp = b"AGAR"
     assert formats.read(data, LIMIT).acquisition == Acquisition()
+
+
+def test_room_that_hdf5_left_unwritten_proves_nothing(tmp_path: Path) -> None:
+    """A copy that keeps holes ends in one, like a copy that stopped; it is read once it has been left alone."""
+    path = tmp_path / "stack.emd"
+    path.write_bytes((DATA / "velox_tem_stack.emd").read_bytes())
+    size = path.stat().st_size
+    end = len(path.read_bytes().rstrip(b"\0"))
+    os.truncate(path, end)
+    os.truncate(path, size)
+    found = formats.probe(path)
+    assert found.state == "suspicious" and not found.proven
+    with Reader(1 << 20, 60) as reader:
+        assert reader.read(path).pixels.shape == (3, 3)

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image as Picture
 
+from daemon.logs import one_line
 from daemon.whole import write_whole
 
 _STYLE = """
@@ -49,8 +50,9 @@ def save(path: Path, title: str, parts: Iterable[str]) -> None:
 
 
 def text(value: object) -> str:
-    """Anything as text of a page; bytes of a name that are no UTF-8 are shown as what they are."""
-    return escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
+    """Anything as text of a page, line by line; bytes of a name that are no UTF-8 are shown as what they are."""
+    told = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    return escape("\n".join(map(one_line, told.split("\n"))))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], classes: Sequence[str] = ()) -> Iterator[str]:

@@ -6,15 +6,18 @@ import sys
 from datetime import datetime, timezone
 from typing import Literal
 
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Letters that turn the direction of writing: "exe.tif" could be made to look like "fit.exe"."""
 _HARMLESS = {number: f"\\x{number:02x}" for number in (*range(32), 127, *range(0x80, 0xA0))} | {
     9: "\t",
     0x2028: "\\u2028",
     0x2029: "\\u2029",
+    **{number: f"\\u{number:04x}" for number in _TURNING},
 }
 
 
 def one_line(text: str) -> str:
-    """Text that a stranger had a hand in (names of files): no character of it starts a new line or moves a cursor."""
+    """Text that a stranger had a hand in (names of files): none of it starts a new line, moves a cursor or hides."""
     return text.translate(_HARMLESS)
 
 

@@ -26,6 +26,7 @@ from daemon.errors import EmdenoisedError
 from daemon.gallery import BusyError, Gallery, NotThereError, Plane, Result
 from daemon.ledger import Job, Ledger, State
 from daemon.ledger_file import LedgerError
+from daemon.logs import one_line
 from daemon.monitor import Answer, Health, Request
 from daemon.reader import Reader
 from daemon.session_summary import SessionSummary
@@ -304,5 +305,5 @@ def _whole(text: str, least: int) -> int:
 
 
 def _readable(path: str) -> str:
-    """Bytes of a name that are not UTF-8, as people can read them."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Bytes of a name that are not UTF-8, as people can read them; nothing in it is turned round or hidden."""
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))

@@ -180,4 +180,4 @@ def _caption(draw: ImageDraw.ImageDraw, font: Font, width: int, y: int, margin: 
 def _printable(text: str) -> str:
     """The font shipped with Pillow knows little beyond ASCII: accents are dropped, the rest becomes "?"."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", text.replace("µ", "u")) if not unicodedata.combining(c))
-    return "".join(c if c.isascii() or c == "·" else "?" for c in bare)
+    return "".join(c if (c.isascii() and c.isprintable()) or c == "·" else "?" for c in bare)

@@ -141,14 +141,18 @@ def _compared(
     record = report.own_record(image)
     if record is None:
         raise MicrographError(f"{image}: the result, or the JSON beside it, is no longer there")
+    match record:
+        case {"raw": {"sha256": str(sha256)}, "profile": {"name": str(profile)}}:
+            pass
+        case _:
+            raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
     if section is None:
         raw = work.fingerprint(path, new.backend.max_pixels)
     else:
         micrograph, found = sections.read(reader, path, section)
         raw = found.raw
-    if raw["sha256"] != record["raw"]["sha256"]:
+    if raw["sha256"] != sha256:
         raise MicrographError(f"{path}: is not the file any more that this result was made from")
-    profile = record["profile"]["name"]
     known = profile if profile in new.profiles else None
     if section is None:
         one = work.read(new, loaded, path, relative, raw, reader, profile=known)

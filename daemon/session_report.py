@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _with(done: Sequence[Job], records: Mapping[int, dict[str, Any] | None]) -> 
 
 def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     words = Counter(job.verdict or "none" for job in jobs if job.state == "done")
-    doses = [float(record["dose"]) for record in records if record.get("dose") is not None]
+    doses = [dose for record in records if (dose := _number(record.get("dose"))) is not None]
     refused = sum(job.state == "quarantined" for job in jobs)
     weights = sorted({_weights(record) for record in records})
     backends = sorted({str(record.get("backend")) for record in records})
@@ -89,7 +90,7 @@ def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str,
         "Mean counts per pixel": f"{sum(doses) / len(doses):.3g} (of {len(doses)} whose dose is known)"
         if doses
         else "unknown",
-        "X-ray hits and hot pixels": sum(int(_get(record, "spikes", "count") or 0) for record in records),
+        "X-ray hits and hot pixels": sum(int(_number(_get(record, "spikes", "count")) or 0) for record in records),
         "Weights": "; ".join(weights) or "unknown",
         "Network run by": "; ".join(backends) or "unknown",
         "Raw files": config.folders.drop,
@@ -99,8 +100,8 @@ def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str,
 
 
 def _weights(record: Mapping[str, Any]) -> str:
-    hashes = _get(record, "weights", "sha256") or {}
-    told = "; ".join(f"{name} {digest}" for name, digest in hashes.items())
+    hashes = _get(record, "weights", "sha256")
+    told = "; ".join(f"{name} {digest}" for name, digest in hashes.items()) if isinstance(hashes, Mapping) else ""
     return f"{_get(record, 'weights', 'name')} ({told})"
 
 
@@ -116,16 +117,15 @@ def _row(job: Job, record: Mapping[str, Any] | None) -> tuple[object, ...]:
             "",
             "",
         )
-    reasons = record.get("warnings") or ()
-    dose, shape = record.get("dose"), _get(record, "raw", "shape") or ()
+    dose = _number(record.get("dose"))
     return (
         _clock(job.updated),
         job.path + (f" (revision {job.revision})" if job.revision > 1 else ""),
         job.verdict or "none",
-        "; ".join(str(reason) for reason in reasons),
+        "; ".join(_listed(record.get("warnings"))),
         "unknown" if dose is None else f"{dose:.3g}",
         _get(record, "profile", "name") or "",
-        " x ".join(str(side) for side in reversed(shape)),
+        " x ".join(reversed(_listed(_get(record, "raw", "shape")))),
         _get(record, "spikes", "count"),
     )
 
@@ -142,7 +142,7 @@ def _pictures(done: Sequence[Job], records: Mapping[int, dict[str, Any] | None],
             continue
         shown += 1
         word = job.verdict or "none"
-        reasons = "; ".join(str(reason) for reason in _get(record, "verdict", "reasons") or ())
+        reasons = "; ".join(_listed(_get(record, "verdict", "reasons")))
         yield document.figure(
             picture, f'<b>{text(job.path)}</b>: <span class="{text(word)}">{text(word)}</span> {text(reasons)}'
         )
@@ -178,6 +178,17 @@ def _settings(config: Config, records: Sequence[Mapping[str, Any]]) -> Iterator[
 def _get(record: Mapping[str, Any], section: str, key: str) -> Any:
     found = record.get(section)
     return found.get(key) if isinstance(found, Mapping) else None
+
+
+# A record that somebody wrote by hand costs its own cells, not the page.
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def _listed(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
 
 
 def _clock(seconds: float) -> str:

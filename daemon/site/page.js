@@ -178,7 +178,13 @@ class Page {
 
   #show(micrograph) {
     this.#selected = micrograph;
-    showFacts(find("#facts"), micrograph);
+    try {
+      showFacts(find("#facts"), micrograph);
+    } catch { // a record that somebody wrote by hand must not stop the page
+      find("#facts").replaceChildren(
+        element("h2", "", micrograph.path.split("/").pop()),
+        element("p", "where", "The JSON beside this result is damaged: what it says of it cannot be shown."));
+    }
     if (micrograph.shown) this.viewer.show(micrograph);
     else this.viewer.show(null, micrograph.missing ?? (micrograph.state === "quarantined" ? "Set aside: see the reason on the right." : "Not done yet."));
     this.#showSpectrum();

@@ -92,7 +92,7 @@ export class SessionView {
 
   #curve(parent, axis, title, unit, points, tone) {
     const known = points.map(([, value]) => value).filter((value) => value !== null);
-    const made = this.#chart(parent, title, unit, axis, Math.max(...known, 1e-9) * 1.08);
+    const made = this.#chart(parent, title, unit, axis, Math.max(...known, 0) * 1.08 || 1);
     return () => {
       const chart = made();
       chart.curve(points, tone);

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from site_of_daemon import Site, folder_state
 
-from daemon import cli, manifest, offline, replay, session_report
+from daemon import cli, document, logs, manifest, offline, replay, session_report
 from daemon.ledger import Job, Ledger
 
 NASTY = "<img src=x onerror=alert(1)>.tif"
@@ -143,3 +143,34 @@ def test_other_weights_are_compared_and_disagreements_come_first(
 def test_weights_that_are_not_there(session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(session, "replay", "last", "--weights", "nothing", "-o", str(tmp_path)) == 78
     assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"dose": "much", "warnings": 7, "raw": {"shape": 3}, "spikes": {"count": "x"}, "weights": {"sha256": []}},
+        {"dose": float("inf"), "verdict": [], "raw": [], "profile": None, "spikes": None, "weights": "fast"},
+    ],
+)
+def test_a_record_that_somebody_wrote_by_hand_costs_itself_only(
+    session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoilt: dict[str, object]
+) -> None:
+    record = session.output / "low" / "a.tif.json"
+    before = record.read_bytes()
+    record.write_text(json.dumps({**json.loads(before), **spoilt}))
+    try:
+        assert command(session, "report", "last", "-o", str(tmp_path / "page.html")) == 0
+        assert command(session, "replay", "low", "--weights", "fast", "-o", str(tmp_path)) == 0
+    finally:
+        record.write_bytes(before)
+    assert "low/a.tif" in (tmp_path / "page.html").read_text("utf-8")
+    assert "1 compared" in capsys.readouterr().out
+    told = json.loads((tmp_path / "replay.json").read_text())
+    assert [one["micrograph"] for one in told["not compared"]] == ["low/a.tif"]
+    assert "is damaged" in told["not compared"][0]["reason"]
+
+
+def test_letters_that_turn_the_direction_of_writing_are_shown_as_what_they_are() -> None:
+    assert document.text("a\u202efit.exe") == "a\\u202efit.exe"
+    assert logs.one_line("a\u2066b\nc") == "a\\u2066b\\x0ac"
+    assert document.text("two\nlines") == "two\nlines"

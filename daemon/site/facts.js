@@ -80,6 +80,7 @@ function image({ facts, record, shown, state }) {
     ["Image", shown ? `${shown.width} × ${shown.height}${record?.dtype ? `, ${record.dtype}` : ""}` : ""],
     ["Mean", told.mean_raw === undefined ? "" : `${number(told.mean_raw, 4)} → ${number(told.mean_denoised, 4)}`],
     ["Removed", told.removed_noise === undefined ? "" : `${number(told.removed_noise)} × expected noise`],
+    ["Error", told.evidence == null ? "" : `about ${number(told.evidence.error_ratio)} × raw (squared)`],
     ["Hot pixels", facts.spikes === undefined ? "" : `${facts.spikes}`],
     ["Weights", record?.weights],
     ["Ran on", facts.backend ?? record?.backend],

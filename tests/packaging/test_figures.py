@@ -41,6 +41,9 @@ def test_what_was_counted_in_the_field() -> None:
     assert kills["micrographs"] == kills["whole_results"]
     assert f"{kills['kills']:,} kills, {kills['micrographs']:,} micrographs" in README
     assert f"{field['failpoints']['kills']} such places" in README
+    soak = field["soak"]
+    warm, end = (round(soak[name] / 1024) for name in ("rss_kb_once_warm", "rss_kb_at_the_end"))
+    assert f"{soak['micrographs']:,} micrographs: {warm} MiB once warm, {end} MiB at the end" in README
 
 
 def test_the_host_paths_figures() -> None:

@@ -81,10 +81,10 @@ def throughput(root: Path, side: int, number: int, rounds: int) -> dict[str, Any
     steps: dict[str, list[float]] = {}
     real = one._metrics.finished  # noqa: SLF001
 
-    def finished(seconds: Any, raw_bytes: int, spikes: int) -> None:
+    def finished(seconds: Any, *told: Any) -> None:
         for step, value in seconds.items():
             steps.setdefault(step, []).append(value)
-        real(seconds, raw_bytes, spikes)
+        real(seconds, *told)
 
     one._metrics.finished = finished  # type: ignore[method-assign]  # noqa: SLF001
     one.start()

@@ -330,7 +330,10 @@ def main() -> int:
         "what": "verdicts on results whose truth is known: simulated exposures of real and simulated truths",
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": platform.platform(),
-        "thresholds": {"reject above an estimated error ratio of": trust.REJECTED},
+        "thresholds": {
+            "reject above an estimated error ratio of": trust.REJECTED,
+            f"where neighbours correlate more than {trust.STRONGLY_CORRELATED}": trust.REJECTED_CORRELATED,
+        },
         **summaries,
         "processor seconds, side by side": [bench.seconds(side) for side in (256, 512, 1024, 2048, 4096)],
     }

@@ -30,6 +30,8 @@ FLOAT32_PEDESTAL = 1e3
 # How far each figure may go; what these catch and what they let pass is measured by benchmarks/verdict.py.
 REJECTED = 0.95
 """Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
+STRONGLY_CORRELATED, REJECTED_CORRELATED = 0.4, 0.8
+"""Where the noise of neighbours is more correlated than the first, its spectrum is less certain: the limit is lower."""
 MOSTLY_STRUCTURE = 0.4
 """Share of the noise that was kept: above it, it can hardly be told from structure."""
 NOISE_KEPT, UNTOUCHED = 0.45, 0.9
@@ -131,7 +133,8 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
 
 def _against(found: Evidence) -> Iterator[str]:
     """Why the result is probably worse than the raw image."""
-    if found.error_ratio > REJECTED:
+    limit = REJECTED_CORRELATED if found.detector_correlation > STRONGLY_CORRELATED else REJECTED
+    if found.error_ratio > limit:
         yield (
             f"its squared error is estimated at {found.error_ratio:.2g} times the raw image's: use that one, and check "
             "gain, offset and profile"

@@ -1,5 +1,7 @@
 """Is the result believed for the right reasons, and doubted for the right ones?"""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -188,3 +190,11 @@ def test_numbers_too_large_for_float32_sums_are_no_reason_to_throw_a_result_away
     verdict = trust.judge(np.full(SHAPE, 2e37, np.float32), prepared, choice)
     assert verdict.mean_shift == pytest.approx(0, abs=1e-6)
     assert np.isfinite(verdict.removed_noise)
+
+
+def test_where_neighbours_correlate_the_limit_is_lower() -> None:
+    """The estimate is less certain there."""
+    known = {field.name: 0.0 for field in fields(trust.Evidence)}
+    for correlation, rejected in ((0.0, False), (0.6, True)):
+        found = trust.Evidence(**{**known, "error_ratio": 0.9, "detector_correlation": correlation})
+        assert any(trust._against(found)) == rejected

@@ -22,6 +22,7 @@ p, li { max-width: 48rem; } .note { color: #59626b; font-size: .9em; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e8ea;
   font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th { border-bottom: 1px solid #9aa3ab; white-space: nowrap; }
+.dated td:first-child { white-space: nowrap; }
 figure { margin: 1.4rem 0; } figcaption { font-size: .9em; } img { max-width: 100%; height: auto; }
 td.good, td.check, td.reject, td.quarantined { white-space: nowrap; } .good { color: #14703c; }
 .check { color: #7a5b00; font-weight: 600; } .reject, .quarantined { color: #b3261e; font-weight: 600; }
@@ -55,9 +56,15 @@ def text(value: object) -> str:
     return escape("\n".join(map(one_line, told.split("\n"))))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], classes: Sequence[str] = ()) -> Iterator[str]:
-    """A table; a cell that is one of `classes` is drawn as such."""
-    yield '<div class="scroll"><table><tr>' + "".join(f"<th>{text(cell)}</th>" for cell in head) + "</tr>"
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], classes: Sequence[str] = (), *, dated: bool = False
+) -> Iterator[str]:
+    """A table; a cell that is one of `classes` is drawn as such. `dated`: the first of a row is kept on one line."""
+    yield (
+        f'<div class="scroll"><table{" class=dated" if dated else ""}><tr>'
+        + "".join(f"<th>{text(cell)}</th>" for cell in head)
+        + "</tr>"
+    )
     for row in rows:
         cells = (f'<td class="{cell}">' if cell in classes else "<td>" for cell in row)
         yield "<tr>" + "".join(f"{tag}{text(cell)}</td>" for tag, cell in zip(cells, row, strict=True)) + "</tr>"

@@ -22,6 +22,7 @@ from daemon.filesystem import filesystem_type
 from daemon.ledger_file import FILE, LedgerError, Mode, connect, explain, own
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
+_WORST_FIRST = ("reject", "check", "good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +225,8 @@ class Ledger:
     ) -> Job:
         """Running -> done, once `output` lies whole on the disk. None leaves what was known before.
 
-        `sections`: so many of a stack are done now. If there are `more`, or it has grown meanwhile -> pending.
+        `sections`: so many of a stack are done now; of their verdicts the worst is kept. If there are `more`, or it has
+        grown meanwhile -> pending.
         """
         changes = {"sha256": sha256, "profile": _text(profile), "warning": _text(warning)}
         kept: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
@@ -237,6 +239,8 @@ class Ledger:
                 now = self.get(job.id)
                 more = more or (now.size, now.mtime_ns) != (job.size, job.mtime_ns)
                 kept |= {"sections": sections, "attempts": 0}
+                if facts is not None and sections > 1:
+                    kept["verdict"] = _worse(now.verdict, verdict)
             return self._move(job, ("running",), state="pending" if more else "done", **kept)
 
     def replaced(self, job: Job) -> Job:
@@ -438,6 +442,10 @@ class Ledger:
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
+
+
+def _worse(one: str | None, other: str | None) -> str | None:
+    return next((word for word in _WORST_FIRST if word in (one, other)), other)
 
 
 def _text(text: str | None) -> str | None:

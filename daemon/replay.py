@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import sqrt
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
 
-from daemon import document, formats, report, sections, trust, work
+from daemon import document, formats, report, sections, sessions, trust, work
 from daemon.backends import Backend, open_backend
 from daemon.config import Config
 from daemon.document import text
@@ -99,10 +99,11 @@ def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progre
     try:
         with Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader:
             for job in jobs:
-                for relative, section in _pictures_of(job):
+                for result in sessions.results(job):
+                    relative = result.relative
                     progress.next(str(relative))
                     try:
-                        one = _compared(new, loaded, backend, reader, job, relative, section)
+                        one = _compared(new, loaded, backend, reader, job, result)
                         progress.say(f"{one.old} → {one.new}, difference {one.difference:.2f}")
                         yield one
                     except (MicrographError, TransientError, OSError, MemoryError) as error:
@@ -112,32 +113,16 @@ def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progre
         backend.close()
 
 
-def _pictures_of(job: Job) -> Iterator[tuple[PurePosixPath, int | None]]:
-    """The micrographs of a job: one, or the sections of a stack, counted from 1."""
-    if not job.sections:
-        yield PurePosixPath(job.path), None
-    for number in range(1, job.sections + 1):
-        yield sections.name(job.path, number), number
-
-
 def _compared(
     new: Config,
     loaded: dict[str, work.Weights],
     backend: Backend,
     reader: Reader,
     job: Job,
-    relative: PurePosixPath,
-    section: int | None,
+    result: sessions.Result,
 ) -> Comparison:
-    if job.output is None:
-        raise MicrographError(f"it has no result: {job.error or job.state}")
+    relative, section, image = result.relative, result.section, result.image
     path = new.folders.drop / job.path
-    last = Path(job.output)
-    image = (
-        last
-        if section is None
-        else last.with_name(report.output_path(Path(), relative, job.revision, _kind(last)).name)
-    )
     record = report.own_record(image)
     if record is None:
         raise MicrographError(f"{image}: the result, or the JSON beside it, is no longer there")
@@ -179,10 +164,6 @@ def _compared(
 
 def _estimate(verdict: trust.Verdict) -> float | None:
     return None if verdict.evidence is None else round(verdict.evidence.error_ratio, 4)
-
-
-def _kind(image: Path) -> formats.Kind:
-    return "mrc" if image.suffix.lower() in formats.SUFFIXES["mrc"] else "tiff"
 
 
 def _picture(raw: Pixels, old: Image, new: Image, difference: Image, sigma: float) -> Picture.Image:

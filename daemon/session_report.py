@@ -1,25 +1,37 @@
 """A session as one page for a lab book: what was done, pictures, settings, hashes and verdicts."""
 
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import Image as Picture
-from PIL import UnidentifiedImageError
 
-from daemon import __version__, document, report
+from daemon import __version__, document, formats, report, sessions
 from daemon.config import Config
 from daemon.document import text
+from daemon.errors import MicrographError
 from daemon.ledger import Job
 
 WORDS = ("reject", "check", "good")
 """The worst first."""
 WIDEST = 1000
 """Of a picture in the page, pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    job: Job
+    name: str
+    image: Path
+    word: str
+    record: Mapping[str, Any] | None = field(repr=False)
+    """The JSON beside the image, if both are where they were written."""
 
 
 def write(config: Config, jobs: Sequence[Job], named: str, path: Path, pictures: int) -> None:
@@ -33,8 +45,9 @@ def write(config: Config, jobs: Sequence[Job], named: str, path: Path, pictures:
 def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     done = [job for job in jobs if job.state == "done"]
     refused = [job for job in jobs if job.state == "quarantined"]
-    records = {job.id: _record(job) for job in done}
-    yield from document.facts(_summary(config, jobs, [record for record in records.values() if record]))
+    results = [result for job in done for result in _results(job)]
+    records = [result.record for result in results if result.record is not None]
+    yield from document.facts(_summary(config, jobs, results, records))
     yield (
         '<p class="note">Verdicts compare each result with its raw data: <b>good</b>: nothing speaks against it; '
         "<b>check</b>: look at it for the reason given; <b>reject</b>: it is probably worse than the raw image. A "
@@ -43,41 +56,43 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     yield "<h2>Micrographs</h2>"
     yield from document.table(
         ("finished", "micrograph", "verdict", "why", "counts per pixel", "profile", "pixels", "spikes"),
-        (_row(job, records[job.id]) for job in done),
+        map(_row, results),
         WORDS,
+        dated=True,
     )
     if refused:
         yield "<h2>Not denoised</h2>"
         rows = ((_clock(job.updated), job.path, "quarantined", job.error or "") for job in refused)
-        yield from document.table(("when", "file", "state", "reason"), rows, ("quarantined",))
+        yield from document.table(("when", "file", "state", "reason"), rows, ("quarantined",), dated=True)
     if pictures:
-        yield from _pictures(done, records, pictures)
+        yield from _pictures(results, pictures)
     yield "<h2>Hashes</h2><p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
     hashes = (
-        (job.path, _get(record, "raw", "sha256"), _get(record, "output", "sha256"))
-        for job, record in _with(done, records)
+        (result.name, _get(result.record, "raw", "sha256"), _get(result.record, "output", "sha256"))
+        for result in results
+        if result.record is not None
     )
     yield from document.table(("micrograph", "raw", "result"), hashes)
     yield "<h2>Settings</h2>"
-    yield from _settings(config, [record for _, record in _with(done, records)])
+    yield from _settings(config, records)
 
 
-def _record(job: Job) -> dict[str, Any] | None:
-    """The JSON beside the result, if both are where they were written."""
-    try:
-        return None if job.output is None else report.own_record(Path(job.output))
-    except OSError:
-        return None
+def _results(job: Job) -> Iterator[_Result]:
+    """One, or one for each section of a stack: the ledger knows of those together only the worst verdict."""
+    for found in sessions.results(job):
+        try:
+            record = report.own_record(found.image)
+        except OSError:
+            record = None
+        word = job.verdict if found.section is None else _get(record, "verdict", "word")
+        name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "")
+        yield _Result(job, name, found.image, str(word or "none"), record)
 
 
-def _with(done: Sequence[Job], records: Mapping[int, dict[str, Any] | None]) -> Iterator[tuple[Job, dict[str, Any]]]:
-    for job in done:
-        if (record := records[job.id]) is not None:
-            yield job, record
-
-
-def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-    words = Counter(job.verdict or "none" for job in jobs if job.state == "done")
+def _summary(
+    config: Config, jobs: Sequence[Job], results: Sequence[_Result], records: Sequence[Mapping[str, Any]]
+) -> dict[str, object]:
+    words = Counter(result.word for result in results)
     doses = [dose for record in records if (dose := _number(record.get("dose"))) is not None]
     refused = sum(job.state == "quarantined" for job in jobs)
     weights = sorted({_weights(record) for record in records})
@@ -85,7 +100,7 @@ def _summary(config: Config, jobs: Sequence[Job], records: Sequence[Mapping[str,
     return {
         "From": _clock(jobs[0].updated),
         "To": _clock(jobs[-1].updated),
-        "Micrographs": f"{len(jobs) - refused} denoised, {refused} quarantined",
+        "Micrographs": f"{len(results)} denoised, {refused} quarantined",
         "Verdicts": ", ".join(f"{words[word]} {word}" for word in (*WORDS, "none") if words[word]) or "none",
         "Mean counts per pixel": f"{sum(doses) / len(doses):.3g} (of {len(doses)} whose dose is known)"
         if doses
@@ -105,23 +120,15 @@ def _weights(record: Mapping[str, Any]) -> str:
     return f"{_get(record, 'weights', 'name')} ({told})"
 
 
-def _row(job: Job, record: Mapping[str, Any] | None) -> tuple[object, ...]:
+def _row(result: _Result) -> tuple[object, ...]:
+    when, record = _clock(result.job.updated), result.record
     if record is None:
-        return (
-            _clock(job.updated),
-            job.path,
-            job.verdict or "none",
-            "the result is no longer where it was",
-            "",
-            "",
-            "",
-            "",
-        )
+        return when, result.name, result.word, "the result is no longer where it was", "", "", "", ""
     dose = _number(record.get("dose"))
     return (
-        _clock(job.updated),
-        job.path + (f" (revision {job.revision})" if job.revision > 1 else ""),
-        job.verdict or "none",
+        when,
+        result.name,
+        result.word,
         "; ".join(_listed(record.get("warnings"))),
         "unknown" if dose is None else f"{dose:.3g}",
         _get(record, "profile", "name") or "",
@@ -130,36 +137,35 @@ def _row(job: Job, record: Mapping[str, Any] | None) -> tuple[object, ...]:
     )
 
 
-def _pictures(done: Sequence[Job], records: Mapping[int, dict[str, Any] | None], number: int) -> Iterator[str]:
+def _pictures(results: Sequence[_Result], number: int) -> Iterator[str]:
     yield "<h2>Pictures</h2><p class='note'>Raw and denoised, same contrast. The doubtful ones come first.</p>"
     rank = {word: place for place, word in enumerate(WORDS)}
     shown = 0
-    for job, record in sorted(_with(done, records), key=lambda one: rank.get(one[0].verdict or "", len(rank))):
+    for result in sorted(results, key=lambda one: rank.get(one.word, len(rank))):
         if shown == number:
             break
-        picture = _preview(job)
+        picture = None if result.record is None else _preview(result.image)
         if picture is None:
             continue
         shown += 1
-        word = job.verdict or "none"
-        reasons = "; ".join(_listed(_get(record, "verdict", "reasons")))
+        word, reasons = text(result.word), "; ".join(_listed(_get(result.record, "verdict", "reasons")))
         yield document.figure(
-            picture, f'<b>{text(job.path)}</b>: <span class="{text(word)}">{text(word)}</span> {text(reasons)}'
+            picture, f'<b>{text(result.name)}</b>: <span class="{word}">{word}</span> {text(reasons)}'
         )
-    left_out = len(done) - shown
+    left_out = len(results) - shown
     if left_out:
         yield f'<p class="note">{left_out} more are not shown: no preview, or --pictures allows for no more.</p>'
 
 
-def _preview(job: Job) -> Picture.Image | None:
-    """The preview beside the result, small enough for a page."""
+def _preview(image: Path) -> Picture.Image | None:
+    """The preview beside a result, small enough for a page."""
     try:
         with (
-            report.preview_path(Path(job.output or "")).open("rb") as stream,
+            formats.open_raw(report.preview_path(image)) as stream,
             Picture.open(stream, formats=["PNG"]) as found,
         ):
             picture = found.convert("L")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, MicrographError, SyntaxError, ValueError, EOFError, struct.error, Picture.DecompressionBombError):
         return None
     picture.thumbnail((WIDEST, WIDEST))
     return picture
@@ -175,8 +181,8 @@ def _settings(config: Config, records: Sequence[Mapping[str, Any]]) -> Iterator[
     yield f"<pre>{text(yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False, allow_unicode=True))}</pre>"
 
 
-def _get(record: Mapping[str, Any], section: str, key: str) -> Any:
-    found = record.get(section)
+def _get(record: Mapping[str, Any] | None, section: str, key: str) -> Any:
+    found = None if record is None else record.get(section)
     return found.get(key) if isinstance(found, Mapping) else None
 
 

@@ -44,8 +44,11 @@ function verdict(micrograph) {
   const word = outcome(micrograph);
   const line = element("p", "verdict", "", { "data-outcome": word });
   line.append(element("i", "", MARKS[word], { "aria-hidden": "true" }), element("span", "", WORDS[word]));
-  const reasons = micrograph.record?.verdict?.reasons ?? micrograph.facts.reasons ?? [];
-  return [line, ...bullets([...(micrograph.error ? [micrograph.error] : []), ...(word === "waiting" ? [] : reasons)])];
+  const own = micrograph.record?.verdict;
+  const reasons = own?.reasons ?? micrograph.facts.reasons ?? [];
+  const worst = micrograph.sections > 1 && own?.word ? [`the worst of ${micrograph.sections} sections; the one shown: ${own.word}`] : [];
+  const found = word === "waiting" ? [] : [...worst, ...reasons];
+  return [line, ...bullets([...(micrograph.error ? [micrograph.error] : []), ...found])];
 }
 
 function bullets(texts) {

@@ -105,7 +105,6 @@ class Page {
     const begun = performance.now();
     try {
       await this.#take(await ask("data/state"));
-      find("#banner").hidden = true;
     } catch (error) {
       this.#away(error);
     }
@@ -121,7 +120,7 @@ class Page {
     if (state.changed === this.#changed) return;
     if (this.following) {
       if (state.newest) await this.#select(state.newest.id, state.newest.place);
-      else this.#none();
+      else this.#none(state.counts.quarantined);
     }
     await this.strip.refresh();
     await this.#again();
@@ -139,20 +138,26 @@ class Page {
     find("#rate").textContent = number(rate);
     find("#done").textContent = counts.done;
     find("#quarantined").textContent = counts.quarantined;
+    this.#warn(health.state === "degraded" || health.state === "failed" ? words : ""); // in full: at the top it may be cut
   }
 
   #away(error) {
     find("#health").dataset.state = "away";
     find("#health").lastElementChild.textContent = "no answer";
     const why = error.status === undefined ? "The daemon does not answer; this page goes on by itself when it does." : `The daemon says: ${error.message}`;
-    const banner = find("#banner");
-    if (banner.textContent !== why) banner.textContent = why;
-    banner.hidden = false;
+    this.#warn(why);
     this.#changed = null;
   }
 
-  #none() {
-    this.viewer.show(null, "No micrograph yet. The first one that is done appears here.");
+  #warn(words) {
+    const banner = find("#banner");
+    if (banner.textContent !== words) banner.textContent = words;
+    banner.hidden = !words;
+  }
+
+  #none(quarantined) {
+    const others = quarantined ? ` ${quarantined} set aside: pick one below to see why.` : "";
+    this.viewer.show(null, `No micrograph yet. The first one that is done appears here.${others}`);
     find("#facts").replaceChildren(element("p", "where", "Nothing has been denoised yet."));
   }
 

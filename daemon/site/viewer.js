@@ -62,6 +62,7 @@ export class Viewer {
 
   setView(view) {
     this.view = view;
+    if (this.#micrograph) this.#sayAlone();
     this.refresh();
   }
 
@@ -134,7 +135,7 @@ export class Viewer {
 
   #sayAlone() {
     const why = this.#micrograph.shown.raw_gone;
-    this.#say(why && `denoised alone: ${why}`);
+    this.#say(why && `${this.view === "residual" ? "no residual" : "denoised alone"}: ${why}`);
   }
 
   #say(text, whole = false) {
@@ -313,8 +314,8 @@ export class Viewer {
   }
 
   #scaleBar() {
-    this.bar.hidden = !this.#micrograph;
-    if (!this.#micrograph) return;
+    this.bar.hidden = !this.#micrograph || !this.#planes(this.#micrograph.shown).length;
+    if (this.bar.hidden) return;
     const size = pixelSize(this.#micrograph);
     const ratio = window.devicePixelRatio || 1;
     const perUnit = this.scale / size.x / ratio; // CSS pixels

@@ -570,6 +570,29 @@ def test_a_stack_goes_on_where_it_was(ledger: Ledger) -> None:
     assert ledger.counts()["pending"] == 1 and len(ledger.recent(9)) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (("good", "good"), "good"),
+        (("good", "reject", "good"), "reject"),
+        (("check", "good"), "check"),
+        (("check", "reject"), "reject"),
+        ((None, "good"), "good"),
+    ],
+)
+def test_a_stack_has_the_worst_verdict_of_its_sections(
+    ledger: Ledger, words: tuple[str | None, ...], kept: str
+) -> None:
+    ledger.register("tilt.st", 1, 1, live=True, by_section=True)
+    for number, word in enumerate(words, 1):
+        told = {"verdict": word, "facts": {}, "sections": number, "more": number < len(words)}
+        job = ledger.finish(claim(ledger), f"/out/{number}", **told)  # type: ignore[arg-type]
+    assert job.verdict == kept
+    ledger.register("tilt.st", 2, 2, live=True, by_section=True)
+    ledger.replaced(claim(ledger))  # another stack: nothing of the one before counts
+    assert ledger.finish(claim(ledger), "/out/1", sections=1, verdict="good", facts={}).verdict == "good"
+
+
 def test_another_stack_under_the_same_name_is_the_next_revision(ledger: Ledger) -> None:
     ledger.register("tilt.st", 1, 1, live=True, by_section=True)
     ledger.finish(claim(ledger), "/out/1", sections=1, sha256="first")

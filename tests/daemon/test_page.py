@@ -206,6 +206,8 @@ def test_names_that_are_no_text_and_names_that_are_html_are_told_as_they_are(
     assert reply.told["path"] == f"<b>/{HOSTILE}"
     assert reply.headers["content-type"] == "application/json"
     assert told(page, f"/data/micrograph/{odd.id}")["path"] == "latin-\\xe9.tif"
+    turned = finished.wait("a\u202efit.exe\n.tif")
+    assert turned is not None and told(page, f"/data/micrograph/{turned.id}")["path"] == "a\\u202efit.exe\\x0a.tif"
     assert ask(port, f"/picture/{html.id}/raw/0/0/0").status == 200
 
 

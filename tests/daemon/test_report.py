@@ -499,7 +499,7 @@ def test_binning_keeps_the_mean_by_area() -> None:
     [(32, 32, 1024), (2048, 1024, 256), (33, 900, 300), (900, 33, 300), (2, 4000, 64), (100, 100, 100)],
 )
 def test_any_shape_makes_a_picture_of_bounded_size(height: int, width: int, pixels: int) -> None:
-    picture = render(height, width, pixels, PixelSize(0.2, 0.2, "nm"), "ü" * 300 + "\udcff中.tif")
+    picture = render(height, width, pixels, PixelSize(0.2, 0.2, "nm"), "ü" * 300 + "\udcff中\n\x1b.tif")
     assert picture.mode == "L"
     assert picture.width <= 2 * max(pixels, 256) + 8 and picture.height <= max(pixels, 256) + 60
 

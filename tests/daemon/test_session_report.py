@@ -2,8 +2,11 @@
 
 import html
 import json
+import os
 import re
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,13 +61,13 @@ def test_the_page_tells_everything_of_every_micrograph_and_needs_nothing_else(se
     assert command(session, "report", "last", "-o", str(page)) == 0
     text = page.read_text("utf-8")
     for job in jobs(session):
-        assert html.escape(job.path) in text
+        assert html.escape(job.path.removesuffix(".st")) in text
     for record in session.output.rglob("*.json"):
         told = json.loads(record.read_text())
-        if ".s0001." not in record.name:  # of a stack that is taken by section its last one is shown
-            assert told["raw"]["sha256"] in text and told["output"]["sha256"] in text
+        assert told["raw"]["sha256"] in text and told["output"]["sha256"] in text
     assert re.search(r"noise has \S+ times the variance of counts", text) and "PDF document" in text
-    assert len(re.findall(r'src="data:image/jpeg;base64,', text)) == 4
+    assert len(re.findall(r'src="data:image/jpeg;base64,', text)) == 5
+    assert "5 denoised, 1 quarantined" in text and "tilt.s0001.st" in text and "tilt.s0002.st" in text
     assert NASTY not in text and not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text
     doubtful = text.index("low/scaled.tif</b>")
     assert all(doubtful < text.index(f"{name}</b>") for name in ("low/a.tif", html.escape(NASTY)))
@@ -83,7 +86,30 @@ def test_results_that_were_moved_are_said_to_be(session: Site, tmp_path: Path) -
     moved = [replace(job, output="/no/such.tif") for job in jobs(session) if job.state == "done"]
     session_report.write(config, moved, "x", tmp_path / "page.html", 9)
     text = (tmp_path / "page.html").read_text()
-    assert text.count("the result is no longer where it was") == len(moved) == 4
+    assert len(moved) == 4  # one of them a stack of two sections
+    assert text.count("the result is no longer where it was") == 5
+
+
+def test_a_preview_that_somebody_made_up_is_left_out(session: Site, tmp_path: Path) -> None:
+    picture = session.output / "low" / "a.tif.png"
+    before = picture.read_bytes()
+    try:
+        for made in (b"", before[:200], _claiming(before, 60_000)):
+            picture.write_bytes(made)
+            assert command(session, "report", "low", "-o", str(tmp_path / "page.html")) == 0
+            assert (tmp_path / "page.html").read_text("utf-8").count("data:image") == 1
+        picture.unlink()
+        os.mkfifo(picture)  # would hold whoever opens it
+        assert command(session, "report", "low", "-o", str(tmp_path / "page.html")) == 0
+    finally:
+        picture.unlink()
+        picture.write_bytes(before)
+
+
+def _claiming(png: bytes, side: int) -> bytes:
+    """A PNG that says it is so large."""
+    head = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+    return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
 
 
 def test_a_session_nobody_had_is_an_error_that_says_what_one_is(

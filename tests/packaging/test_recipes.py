@@ -22,6 +22,7 @@ FOLDERS = "folders: {drop: drop, output: out, state: state}\n"
     [
         ("SerialEM", "grid/image.mrc", True, "serialem"),
         ("SerialEM", "tilt.st", True, "serialem"),
+        ("SerialEM", "in the root.tif", True, "serialem"),
         ("EPU", "Images-Disc1/GridSquare_1/Data/FoilHole_1_Data_2.mrc", True, "auto"),
         ("EPU", "Images-Disc1/GridSquare_1/Data/FoilHole_1_Data_2_Fractions.tiff", False, ""),
         ("EPU", "Images-Disc1/GridSquare_1/Data/FoilHole_1_Data_2_EER.eer", False, ""),

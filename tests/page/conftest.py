@@ -54,9 +54,15 @@ def finished(config: Callable[..., Config]) -> Iterator[Finished]:
 
 
 @pytest.fixture
-def served(finished: Finished) -> Iterator[tuple[Page, int]]:
+def health() -> dict[str, Health]:
+    """How the service says it is, `now`."""
+    return {"now": Health("ok", "events", "fake: fast")}
+
+
+@pytest.fixture
+def served(finished: Finished, health: dict[str, Health]) -> Iterator[tuple[Page, int]]:
     """The page of these folders and its port, without a daemon."""
-    with closing(Page(finished.config, lambda: Health("ok", "events", "fake: fast"))) as page:
+    with closing(Page(finished.config, lambda: health["now"])) as page:
         monitor = Monitor(Address("127.0.0.1", 0), lambda: Health("ok", ""), bytes)
         monitor.show(page)
         assert monitor.port is not None

@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from site_of_daemon import Site
 
 from daemon import gallery, preview
+from daemon.monitor import Health
 from daemon.page import Page
 
 pytestmark = pytest.mark.slow
@@ -261,6 +262,52 @@ def test_the_strip_shows_one_outcome_and_no_text_is_taken_for_html(
     assert browser.complaints() == []
 
 
+def test_a_damaged_record_stops_neither_the_page_nor_the_next_result(
+    browser: Browser, finished: Finished, served: Served
+) -> None:
+    finished.add("made up.tif", counts(1, (64, 64)))
+    record = finished.config.folders.output / "made up.tif.json"
+    made_up = {"warnings": "text", "verdict": {"reasons": {"a": 1}}, "seconds": 5, "profile": "x"}
+    record.write_text(json.dumps({**json.loads(record.read_text()), **made_up}))
+    browser.open(served[1])
+    assert browser.text("aside h2") == "made up.tif" and "is damaged" in browser.text("aside")
+    assert not browser.shown("#banner")
+    finished.add("next.tif", counts(2, (64, 64)))
+    browser.wait(lambda: browser.text("aside h2") == "next.tif" and "counts per pixel" in browser.text("aside"))
+    assert browser.complaints() == []
+
+
+def test_why_there_is_nothing_to_see_is_said_in_full(
+    browser: Browser, finished: Finished, served: Served, health: dict[str, Health]
+) -> None:
+    finished.quarantine("broken.tif", "it ends in the middle")
+    browser.driver.get(f"http://127.0.0.1:{served[1]}/")
+    browser.wait(lambda: "1 set aside: pick one below" in browser.text("#notice"))
+    browser.press("f")
+    place = browser.one("#notice").rect
+    at = [place["x"] + place["width"] / 2, place["y"] + place["height"] / 2]
+    browser.run("document.querySelector('#notice').style.pointerEvents = 'auto'")
+    assert browser.run("return document.elementFromPoint(...arguments[0]).id", at) == "notice"  # nothing covers it
+    detail = "the output disk is full; " + 20 * "and so on, " + "it is tried again"
+    health["now"] = Health("degraded", detail)
+    browser.wait(lambda: browser.shown("#banner") and browser.text("#banner") == f"degraded: {detail}")
+    health["now"] = Health("ok", "events", "fake: fast")
+    browser.wait(lambda: not browser.shown("#banner"))
+    assert browser.complaints() == []
+
+
+def test_a_stack_has_the_worst_word_and_says_which_the_shown_section_has(
+    browser: Browser, finished: Finished, served: Served
+) -> None:
+    job = finished.add("tilt.tif", counts(1, (64, 64)), reasons=("of the last one",))
+    with finished.ledger._transaction():
+        finished.ledger._move(job, ("done",), sections=3, verdict="reject")
+    browser.open(served[1])
+    assert browser.text(".verdict span") == "Reject"
+    assert "the worst of 3 sections; the one shown: good" in browser.text(".reasons")
+    assert "of the last one" in browser.text(".reasons")
+
+
 def test_a_raw_file_that_is_gone_and_a_daemon_that_is_busy(
     browser: Browser, finished: Finished, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +322,10 @@ def test_a_raw_file_that_is_gone_and_a_daemon_that_is_busy(
     (finished.config.folders.drop / "b.tif").unlink()
     browser.open(port)
     assert "the raw file is not there any more" in browser.text("#notice") and not browser.shown("#divider")
+    browser.press("r")
+    assert browser.text("#notice").startswith("no residual: ")
+    browser.wait(lambda: not browser.shown("#bar"))
+    browser.press("c")
     browser.press("1")
     browser.settled()
     canvas = browser.canvas()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon import config as settings
-from daemon import dose, sessions
+from daemon import sessions
 from daemon.config import Config
 from daemon.errors import ConfigError, MicrographError, StorageError, TransientError
 from daemon.ledger import Ledger
@@ -19,6 +19,8 @@ from daemon.logs import one_line
 from daemon.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daemon.backends import Backend
     from daemon.reader import Reader
     from daemon.work import Weights
@@ -36,25 +38,31 @@ def require_profile(config: Config, name: str | None) -> None:
         raise ConfigError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
 
 
-def denoise(options: argparse.Namespace) -> int:
-    """The named files, now."""
-    from daemon import manifest, work
+@contextlib.contextmanager
+def _opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weights], dict[str, Backend], Reader]]":
+    """Weights, their networks, and a reader; `progress` is on the screen meanwhile."""
+    from daemon import work
     from daemon.backends import open_backend
     from daemon.reader import Reader
 
-    config = settings.load(options.config)
-    require_profile(config, options.profile)
-    options.out.mkdir(parents=True, exist_ok=True)
     weights = work.load_weights(config)
     with contextlib.ExitStack() as stack:
-        progress = Progress(len(options.files))
         backends = {}
-        for name in weights:
-            folder = manifest.locate(name)
-            backends[name] = open_backend(config.backend, folder, config.folders.engines, progress.beat)
+        for name, one in weights.items():
+            backends[name] = open_backend(config.backend, one.folder, config.folders.engines, progress.beat)
             stack.callback(backends[name].close)
         reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
         stack.enter_context(progress)
+        yield weights, backends, reader
+
+
+def denoise(options: argparse.Namespace) -> int:
+    """The named files, now."""
+    config = settings.load(options.config)
+    require_profile(config, options.profile)
+    options.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(len(options.files))
+    with _opened(config, progress) as (weights, backends, reader):
         return _denoise_all(options, config, weights, backends, reader, progress)
 
 
@@ -102,24 +110,14 @@ def _denoise_all(
 
 def assess(options: argparse.Namespace) -> int:
     """How good the denoising of the named files is, by two halves of their own counts."""
-    from daemon import manifest, work
+    from daemon import dose
     from daemon.assess import assess as assessed
-    from daemon.backends import open_backend
-    from daemon.reader import Reader
 
     config = settings.load(options.config)
     require_profile(config, options.profile)
-    weights = work.load_weights(config)
-    told: dict[str, object] = {}
-    with contextlib.ExitStack() as stack:
-        progress = Progress(len(options.files), sys.stderr if options.json else sys.stdout)
-        reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
-        backends = {}
-        for name in weights:
-            folder = manifest.locate(name)
-            backends[name] = open_backend(config.backend, folder, config.folders.engines, progress.beat)
-            stack.callback(backends[name].close)
-        stack.enter_context(progress)
+    told: dict[str, dict[str, object]] = {}
+    progress = Progress(len(options.files), sys.stderr if options.json else sys.stdout)
+    with _opened(config, progress) as (weights, backends, reader):
         for path in options.files:
             progress.next(str(path))
             try:
@@ -138,19 +136,20 @@ def assess(options: argparse.Namespace) -> int:
                 progress.say(found.describe())
     if options.json:
         print(json.dumps(told, indent=1))
-    return 0 if any("error" in one for one in told.values() if isinstance(one, dict)) else 1
+    return 0 if any("error" in one for one in told.values()) else 1
 
 
 def report_session(options: argparse.Namespace) -> int:
     """A page about a session."""
-    from daemon import session_report
+    from daemon import results, session_report
 
     config = settings_of(options)
     with Ledger(config.folders.state, "read") as ledger:
         jobs = sessions.find(ledger, options.session)
     options.to.parent.mkdir(parents=True, exist_ok=True)
     session_report.write(config, jobs, options.session, options.to, max(0, options.pictures))
-    print(f"{len(jobs)} micrographs → {options.to}")
+    number = sum(len(list(results.of(job))) or 1 for job in jobs)
+    print(f"{number} micrographs → {options.to}")
     return 0
 
 

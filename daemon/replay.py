@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Picture
 
-from daemon import document, formats, report, sections, sessions, trust, work
+from daemon import document, formats, report, results, sections, trust, work
 from daemon.backends import Backend, open_backend
 from daemon.config import Config
 from daemon.document import text
@@ -62,8 +62,8 @@ class Skipped:
     reason: str
 
 
-def candidate(config: Config, weights: str) -> Config:
-    """The same settings with other weights in every profile. Raises WeightsError where there are none."""
+def _candidate(config: Config, weights: str) -> Config:
+    """The same settings with other weights in every profile."""
     profiles = {name: one.model_copy(update={"weights": weights}) for name, one in config.profiles.items()}
     return config.model_copy(update={"profiles": profiles})
 
@@ -73,8 +73,8 @@ def run(
 ) -> tuple[list[Comparison], list[Skipped]]:
     """Run a session's micrographs through `weights`, one at a time; nothing of the session is changed.
 
-    Both results are judged anew by the same rules. Only the `pictures` that
-    differ most are kept. Raises WeightsError, BackendError, ConfigError.
+    Both results are judged anew by the same rules. Only the `pictures` that differ most are kept. Raises WeightsError,
+    BackendError, ConfigError.
     """
     found: list[Comparison] = []
     skipped: list[Skipped] = []
@@ -92,14 +92,14 @@ def run(
 
 
 def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progress) -> Iterator[Comparison | Skipped]:
-    new = candidate(config, weights)
+    new = _candidate(config, weights)
     loaded = work.load_weights(new)
     (only,) = loaded.values()
     backend = open_backend(config.backend, only.folder, config.folders.engines, progress.beat)
     try:
         with Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader:
             for job in jobs:
-                for result in sessions.results(job):
+                for result in results.of(job):
                     relative = result.relative
                     progress.next(str(relative))
                     try:
@@ -119,7 +119,7 @@ def _compared(
     backend: Backend,
     reader: Reader,
     job: Job,
-    result: sessions.Result,
+    result: results.Result,
 ) -> Comparison:
     relative, section, image = result.relative, result.section, result.image
     path = new.folders.drop / job.path

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from daemon.dose import Choice
 from daemon.micrograph import Image, Pixels, Spikes
 from daemon.scaling import Scaling
+from daemon.spectra import WINDOW
 
 SIDE, SMALL_SIDE = 64, 32
 """Of a patch, pixels; the smaller one where the image is not larger."""
@@ -52,8 +53,6 @@ STRONG = 10.0
 TINY = 1e-20
 CERTAIN = 5.0
 """Standard errors beyond which it is no chance that structure was removed."""
-WINDOW = 2.25
-"""So many neighbouring terms say the same under a Hann window."""
 
 Terms = NDArray[np.float32]
 Amplitudes = NDArray[np.complex64]
@@ -117,11 +116,11 @@ def examine(
     seen = plan.transform((raw - level) * strength)
     left = plan.transform((result - level) * strength)
     lost = seen - left
-    power, gone = _power(seen), _power(lost)
-    noise = plan.noise(power, _power(left))
-    weights = counts / counts.sum()
+    power, shown, gone = _power(seen), _power(left), _power(lost)
+    noise = plan.noise(power, shown)
     if noise is None:
         return None
+    weights = counts / counts.sum()
     common, there = _around((left * seen.conj()).real), _around(power)
     kept = plan.mean(np.clip(common / np.maximum(there, TINY), 0, 1) * noise, weights)
     alone, most = plan.alone(common, there, noise, weights)
@@ -136,11 +135,11 @@ def examine(
         error_ratio=max(0.0, (removed - variance + 2 * kept) / variance),
         detector_correlation=plan.neighbours(noise[None]),
         residual_correlation=plan.neighbours(gone, weights),
-        structure_removed=plan.shared(lost, left, noise, weights),
+        structure_removed=plan.shared((lost * left.conj()).real, shown, noise, weights),
         line_removed=line,
         line_share=share,
         line_spacing=spacing,
-        contrast=sqrt(plan.broad(_power(left), weights) / float(counts.mean())),
+        contrast=sqrt(plan.broad(shown, weights) / float(counts.mean())),
     )
 
 
@@ -271,14 +270,14 @@ class _Plan:
             return 0.0, 0.0
         return float(kept.sum() / seen.sum()), float((kept[seen > 0] / seen[seen > 0]).max())
 
-    def shared(
-        self, removed: Amplitudes, left: Amplitudes, noise: NDArray[np.float64], weights: NDArray[np.float64]
-    ) -> float:
-        """How much of the result's strong structure is in what was removed; 0 if it may be chance."""
-        power = _power(left)
+    def shared(self, product: Terms, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+        """How much of the result's strong structure is in what was removed; 0 if it may be chance.
+
+        `product`: of the amplitudes of both; `power`: of the result's.
+        """
         weight = weights[:, None, None] * self.weight
         strong = np.where((power > STRONG * noise) & (self.frequency > RINGS[0]), weight, 0)
-        common = float(((removed * left.conj()).real * strong).sum())
+        common = float((product * strong).sum())
         chance = sqrt(WINDOW / 2 * float((power * noise * np.square(strong)).sum()))
         return common / float((power * strong).sum()) if abs(common) > CERTAIN * chance else 0.0
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from PIL import Image as Picture
 
-from daemon import __version__, document, formats, report, sessions
+from daemon import __version__, document, formats, report, results
 from daemon.config import Config
 from daemon.document import text
 from daemon.errors import MicrographError
@@ -45,9 +45,9 @@ def write(config: Config, jobs: Sequence[Job], named: str, path: Path, pictures:
 def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     done = [job for job in jobs if job.state == "done"]
     refused = [job for job in jobs if job.state == "quarantined"]
-    results = [result for job in done for result in _results(job)]
-    records = [result.record for result in results if result.record is not None]
-    yield from document.facts(_summary(config, jobs, results, records))
+    every = [result for job in done for result in _results(job)]
+    records = [result.record for result in every if result.record is not None]
+    yield from document.facts(_summary(config, jobs, every, records))
     yield (
         '<p class="note">Verdicts compare each result with its raw data: <b>good</b>: nothing speaks against it; '
         "<b>check</b>: look at it for the reason given; <b>reject</b>: it is probably worse than the raw image. A "
@@ -56,7 +56,7 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     yield "<h2>Micrographs</h2>"
     yield from document.table(
         ("finished", "micrograph", "verdict", "why", "counts per pixel", "profile", "pixels", "spikes"),
-        map(_row, results),
+        map(_row, every),
         WORDS,
         dated=True,
     )
@@ -65,11 +65,11 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
         rows = ((_clock(job.updated), job.path, "quarantined", job.error or "") for job in refused)
         yield from document.table(("when", "file", "state", "reason"), rows, ("quarantined",), dated=True)
     if pictures:
-        yield from _pictures(results, pictures)
+        yield from _pictures(every, pictures)
     yield "<h2>Hashes</h2><p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
     hashes = (
         (result.name, _get(result.record, "raw", "sha256"), _get(result.record, "output", "sha256"))
-        for result in results
+        for result in every
         if result.record is not None
     )
     yield from document.table(("micrograph", "raw", "result"), hashes)
@@ -79,20 +79,22 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
 
 def _results(job: Job) -> Iterator[_Result]:
     """One, or one for each section of a stack: the ledger knows of those together only the worst verdict."""
-    for found in sessions.results(job):
+    for found in results.of(job):
         try:
             record = report.own_record(found.image)
         except OSError:
             record = None
+        if record is not None and isinstance(record.get("spikes"), dict):
+            record["spikes"].pop("listed", None)  # a thousand places each, of which the page shows none
         word = job.verdict if found.section is None else _get(record, "verdict", "word")
         name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "")
         yield _Result(job, name, found.image, str(word or "none"), record)
 
 
 def _summary(
-    config: Config, jobs: Sequence[Job], results: Sequence[_Result], records: Sequence[Mapping[str, Any]]
+    config: Config, jobs: Sequence[Job], every: Sequence[_Result], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, object]:
-    words = Counter(result.word for result in results)
+    words = Counter(result.word for result in every)
     doses = [dose for record in records if (dose := _number(record.get("dose"))) is not None]
     refused = sum(job.state == "quarantined" for job in jobs)
     weights = sorted({_weights(record) for record in records})
@@ -100,7 +102,7 @@ def _summary(
     return {
         "From": _clock(jobs[0].updated),
         "To": _clock(jobs[-1].updated),
-        "Micrographs": f"{len(results)} denoised, {refused} quarantined",
+        "Micrographs": f"{len(every)} denoised, {refused} quarantined",
         "Verdicts": ", ".join(f"{words[word]} {word}" for word in (*WORDS, "none") if words[word]) or "none",
         "Mean counts per pixel": f"{sum(doses) / len(doses):.3g} (of {len(doses)} whose dose is known)"
         if doses
@@ -137,11 +139,11 @@ def _row(result: _Result) -> tuple[object, ...]:
     )
 
 
-def _pictures(results: Sequence[_Result], number: int) -> Iterator[str]:
+def _pictures(every: Sequence[_Result], number: int) -> Iterator[str]:
     yield "<h2>Pictures</h2><p class='note'>Raw and denoised, same contrast. The doubtful ones come first.</p>"
     rank = {word: place for place, word in enumerate(WORDS)}
     shown = 0
-    for result in sorted(results, key=lambda one: rank.get(one.word, len(rank))):
+    for result in sorted(every, key=lambda one: rank.get(one.word, len(rank))):
         if shown == number:
             break
         picture = None if result.record is None else _preview(result.image)
@@ -152,7 +154,7 @@ def _pictures(results: Sequence[_Result], number: int) -> Iterator[str]:
         yield document.figure(
             picture, f'<b>{text(result.name)}</b>: <span class="{word}">{word}</span> {text(reasons)}'
         )
-    left_out = len(results) - shown
+    left_out = len(every) - shown
     if left_out:
         yield f'<p class="note">{left_out} more are not shown: no preview, or --pictures allows for no more.</p>'
 

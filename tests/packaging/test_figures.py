@@ -33,6 +33,26 @@ def test_the_verdicts_tables() -> None:
         assert f"|{label}|{reported}|" in README
 
 
+def test_every_look_at_the_public_set_is_told() -> None:
+    document = " ".join((ROOT / "docs" / "verdict.md").read_text("utf-8").split())
+    for run in ("1", "2", "3"):
+        told = result(f"verdict-earlier/{run}.json")["report, test_public (real truths)"]
+        caught, alarms = (told[f"rejected of those {kind} than the raw image"] for kind in ("worse", "better"))
+        assert f"{told['cases']} cases: {caught['number']} of {caught['of']}" in document
+        assert f"{alarms['number']} of {alarms['of']}" in document
+
+
+def test_the_shares_of_gain_and_noise() -> None:
+    simulated = result("dose.json")["simulation"]
+    told = " ".join(README.split())
+    everything = simulated["all"]["noise_variance"]
+    assert f"in {everything['within_10_percent']:.0%} of {everything['images']} images".replace("%", " %") in told
+    cameras = simulated["camera"]
+    for camera in ("counts", "scaled"):
+        assert cameras[camera]["gain"]["within_10_percent"] >= 0.99
+    assert f"({cameras['pedestal']['gain']['within_10_percent']:.0%} of them".replace("%", " %") in told
+
+
 def test_what_was_counted_in_the_field() -> None:
     field, fuzz = result("field.json"), result("fuzz.json")
     assert f"{fuzz['inputs']:,} inputs" in README

@@ -119,3 +119,9 @@ def test_only_the_monitor_listens_and_nothing_else_opens_the_network() -> None:
         if re.search(r"^(?:import|from) (?:socket|http|urllib|asyncio|ssl)", text, re.MULTILINE):
             found.add(path.relative_to(ROOT / "daemon").as_posix())
     assert found == {"config.py", "doctor.py", "monitor.py", "notify.py", "output_disk.py", "reader.py"}
+
+
+def test_the_help_loads_nothing_that_takes_long() -> None:
+    code = "import sys, daemon.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"onnxruntime", "PIL", "numpy", "tifffile", "imagecodecs", "rsciio"} & set(loaded.split())

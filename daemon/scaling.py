@@ -11,7 +11,7 @@ Both directions are affine, so a round trip is exact to float32 rounding and the
 """
 
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import ceil, isfinite, sqrt
 from typing import Literal
 
 import numpy as np
@@ -67,6 +67,54 @@ def noise_units(dose: float, gain: float = 1.0, offset: float = 0.0) -> Scaling:
         )
     sigma = sqrt(dose + ANSCOMBE)
     return Scaling(zero=offset + gain * dose, unit=gain * sigma, level=0.5 / sigma)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How a camera makes pixels of counts: ``pixel = offset + gain (smeared Poisson counts + read-out)``.
+
+    The variance of a pixel of mean m is ``gain sharing (m - offset) + (gain readout)^2``: the smearing of counts over
+    neighbours averages their noise (`sharing`), read-out adds the same everywhere. That is the variance of plain counts
+    of another gain and offset, the effective ones: the smearing changes the gain, read-out the offset and only that.
+    Training and service both scale by these, so that the noise of an average pixel is 1 in either.
+    """
+
+    gain: float = 1.0
+    """Pixel units per count."""
+    offset: float = 0.0
+    """Pixel value at zero counts."""
+    readout: float = 0.0
+    """Gaussian read-out noise, counts rms; white."""
+    psf: float = 0.0
+    """Standard deviation, in pixels, of the Gaussian over which a count is smeared."""
+
+    @property
+    def effective_gain(self) -> float:
+        """Slope of the variance of single pixels against their mean, units."""
+        return self.gain * sharing(self.psf)
+
+    @property
+    def effective_offset(self) -> float:
+        """Pixel value at which that variance would vanish, units."""
+        return self.offset - self.gain * self.readout**2 / sharing(self.psf)
+
+    def scaling(self, mean: float) -> Scaling:
+        """Noise units of a micrograph of this `mean`, in its units. Raises MicrographError like `noise_units`."""
+        dose = (mean - self.effective_offset) / self.effective_gain
+        return noise_units(dose, self.effective_gain, self.effective_offset)
+
+
+def sharing(psf: float) -> float:
+    """Share of the variance of counts that is left in single pixels after a Gaussian smears them over `psf` pixels.
+
+    The sum of the squares of the point spread, 1 without any; about ``1 / (4 pi psf^2)`` from one pixel on.
+    """
+    if psf <= 0:
+        return 1.0
+    reach = ceil(4 * psf)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / psf) ** 2)
+    taps /= taps.sum()
+    return float(np.square(taps).sum()) ** 2
 
 
 def minmax_crop(crop: ArrayLike) -> Scaling:

@@ -104,6 +104,10 @@ class Noise:
         return noise_units(dose, self.effective_gain, self.effective_offset)
 
 
+COUNTS = Noise()
+"""Plain counts."""
+
+
 def sharing(psf: float) -> float:
     """Share of the variance of counts that is left in single pixels after a Gaussian smears them over `psf` pixels.
 

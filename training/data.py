@@ -13,11 +13,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from math import exp, log
+from math import exp, log, sqrt
 
 import numpy as np
 
-from daemon.scaling import noise_units
+from daemon.scaling import COUNTS, Noise, noise_units, sharing
 from training.exposure import IDEAL, Detector, Image, expose, paper_low_dose, paper_ordinary_dose, paper_pair
 from training.truths import Truth
 
@@ -68,6 +68,9 @@ class Draw:
     """Share of crops recorded by a detector that does more than count."""
     worst_detector: Detector = IDEAL
     """Its read-out noise, point spread and spikes are uniform between none and these; gain and offset are these."""
+    misjudged: float = 0.0
+    """Standard deviation of the logarithm of the gain that crops are scaled by, over the true one: service measures
+    the gain of an image, with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
         detector = replace(worst, **{name: float(share) * getattr(worst, name) for name, share in shares.items()})
     frame = exp(rng.uniform(-1.5, 1.5)) if rng.random() < draw.stranger else 1.0
     pixels, truth = expose(rng, crop, dose, contrast, detector)
-    return in_noise_units(pixels, truth, frame, detector)
+    misjudged = exp(draw.misjudged * rng.standard_normal()) if draw.misjudged else 1.0
+    return in_noise_units(pixels, truth, frame, detector.noise, misjudged)
 
 
 def batch(
@@ -173,14 +177,27 @@ def mean_dose(draw: Draw, rng: np.random.Generator, mean: float) -> float:
     return _log_uniform(rng, draw.doses)
 
 
-def in_noise_units(pixels: Image, truth: Image, frame: float = 1.0, detector: Detector = IDEAL) -> Batch:
-    """A batch of one from a noisy and a true crop (S, S), in the noise units of a frame `frame` times as bright."""
-    measured = (float(pixels.mean(dtype=np.float64)) - detector.offset) / detector.gain
+def in_noise_units(
+    pixels: Image, truth: Image, frame: float = 1.0, camera: Noise = COUNTS, misjudged: float = 1.0
+) -> Batch:
+    """A batch of one from a noisy and a true crop (S, S), in the noise units of a frame `frame` times as bright.
+
+    The units are those of service: of `camera`, whose gain is taken for `misjudged` times what it is. The weight is in
+    noise of the crop's own mean dose at frequency zero: what a smeared camera's noise of 1 hides of smooth structure is
+    more than white noise of 1 does, and no network can do anything about it.
+    """
+    effective = replace(camera, gain=camera.gain * misjudged)
+    gain, offset = effective.effective_gain, effective.effective_offset
+    measured = (float(pixels.mean(dtype=np.float64)) - offset) / gain
     dose = max(measured, 0.1)  # a crop without a single count still needs a scale
-    scaling = noise_units(dose * frame, detector.gain, detector.offset)
-    own = noise_units(dose, detector.gain, detector.offset)
-    level, weight = (np.full((1, 1, 1, 1), value, np.float32) for value in (scaling.level, scaling.unit / own.unit))
-    return Batch(scaling.to_units(pixels)[None, None], scaling.to_units(truth)[None, None], level, weight)
+    scaling = noise_units(dose * frame, gain, offset)
+    own = noise_units(dose, gain, offset)
+    weight = scaling.unit / own.unit * sqrt(misjudged * sharing(camera.psf))
+    return Batch(
+        scaling.to_units(pixels)[None, None],
+        scaling.to_units(truth)[None, None],
+        *(np.full((1, 1, 1, 1), value, np.float32) for value in (scaling.level, weight)),
+    )
 
 
 def _versions(

@@ -10,7 +10,7 @@ from math import ceil, inf, log
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.scaling import Scaling, minmax_crop
+from daemon.scaling import Noise, Scaling, minmax_crop
 
 Image = NDArray[np.float32]
 
@@ -55,6 +55,11 @@ class Detector:
                 raise ValueError(f"{name} of a detector must lie in [{low}, {high}], not {getattr(self, name)}")
         if not 0 < self.gain < inf or not abs(self.offset) < inf:
             raise ValueError(f"a detector needs a positive gain and a finite offset, not {self.gain} and {self.offset}")
+
+    @property
+    def noise(self) -> Noise:
+        """What its noise is like, spikes left out: the model that service scales by."""
+        return Noise(self.gain, self.offset, self.readout, self.psf)
 
 
 IDEAL = Detector()

@@ -2,15 +2,15 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from math import log10
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,26 +19,27 @@ from torch import Tensor, nn
 from daemon.errors import ConfigError
 from daemon.manifest import sha256
 from daemon.whole import save
+from training import cache as store
 from training import simulate
 from training.curve import PICTURE
 from training.data import Batch, Draw, PaperDraw, batch, paper_batch
 from training.exposure import Detector, Image
-from training.loop import WEIGHTS, Budget, Drawer, Validate, train
-from training.losses import GRID, LOSSES, Loss, grid, huberised, on
+from training.loop import CHECKPOINT, WEIGHTS, Budget, Drawer, train
+from training.losses import GRID, LOSSES, Loss, grid, huberised
 from training.network import NetworkName, build
-from training.presets import PRESETS, Doses, Optimiser, Protocol, Recipe
+from training.presets import PRESETS, Course, Doses, Optimiser, Protocol, Recipe
 from training.processes import alone
-from training.truths import Rule, Truth, load_truths, split_by_source, write_split
+from training.state import read as read_state
+from training.truths import Rule, Truth, evened, load_truths, split_by_source, write_split
+from training.validation import validator
 
 log = logging.getLogger(__name__)
 
 CACHE, SPLIT, PLAN = "cache", "split.json", "plan.json"
 VALIDATION_SHARE = 0.1
-SCENES, SCENE_SIDE = 640, 320
-VALIDATION_STEP = 2**40
-"""Samples of steps that no training reaches."""
-ORDINARY = 200
-"""Mean counts per pixel from which on validation counts a crop as of ordinary dose."""
+SCENE_SIDE = 320
+FINISH = 0.25
+"""Share of the budget in which the rate of a plateau is brought down to nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder of clean micrographs (TIFF, MRC), sub-folders included")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to resume")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="fast", help="recipe to start from (fast)")
-    parser.add_argument("--budget-minutes", type=float, help="wall-clock time to train; every schedule is scaled to it")
+    parser.add_argument("--budget-minutes", type=float, help="wall-clock time to train, earlier calls included (60)")
     parser.add_argument("--steps", type=int, help="batches to train instead: the same curve on every machine")
+    parser.add_argument(
+        "--finish", type=float, metavar="SHARE", default=FINISH,
+        help="share of the budget in which the rate of the fast recipe is brought down to nothing, on a copy in "
+        f"OUT/finished-STEP ({FINISH}); what comes before is prolonged by a later call with a larger budget. 0: only "
+        "train on, 1: only finish what there is",
+    )  # fmt: skip
     parser.add_argument(
         "--validation", type=Path, help="folder of micrographs to validate on; else a tenth of the data"
     )
@@ -68,28 +75,43 @@ def run(options: argparse.Namespace) -> int:
     """Carry out `fit`: every phase of the preset, each in a sub-folder if there are several."""
     phases = {name: changed(recipe, options.changes) for name, recipe in PRESETS[options.preset].items()}
     minutes = 60.0 if options.budget_minutes is None and options.steps is None else options.budget_minutes
-    Budget(minutes, options.steps)  # said at once, not after the data were read
-    start = options.start
+    budget = Budget(minutes, options.steps)  # refused at once if it is wrong, not after the data were read
+    if not 0 <= options.finish <= 1:
+        raise ConfigError(f"--finish {options.finish:g}: give a share of the budget between 0 and 1")
+    order = Order(
+        options.data,
+        options.out,
+        options.validation,
+        options.sources,
+        options.start,
+        options.workers,
+        options.save_every,
+    )
     for name, recipe in phases.items():
         share = recipe.batches / sum(other.batches for other in phases.values()) if len(phases) > 1 else 1.0
-        budget = Budget(minutes and share * minutes, options.steps and max(1, round(share * options.steps)))
-        out = options.out / name if len(phases) > 1 else options.out
-        with alone(out):
-            fit(
-                options.data,
-                out,
-                recipe,
-                budget,
-                validation=options.validation,
-                sources=options.sources,
-                start=start,
-                workers=options.workers,
-                save_every=options.save_every,
-            )
-        start = out
-        print(f"{out}: weights, {PICTURE} and record; to serve them:")
-        print(f"    python -m engine_build.export {out} --name NAME -o FOLDER")
+        order = replace(order, out=options.out / name if len(phases) > 1 else options.out)
+        with alone(order.out):
+            made = fit_and_finish(order, recipe, budget.share(share), options.finish)
+        order = replace(order, start=made)
+        print(f"{made}: weights, {PICTURE} and record; to serve them:")
+        print(f"    python -m engine_build.export {made} --name NAME -o FOLDER")
     return 0
+
+
+def fit_and_finish(order: "Order", recipe: Recipe, budget: Budget, finish: float) -> Path:
+    """Train; a plateau for what `finish` leaves of the budget, then a copy of it down to a rate of nothing.
+
+    Returns the folder of the weights. The plateau's own state stays in `order.out`, to be prolonged by another call.
+    """
+    if recipe.course != "plateau":
+        return fit(order, recipe, budget)
+    if finish < 1:
+        fit(order, recipe, budget.share(1 - finish))
+    if finish == 0:
+        return order.out
+    step = read_state(order.out / CHECKPOINT)["step"]
+    copy = replace(order, out=order.out / f"finished-{step}", cache=order.folder_of_cache)
+    return fit(copy, recipe.finishing(step), budget.share(finish), origin=order.out)
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
@@ -109,15 +131,21 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         ):
             raise ConfigError(f"--set {change}: {name} must be of type {wanted.__name__}")
         change_of: dict[str, Any] = {name: value}
-        recipe = dataclasses.replace(recipe, **change_of)
-    for name, choices in (("optimiser", Optimiser), ("network", NetworkName), ("protocol", Protocol), ("doses", Doses)):
+        recipe = replace(recipe, **change_of)
+    for name, choices in (
+        ("optimiser", Optimiser),
+        ("network", NetworkName),
+        ("protocol", Protocol),
+        ("doses", Doses),
+        ("course", Course),
+    ):
         if getattr(recipe, name) not in get_args(choices):
             raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(recipe, name)}")
     try:
         Detector(**recipe.detector)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"detector: {error}; see training.exposure.Detector") from error
-    for name in ("batch", "crop", "validate_every", "validation_crops"):
+    for name in ("batch", "crop", "scenes", "validate_every", "validation_crops", "warm_up_batches"):
         if getattr(recipe, name) < 1:
             raise ConfigError(f"{name} must be at least 1, not {getattr(recipe, name)}")
     if not (recipe.rate > 0 and 0 <= recipe.averaging < 1 and 0 <= recipe.simulated <= 1 and recipe.seed >= 0):
@@ -135,73 +163,114 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     return recipe
 
 
-def fit(
-    data: Path,
-    out: Path,
-    recipe: Recipe,
-    budget: Budget,
-    *,
-    validation: Path | None = None,
-    sources: Path | None = None,
-    start: Path | None = None,
-    workers: int = 0,
-    save_every: float = 120,
-) -> Path:
-    """Train the recipe's network on a folder of micrographs; returns `out`, with weights, curve, record and split.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to learn from, and where to keep it."""
 
-    Without a folder for `validation`, whole sources, a tenth of the micrographs, are held out for it (`split.json`
-    says which). Raises ConfigError as `load_truths` and `train` do.
+    data: Path
+    """Folder of clean micrographs."""
+    out: Path
+    """Folder of the run."""
+    validation: Path | None = None
+    """Folder of micrographs to validate on; None: whole sources, a tenth of the micrographs, are held out for it."""
+    sources: Path | None = None
+    """CSV of names, sources and grades (`training.truths.load_truths`)."""
+    start: Path | None = None
+    """Folder of an earlier run whose weights to start from."""
+    workers: int = 0
+    """Processes that draw batches ahead."""
+    save_every: float = 120
+    """Seconds between checkpoints."""
+    cache: Path | None = None
+    """Folder of prepared micrographs; None: in `out`."""
+
+    @property
+    def folder_of_cache(self) -> Path:
+        return self.cache or self.out / CACHE
+
+
+def fit(order: Order, recipe: Recipe, budget: Budget, *, origin: Path | None = None) -> Path:
+    """Train the recipe's network on a folder of micrographs; returns `order.out`: weights, curve, record and split.
+
+    `split.json` says what is held out to validate on. `origin`: folder of a run to copy the state of. Raises
+    ConfigError as `load_truths` and `train` do.
     """
-    rule: Rule = "paper" if recipe.protocol == "paper" else "clean"
-    smallest = min(recipe.crop, 192)
-    truths = load_truths(data, out / CACHE, sources, smallest, rule)
-    if validation:
-        unseen = load_truths(validation, out / CACHE, sources, smallest, rule)
-    else:
-        truths, unseen = split_by_source(truths, VALIDATION_SHARE, recipe.seed)
-    for name in sorted({truth.source for truth in truths} & {truth.source for truth in unseen}):
-        log.warning("%s: %s is trained on and validated on: the validation flatters", validation, name)
+    out = order.out
+    truths, unseen = material(order, recipe)
     provenance = {
         "micrographs": sorted(truth.name for truth in truths),
         "sources": sorted({truth.source for truth in truths}),
         "held_out": sorted(truth.name for truth in unseen),
         "simulated_families": sorted(simulate.TRAINING) if recipe.simulated else [],
-        "started_from": start.name if start else None,
-        "start_sha256": sha256(start / WEIGHTS) if start and (start / WEIGHTS).is_file() else None,
+        "started_from": order.start.name if order.start else None,
+        "start_sha256": start_hash(order.start),
     }
     out.mkdir(parents=True, exist_ok=True)
     keep_plan(out, provenance)
-    write_split(out / SPLIT, truths, unseen, 0 if validation else VALIDATION_SHARE, recipe.seed)
+    write_split(out / SPLIT, truths, unseen, 0 if order.validation else VALIDATION_SHARE, recipe.seed)
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.arguments)
-    if start:
-        try:
-            network.load_state_dict(weights_of(start))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{start}: weights of another network ({error}); start from one of the same kind"
-            ) from error
-    scenes: list[Image] = []
-    if recipe.simulated:
-        log.info("simulating %d scenes", SCENES)
-        scenes = simulate.bank(recipe.seed, SCENES, max(SCENE_SIDE, recipe.crop))
-    loss = huberised(recipe.clip_in_loss, recipe.ssim) if recipe.loss == "huberised" else LOSSES[recipe.loss]
-    if recipe.grid:
-        loss = partial(_with_grid, loss, recipe.grid)
+    if order.start:
+        begin_from(network, order.start)
+    scenes = simulated(recipe, order.folder_of_cache) if recipe.simulated else ()
     return train(
         network,
         drawer(recipe, truths, scenes),
-        loss,
+        loss_of(recipe),
         recipe,
         out,
         budget,
         validator(recipe, unseen),
         provenance,
+        origin=origin,
         # Section 3.2: outputs are clipped for every statistic, the losses shown during training among them.
         statistic=huberised(clip=True, ssim=recipe.ssim) if recipe.protocol == "paper" else None,
-        workers=workers,
-        save_every=save_every,
+        workers=order.workers,
+        save_every=order.save_every,
     )
+
+
+def material(order: Order, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
+    """Truths to learn from, and others to validate on."""
+    rule: Rule = "paper" if recipe.protocol == "paper" else "clean"
+    smallest = min(recipe.crop, 192)
+    truths = load_truths(order.data, order.folder_of_cache, order.sources, smallest, rule)
+    if not order.validation:
+        return split_by_source(truths, VALIDATION_SHARE, recipe.seed)
+    unseen = load_truths(order.validation, order.folder_of_cache, order.sources, smallest, rule)
+    for name in sorted({truth.source for truth in truths} & {truth.source for truth in unseen}):
+        log.warning("%s: %s is trained on and validated on: the validation flatters", order.validation, name)
+    return truths, unseen
+
+
+def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
+    """The recipe's simulated scenes, from the cache if they were made before by the same code."""
+    side = max(SCENE_SIDE, recipe.crop)
+    what = [simulate.fingerprint(), recipe.seed, recipe.scenes, side]
+    key = "scenes-" + hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    if found := store.get(cache, key):
+        return found[0]
+    log.info("simulating %d scenes of %d × %d pixels", recipe.scenes, side, side)
+    return store.put(cache, key, simulate.bank(recipe.seed, recipe.scenes, side), {"what": what})
+
+
+def begin_from(network: nn.Module, start: Path) -> None:
+    """Take over the weights of an earlier run. Raises ConfigError if they are of another network."""
+    try:
+        network.load_state_dict(weights_of(start))
+    except RuntimeError as error:
+        raise ConfigError(f"{start}: weights of another network ({error}); start from one of the same kind") from error
+
+
+def start_hash(start: Path | None) -> str | None:
+    """SHA-256 of the weights to start from."""
+    return sha256(start / WEIGHTS) if start and (start / WEIGHTS).is_file() else None
+
+
+def loss_of(recipe: Recipe) -> Loss:
+    """The recipe's loss, with the grid's term if it has one."""
+    loss = huberised(recipe.clip_in_loss, recipe.ssim) if recipe.loss == "huberised" else LOSSES[recipe.loss]
+    return partial(_with_grid, loss, recipe.grid) if recipe.grid else loss
 
 
 def _with_grid(loss: Loss, weight: float, output: Tensor, drawn: Batch) -> Tensor:
@@ -247,52 +316,6 @@ def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> 
         flat=recipe.flat,
         real_detector=recipe.real_detector,
         worst_detector=Detector(**recipe.detector),
+        misjudged=recipe.misjudged,
     )
-    return partial(batch, draw, truths, scenes, recipe.seed)
-
-
-def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
-    """Figures on micrographs that are not trained on, at the same batch sizes and crops.
-
-    By the paper's protocol one new example after another, with outputs clipped to [0, 1]; else the same crops every
-    time, half of them simulated afresh, as gains in PSNR (dB) by band of dose.
-    """
-    if recipe.protocol == "paper":
-        draw_one = drawer(recipe, unseen, ())
-
-        def clipped(network: nn.Module, step: int) -> dict[str, float]:
-            errors = []
-            for index in range(recipe.validation_crops):
-                one = draw_one(VALIDATION_STEP + step, [index])
-                out = apply(network, one).clip(0, 1)
-                errors.append(float(np.square(out - one.truth.clip(0, 1)).mean()))
-            return {"validation_mse": float(np.mean(errors))}
-
-        return clipped
-    scenes = simulate.bank(recipe.seed + 1, 16, max(SCENE_SIDE, recipe.crop)) if recipe.simulated else []
-    half = dataclasses.replace(recipe, simulated=0.5 if scenes else 0.0, flat=0.0)
-    fixed = drawer(half, unseen, scenes)
-    sizes = [min(16, recipe.validation_crops - first) for first in range(0, recipe.validation_crops, 16)]
-    checks = [fixed(VALIDATION_STEP + index, range(size)) for index, size in enumerate(sizes)]
-    return lambda network, _: gains(network, checks)
-
-
-@torch.no_grad()
-def apply(network: nn.Module, drawn: Batch) -> Image:
-    """The network's output for a batch, (N, 1, S, S) float32, in evaluation mode."""
-    where = next(network.parameters())
-    out: Image = network(on(drawn.noisy, where), on(drawn.level, where)).float().cpu().numpy()
-    return out
-
-
-def gains(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
-    """Mean gain in PSNR (dB) of output over input, by band of dose."""
-    found: dict[str, list[float]] = {}
-    for drawn in batches:
-        before = np.square(drawn.noisy - drawn.truth).mean((1, 2, 3))
-        after = np.square(apply(network, drawn) - drawn.truth).mean((1, 2, 3))
-        dose = (0.5 / drawn.level.ravel() / drawn.weight.ravel()) ** 2
-        for b, a, d in zip(before, after, dose, strict=True):
-            if b > 0 and a > 0:  # a crop without a single count had no noise to remove
-                found.setdefault("low" if d < ORDINARY else "ordinary", []).append(10 * log10(b / a))
-    return {f"validation_gain_{band}": float(np.mean(values)) for band, values in sorted(found.items())}
+    return partial(batch, draw, evened(truths), scenes, recipe.seed)

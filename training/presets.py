@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from training.network import NetworkName
 
-Optimiser = Literal["adam", "adamw", "rmsprop", "nesterov"]
+Optimiser = Literal["adam", "adamw", "muon", "rmsprop", "nesterov"]
+Course = Literal["cosine", "plateau", "decay"]
 Protocol = Literal["counts", "paper"]
 Doses = Literal["low", "ordinary", "all"]
 
@@ -36,8 +37,12 @@ class Recipe:
     crop: int = 128
     simulated: float = 0.3
     """Share of crops that are simulated."""
+    scenes: int = 640
+    """How many scenes are simulated, for all crops of the training to be taken from."""
     contrast: bool = True
     """Half of the crops are diluted by a background, to contrasts down to 2 %."""
+    misjudged: float = 0.0
+    """Relative error of the gain that crops are scaled by (`training.data.Draw`)."""
     real_detector: float = 0.0
     """Share of crops recorded by a detector that does more than count."""
     detector: dict[str, float] = field(default_factory=dict)
@@ -54,9 +59,19 @@ class Recipe:
     decay: float = 1e-4
     """Weight decay; for Adam the gradient of an L2 term of half this size."""
     rate: float = 6e-4
-    """Peak learning rate of the cosine; stages have their own."""
+    """Peak learning rate; stages have their own."""
+    course: Course = "cosine"
+    """How the rate goes on: a cosine over the budget; a plateau that any later call prolongs, for it does not depend on
+    the budget; or, from a plateau's last state, in a straight line to nothing over the budget."""
     warm_up: float = 0.03
-    """Share of the training over which the learning rate rises."""
+    """Share of a cosine over which the learning rate rises."""
+    warm_up_batches: int = 300
+    """The same for a plateau."""
+    halving: int = 0
+    """Batches after which a plateau's rate is half of the peak: it falls as the root of the time from then on. 0: it
+    stays."""
+    finish: dict[str, Any] = field(default_factory=dict)
+    """Fields of the recipe that are others while the rate of a plateau is brought down."""
     final_rate: float = 0.01
     """The cosine ends at this share of the peak."""
     stages: tuple[Stage, ...] = ()
@@ -76,8 +91,8 @@ class Recipe:
         """How many batches the paper trained, where the schedule is stepped."""
         return sum(stage.batches for stage in self.stages)
 
-    def schedule(self, progress: float) -> tuple[float, Stage | None]:
-        """Learning rate, and the stage if there are any, at `progress` in [0, 1] of the training."""
+    def schedule(self, progress: float, step: int) -> tuple[float, Stage | None]:
+        """Learning rate, and the stage if there are any, at `progress` in [0, 1] of the budget and batch `step`."""
         if self.stages:
             position = progress * self.batches
             for stage in self.stages:
@@ -85,11 +100,29 @@ class Recipe:
                 if position < 0:
                     return stage.rate, stage
             return self.stages[-1].rate, self.stages[-1]
+        match self.course:
+            case "plateau":
+                return self.rate * self._plateau(step), None
+            case "decay":
+                return self.rate * (1 - progress), None
+            case "cosine":
+                return self.rate * self._cosine(progress), None
+
+    def _plateau(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / self.warm_up_batches)
+        return rise / math.sqrt(1 + 3 * step / self.halving) if self.halving else rise
+
+    def _cosine(self, progress: float) -> float:
         if progress < self.warm_up:
-            return self.rate * max(progress, 1e-3) / self.warm_up, None
+            return max(progress, 1e-3) / self.warm_up
         fraction = min(1.0, (progress - self.warm_up) / (1 - self.warm_up))
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
-        return self.rate * (self.final_rate + (1 - self.final_rate) * cosine), None
+        return self.final_rate + (1 - self.final_rate) * cosine
+
+    def finishing(self, step: int) -> "Recipe":
+        """The recipe that brings the rate of this one, a plateau's at `step`, down to nothing."""
+        rate, _ = self.schedule(1.0, step)
+        return replace(self, course="decay", rate=rate, finish={}, **self.finish)
 
 
 EDE2018_LOW = Recipe(
@@ -119,7 +152,22 @@ EDE2018_ORDINARY = replace(
 )
 """The same, fine-tuned: 34 335 batches on ordinary doses."""
 
-FAST = Recipe(arguments={"widths": [32, 64, 128, 256]}, rate=8e-4, loss="root", flat=0.06, grid=3e4)
+FAST = Recipe(
+    arguments={"widths": [64, 64, 96, 128], "blocks": [1, 1, 1, 1]},
+    batch=16,
+    simulated=0.4,
+    scenes=4000,
+    real_detector=0.3,
+    detector={"readout": 3.0, "psf": 1.2},
+    misjudged=0.05,
+    loss="root",
+    optimiser="muon",
+    rate=2e-3,
+    course="plateau",
+    halving=20_000,
+    finish={"crop": 192, "batch": 8, "flat": 0.06, "grid": 3e4},
+    validate_every=500,
+)
 """Trains better for its compute; docs/decisions/0006 says by how much, and what was tried."""
 
 PRESETS: dict[str, dict[str, Recipe]] = {

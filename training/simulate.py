@@ -6,6 +6,9 @@ other kinds of specimen and are never trained on. (They were looked at, though, 
 picture of the demo shows one. Figures measured on them say how training carries over to other specimens.)
 """
 
+import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -281,3 +284,9 @@ def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = T
     rng = np.random.default_rng(seed)
     generators = list(families.values())
     return [generators[index % len(generators)](rng, side) for index in range(count)]
+
+
+def fingerprint(families: Mapping[str, Generator] = TRAINING) -> str:
+    """SHA-256 of the code that draws these families, so that stored scenes are told from those of other code."""
+    sources = sorted({inspect.getsource(sys.modules[generator.__module__]) for generator in families.values()})
+    return hashlib.sha256("".join(sources).encode()).hexdigest()

@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from training.exposure import Image
 log = logging.getLogger(__name__)
 
 Rule = Literal["clean", "paper"]
+
+NO_TRUTH = "C"
+"""Grade, in the column `quality` of a list of sources, of a micrograph too noisy to learn from."""
 
 NOISE_OVER_RANGE = 0.035
 """A micrograph whose own noise exceeds this share of its grey range is binned before it may serve as truth."""
@@ -70,6 +74,7 @@ def load_truths(
     `cache`: folder for the prepared images, so that no more of them is in memory than is used, and the next start is
     quick; it may be deleted whenever nothing trains on it. `sources`: CSV file with columns `name` (of the file,
     without its ending) and `source`; what it does not name is sorted by sub-folder, else by the beginning of its name.
+    What it grades C in a column `quality` is left out.
     `smallest`: shortest side in pixels. `rule`: "clean" bins until the micrograph's own noise is low and adds one
     version more, "paper" bins by two where 512 pixels are left.
 
@@ -82,6 +87,12 @@ def load_truths(
     remarks: Counter[str] = Counter()
     skipped = 0
     for path in _files(folder, cache):
+        name = path.relative_to(folder)
+        listed = named.get(path.stem) or named.get(path.name)
+        if listed and listed.quality == NO_TRUTH:
+            log.info("skipped: %s: graded %s in %s, too noisy to learn from", path, NO_TRUTH, sources)
+            skipped += 1
+            continue
         try:
             prepared = _cached(path, cache, smallest, rule) if cache else prepare(path, smallest, rule)
         except EmdenoisedError as error:
@@ -89,8 +100,7 @@ def load_truths(
             skipped += 1
             continue
         remarks.update(prepared.remarks)
-        name = path.relative_to(folder)
-        source = named.get(path.stem) or named.get(path.name) or guess_source(name)
+        source = listed.source if listed else guess_source(name)
         loaded.append(Truth(name.as_posix(), source, prepared.versions, prepared.binned))
     if not loaded:
         raise ConfigError(f"{folder}: holds no micrograph to learn from; the warnings above say why each was skipped")
@@ -235,14 +245,25 @@ def guess_source(name: Path) -> str:
     return re.split(r"[_\-\s\d]", name.stem, maxsplit=1)[0] or name.stem
 
 
-def read_sources(path: Path) -> dict[str, str]:
-    """CSV with columns `name` and `source` (others are ignored) → source by name. Raises ConfigError."""
+class Listed(NamedTuple):
+    """What a list of sources says of a micrograph; `quality` is empty where it does not grade."""
+
+    source: str
+    quality: str
+
+
+def read_sources(path: Path) -> dict[str, Listed]:
+    """CSV with columns `name`, `source` and perhaps `quality` (others are ignored), by name. Raises ConfigError."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             if not {"name", "source"} <= set(rows.fieldnames or ()):
                 raise ConfigError(f"{path}: needs the columns name and source in its first line, separated by commas")
-            return {row["name"]: row["source"] for row in rows if row["name"] and row["source"]}
+            return {
+                row["name"]: Listed(row["source"], row.get("quality") or "")
+                for row in rows
+                if row["name"] and row["source"]
+            }
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as a CSV file ({error}); save it again as CSV, UTF-8") from error
 
@@ -271,6 +292,16 @@ def split_by_source(truths: Sequence[Truth], share: float, seed: int) -> tuple[l
     if not held:
         held = [min(order, key=lambda source: sizes[source])]
     return [t for t in truths if t.source not in held], [t for t in truths if t.source in held]
+
+
+def evened(truths: Sequence[Truth]) -> list[Truth]:
+    """Truths repeated so that a source is drawn by the square root of how many micrographs it gave, nearly.
+
+    Of sources that gave 1, 4 and 16, the single one counts a quarter of the 16, not a sixteenth.
+    """
+    sizes = Counter(truth.source for truth in truths)
+    most = max(sizes.values(), default=1)
+    return [truth for truth in truths for _ in range(round(2 * sqrt(most / sizes[truth.source])))]
 
 
 def write_split(path: Path, training: Iterable[Truth], held_out: Iterable[Truth], share: float, seed: int) -> None:

@@ -1,0 +1,89 @@
+"""Figures of a network in training on crops that it is not trained on: always the same ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import log10
+
+import numpy as np
+import torch
+from torch import nn
+
+from training import simulate
+from training.data import Batch, Draw, PaperDraw, batch, paper_sample
+from training.exposure import Detector, Image
+from training.loop import Validate
+from training.losses import on
+from training.presets import Recipe
+from training.truths import Truth
+
+STEP = 2**40
+"""Samples of steps that no training reaches."""
+SCENES, SIDE = 24, 320
+"""Simulated scenes, others than are trained on, and their side in pixels."""
+
+BANDS: Mapping[str, Draw] = {
+    "low": Draw(low=1.0, ordinary=0.0, full_contrast=1.0),
+    "ordinary": Draw(low=0.0, ordinary=1.0, full_contrast=1.0),
+    "faint": Draw(low=1.0, ordinary=0.0, full_contrast=0.0, contrasts=(0.05, 0.2)),
+    "camera": Draw(
+        low=0.5, ordinary=0.5, full_contrast=1.0, real_detector=1.0, worst_detector=Detector(readout=2.0, psf=1.2)
+    ),
+}
+"""What is measured apart: the paper's two laws of dose at full contrast, faint crops, and correlated noise."""
+
+
+def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
+    """Figures on micrographs that are not trained on, at the same crops.
+
+    By the paper's protocol one new example after another, with outputs clipped to [0, 1]; else gains in PSNR (dB) of
+    each band, half of the crops simulated: other scenes than in training, of the same families.
+    """
+    if recipe.protocol == "paper":
+        low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
+        return partial(_paper, PaperDraw(recipe.crop, low), unseen, recipe)
+    scenes = simulate.bank(recipe.seed + 1, SCENES, max(SIDE, recipe.crop))
+    each = max(1, recipe.validation_crops // len(BANDS))
+    checks = {
+        name: [
+            batch(
+                replace(draw, side=recipe.crop, simulated=0.5), unseen, scenes, recipe.seed, STEP + first, range(size)
+            )
+            for first in range(0, each, 16)
+            for size in [min(16, each - first)]
+        ]
+        for name, draw in BANDS.items()
+    }
+
+    def measured(network: nn.Module, _: int) -> dict[str, float]:
+        return {f"validation_gain_{name}": gain(network, drawn) for name, drawn in checks.items()}
+
+    return measured
+
+
+def _paper(draw: PaperDraw, unseen: Sequence[Truth], recipe: Recipe, network: nn.Module, step: int) -> dict[str, float]:
+    errors = []
+    for index in range(recipe.validation_crops):
+        one = paper_sample(draw, unseen, (), recipe.seed, STEP + step, index)
+        out = apply(network, one).clip(0, 1)
+        errors.append(float(np.square(out - one.truth.clip(0, 1)).mean()))
+    return {"validation_mse": float(np.mean(errors))}
+
+
+@torch.no_grad()
+def apply(network: nn.Module, drawn: Batch) -> Image:
+    """The network's output for a batch, (N, 1, S, S) float32, in evaluation mode."""
+    where = next(network.parameters())
+    out: Image = network(on(drawn.noisy, where), on(drawn.level, where)).float().cpu().numpy()
+    return out
+
+
+def gain(network: nn.Module, batches: Sequence[Batch]) -> float:
+    """Mean gain in PSNR (dB) of output over input."""
+    found = []
+    for drawn in batches:
+        before = np.square(drawn.noisy - drawn.truth).mean((1, 2, 3))
+        after = np.square(apply(network, drawn) - drawn.truth).mean((1, 2, 3))
+        # A crop without a single count had no noise to remove.
+        found += [10 * log10(b / a) for b, a in zip(before, after, strict=True) if b > 0 and a > 0]
+    return float(np.mean(found))

@@ -9,85 +9,17 @@ picture of the demo shows one. Figures measured on them say how training carries
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon import camera
+from training.crystal_scenes import atomic_columns, lattice_fringes, single_atoms
+from training.drawing import Scene, filtered_noise, smooth_field, splat, stretch
 
-Scene = NDArray[np.float32]
 Generator = Callable[[np.random.Generator, int], Scene]
-
-
-def filtered_noise(
-    rng: np.random.Generator, side: int, transfer: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """White noise through a radial transfer function of spatial frequency (cycles per pixel), unit variance."""
-    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
-    spectrum = np.fft.rfft2(rng.standard_normal((side, side))) * transfer(frequency)
-    field: NDArray[np.float64] = np.fft.irfft2(spectrum, s=(side, side))
-    field -= field.mean()
-    field /= field.std() + 1e-12
-    return field
-
-
-def stretch(image: NDArray[np.float64]) -> Scene:
-    """To [0, 1]."""
-    low, high = image.min(), image.max()
-    stretched: Scene = ((image - low) / max(high - low, 1e-12)).astype(np.float32)
-    return stretched
-
-
-def smooth_field(rng: np.random.Generator, side: int, scale: float) -> NDArray[np.float64]:
-    """A random field that varies over about `scale` pixels, unit variance."""
-    return filtered_noise(rng, side, lambda f: np.exp(-((np.pi * scale * f) ** 2)))
-
-
-def splat(side: int, position: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points at `position` (n, 2), row and column in pixels, of `weight` (n,) > 0, shared among the nearest pixels."""
-    inside = np.all((position >= 0) & (position < side - 1), axis=1) & (weight > 0)
-    y, x = position[inside].T
-    y0, x0 = y.astype(int), x.astype(int)
-    fy, fx = y - y0, x - x0
-    points = np.zeros((side, side))
-    for dy, wy in ((0, 1 - fy), (1, fy)):
-        for dx, wx in ((0, 1 - fx), (1, fx)):
-            np.add.at(points, (y0 + dy, x0 + dx), weight[inside] * wy * wx)
-    return points
-
-
-def atomic_columns(rng: np.random.Generator, side: int) -> Scene:
-    """A crystal seen down a zone axis, in incoherent contrast: one or two columns a cell, vacancies, a boundary."""
-    spacing = rng.uniform(5, 28)
-    angle, skew = rng.uniform(0, np.pi), rng.choice([np.pi / 2, np.pi / 3, rng.uniform(1.0, 2.0)])
-    ratio = rng.choice([1.0, rng.uniform(0.7, 1.5)])
-    a = spacing * np.array([np.cos(angle), np.sin(angle)])
-    b = ratio * spacing * np.array([np.cos(angle + skew), np.sin(angle + skew)])
-    reach = int(2.0 * side / min(spacing, spacing * ratio)) + 2
-    i, j = np.meshgrid(np.arange(-reach, reach), np.arange(-reach, reach))
-    lattice = np.stack([i.ravel(), j.ravel()], 1) @ np.stack([a, b])
-    columns, weights = [lattice], [np.ones(len(lattice))]
-    if rng.random() < 0.6:
-        columns.append(lattice + rng.uniform(0.3, 0.7) * (a + b))
-        weights.append(np.full(len(lattice), rng.uniform(0.15, 1.0)))
-    position, weight = np.concatenate(columns) + side / 2, np.concatenate(weights)
-    weight = weight * (rng.random(len(weight)) > rng.choice([0.0, 0.01, 0.05])) * rng.uniform(0.85, 1.15, len(weight))
-    position = position + rng.normal(0, rng.uniform(0, 0.03) * spacing, position.shape)
-    if rng.random() < 0.4:  # a boundary: beyond a line the crystal is shifted, or ends
-        normal = rng.standard_normal(2)
-        beyond = (position - side * rng.uniform(0.3, 0.7, 2)) @ normal > 0
-        if rng.random() < 0.5:
-            weight = weight * ~beyond
-        else:
-            position = position + beyond[:, None] * rng.uniform(-0.5, 0.5) * (a + b)
-    points = splat(side, position, weight)
-    sigma = spacing * rng.uniform(0.1, 0.26)
-    frequency2 = np.fft.fftfreq(side)[:, None] ** 2 + np.fft.rfftfreq(side)[None, :] ** 2
-    image = np.fft.irfft2(np.fft.rfft2(points) * np.exp(-2 * (np.pi * sigma) ** 2 * frequency2), s=(side, side))
-    thickness = 1 + rng.uniform(0, 0.4) * smooth_field(rng, side, rng.uniform(60, 200))
-    image = image / (image.max() + 1e-12) * thickness + rng.uniform(0, 0.5) * thickness
-    return stretch(image if rng.random() < 0.7 else -image)
 
 
 def phase_contrast(rng: np.random.Generator, side: int) -> Scene:
@@ -264,11 +196,24 @@ def capsids(rng: np.random.Generator, side: int) -> Scene:
 
 TRAINING: dict[str, Generator] = {
     "atomic_columns": atomic_columns,
+    "lattice_fringes": lattice_fringes,
+    "single_atoms": single_atoms,
     "phase_contrast": phase_contrast,
     "thickness_fringes": thickness_fringes,
     "membranes": membranes,
     "interference": interference,
 }
+
+SHARES: dict[str, int] = {
+    "atomic_columns": 3,
+    "lattice_fringes": 2,
+    "single_atoms": 1,
+    "phase_contrast": 2,
+    "thickness_fringes": 2,
+    "membranes": 2,
+    "interference": 2,
+}
+"""Of the families to train on, in parts of their sum: five in fourteen scenes show a lattice."""
 
 HELD_OUT: dict[str, Generator] = {
     "nanoparticles": camera.scene,
@@ -280,13 +225,26 @@ HELD_OUT: dict[str, Generator] = {
 
 
 def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = TRAINING) -> list[Scene]:
-    """`count` scenes, the families in turn; the same for the same arguments."""
+    """`count` scenes, the families in turn by their `SHARES`; the same for the same arguments."""
     rng = np.random.default_rng(seed)
-    generators = list(families.values())
-    return [generators[index % len(generators)](rng, side) for index in range(count)]
+    return [families[name](rng, side) for name in islice(turns(families), count)]
 
 
-def fingerprint(families: Mapping[str, Generator] = TRAINING) -> str:
-    """SHA-256 of the code that draws these families, so that stored scenes are told from those of other code."""
-    sources = sorted({inspect.getsource(sys.modules[generator.__module__]) for generator in families.values()})
+def turns(families: Mapping[str, Generator]) -> Iterator[str]:
+    """Names of families, endlessly: each as often as its share says, 1 where it has none, and spread evenly."""
+    shares = {name: SHARES.get(name, 1) for name in families}
+    due = dict.fromkeys(shares, 0)
+    while True:
+        due = {name: due[name] + share for name, share in shares.items()}
+        name = max(due, key=due.__getitem__)
+        due[name] -= sum(shares.values())
+        yield name
+
+
+DRAWN_BY = ("crystal_scenes", "crystals", "defects", "drawing", "simulate")
+
+
+def fingerprint() -> str:
+    """SHA-256 of the code that draws scenes, so that stored ones are told from those of other code."""
+    sources = (inspect.getsource(sys.modules[f"training.{name}"]) for name in DRAWN_BY)
     return hashlib.sha256("".join(sources).encode()).hexdigest()

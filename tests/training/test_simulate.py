@@ -1,6 +1,7 @@
 """Simulated scenes: in range, reproducible, of several kinds, and what is held out stays unseen by training."""
 
 import ast
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import training
 from daemon import camera
-from training.simulate import HELD_OUT, TRAINING, bank
+from training.simulate import HELD_OUT, SHARES, TRAINING, bank, turns
 
 FAMILIES = {**TRAINING, **HELD_OUT}
 
@@ -33,11 +34,22 @@ def test_a_scene_fills_0_to_1_and_comes_again_from_the_same_seed(name: str, side
 def test_a_bank_takes_the_kinds_in_turn(families: dict[str, training.simulate.Generator]) -> None:
     scenes = bank(7, 6, 64, families)
     rng = np.random.default_rng(7)
-    kinds = list(families.values())
     assert len(scenes) == 6
-    for index, scene in enumerate(scenes):
-        assert np.array_equal(scene, kinds[index % len(kinds)](rng, 64))
+    for name, scene in zip(turns(families), scenes, strict=False):
+        assert np.array_equal(scene, families[name](rng, 64))
     assert not np.array_equal(scenes[0], scenes[4])
+
+
+def test_families_are_drawn_in_their_shares_and_those_without_one_alike() -> None:
+    assert set(SHARES) == set(TRAINING)
+    total = sum(SHARES.values())
+    drawn = list(islice(turns(TRAINING), 3 * total))
+    for end in range(1, len(drawn) + 1):
+        for name, share in SHARES.items():
+            assert abs(drawn[:end].count(name) - end * share / total) < 1
+    lattices = SHARES["atomic_columns"] + SHARES["lattice_fringes"]
+    assert 1 / 3 < lattices / total < 0.4
+    assert list(islice(turns(HELD_OUT), 8)) == [*HELD_OUT, *HELD_OUT]
 
 
 def test_nobody_asks_for_the_held_out_families_by_default() -> None:

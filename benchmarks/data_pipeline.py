@@ -29,10 +29,10 @@ import torch
 
 from training import simulate
 from training.data import Batch, Draw, PaperDraw, batch, paper_batch
-from training.loop import fast_half
 from training.losses import LOSSES, on
 from training.network import build
 from training.presets import PRESETS, Recipe
+from training.state import fast_half
 from training.truths import load_truths
 
 SEED = 1

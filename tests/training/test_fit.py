@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from daemon.errors import ConfigError
 from training import curve, simulate
 from training.data import Batch
-from training.fit import SPLIT, changed, drawer, fit, gains, validator
+from training.fit import SPLIT, Order, changed, drawer, fit, fit_and_finish
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
 from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
+from training.state import read
 from training.truths import load_truths
+from training.validation import gain, validator
 
 TINY = replace(
     FAST,
@@ -35,6 +37,9 @@ TINY = replace(
     simulated=0.0,
     flat=0.0,
     grid=0.0,
+    scenes=8,
+    finish={"crop": 96, "batch": 2},
+    validation_crops=32,
 )
 OPTIONS = [
     "--set", "arguments={\"widths\": [8, 16], \"blocks\": [1, 1]}", "--set", "batch=4", "--set", "crop=64",
@@ -73,7 +78,7 @@ def test_a_folder_becomes_weights_a_record_and_a_split(
     (tmp_path / "data" / "notes.txt").write_text("not a micrograph")
     (tmp_path / "data" / "d_broken.tif").write_bytes(b"II*\0 and then nothing")
     with caplog.at_level(logging.WARNING):
-        run = fit(tmp_path / "data", tmp_path / "run", TINY, Budget(steps=4))
+        run = fit(Order(tmp_path / "data", tmp_path / "run"), TINY, Budget(steps=4))
     assert "d_broken.tif" in caplog.text
     record = json.loads((run / RECORD).read_text())
     split = json.loads((run / SPLIT).read_text())
@@ -86,15 +91,40 @@ def test_a_folder_becomes_weights_a_record_and_a_split(
 
 
 def test_it_learns(data: Path, tmp_path: Path) -> None:
-    run = fit(data, tmp_path / "run", TINY, Budget(steps=150), validation=data)
+    run = fit(Order(data, tmp_path / "run", validation=data), TINY, Budget(steps=150))
     torch.manual_seed(TINY.seed)
     untrained, trained = build("fast", TINY.arguments).eval(), build("fast", TINY.arguments).eval()
     trained.load_state_dict(weights(run))
     shown = drawer(TINY, load_truths(data), ())
     checks = [shown(10**6 + step, range(16)) for step in range(4)]
-    before, after = gains(untrained, checks), gains(trained, checks)
-    assert after["validation_gain_low"] > before["validation_gain_low"] + 0.1
-    assert after["validation_gain_ordinary"] > before["validation_gain_ordinary"] + 0.1
+    assert gain(trained, checks) > gain(untrained, checks) + 0.1
+
+
+def test_a_plateau_is_prolonged_and_each_time_a_copy_of_it_is_finished(data: Path, tmp_path: Path) -> None:
+    order = Order(data, tmp_path / "run", validation=data)
+    first = fit_and_finish(order, TINY, Budget(steps=8), 0.25)
+    assert first == tmp_path / "run" / "finished-6"
+    plateau = (order.out / CHECKPOINT).read_bytes()
+    assert fit_and_finish(order, TINY, Budget(steps=2), 1.0) == first, "only what is missing is done"
+    second = fit_and_finish(order, TINY, Budget(steps=16), 0.25)
+    assert second == tmp_path / "run" / "finished-12"
+    assert (order.out / CHECKPOINT).read_bytes() != plateau
+    assert (read(order.out / CHECKPOINT)["step"], read(second / CHECKPOINT)["step"]) == (12, 16)
+    ends = [curve.read(run)[-1] for run in (first, second)]
+    assert [end["step"] for end in ends] == [8, 16], "the count goes on, so no sample is drawn again"
+    assert all(end["rate"] < 0.6 * curve.read(order.out)[-1]["rate"] for end in ends)
+    recipe = json.loads((second / RECORD).read_text())["recipe"]
+    assert (recipe["course"], recipe["crop"], recipe["batch"]) == ("decay", 96, 2)
+    assert fit_and_finish(order, TINY, Budget(steps=12), 0.0) == order.out
+
+
+def test_a_plateau_that_was_prolonged_is_one_that_was_not_stopped(data: Path, tmp_path: Path) -> None:
+    parts, whole = (Order(data, tmp_path / name, validation=data) for name in ("parts", "whole"))
+    for steps in (3, 5):
+        fit(parts, TINY, Budget(steps=steps))
+    fit(whole, TINY, Budget(steps=5))
+    one, two = weights(parts.out), weights(whole.out)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_the_papers_preset_trains_low_doses_then_ordinary_ones(data: Path, tmp_path: Path) -> None:
@@ -152,16 +182,16 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(
     three = Place(0, 3, torch.device("cpu"))
     monkeypatch.setattr(Place, "join", staticmethod(lambda: three))
     with pytest.raises(ConfigError, match="batch of 4 cannot be shared evenly by 3"):
-        fit(data, tmp_path / "run", TINY, Budget(steps=1))
+        fit(Order(data, tmp_path / "run"), TINY, Budget(steps=1))
 
 
 def test_weights_of_an_earlier_run_are_the_start(data: Path, tmp_path: Path) -> None:
-    first = fit(data, tmp_path / "first", TINY, Budget(steps=3))
-    second = fit(data, tmp_path / "second", replace(TINY, rate=1e-12), Budget(steps=1), start=first)
+    first = fit(Order(data, tmp_path / "first"), TINY, Budget(steps=3))
+    second = fit(Order(data, tmp_path / "second", start=first), replace(TINY, rate=1e-12), Budget(steps=1))
     before, after = weights(first), weights(second)
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
     with pytest.raises(ConfigError, match=r"nothing: holds no model.safetensors"):
-        fit(data, tmp_path / "third", TINY, Budget(steps=1), start=tmp_path / "nothing")
+        fit(Order(data, tmp_path / "third", start=tmp_path / "nothing"), TINY, Budget(steps=1))
 
 
 @pytest.mark.parametrize("recipe", [EDE2018_LOW, EDE2018_ORDINARY], ids=["low", "ordinary"])
@@ -197,24 +227,22 @@ def test_crops_without_a_single_count_do_not_stop_the_validation() -> None:
     one = np.ones((2, 1, 1, 1), np.float32)
     noisy = black.copy()
     noisy[1] = np.random.default_rng(0).normal(0, 1, (1, 64, 64))
-    found = gains(build("fast", TINY.arguments).eval(), [Batch(noisy, black, one, one)])
-    assert list(found) == ["validation_gain_low"]
-    assert np.isfinite(found["validation_gain_low"])
+    assert np.isfinite(gain(build("fast", TINY.arguments).eval(), [Batch(noisy, black, one, one)]))
 
 
 def test_another_folder_of_data_in_the_same_out_is_refused(data: Path, tmp_path: Path) -> None:
-    fit(data, tmp_path / "run", TINY, Budget(steps=1), validation=data)
+    fit(Order(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
     other = tmp_path / "other"
     other.mkdir()
     (other / "z_1.tif").write_bytes((data / "a_1.tif").read_bytes())
     with pytest.raises(ConfigError, match="belongs to another training"):
-        fit(other, tmp_path / "run", TINY, Budget(steps=2), validation=data)
+        fit(Order(other, tmp_path / "run", validation=data), TINY, Budget(steps=2))
     assert json.loads((tmp_path / "run" / RECORD).read_text())["micrographs"] == ["a_1.tif", "b_1.tif", "c_1.tif"]
 
 
 def test_a_source_on_both_sides_is_said(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        fit(data, tmp_path / "run", TINY, Budget(steps=1), validation=data)
+        fit(Order(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
     assert "trained on and validated on" in caplog.text
 
 
@@ -239,13 +267,15 @@ def test_a_recipe_is_changed_by_name() -> None:
         ('loss="best"', "no loss is called best"),
         ('batch="many"', "of type int"),
         ("rate", "must be JSON"),
-        ("flat=0.0", "grid needs flat crops"),
+        ("grid=1.0", "grid needs flat crops"),
+        ('course="up"', "course must be one of cosine, plateau, decay, not up"),
+        ("warm_up_batches=0", "warm_up_batches must be at least 1"),
         ('arguments={"widths": [8]}', "no such network"),
         ("crop=100", "multiple of 32"),
         ("batch=0", "batch must be at least 1"),
         ("rate=-1", "rate must be above 0"),
         ("averaging=true", "of type float"),
-        ('optimiser="sgd"', "optimiser must be one of adam, adamw, rmsprop, nesterov, not sgd"),
+        ('optimiser="sgd"', "optimiser must be one of adam, adamw, muon, rmsprop, nesterov, not sgd"),
         ('detector={"colour": 1}', "detector: .*colour"),
         ('detector={"psf": -1}', "psf of a detector must lie in"),
     ],
@@ -260,7 +290,7 @@ def test_a_training_with_flat_crops_and_the_grid_loss_runs_and_is_validated_on_s
 ) -> None:
     runs = {"without": TINY, "with": replace(TINY, flat=0.5, grid=1e3)}
     ends = [
-        curve.read(fit(data, tmp_path / name, recipe, Budget(steps=2), validation=data))[-1]
+        curve.read(fit(Order(data, tmp_path / name, validation=data), recipe, Budget(steps=2)))[-1]
         for name, recipe in runs.items()
     ]
     low = [end["validation_gain_low"] for end in ends]
@@ -274,7 +304,7 @@ def test_nothing_to_learn_from_is_said_in_words(tmp_path: Path, missing: bool) -
     if not missing:
         folder.mkdir()
     with pytest.raises(ConfigError, match=r"data: .*micrograph"):
-        fit(folder, tmp_path / "run", TINY, Budget(steps=1))
+        fit(Order(folder, tmp_path / "run"), TINY, Budget(steps=1))
 
 
 def test_the_command_says_so_without_a_traceback(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from daemon.errors import ConfigError
 from daemon.whole import save
 from training import curve, loop, simulate
 from training.data import Batch, Draw, batch
-from training.loop import CHECKPOINT, RECORD, Budget, Drawer, set_norms, train
+from training.loop import CHECKPOINT, RECORD, Budget, Drawer, train
 from training.losses import LOSSES, Loss
 from training.network import build
 from training.presets import Recipe, Stage
 from training.processes import alone
+from training.state import fast_half, set_norms
 
 TINY = Recipe(
     arguments={"widths": [8, 16], "blocks": [1, 1]}, batch=4, crop=64, rate=2e-3, validate_every=2, validation_crops=4
@@ -181,6 +182,15 @@ def test_running_statistics_are_plain_averages_until_the_papers_decay_takes_over
         set_norms(norm, step, frozen=False)
         momenta.append(norm.momentum)
     assert momenta == pytest.approx([1, 1 / 2, 1 / 10, 0.001, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"), [("fpu avx2 avx512f", False), ("fpu avx512_bf16 sse", True), ("amx_tile amx_bf16", True)]
+)
+def test_half_precision_is_used_where_the_processor_is_fast_at_it(tmp_path: Path, flags: str, fast: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    assert fast_half(torch.device("cpu"), tmp_path / "cpuinfo") is fast
+    assert fast_half(torch.device("cpu"), tmp_path / "missing") is False
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,27 +27,42 @@ def test_the_papers_numbers_of_batches() -> None:
 )  # fmt: skip
 def test_the_papers_learning_rates(batch: int, rate: float, freeze: bool) -> None:
     # half a batch on, so that rounding does not decide
-    found, stage = EDE2018_LOW.schedule((batch + 0.5) / EDE2018_LOW.batches)
+    found, stage = EDE2018_LOW.schedule((batch + 0.5) / EDE2018_LOW.batches, batch)
     assert found == rate
     assert stage is not None
     assert stage.freeze is freeze
 
 
 def test_the_cosine_rises_then_falls_without_a_jump() -> None:
-    rates = np.array([FAST.schedule(progress)[0] for progress in np.linspace(0, 1, 1001)])
-    assert rates.max() == pytest.approx(FAST.rate, rel=1e-3)
-    assert 0 < rates[0] < 0.1 * FAST.rate
-    assert rates[-1] == pytest.approx(FAST.rate * FAST.final_rate)
+    recipe = replace(FAST, course="cosine")
+    rates = np.array([recipe.schedule(progress, 0)[0] for progress in np.linspace(0, 1, 1001)])
+    assert rates.max() == pytest.approx(recipe.rate, rel=1e-3)
+    assert 0 < rates[0] < 0.1 * recipe.rate
+    assert rates[-1] == pytest.approx(recipe.rate * recipe.final_rate)
     peak = int(rates.argmax())
-    assert peak == pytest.approx(1000 * FAST.warm_up, abs=1)
+    assert peak == pytest.approx(1000 * recipe.warm_up, abs=1)
     assert np.all(np.diff(rates[:peak]) >= 0)
     assert np.all(np.diff(rates[peak:]) <= 0)
+
+
+def test_a_plateau_depends_on_no_budget_and_its_finish_begins_where_it_is() -> None:
+    recipe = replace(FAST, rate=2e-3, warm_up_batches=100, halving=1000)
+    at = {step: recipe.schedule(0.5, step)[0] for step in (0, 49, 1000, 5000)}
+    assert at[0] == pytest.approx(2e-5)
+    assert at[49] == pytest.approx(1e-3, rel=0.1)
+    assert at[1000] == pytest.approx(1e-3)
+    assert at[5000] == pytest.approx(2e-3 / 4)
+    assert recipe.schedule(0.1, 5000) == recipe.schedule(0.9, 5000)
+    assert replace(recipe, halving=0).schedule(0.5, 10**6)[0] == 2e-3
+    last = recipe.finishing(5000)
+    assert [last.schedule(progress, 0)[0] for progress in (0.0, 0.5, 1.0)] == pytest.approx([5e-4, 2.5e-4, 0.0])
+    assert (last.crop, last.finish) == (FAST.finish["crop"], {})
 
 
 def trained(recipe: Recipe, steps: int = 10) -> tuple[float, float]:
     """Loss of a tiny network of the paper's kind before and after a few steps on one pair."""
     from training.data import Batch
-    from training.loop import optimiser
+    from training.optimisers import optimisers
 
     torch.manual_seed(0)
     network = build("ede2018", {"width": 0.05, **recipe.arguments})
@@ -55,7 +70,7 @@ def trained(recipe: Recipe, steps: int = 10) -> tuple[float, float]:
     one = np.ones((2, 1, 1, 1), np.float32)
     pair = Batch(truth, truth, one, one)
     loss = huberised(recipe.clip_in_loss, recipe.ssim)
-    optimise = optimiser(recipe, network)
+    (optimise,) = optimisers(recipe, network)
     values = []
     for _ in range(steps):
         value = loss(network(torch.from_numpy(truth)), pair)

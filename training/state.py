@@ -114,7 +114,7 @@ def read(path: Path, device: torch.device | None = None) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such checkpoint; name the folder of a training") from error
     except Exception as error:  # a damaged pickle raises whatever it likes
         raise ConfigError(
-            f"{path}: damaged ({error}), or written by another version; delete it to train anew, or choose another --out"
+            f"{path}: damaged ({error}), or of another version; delete it to train anew, or choose another --out"
         ) from error
     return kept
 

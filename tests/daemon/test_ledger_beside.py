@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
-from site_of_daemon import LIMIT, ROOT, Site, until
+from site_of_daemon import LIMIT, ROOT, Site, free_port, until
 
 LEDGER = ("ledger.db", "ledger.db-wal", "ledger.db-shm")
 
@@ -24,9 +24,7 @@ LEDGER = ("ledger.db", "ledger.db-wal", "ledger.db-shm")
 @pytest.fixture
 def port(site: Site) -> int:
     """Of the site's live page."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        number = int(one.getsockname()[1])
+    number = free_port()
     site.configure(monitor={"listen": f"127.0.0.1:{number}"}, output={"preview": False})
     return number
 
@@ -60,17 +58,6 @@ def polled(port: int) -> Iterator[list[int]]:
         thread.join()
 
 
-def deleted(pid: int) -> list[str]:
-    """The ledger's files that a process has open and nobody else can reach any more."""
-    links = []
-    for one in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            links.append(str(one.readlink()))
-        except FileNotFoundError:  # closed meanwhile
-            continue
-    return [link for link in links if "/ledger.db" in link and link.endswith(" (deleted)")]
-
-
 def is_locked_by(pid: int, path: Path) -> bool:
     """Whether the process holds a POSIX lock on the file."""
     inode = str(path.stat().st_ino)
@@ -98,7 +85,7 @@ def test_commands_beside_the_service_cost_it_nothing(site: Site, port: int) -> N
             assert counts(site) == {"done": number, "quarantined": 1}
             status, said = site.finish("retry")
             assert status == 0 and "again: 'blank.tif'" in said
-            assert deleted(process.pid) == [], "a command took itself for the last user"
+            assert site.lost_files(process) == [], "a command took itself for the last user"
             status, said = site.finish("report", "last", "-o", str(site.root / f"{number}.html"))
             assert status == 0, said
             until(lambda number=number: site.said(process).count("quarantined 'blank.tif'") == number + 1)
@@ -114,7 +101,7 @@ def test_commands_beside_the_service_cost_it_nothing(site: Site, port: int) -> N
         site.ready(again)
         site.write("4.tif", 4)
         until(lambda: "denoised '4.tif'" in site.said(again))
-        assert counts(site) == {"done": 5, "quarantined": 1} and deleted(again.pid) == []
+        assert counts(site) == {"done": 5, "quarantined": 1} and site.lost_files(again) == []
     assert set(seen) == {200}
     assert site.said(again).count("denoised") == 1 and "adopted" not in site.said(again)
     again.terminate()

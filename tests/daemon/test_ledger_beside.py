@@ -74,6 +74,7 @@ def counts(site: Site) -> dict[str, int]:
     return {state: number for state, number in found.items() if number}
 
 
+@pytest.mark.slow
 def test_commands_beside_the_service_cost_it_nothing(site: Site, port: int) -> None:
     (site.drop / "blank.tif").write_bytes(site.write("0.tif", 0, shape=(48, 48)).read_bytes()[:200])
     process = site.launch("run", staged="impatient")
@@ -110,6 +111,7 @@ def test_commands_beside_the_service_cost_it_nothing(site: Site, port: int) -> N
     site.check_outputs()
 
 
+@pytest.mark.slow
 def test_nothing_but_sqlite_opens_the_ledgers_files(site: Site, port: int) -> None:
     """Whoever opens one by hand drops the locks that SQLite has on it in the same process."""
     with closing(sqlite3.connect(site.root / "ledger_first.db")) as database:
@@ -134,6 +136,7 @@ def test_nothing_but_sqlite_opens_the_ledgers_files(site: Site, port: int) -> No
     assert "opened by hand" in done.stderr, "the check itself"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gone", "take"),
     [
@@ -141,6 +144,7 @@ def test_nothing_but_sqlite_opens_the_ledgers_files(site: Site, port: int) -> No
         ("ledger.db", lambda state: state.rename(state.with_name("elsewhere"))),
         ("lock", lambda state: (state / "lock").unlink()),
     ],
+    ids=["log", "folder", "lock"],
 )
 def test_a_ledger_that_is_taken_away_ends_the_service_and_the_next_start_loses_nothing(
     site: Site, port: int, gone: str, take: Callable[[Path], object]

@@ -780,6 +780,9 @@ def test_once_succeeds_only_if_nothing_is_left(
         def start(self, patient: Callable[[], bool]) -> bool:
             return patient()
 
+        def check_ledger(self) -> None:
+            """It is there."""
+
         def stop(self) -> None:
             self.blocked = False
 

@@ -6,10 +6,11 @@ A line of input is a JSON list: a file for what the command says, and the comman
 import json
 import os
 import sys
+from importlib import import_module
 
-from daemon import cli, session_report
+from daemon import cli
 
-assert session_report  # imported here and not by each command
+import_module("daemon.session_report")  # here once, and not in each command
 
 for line in sys.stdin:
     said, *command = json.loads(line)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from daemon.errors import EmdenoisedError, TransientError
 from daemon.ledger import Job, Ledger
+from daemon.ledger_file import LedgerReplacedError
 from daemon.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -96,5 +97,7 @@ class Accounts:
         except TransientError as error:
             log.error("%s", error)
             self._untold.append(note)
+        except LedgerReplacedError as error:  # the service ends for it and reports it once
+            log.debug("%s", error)
         except EmdenoisedError as error:
             log.error("%s", error)

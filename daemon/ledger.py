@@ -19,7 +19,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daemon.filesystem import filesystem_type
-from daemon.ledger_file import FILE, LedgerError, Mode, connect, explain, own
+from daemon.ledger_file import (
+    FILE,
+    LOCK,
+    LedgerError,
+    LedgerReplacedError,
+    Mode,
+    connect,
+    explain,
+    identities,
+    leave_open,
+    own,
+    require_same,
+)
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
 _WORST_FIRST = ("reject", "check", "good")
@@ -78,7 +90,8 @@ class Ledger:
     (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder is on a network
     filesystem or cannot be made, LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the
     file is foreign, missing (edit, read) or of another version, and, from any method, LedgerUnavailableError while the
-    disk is full or another process holds the file.
+    disk is full or another process holds the file. What changes something raises LedgerReplacedError once the files
+    are no longer those under their names (`require_in_place`).
     """
 
     def __init__(
@@ -95,9 +108,15 @@ class Ledger:
         self._clock = clock
         self._lock = threading.RLock()
         self._held = own(folder, filesystem) if mode == "own" else None
+        self._files: dict[Path, tuple[int, int]] = {}
+        """By name, the device and inode of what is open."""
         try:
             with self._explained():
                 self._db = connect(self.path, mode)
+            self._files = identities(self.path)
+            if self._held is not None:
+                lock = os.fstat(self._held)
+                self._files[folder / LOCK] = lock.st_dev, lock.st_ino
         except BaseException:
             self._release_folder()
             raise
@@ -105,8 +124,18 @@ class Ledger:
     def close(self) -> None:
         """Close the file and let another service have the folder. Safe to call twice."""
         with self._lock:
-            self._db.close()
+            try:
+                self.require_in_place()
+            except LedgerReplacedError:
+                leave_open(self.path, self._db)
+            else:
+                self._db.close()
+            self._files = {}
             self._release_folder()
+
+    def require_in_place(self) -> None:
+        """Raise LedgerReplacedError if a file that is open here is no longer the one under its name."""
+        require_same(self.path, self._files)
 
     def __enter__(self) -> "Ledger":
         return self
@@ -420,6 +449,7 @@ class Ledger:
         with self._explained():
             if self._db.in_transaction:
                 raise LedgerError(f"{self.path}: a transaction within a transaction")
+            self.require_in_place()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -436,6 +466,7 @@ class Ledger:
             try:
                 yield
             except sqlite3.DatabaseError as error:
+                self.require_in_place()
                 raise explain(self.path, error) from error
 
     def _release_folder(self) -> None:

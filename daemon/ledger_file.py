@@ -1,9 +1,18 @@
-"""The ledger's file on disk: whose it is, what is in it, and what to do when it cannot be used."""
+"""The ledger's file on disk: whose it is, what is in it, and what to do when it cannot be used.
 
+Only SQLite opens the database, its log (-wal) and the index of the log (-shm). A process that closes any descriptor of
+a file drops all its POSIX locks on it (fcntl(2)), also those of connections in other threads. The next program that
+closes the ledger would then take itself for its last user and delete the log that the service writes to.
+"""
+
+import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +94,10 @@ class LedgerDamagedError(LedgerError):
     """The file is not a database any more."""
 
 
+class LedgerReplacedError(LedgerError):
+    """A file of the ledger was moved, deleted or replaced while it was in use; what is written now would be lost."""
+
+
 class LedgerUnavailableError(TransientError):
     """The disk of the state folder is full or failing, or another process holds the ledger; nothing was changed."""
 
@@ -125,23 +138,21 @@ def own(folder: Path, filesystem: Callable[[Path], str]) -> int:
 def connect(path: Path, mode: Mode) -> sqlite3.Connection:
     """Open the ledger; "own" creates it and brings it up to date. The connection commits by itself.
 
-    Raises LedgerError (missing, foreign, of another version) or sqlite3.DatabaseError (see `explain`).
+    Raises LedgerError (missing, foreign, of another version), LedgerReplacedError (`leave_open` was called for it in
+    this process) or sqlite3.DatabaseError (see `explain`).
     """
-    # Made by hand first, so that nobody else may read it; SQLite's other files follow its mode.
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if mode == "own" else 0)
-    try:
-        os.close(os.open(path, flags, 0o600))
-    except FileNotFoundError as error:
-        raise LedgerError(f"{path}: there is no ledger; the service has not run with this state folder yet") from error
-    except OSError as error:
-        raise LedgerError(f"{path} cannot be opened: {error.strerror}; give this user the right to") from error
+    if path in _left_open:
+        raise _replaced(path, path)
+    _prepare(path, mode)
     where = f"{path.absolute().as_uri()}?mode=rw"  # also for reading: SQLite has to share its index of the log
     database = sqlite3.connect(where, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
     try:
         version = int(database.execute("PRAGMA user_version").fetchone()[0])
         application = int(database.execute("PRAGMA application_id").fetchone()[0])
         empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if application != _APPLICATION and not (empty and mode == "own"):
+        if empty and mode != "own":  # made this moment, by a service that starts for the first time
+            raise _missing(path)
+        if application != _APPLICATION and not empty:
             raise LedgerError(f"{path} is not a ledger of emdenoised; move it away, or choose another state folder")
         if version > len(MIGRATIONS):
             raise LedgerError(
@@ -165,6 +176,80 @@ def connect(path: Path, mode: Mode) -> sqlite3.Connection:
         raise
     database.row_factory = sqlite3.Row
     return database
+
+
+def _prepare(path: Path, mode: Mode) -> None:
+    """Make the file ("own") or see that it can be opened, without opening it."""
+    try:
+        if mode == "own":
+            with contextlib.suppress(FileExistsError):
+                # For this user only; SQLite's other files follow its mode. Unlike open(2), mknod(2) leaves no
+                # descriptor to close, whoever else connects at this moment.
+                os.mknod(path, stat.S_IFREG | 0o600)
+        path.stat()
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be opened: {error.strerror}; give this user the right to") from error
+    if not os.access(path, os.R_OK | os.W_OK):  # SQLite would go on without the right to write
+        raise LedgerError(f"{path} cannot be opened: {os.strerror(errno.EACCES)}; give this user the right to")
+
+
+def _missing(path: Path) -> LedgerError:
+    return LedgerError(f"{path}: there is no ledger; the service has not run with this state folder yet")
+
+
+# Whether the files are still those under their names
+
+
+def identities(path: Path) -> dict[Path, tuple[int, int]]:
+    """Device and inode of the database, its log and the log's index, by name. To be called while connected."""
+    found = {}
+    for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if (identity := _identity(name)) is not None:
+            found[name] = identity
+    return found
+
+
+def require_same(path: Path, files: Mapping[Path, tuple[int, int]]) -> None:
+    """Raise LedgerReplacedError for the ledger at `path` unless each name still stands for the same file."""
+    for name, identity in files.items():
+        try:
+            now = _identity(name)
+        except OSError:  # a folder that may not be searched now says nothing about the file
+            continue
+        if now != identity:
+            raise _replaced(path, name)
+
+
+def leave_open(path: Path, database: sqlite3.Connection) -> None:
+    """Keep a connection whose files were replaced until the process ends, and refuse another one to `path`.
+
+    SQLite would copy the deleted log over the present database at closing, and let a new connection share the index
+    of the deleted log.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(database))  # or the interpreter would close it at its end
+    _left_open.add(path)
+
+
+_left_open: set[Path] = set()
+
+
+def _identity(name: Path) -> tuple[int, int] | None:
+    """None if there is no such file; OSError if that cannot be found out."""
+    try:
+        found = name.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _replaced(path: Path, name: Path) -> LedgerReplacedError:
+    return LedgerReplacedError(
+        f"{name} was moved, deleted or replaced while emdenoised used it; the service ends with status 1, and the next"
+        " start (systemd's is automatic) uses the file of that name and recognises finished images by their JSON. Keep"
+        f" programs that clean, copy back or synchronise away from {path.parent}"
+    )
 
 
 def explain(path: Path, error: sqlite3.DatabaseError) -> EmdenoisedError:

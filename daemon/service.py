@@ -31,7 +31,7 @@ from daemon.errors import EmdenoisedError, MicrographError, StorageError, Transi
 from daemon.housekeeping import prune
 from daemon.inference import Claimed, Inference
 from daemon.ledger import Backoff, Job, Ledger
-from daemon.ledger_file import LedgerUnavailableError
+from daemon.ledger_file import LedgerReplacedError, LedgerUnavailableError
 from daemon.metrics import Metrics, gauge, graphics_card, queue_figures
 from daemon.micrograph import Denoised
 from daemon.monitor import Health
@@ -208,6 +208,16 @@ class Service:
             *card,
         ]
 
+    def check_ledger(self) -> None:
+        """Called now and then: fail if the ledger's files are no longer those under their names.
+
+        The next start adopts what lies whole on the disk, and does the rest again.
+        """
+        try:
+            self.ledger.require_in_place()
+        except LedgerReplacedError as error:
+            self._fail("the ledger is lost", error)
+
     def stop(self) -> None:
         """Finish the micrograph in hand, leave the rest for the next start, and free everything."""
         self._stopping.set()
@@ -232,12 +242,16 @@ class Service:
         try:
             body(*arguments)
         except BaseException as error:
-            # The main thread must learn of it, or the service would look alive and do nothing.
-            log.critical("the %s thread ended: %s", threading.current_thread().name, str(error) or repr(error))
-            log.debug("traceback", exc_info=True)
-            self.failure = self.failure or error
+            self._fail(f"the {threading.current_thread().name} thread ended", error)
         finally:
             self.inference.opened.set()  # whoever waits for it must see the failure
+
+    def _fail(self, what: str, error: BaseException) -> None:
+        """The main thread must learn of it, or the service would look alive and do nothing."""
+        if not isinstance(self.failure, LedgerReplacedError):  # every thread meets that one
+            log.critical("%s: %s", what, str(error) or repr(error))
+        log.debug("traceback", exc_info=error)
+        self.failure = self.failure or error
 
     def _keep(self) -> None:
         """Once an hour, and not at the start, when there is more urgent work."""

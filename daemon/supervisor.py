@@ -100,7 +100,8 @@ class _Supervisor:
                         self._show_page()
                 finished = why == "finished"
             finally:
-                self._notifier.stopping("finishing the micrograph in hand")
+                failure = self._service.failure
+                self._notifier.stopping("finishing the micrograph in hand" if failure is None else f"failed: {failure}")
                 self._signals.give_back()
                 self._service.stop()
         finally:
@@ -178,7 +179,8 @@ class _Supervisor:
             if self._signals.stop:
                 log.info("%s: finishing the micrograph in hand", self._stopped_by)
                 return "stop"
-            if self._signals.reload:
+            self._service.check_ledger()
+            if self._signals.reload and self._service.failure is None:
                 self._signals.reload = False
                 return "reload"
             self._tell()

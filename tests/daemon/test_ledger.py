@@ -4,6 +4,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,11 +26,13 @@ from daemon.ledger_file import (
     LedgerDamagedError,
     LedgerError,
     LedgerLockedError,
+    LedgerReplacedError,
     LedgerUnavailableError,
     Mode,
     explain,
 )
 
+ROOT = Path(__file__).parents[2]
 BACKOFF = Backoff(first=5, factor=2, longest=600, attempts=4)
 
 
@@ -72,8 +76,11 @@ def claim(ledger: Ledger, live_first: bool = True) -> Job:
 
 
 def killed(folder: Path, copy: Path) -> Path:
-    """The state folder as a kill -9 at this moment leaves it: the database still open, its log not merged."""
-    shutil.copytree(folder, copy)
+    """The state folder as a kill -9 at this moment leaves it: the database still open, its log not merged.
+
+    Another process copies it: closing the files here would drop the locks of the connection that is open.
+    """
+    subprocess.run(["cp", "-r", folder, copy], check=True)
     return copy
 
 
@@ -345,6 +352,101 @@ def test_looking_at_a_ledger_that_does_not_exist_says_so_and_makes_none(tmp_path
         with pytest.raises(LedgerError, match="the service has not run"):
             Ledger(tmp_path, mode)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_made_this_moment_and_still_empty_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").touch()
+    with pytest.raises(LedgerError, match="the service has not run"):
+        Ledger(tmp_path, "read")
+    with start(tmp_path) as ledger:
+        arrive(ledger)
+
+
+def test_a_ledger_this_user_may_not_open_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(tmp_path).close()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        LedgerError, match=r"file/ledger\.db cannot be opened: Not a directory; give this user the right"
+    ):
+        Ledger(tmp_path / "file", "read")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may open everything
+    with pytest.raises(
+        LedgerError, match=r"ledger\.db cannot be opened: Permission denied; give this user the right to"
+    ):
+        Ledger(tmp_path, "read")
+
+
+# Locks, and files that are not the same any more
+
+
+def elsewhere(folder: Path, program: str) -> None:
+    """Run Python in another process, which knows the folder and `Ledger`."""
+    begin = "import pathlib, sys; from daemon.ledger import Ledger; folder = pathlib.Path(sys.argv[1])\n"
+    subprocess.run([sys.executable, "-c", begin + program, folder], check=True, cwd=ROOT)
+
+
+def test_a_connection_that_comes_and_goes_takes_no_locks_of_another_in_the_same_process(tmp_path: Path) -> None:
+    """Or a program that closes the ledger takes itself for its last user, and deletes the log in use."""
+    with start(tmp_path) as ledger:
+        arrive(ledger, "broken")
+        ledger.quarantine(claim(ledger), "broken")
+        log = (tmp_path / "ledger.db-wal").stat()
+        Ledger(tmp_path, "read").close()
+        elsewhere(tmp_path, "with Ledger(folder, 'read') as one: one.counts()")
+        assert (tmp_path / "ledger.db-wal").stat().st_ino == log.st_ino and log.st_size
+        elsewhere(tmp_path, "with Ledger(folder, 'edit') as one: one.retry()")
+        assert claim(ledger).path == "broken", "what another process wrote is not seen"
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    path.with_name("copy").write_bytes(path.with_name("kept").read_bytes())
+    path.with_name("copy").replace(path)
+
+
+@pytest.mark.parametrize("take", [unlink, replace])
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock"])
+def test_nothing_is_written_to_a_file_that_lost_its_name(
+    tmp_path: Path, name: str, take: Callable[[Path], None]
+) -> None:
+    ledger = start(tmp_path)
+    (tmp_path / "kept").touch()
+    arrive(ledger, "a.tif")
+    ledger.require_in_place()
+    take(tmp_path / name)
+    with pytest.raises(LedgerReplacedError, match=f"{name} was moved, deleted or replaced.*next start.*Keep programs"):
+        ledger.require_in_place()
+    with pytest.raises(LedgerReplacedError):
+        ledger.claim()
+    ledger.close()
+    ledger.close()
+    with pytest.raises(LedgerReplacedError):
+        Ledger(tmp_path, "read")
+
+
+def test_the_end_of_a_process_whose_log_was_deleted_does_not_undo_what_others_wrote(tmp_path: Path) -> None:
+    """SQLite would copy the deleted log over the database, newer rows and all, when the last connection is closed."""
+    with start(tmp_path) as ledger:
+        for number in range(300):
+            arrive(ledger, f"{number}.tif")
+            ledger.quarantine(claim(ledger), "broken")
+    elsewhere(
+        tmp_path,
+        "import subprocess\n"
+        "with Ledger(folder) as one:\n"
+        "    one.register('late.tif', 1, 1, live=True)\n"
+        "    for name in ('ledger.db-wal', 'ledger.db-shm'):\n"
+        "        (folder / name).unlink()\n"
+        "    other = 'import sys, pathlib as p; from daemon.ledger import Ledger as L\\n'\n"
+        "    other += 'with L(p.Path(sys.argv[1]), mode=\"edit\") as other: other.retry()'\n"
+        "    subprocess.run([sys.executable, '-c', other, folder], check=True)\n",
+    )
+    with start(tmp_path) as ledger:
+        assert ledger._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert ledger.counts() == {"pending": 300, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
 
 
 def test_files_are_private(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from daemon import service as service_module
 from daemon.config import Config
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger import Job, Ledger
-from daemon.ledger_file import LedgerUnavailableError
+from daemon.ledger_file import LedgerReplacedError, LedgerUnavailableError
 from daemon.micrograph import Denoised, Plane, Prepared
 from daemon.output_disk import Mounted
 from daemon.service import Service
@@ -618,6 +618,35 @@ def test_a_damaged_ledger_ends_the_service_instead_of_hanging_it(bench: Bench, m
     assert "damaged" in str(service.failure)
 
 
+def test_a_ledger_that_was_taken_away_ends_the_service_and_is_reported_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Prepared) -> None:
+        arrived.set()
+        assert go_on.wait(LIMIT)
+
+    bench.backends["fast"] = FakeBackend(0, hold)
+    service = bench.start()
+    for number in range(6):
+        bench.write(f"{number}.tif", number)
+    assert arrived.wait(LIMIT)
+    service.check_ledger()
+    assert service.health.state == "ok"
+    for end in ("-wal", "-shm"):
+        (bench.config.folders.state / f"ledger.db{end}").unlink()
+    for _ in range(3):
+        service.check_ledger()
+    words = "ledger.db-wal was moved, deleted or replaced while emdenoised used it; the service ends with status 1"
+    assert service.health.state == "failed" and words in service.health.detail
+    go_on.set()
+    bench.stop()
+    assert [record.levelname for record in caplog.records if words in record.getMessage()] == ["CRITICAL"]
+    with pytest.raises(LedgerReplacedError):  # its descriptors are open until this process ends
+        Service(bench.config)
+
+
 def test_an_idle_network_proves_itself_on_the_canary_again_and_again(bench: Bench) -> None:
     service = bench.start(idle_canary_seconds=0.02)
     before = service.inference.beats
@@ -750,6 +779,9 @@ def test_once_succeeds_only_if_nothing_is_left(
 
         def start(self, patient: Callable[[], bool]) -> bool:
             return patient()
+
+        def check_ledger(self) -> None:
+            """It is there."""
 
         def stop(self) -> None:
             self.blocked = False

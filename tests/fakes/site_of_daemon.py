@@ -1,9 +1,11 @@
 """Folders with a config.yaml, and real emdenoised processes that work on them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +34,13 @@ def folder_state(folder: Path) -> dict[str, tuple[str, int]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def free_port() -> int:
+    """Of this computer's own address, for whoever listens there next."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 class Site:
@@ -93,6 +102,15 @@ class Site:
     def ready(self, process: subprocess.Popen[bytes]) -> None:
         until(lambda: "ready: " in self.said(process) or process.poll() is not None)
         assert process.poll() is None, self.said(process)
+
+    def lost_files(self, process: subprocess.Popen[bytes]) -> list[str]:
+        """The ledger's files that a process has open and nobody else can reach any more."""
+        links = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            for one in Path(f"/proc/{process.pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    links.append(str(one.readlink()))
+        return [link for link in links if link.startswith(f"{self.state}/ledger.db") and link.endswith(" (deleted)")]
 
     def images(self) -> set[str]:
         return {

@@ -8,6 +8,7 @@ poisoned: a graphics card whose context fails after STAGED_CALLS waits; without 
 building: an engine is being built and does not get finished.
 crashing-codec: the codec for files called crash.tif aborts its process.
 failing: the network fails on every micrograph, though never on the canary.
+hands-off: the network as in quick; whatever but SQLite itself opens a file of the ledger fails.
 """
 
 import os
@@ -90,6 +91,12 @@ def _poison() -> None:
     FakeCuda.synchronise = synchronise  # type: ignore[method-assign, assignment]
 
 
+def _keep_hands_off(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: SQLite's own opening of files is no event of Python's."""
+    if event == "open" and Path(os.fsdecode(str(arguments[0]))).name.startswith("ledger.db"):
+        raise RuntimeError(f"staged: {arguments[0]} was opened by hand")
+
+
 match sys.argv[1]:
     case "quick":
         inference.open_backend = _forgetful
@@ -111,6 +118,9 @@ match sys.argv[1]:
         staged = "import os; from daemon import formats as f, reader; r = f.read; f.read = lambda path, *most, **o: ("
         staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); reader.main()"
         service.Reader = lambda *limits, **more: reader.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
+    case "hands-off":
+        inference.open_backend = _forgetful
+        sys.addaudithook(_keep_hands_off)
     case "failing":
         inference.open_backend = lambda *arguments, **options: FakeBackend(0, _fail)
 

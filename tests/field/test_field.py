@@ -1,6 +1,6 @@
 """The long tests: kills, floods and soaks, on the real process. `make test-field`.
 
-EMDENOISED_KILLS, EMDENOISED_FLOOD and EMDENOISED_SOAK say how many; what one longer run found is in
+EMDENOISED_KILLS, EMDENOISED_FLOOD, EMDENOISED_CALLS and EMDENOISED_SOAK say how many; what one longer run found is in
 benchmarks/results/field.json, written by EMDENOISED_RECORD=FILE.
 """
 
@@ -9,15 +9,20 @@ import os
 import platform
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from site_of_daemon import LIMIT, Site
+from site_of_daemon import LIMIT, ROOT, Site, free_port
 
 from daemon.config import Config
 from daemon.ledger import Ledger
@@ -28,6 +33,7 @@ pytestmark = pytest.mark.field
 
 KILLS = int(os.environ.get("EMDENOISED_KILLS", "60"))
 FLOOD = int(os.environ.get("EMDENOISED_FLOOD", "10000"))
+CALLS = int(os.environ.get("EMDENOISED_CALLS", "200"))
 SOAK = int(os.environ.get("EMDENOISED_SOAK", "300"))
 IN_THE_FOLDER = 100
 """So many raw files lie there at once in the soak."""
@@ -92,6 +98,108 @@ def test_killed_at_random_while_a_camera_writes_nothing_is_lost_doubled_or_half_
     site.check_outputs()
     assert states(site) == {"done": written}
     record("kills", kills=KILLS, micrographs=written, whole_results=len(site.images()), ledger=states(site))
+
+
+class Beside:
+    """Whoever is at work beside the service: a camera, somebody at the live page, and commands at random."""
+
+    def __init__(self, site: Site, port: int) -> None:
+        self.site, self.port = site, port
+        self.over = threading.Event()
+        self.made = self.again = 0
+
+    def camera(self) -> None:
+        """Every 20th file is quarantined, so that there is something to try again."""
+        rng, scratch = np.random.default_rng(0), self.site.root / "scratch.tif"
+        blank = np.full((64, 64), 7, np.uint16)
+        (self.site.drop / "first").mkdir()
+        while not self.over.wait(0.1):
+            tifffile.imwrite(scratch, rng.poisson(20, (64, 64)).astype(np.uint16) if self.made % 20 else blank)
+            scratch.rename(self.site.drop / self.name(self.made))
+            self.made += 1
+
+    @staticmethod
+    def name(number: int) -> str:
+        """Below the drop folder; the first few are a session of their own, which a report is quick to be made of."""
+        return f"{'first/' if number < 10 else ''}{number:05}.tif"
+
+    def watcher(self) -> None:
+        while not self.over.wait(0.2):
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/data/state", timeout=5) as page,
+            ):
+                page.read()
+
+    def caller(self, seed: int) -> None:
+        """Every second of the calls."""
+        choices, done = random.Random(seed), 0
+        said, environ = self.site.root / f"commands-{seed}.txt", {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/fakes/commands.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
+        ) as shell:
+            assert shell.stdin is not None and shell.stdout is not None
+            for number in range(seed, CALLS, 2):
+                report = ["report", "first", "--pictures", "3", "-o", str(self.site.root / f"{number}.html")]
+                command = choices.choice((["status", "--json"], ["retry"], report))
+                shell.stdin.write(json.dumps([str(said), *command, "--config", str(self.site.config)]) + "\n")
+                shell.stdin.flush()
+                assert shell.stdout.readline() == "0\n", (command, said.read_text())
+                assert self.site.lost_files(self.site.started[-1]) == [], f"after call {number}, {command[0]}"
+                self.again += said.read_text().count("again: ")
+                if command[0] == "status":
+                    now = json.loads(said.read_text())["counts"]["done"]
+                    assert now >= done, "the ledger forgot results"
+                    done = now
+
+
+def test_commands_beside_a_flood_and_kills_lose_nothing_and_do_nothing_twice(site: Site) -> None:
+    beside, moments, kills = Beside(site, free_port()), random.Random(0), 0
+    site.configure(
+        output={"preview": False},
+        monitor={"listen": f"127.0.0.1:{beside.port}"},
+        retry={"first_seconds": 0.1, "factor": 1.0, "longest_seconds": 0.1, "attempts": 1000},
+    )
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    others = [threading.Thread(target=one) for one in (beside.camera, beside.watcher)]
+    for thread in others:
+        thread.start()
+    try:
+        wait_for(lambda: len(site.images()) > 3)
+        with ThreadPoolExecutor(2) as pool:
+            callers = [pool.submit(beside.caller, seed) for seed in range(2)]
+            while not all(one.done() for one in callers):
+                wait(callers, timeout=moments.uniform(6, 14))
+                assert process.poll() is None, site.said(process)
+                process.kill()
+                process.wait(LIMIT)
+                assert "Traceback" not in site.said(process), site.said(process)
+                kills += 1
+                process = site.launch("run", staged="quick")
+        for one in callers:
+            one.result()
+    finally:
+        beside.over.set()
+        for thread in others:
+            thread.join()
+    process.kill()
+    process.wait(LIMIT)
+    assert beside.again > 0, "there was nothing to try again"
+    for number in range(0, beside.made, 20):
+        site.write(beside.name(number), number)
+    status, said = site.finish("once", staged="quick")
+    assert status == 0, said
+    site.check_outputs()
+    assert states(site) == {"done": beside.made}
+    with Ledger(site.state, "read") as ledger:
+        told = sorted(str(Path(job.output or "").relative_to(site.output)) for job in ledger.each("done"))
+    assert told == sorted(site.images())
+    record("commands", calls=CALLS, kills=kills, micrographs=beside.made, tried_again=beside.again, ledger=states(site))
 
 
 def test_killed_before_and_after_every_call_that_changes_a_disk(site: Site, tmp_path: Path) -> None:

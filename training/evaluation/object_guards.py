@@ -34,13 +34,14 @@ same rates differ so much by chance in one of 120 runs."""
 DENOISED = 0.5
 """Largest share of the noise that may be left: whoever leaves more has not denoised, and is not compared."""
 
-FALSE_LIMIT = 0.01
-"""Without a rival: perfect sites that may look like defects. Real crystals have defects on half a percent of sites and
-more; with more false ones than that twice over, most of what is counted would not exist."""
+FALSE_LIMIT = 0.005
+"""Without a rival: perfect sites that may look like defects. Crystals worth counting defects in have them on half a
+percent of their sites and more; with more false ones than that, most of what is counted does not exist."""
 
 MISSED_LIMIT = 0.1
 """Without a rival: defects that may be missed. A number of defects that is short by a tenth is as good as its own
-counting error where a hundred are in view; the raw image, through the same filter, misses one in a thousand."""
+counting error where a hundred are in view. In the raw image the same filter misses next to none; BM3D loses 7 to 20 %
+of them."""
 
 CALIBRATIONS = 8
 

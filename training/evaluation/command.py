@@ -51,8 +51,19 @@ import numpy as np
 from daemon import __version__
 from daemon.errors import ConfigError, MicrographError
 from daemon.whole import save
-from training import simulate
-from training.evaluation import guards, metrics, pairs, report, spectrum, tables
+from training import drawing, exposure, simulate
+from training.evaluation import (
+    defect_guards,
+    defect_specimens,
+    guard,
+    guards,
+    metrics,
+    object_guards,
+    pairs,
+    report,
+    spectrum,
+    tables,
+)
 from training.evaluation import methods as known
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
@@ -62,6 +73,11 @@ from training.evaluation.runner import Bar, Plan, measure_all
 log = logging.getLogger(__name__)
 
 RESULT = "evaluation.json"
+
+GUARD_CODE = (
+    guards, guard, defect_guards, defect_specimens, object_guards, spectrum, metrics, simulate, drawing, exposure,
+)  # fmt: skip
+"""Guards are measured again when any of these changes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -203,19 +219,19 @@ def _protocol(
 
 
 def _guards(out: Path, method: Method, methods: Sequence[Method], quick: bool) -> list[dict[str, Any]]:
-    """No detail lost, nothing invented: measured once for the same weights. BM3D says which vacancies can be kept."""
+    """No detail lost, nothing invented: measured once for the same weights, with BM3D as the rival."""
     path = out / f"guards.{method.name}.json"
     rival = next((other for other in methods if other.family == "bm3d"), None) if not quick else None
-    code = known.digest_of(guards, simulate, spectrum, metrics)
+    code = known.digest_of(*GUARD_CODE)
     identity = [method.identity, rival.identity if rival else None, quick, code]
     try:
         saved = json.loads(path.read_bytes())
         if saved["identity"] == identity:
             return list(saved["guards"])
     except (OSError, ValueError, KeyError, TypeError):
-        log.info("%s: flat fields, vacancies, blocks and rings", method.name)
+        log.info("%s: flat fields, defects, false objects, blocks and rings", method.name)
     judge = known.on_counts(rival, out / "rival") if rival else None
-    verdicts = [guard.as_json() for guard in guards.run_all(known.on_counts(method), quick, judge)]
+    verdicts = [found.as_json() for found in guards.run_all(known.on_counts(method), quick, judge)]
     save(path, json.dumps({"identity": identity, "guards": verdicts}, indent=1).encode())
     return verdicts
 
@@ -275,10 +291,10 @@ def summary(result: Mapping[str, Any]) -> str:
             f"{entry['n']} pairs)"
         )
     for name, verdicts in result["guards"].items():
-        for guard in verdicts:
-            worst = "not a number" if guard["worst"] is None else f"{guard['worst']:.3g}"
+        for verdict in verdicts:
+            worst = "not a number" if verdict["worst"] is None else f"{verdict['worst']:.3g}"
             lines.append(
-                f"{'reached' if guard['ok'] else 'MISSED ':7} {name:12} {guard['name']}: {worst} "
-                f"(must be {guard['sense']} {guard['limit']:.3g})"
+                f"{'reached' if verdict['ok'] else 'MISSED ':7} {name:12} {verdict['name']}: {worst} "
+                f"(must be {verdict['sense']} {verdict['limit']:.3g})"
             )
     return "\n".join(lines)

@@ -5,21 +5,18 @@ identity are judged by the same rules; the identity and a constant must fail, or
 Every test is seeded: the same denoiser gets the same verdict.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import sqrt
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daemon.micrograph import Image
+from daemon.scaling import Noise
 from training import simulate
-from training.evaluation import metrics, spectrum
-from training.exposure import expose, paper_ordinary_dose
-
-Denoise = Callable[[Image], Image]
-Real = NDArray[np.float64]
+from training.evaluation import defect_guards, metrics, object_guards, spectrum
+from training.evaluation.guard import Denoise, Guard, Real, counts_from
+from training.exposure import Detector, expose, paper_ordinary_dose
 
 FLAT_MEANS = (1.0, 10.0, 100.0, 1000.0)
 """Counts per pixel of the flat fields."""
@@ -27,57 +24,21 @@ FLAT_MEANS = (1.0, 10.0, 100.0, 1000.0)
 NOISE_LEFT = 0.05
 """Largest standard deviation of a denoised flat field, as a share of the noisy one's."""
 
-VACANCY_KEPT = 0.7
 COUNTING_ERRORS = 4.0
 BLOCK = 64
 
 UNNOTICED = 1e-3
 """Change of a correlation that nobody would see, however sure it is."""
 
-VISIBLE = 6.5
-"""Signal-to-noise ratio of a vacancy, measured with full knowledge of where it is, from which a denoiser is expected to
-keep it where no rival says so. BM3D keeps it from about there on."""
-
-VACANCY_EXPOSURES = (
-    (1.0, 1.0), (10.0, 1.0), (10.0, 0.2), (30.0, 0.2), (100.0, 0.2), (100.0, 0.05), (300.0, 0.05), (1000.0, 0.05),
-)  # fmt: skip
-"""(mean counts per pixel, contrast) of the lattices with a vacancy; the faintest are beyond BM3D."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """The verdict of one test: `worst` must be `sense` the `limit`. `numbers` holds plain JSON types only."""
-
-    name: str
-    worst: float
-    sense: Literal["<=", ">="]
-    limit: float
-    statistic: str
-    """What `worst` is, in words."""
-    numbers: Mapping[str, Any]
-
-    @property
-    def ok(self) -> bool:
-        """False also where `worst` is not a number."""
-        return bool(self.worst <= self.limit if self.sense == "<=" else self.worst >= self.limit)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "ok": self.ok,
-            "worst": self.worst if np.isfinite(self.worst) else None,
-            "sense": self.sense,
-            "limit": self.limit,
-            "statistic": self.statistic,
-            "numbers": dict(self.numbers),
-        }
+CAMERAS = ((0.5, 0.5), (0.8, 1.0), (1.1, 2.0))
+"""(σ of the point spread in pixels, read-out noise in counts rms) of the cameras that record flat fields."""
 
 
 def run_all(denoise: Denoise, quick: bool = False, rival: Denoise | None = None) -> tuple[Guard, ...]:
     """Every test, on specimens of the families held out from training.
 
-    `rival` (BM3D) says at which exposures a vacancy can be kept at all. `quick` takes fewer and smaller images:
-    minutes become seconds, and only gross faults are found.
+    `rival` (BM3D) says at which exposures a vacancy can be kept at all, and how many false objects are too many.
+    `quick` takes fewer and smaller images: minutes become seconds, and only gross faults are found.
     """
     count, side = (8, 128) if quick else (24, 256)
     scenes = simulate.bank(2018, count, side, simulate.HELD_OUT)
@@ -85,17 +46,14 @@ def run_all(denoise: Denoise, quick: bool = False, rival: Denoise | None = None)
     return (
         rings(denoise, scenes, kinds),
         *flat_fields(denoise, seeds=4 if quick else 16, side=side),
-        vacancy(denoise, seeds=6 if quick else 50, rival=rival),
+        camera_fields(denoise, seeds=2 if quick else 8, side=side),
+        defect_guards.vacancy(denoise, seeds=6 if quick else 50, rival=rival),
+        defect_guards.added_atoms(denoise, seeds=2 if quick else 20, rival=rival),
+        defect_guards.foreign_atoms(denoise, seeds=2 if quick else 20, rival=rival),
+        *defect_guards.edges(denoise, seeds=2 if quick else 20, rival=rival),
+        *object_guards.objects(denoise, seeds=6 if quick else 200, rival=rival),
         *block_bias(denoise, scenes),
     )
-
-
-def counts_from(denoise: Denoise, counts: Image) -> Image:
-    """Run a denoiser. Raises ValueError if what comes back is not a finite image of the same shape."""
-    result = np.asarray(denoise(counts.copy()), np.float32)
-    if result.shape != counts.shape or not np.isfinite(result).all():
-        raise ValueError(f"the denoiser gave {result.shape}, or pixels that are not finite, for {counts.shape}")
-    return result
 
 
 # No detail lost
@@ -162,85 +120,6 @@ def judge_rings(before: Real, after: Real, kinds: Sequence[str]) -> Guard:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lattice:
-    """A sheet of atoms with one missing. `scene` (side, side) in [0, 1]; `profiles` (sites, side * side) sum to 1."""
-
-    scene: Image
-    profiles: Real
-    """Where every site's brightness is measured; the first is the vacancy, the others are whole."""
-
-    def contrast(self, image: Image) -> float:
-        """Mean brightness of the whole sites less that of the vacancy, in the image's units."""
-        brightness = self.profiles @ image.ravel().astype(np.float64)
-        return float(brightness[1:].mean() - brightness[0])
-
-
-def lattice(rng: np.random.Generator, side: int, spacing: float = 9.0, width: float = 1.9) -> Lattice:
-    """A hexagonal sheet of Gaussian atoms (σ `width` px) at `spacing` px, turned and shifted at random."""
-    turn = rng.uniform(0, 2 * np.pi)
-    a = spacing * np.array([np.cos(turn), np.sin(turn)])
-    b = spacing * np.array([np.cos(turn + np.pi / 3), np.sin(turn + np.pi / 3)])
-    reach = np.arange(-2 * side // int(spacing), 2 * side // int(spacing) + 1)
-    i, j = (grid.ravel()[:, None] for grid in np.meshgrid(reach, reach))
-    site = i * a + j * b + side / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
-    site = site[((site > -spacing) & (site < side + spacing)).all(1)]
-    site = site[np.argsort(np.hypot(*(site - side / 2).T))]  # the vacancy is the one nearest to the centre
-    pixel = np.arange(side)
-    rows, columns = (np.exp(-0.5 * ((pixel - site[:, axis, None]) / width) ** 2) for axis in (0, 1))
-    scene = np.einsum("sy,sx->yx", rows[1:], columns[1:])
-    scene = 0.1 + 0.9 * scene / scene.max()
-    inner = ((site > 1.5 * spacing) & (site < side - 1.5 * spacing)).all(1)
-    profiles = np.einsum("sy,sx->syx", rows[inner], columns[inner]).reshape(int(inner.sum()), -1)
-    return Lattice(scene.astype(np.float32), profiles / profiles.sum(1, keepdims=True))
-
-
-def vacancy(
-    denoise: Denoise,
-    seeds: int = 50,
-    side: int = 96,
-    exposures: Sequence[tuple[float, float]] = VACANCY_EXPOSURES,
-    rival: Denoise | None = None,
-) -> Guard:
-    """Is a missing atom still missing after denoising, at those exposures where `rival` keeps it, or it is visible?
-
-    `exposures`: (mean counts per pixel, contrast). Kept = contrast of the result over that of the truth, each the
-    mean brightness of the whole atoms less that of the vacancy; mean over `seeds` lattices.
-    """
-    rows = []
-    for dose, contrast in exposures:
-        found: dict[str, list[float]] = {"kept": [], "rival": [], "visible": []}
-        for seed in range(seeds):
-            rng = np.random.default_rng([seed, 2, int(dose * 10), int(contrast * 100)])
-            sheet = lattice(rng, side)
-            counts, truth = expose(rng, sheet.scene, dose, contrast)
-            whole = sheet.contrast(truth)
-            found["visible"].append(whole / sqrt(float(np.square(sheet.profiles[0]) @ truth.ravel())))
-            found["kept"].append(sheet.contrast(counts_from(denoise, counts)) / whole)
-            if rival:
-                found["rival"].append(sheet.contrast(counts_from(rival, counts)) / whole)
-        means = {name: spectrum.short(np.mean(values)) if values else None for name, values in found.items()}
-        row: dict[str, Any] = {
-            "dose": dose,
-            "contrast": contrast,
-            **means,
-            "spread": spectrum.short(np.std(found["kept"])),
-        }
-        row["required"] = bool(row["rival"] >= VACANCY_KEPT if rival else row["visible"] >= VISIBLE)
-        rows.append(row)
-    required = [row["kept"] for row in rows if row["required"]]
-    where = "the rival keeps it" if rival else f"it stands {VISIBLE:g} σ above the noise"
-    return Guard(
-        "a vacancy stays a vacancy",
-        min(required, default=float("nan")),
-        ">=",
-        VACANCY_KEPT,
-        f"lowest, over the exposures at which {where}, of the share of a vacancy's contrast that is kept, mean over "
-        f"{seeds} lattices",
-        {"seeds": seeds, "side": side, "exposures": rows},
-    )
-
-
 # Nothing invented
 
 
@@ -295,6 +174,37 @@ def flat_fields(
             "have a width at half of its height",
             {"seeds": seeds, "side": side, "fields": bumps},
         ),
+    )
+
+
+def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequence[float] = FLAT_MEANS[1:]) -> Guard:
+    """Flat fields of cameras that smear counts over pixels and read them out: how much of their noise is left?
+
+    The denoiser gets what it is served: the effective counts (`daemon.scaling.Noise`), in which a pixel's variance is
+    its mean. Their noise is correlated, so that more of it is slow than of counting noise alone.
+    """
+    left: dict[str, float] = {}
+    for psf, readout in CAMERAS:
+        noise = Noise(readout=readout, psf=psf)
+        for mean in means:
+            ratios = []
+            for seed in range(seeds):
+                rng = np.random.default_rng([seed, 10, int(mean * 10), int(psf * 10)])
+                flat = np.ones((side, side), np.float32)
+                pixels, _ = expose(rng, flat, mean, 1.0, Detector(readout=readout, psf=psf))
+                counts = np.asarray((pixels - noise.effective_offset) / noise.effective_gain, np.float32)
+                result = counts_from(denoise, counts)
+                ratios.append(float(result.std(dtype=np.float64) / counts.std(dtype=np.float64)))
+            left[f"psf {psf:g} px, read-out {readout:g}, {mean:g} counts"] = spectrum.short(max(ratios))
+    return Guard(
+        "noise of a camera's flat field removed",
+        max(left.values()),
+        "<=",
+        NOISE_LEFT,
+        f"largest, over cameras of {', '.join(f'{psf:g}' for psf, _ in CAMERAS)} pixels of point spread, fields of "
+        f"{', '.join(f'{mean:g}' for mean in means)} counts per pixel and {seeds} seeds, of the output's standard "
+        "deviation over the input's",
+        {"seeds": seeds, "side": side, "noise_left": left},
     )
 
 

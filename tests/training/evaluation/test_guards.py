@@ -44,15 +44,17 @@ def named(found: tuple[Guard, ...], word: str) -> Guard:
 
 def test_doing_nothing_does_not_pass() -> None:
     found = guards.run_all(identity, quick=True)
-    assert [guard.name for guard in found if not guard.ok] == ["noise of a flat field removed"]
-    assert named(found, "noise").worst == pytest.approx(1)
+    assert [guard.name for guard in found if not guard.ok] == [
+        "noise of a flat field removed",
+        "noise of a camera's flat field removed",
+        "few false objects",
+        "few missed objects",
+    ]
+    assert named(found, "noise of a flat").worst == pytest.approx(1)
 
 
 def test_a_constant_does_not_pass() -> None:
     assert not guards.rings(constant, SCENES, KINDS).ok
-    lost = guards.vacancy(constant, seeds=2)
-    assert not lost.ok
-    assert lost.worst == pytest.approx(0, abs=1e-4)
     assert not guards.block_bias(constant, SCENES)[0].ok
     assert all(guard.ok for guard in guards.flat_fields(constant, seeds=2, side=64)), "nothing is what it does best"
 
@@ -195,39 +197,29 @@ def test_rounding_errors_are_not_structure() -> None:
     assert all(guard.ok for guard in guards.flat_fields(tiny, seeds=2, side=64, means=(100,)))
 
 
-# Vacancy
+# Camera's flat fields
 
 
-def test_a_lattice_has_one_atom_missing_and_knows_where() -> None:
-    sheet = guards.lattice(np.random.default_rng(3), 96)
-    assert sheet.scene.min() >= 0
-    assert sheet.scene.max() == pytest.approx(1)
-    brightness = sheet.profiles @ sheet.scene.ravel()
-    assert brightness[0] < 0.5 * brightness[1:].min()
-    assert np.ptp(brightness[1:]) < 0.1 * brightness[1:].mean()
-    assert sheet.contrast(2 * sheet.scene + 7) == pytest.approx(2 * sheet.contrast(sheet.scene), rel=1e-4)
+def test_a_camera_that_smears_counts_is_served_in_effective_counts() -> None:
+    means, variances = [], []
+
+    def listening(counts: Image) -> Image:
+        means.append(counts.mean(dtype=np.float64))
+        variances.append(counts.var(dtype=np.float64))
+        return counts
+
+    guard = guards.camera_fields(listening, seeds=2, side=128)
+    assert np.array(variances) == pytest.approx(np.array(means), rel=0.1), "a pixel's variance is its mean"
+    assert not guard.ok
+    assert guard.worst == pytest.approx(1)
+    assert len(guard.numbers["noise_left"]) == len(guards.CAMERAS) * 3
 
 
-def test_a_filled_vacancy_is_found() -> None:
-    kept = guards.vacancy(identity, seeds=4, exposures=[(100, 1.0)])
-    assert kept.ok
-    assert kept.worst == pytest.approx(1, abs=0.1)
-    filled = guards.vacancy(blurred(4), seeds=4, exposures=[(100, 1.0)])
-    assert not filled.ok
-    assert filled.worst < 0.4
-
-
-def test_only_exposures_at_which_the_rival_keeps_the_vacancy_count() -> None:
-    exposures = [(100, 1.0), (30, 0.2)]
-    assert guards.vacancy(identity, 3, exposures=exposures, rival=identity).ok
-    nothing = guards.vacancy(identity, 3, exposures=exposures, rival=constant)
-    assert not nothing.ok, "a test that tests nothing is not passed"
-    assert not any(row["required"] for row in nothing.numbers["exposures"])
-
-
-def test_without_a_rival_a_vacancy_that_nobody_could_see_does_not_count() -> None:
-    found = guards.vacancy(constant, 2, exposures=[(100, 1.0), (3, 0.05)]).numbers["exposures"]
-    assert [row["required"] for row in found] == [True, False]
+def test_smoothing_leaves_more_of_a_camera_s_noise_than_of_counting_noise() -> None:
+    counting = guards.flat_fields(blurred(3), seeds=2, side=128)[0]
+    camera = guards.camera_fields(blurred(3), seeds=2, side=128)
+    assert camera.worst > 1.5 * counting.worst
+    assert guards.camera_fields(constant, seeds=1, side=64).ok
 
 
 # Blocks

@@ -181,7 +181,9 @@ def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequ
     """Flat fields of cameras that smear counts over pixels and read them out: how much of their noise is left?
 
     The denoiser gets what it is served: the effective counts (`daemon.scaling.Noise`), in which a pixel's variance is
-    its mean. Their noise is correlated, so that more of it is slow than of counting noise alone.
+    its mean. What is left is compared with the noise of the same counts and read-out unsmeared: smearing hides noise
+    from single pixels, and all of it that is slow is still there, up to four times as strong as a pixel's own noise
+    suggests. So the limit is the one of plain counts.
     """
     left: dict[str, float] = {}
     for psf, readout in CAMERAS:
@@ -194,7 +196,8 @@ def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequ
                 pixels, _ = expose(rng, flat, mean, 1.0, Detector(readout=readout, psf=psf))
                 counts = np.asarray((pixels - noise.effective_offset) / noise.effective_gain, np.float32)
                 result = counts_from(denoise, counts)
-                ratios.append(float(result.std(dtype=np.float64) / counts.std(dtype=np.float64)))
+                unsmeared = sqrt(mean + readout**2)
+                ratios.append(float(result.std(dtype=np.float64)) * noise.effective_gain / unsmeared)
             left[f"psf {psf:g} px, read-out {readout:g}, {mean:g} counts"] = spectrum.short(max(ratios))
     return Guard(
         "noise of a camera's flat field removed",
@@ -203,7 +206,7 @@ def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequ
         NOISE_LEFT,
         f"largest, over cameras of {', '.join(f'{psf:g}' for psf, _ in CAMERAS)} pixels of point spread, fields of "
         f"{', '.join(f'{mean:g}' for mean in means)} counts per pixel and {seeds} seeds, of the output's standard "
-        "deviation over the input's",
+        "deviation over that of the same counts and read-out unsmeared",
         {"seeds": seeds, "side": side, "noise_left": left},
     )
 

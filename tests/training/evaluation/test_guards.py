@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from daemon.micrograph import Image
+from daemon.scaling import sharing
 from training import simulate
 from training.evaluation import guards, metrics, spectrum
 from training.evaluation.guards import Guard
@@ -211,14 +212,14 @@ def test_a_camera_that_smears_counts_is_served_in_effective_counts() -> None:
     guard = guards.camera_fields(listening, seeds=2, side=128)
     assert np.array(variances) == pytest.approx(np.array(means), rel=0.1), "a pixel's variance is its mean"
     assert not guard.ok
-    assert guard.worst == pytest.approx(1)
+    assert guard.worst == pytest.approx(sharing(0.5) ** 0.5, rel=0.15), "nothing is removed but by the camera itself"
     assert len(guard.numbers["noise_left"]) == len(guards.CAMERAS) * 3
 
 
-def test_smoothing_leaves_more_of_a_camera_s_noise_than_of_counting_noise() -> None:
+def test_smoothing_leaves_as_much_of_a_camera_s_noise_as_of_counting_noise() -> None:
     counting = guards.flat_fields(blurred(3), seeds=2, side=128)[0]
     camera = guards.camera_fields(blurred(3), seeds=2, side=128)
-    assert camera.worst > 1.5 * counting.worst
+    assert camera.worst == pytest.approx(counting.worst, rel=0.1)
     assert guards.camera_fields(constant, seeds=1, side=64).ok
 
 

@@ -1,6 +1,7 @@
 """Which dose profile a micrograph gets, how its pixels become counts, and who said so: profile, file or image."""
 
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from daemon.config import Config, Profile
 from daemon.errors import MicrographError
 from daemon.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
 from daemon.micrograph import Micrograph
+from daemon.scaling import Noise, sharing
 from daemon.spectra import CORRELATED
 
 AGREE = 1.2
@@ -46,22 +48,41 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A profile for one micrograph. `gain`: units per count; `offset`: value at zero counts; `why`: in words."""
+    """A profile for one micrograph, `why` in words, and the camera it is taken to be from.
+
+    The mean is counts by `gain` and `offset`; the noise of single pixels by those of `noise`, the effective ones.
+    """
 
     profile: Profile
     why: str
     gain: float
+    """Units per count, at frequency zero."""
     offset: float
+    """Value at zero counts."""
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     """Those of the warnings for which somebody should look at the result."""
     dose_known: bool = True
     """False where the counts are a stand-in: only the noise was measured."""
     evidence: Evidence = field(default_factory=Evidence)
+    readout: float = 0.0
+    """Read-out noise, counts rms."""
+    psf: float = 0.0
+    """Standard deviation, in pixels, of the Gaussian over which counts are smeared."""
+
+    @property
+    def noise(self) -> Noise:
+        """The camera, whose effective gain and offset the scaling takes."""
+        return Noise(self.gain, self.offset, self.readout, self.psf)
 
     def counts(self, value: float) -> float:
-        """A value in the micrograph's units → counts."""
+        """A value in the micrograph's units → detected counts."""
         return (value - self.offset) / self.gain
+
+    def effective_counts(self, value: float) -> float:
+        """A value in the micrograph's units → the Poisson counts that would have its noise."""
+        noise = self.noise
+        return (value - noise.effective_offset) / noise.effective_gain
 
 
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
@@ -118,41 +139,62 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
     if profile.gain != "auto":
         # A sum of frames has the offset of each.
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
-        choice = Choice(profile, why, profile.gain, summed, evidence=seen)
+        choice = _spread(Choice(profile, why, profile.gain, summed, evidence=seen), measured)
         remarks: list[str] = []
         doubts = [] if measured is None else against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
     elif seen.stated_gain is not None and (offset := offset_by_file(seen.stated_gain, measured)) is not None:
-        choice = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
+        by_file = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
+        choice = _spread(by_file, measured)
         remarks, doubts = [], []
     else:
-        evidence = replace(seen, gain_from="image")
-        known = measured.dose_known
-        choice = Choice(profile, why, measured.gain, measured.offset, dose_known=known, evidence=evidence)
+        evidence, camera = replace(seen, gain_from="image"), measured.noise
+        choice = Choice(
+            profile,
+            why,
+            camera.gain,
+            camera.offset,
+            dose_known=measured.dose_known,
+            evidence=evidence,
+            readout=camera.readout,
+            psf=camera.psf,
+        )
         remarks, doubts = [measured.remark] if measured.remark else [], []
     if measured is not None:
         doubts += [*against_file(choice, seen, measured), *saturation(measured)]
     return replace(choice, warnings=(*remarks, *doubts), doubts=tuple(doubts))
 
 
+def _spread(stated: Choice, measured: Measured | None) -> Choice:
+    """A stated gain and offset, with the point spread that the image shows, if its noise agrees with all of them."""
+    if measured is None or measured.smear is None:
+        return stated
+    choice = replace(stated, readout=sqrt(measured.readout.value) / stated.gain, psf=measured.psf)
+    expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
+    agrees = expected > 0 and 1 / DISAGREE <= measured.variance / expected <= DISAGREE
+    return choice if agrees else stated
+
+
 def offset_by_file(gain: float, measured: Measured) -> float | None:
     """The value at zero counts if the file's `gain` is right; None if the image contradicts it."""
-    offset = measured.mean - measured.variance / gain  # what gives an average pixel the noise it has
+    effective = gain * sharing(measured.psf)
+    counted = measured.variance - measured.readout.value
+    offset = measured.mean - counted / effective  # what gives an average pixel the noise it has
     if measured.told:
         if not 1 / AGREE <= measured.gain / gain <= AGREE:
             return None
         return offset if measured.offset else 0.0
-    if measured.mean > 0 and 1 / AGREE <= measured.variance / (gain * measured.mean) <= AGREE:
+    if measured.mean > 0 and 1 / AGREE <= counted / (effective * measured.mean) <= AGREE:
         return 0.0
     # Little noise may mean a pedestal, or noise that was smoothed; much of it a subtracted background.
-    possible = measured.correlation < CORRELATED if offset > 0 else measured.negative > NEGATIVE
-    return offset if possible and offset <= measured.darkest and measured.line.fits(gain) else None
+    possible = measured.unexplained < CORRELATED if offset > 0 else measured.negative > NEGATIVE
+    return offset if possible and offset <= measured.darkest and measured.line.fits(effective) else None
 
 
 def against_profile(choice: Choice, measured: Measured) -> list[str]:
     """A warning if the image's noise is not that of counts with the gain and offset of the profile."""
-    expected = choice.gain * (measured.mean - choice.offset)
+    expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
     if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
         return []
     plain = (choice.gain, choice.offset) == (1.0, 0.0)
@@ -164,7 +206,7 @@ def against_profile(choice: Choice, measured: Measured) -> list[str]:
         if measured.dose_known
         else "nor does it grow as that of counts"
     )
-    smoothed = measured.correlation > CORRELATED and measured.variance < expected
+    smoothed = choice.psf == 0 and measured.correlation > CORRELATED and measured.variance < expected
     cause = f", and neighbours are correlated ({measured.correlation:+.2f}), as after interpolation" if smoothed else ""
     return [f"{subject}: {times}{stated}; {fits}{cause}; correct the profile, or state gain: auto in it"]
 
@@ -176,10 +218,10 @@ def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str
     that spreads them over neighbours, as interpolation does, less noise in fine detail, as if they were more.
     """
     remarks = []
-    most = DISAGREE * smoothing(measured.correlation)
+    most = DISAGREE * smoothing(measured.unexplained)
     used = {"profile": "the profile's gain was used", "image": "what the image shows was used"}
     if seen.stated_gain is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
-        gain = measured.gain if measured.told else measured.variance / measured.mean
+        gain = measured.gain if measured.told else measured.variance / sharing(measured.psf) / measured.mean
         # Without a slope, less noise than stated may as well be a pedestal.
         if gain / seen.stated_gain > 1 / EFFICIENCY or (measured.told and gain / seen.stated_gain < 1 / most):
             remarks.append(

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 from math import sqrt
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
+from daemon import camera_file
 from daemon.config import Config, Profile
 from daemon.errors import MicrographError
 from daemon.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
@@ -18,6 +19,8 @@ DISAGREE = 1.5
 """A warning is due where the noise misses what was stated by this factor, and nothing explains it."""
 EFFICIENCY = 0.4
 """Detective quantum efficiency of a poor camera: its noise is that of so many of the incident electrons."""
+SAME_VOLTAGE = 1.0
+"""Difference of high tensions, kV, that does not matter."""
 SATURATED = 1e-3
 """Share of pixels in the highest value from which on a warning is due."""
 
@@ -26,7 +29,7 @@ SATURATED = 1e-3
 class Evidence:
     """What is known of a micrograph's counts, and from whom; None: unknown."""
 
-    gain_from: Literal["profile", "file", "image"] = "profile"
+    gain_from: Literal["profile", "camera", "file", "image"] = "profile"
     measured: Measured | None = None
     unmeasured: str | None = None
     """Why nothing was measured."""
@@ -136,11 +139,14 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
     `seen`: the micrograph's `witness`. Raises MicrographError if the gain is to be measured and cannot be.
     """
     measured = seen.measured
-    if profile.gain != "auto":
+    if profile.camera is not None:
+        choice, doubts = _calibrated(profile, why, micrograph, seen)
+        remarks: list[str] = []
+    elif profile.gain != "auto":
         # A sum of frames has the offset of each.
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
         choice = _spread(Choice(profile, why, profile.gain, summed, evidence=seen), measured)
-        remarks: list[str] = []
+        remarks = []
         doubts = [] if measured is None else against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
@@ -164,6 +170,39 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
     if measured is not None:
         doubts += [*against_file(choice, seen, measured), *saturation(measured)]
     return replace(choice, warnings=(*remarks, *doubts), doubts=tuple(doubts))
+
+
+def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> tuple[Choice, list[str]]:
+    """The camera that the profile names, and warnings where the micrograph cannot be from it."""
+    assert profile.camera is not None
+    path = Path(profile.camera)
+    camera = camera_file.load(path)
+    frames = int(micrograph.metadata.get("frames", 1))  # a sum has the offset and the read-out of each
+    choice = Choice(
+        profile,
+        why,
+        camera.gain,
+        camera.offset * frames,
+        evidence=replace(seen, gain_from="camera"),
+        readout=camera.readout * sqrt(frames),
+        psf=camera.psf,
+    )
+    doubts = []
+    if micrograph.pixels.shape != camera.size:
+        size, own = (f"{width} x {height}" for height, width in (camera.size, micrograph.pixels.shape))
+        doubts.append(
+            f"it is {own} pixels and camera {path.stem} was calibrated at {size}: with another binning its gain and "
+            "point spread differ; calibrate it so, or correct the profile"
+        )
+    volts = micrograph.acquisition.voltage_kv
+    if volts is not None and camera.voltage_kv is not None and abs(volts - camera.voltage_kv) > SAME_VOLTAGE:
+        doubts.append(
+            f"it was taken at {volts:g} kV and camera {path.stem} was calibrated at {camera.voltage_kv:g} kV: an "
+            "electron gives another signal; calibrate it so, or correct the profile"
+        )
+    if seen.measured is not None:
+        doubts += against_profile(choice, seen.measured)
+    return choice, doubts
 
 
 def _spread(stated: Choice, measured: Measured | None) -> Choice:
@@ -200,7 +239,9 @@ def against_profile(choice: Choice, measured: Measured) -> list[str]:
     plain = (choice.gain, choice.offset) == (1.0, 0.0)
     subject = NO_COUNTS if plain else "the pixel values are not what the profile says"
     times = f"their noise has {measured.variance / expected:.3g} times the variance of counts with the "
-    stated = f"gain {choice.gain:g} and offset {choice.offset:g} of profile {choice.profile.name}"
+    spread = f", point spread {choice.psf:.2g} pixels" if choice.psf else ""
+    owner = f"profile {choice.profile.name}" if choice.profile.camera is None else f"camera {choice.profile.camera}"
+    stated = f"gain {choice.gain:g} and offset {choice.offset:g}{spread} of {owner}"
     fits = (
         f"it fits {measured.gain:.3g} units per count and {measured.offset:.3g} units at zero counts"
         if measured.dose_known
@@ -208,7 +249,12 @@ def against_profile(choice: Choice, measured: Measured) -> list[str]:
     )
     smoothed = choice.psf == 0 and measured.correlation > CORRELATED and measured.variance < expected
     cause = f", and neighbours are correlated ({measured.correlation:+.2f}), as after interpolation" if smoothed else ""
-    return [f"{subject}: {times}{stated}; {fits}{cause}; correct the profile, or state gain: auto in it"]
+    remedy = (
+        "correct the profile, or state gain: auto in it"
+        if choice.profile.camera is None
+        else "calibrate the camera again, or correct `camera` in the profile"
+    )
+    return [f"{subject}: {times}{stated}; {fits}{cause}; {remedy}"]
 
 
 def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str]:
@@ -219,7 +265,8 @@ def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str
     """
     remarks = []
     most = DISAGREE * smoothing(measured.unexplained)
-    used = {"profile": "the profile's gain was used", "image": "what the image shows was used"}
+    camera = "the calibrated camera's gain was used"
+    used = {"profile": "the profile's gain was used", "camera": camera, "image": "what the image shows was used"}
     if seen.stated_gain is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
         gain = measured.gain if measured.told else measured.variance / sharing(measured.psf) / measured.mean
         # Without a slope, less noise than stated may as well be a pedestal.

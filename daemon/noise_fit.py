@@ -7,13 +7,16 @@ patches. So flat patches are taken, frequencies from the finest inwards as far a
 structure leaks outwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from math import exp, hypot, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.errors import MicrographError
 from daemon.noise_spectrum import LEAST, WIDEST, Cells, Fit, Spectrum, fitted, model
 from daemon.scaling import neighbours, sharing
 from daemon.spectra import TINY, Estimate, Spectra
@@ -42,6 +45,10 @@ LEAST_SPREAD, LEAST_SHARE = 0.33, 0.2
 """Point spread, pixels, below which pixels hardly share their counts; share of the noise that the counts must make."""
 CLEAR, GROWS = 4.0, 0.15
 """Standard errors by which a point spread must differ from none; share of the growth that white noise may show."""
+LIFTED = 1.056
+"""Mean level of a cell of white noise over its power: the median of so few terms, neighbours alike, is that skewed."""
+NARROW = 0.003
+"""Share of the counts' variance that a point spread must take from pixels to be told from none."""
 CERTAIN = 0.15
 """Relative error of the noise of single pixels up to which it is known."""
 
@@ -257,3 +264,41 @@ def _growth(
     change, error = bright - dark, np.hypot(dark_error, bright_error)
     size = max(float(change[0]), 3 * float(error[0]), TINY)
     return Estimate(float(change[1]) / size, float(error[1]) / size)
+
+
+def spread(seen: Sequence[Spectra], readout: float | None) -> tuple[Estimate, tuple[tuple[float, ...], ...]]:
+    """Of pure noise, such as the difference of two flats: the point spread, pixels, and the radial spectrum.
+
+    `readout`: power of white read-out noise, units², if it is known. The spectrum: (cycles per pixel, power, as fitted)
+    as shares of the power of white noise of the same variance. Raises MicrographError for frames too small.
+    """
+    cells = Cells.of(seen[0].side)
+    if (cells.radius > RINGS[0]).sum() < FEWEST:
+        raise MicrographError("frames of at least 64 x 64 pixels are needed to calibrate a camera; crop them less")
+    levels = np.concatenate([cells.levels(one.power) for one in seen])
+    mean = levels.mean(axis=0)
+    spectrum = Spectrum(cells, mean, np.full(len(mean), cells.error / sqrt(len(levels))))
+    power = float(np.mean([_white(one) for one in seen]))
+    start = _start(spectrum)
+    if start is None:  # next to white
+        start = np.array([log(power), LEAST_SPREAD**2, 0.0, 0.0])
+    start[2] = start[2] if readout is None else LIFTED * readout
+    found = fitted(spectrum, cells.radius > 0, start, readout=readout is None, leak=False)
+    width = sqrt(float(found.parameters[1]))
+    fit = model(cells, found.parameters, found.used)[0]
+    error = min(sqrt(found.covariance[1, 1]) / (2 * max(width, 0.1)), WIDEST)
+    taken, doubt = 1 - sharing(width), sharing(width) - sharing(width + error)
+    psf = Estimate(width, error) if taken > max(NARROW, 3 * doubt) else Estimate(0.0, min(error, LEAST_SPREAD))
+    edges = np.linspace(0.05, 0.7, 14)
+    rings = [(cells.radius >= low) & (cells.radius < high) for low, high in pairwise(edges)]
+    table = (
+        (cells.radius[one].mean(), mean[one].mean() / power, fit[one].mean() / power) for one in rings if one.any()
+    )
+    return psf, tuple(tuple(round(float(value), 5) for value in row) for row in table)
+
+
+def _white(seen: Spectra) -> float:
+    """Variance of the noise, units²: the mean of all its power."""
+    weight = np.full(seen.power.shape[2], 2.0)
+    weight[[0, -1]] = 1
+    return float((seen.power.mean(axis=0) * weight).sum() / (weight.sum() * seen.power.shape[1]))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daemon import dose
+from daemon import dose, trust
 from daemon.config import Profile
+from daemon.denoise import NO_SPIKES
 from daemon.gain import Measured, measure
-from daemon.micrograph import Acquisition, Micrograph
+from daemon.micrograph import Acquisition, Micrograph, Prepared
 from daemon.noise_fit import smear
 from daemon.noise_spectrum import Cells
 from daemon.scaling import Noise, neighbours, sharing
@@ -137,3 +138,18 @@ def test_the_transfer_and_its_derivative_are_those_of_the_sampled_gaussian(psf: 
     pairs = np.corrcoef(smeared[:, 1:].ravel(), smeared[:, :-1].ravel())[0, 1]
     assert neighbours(psf) == pytest.approx(pairs, abs=0.01)
     assert sharing(psf) == pytest.approx(float(smeared.var() / counts.var()), rel=0.03)
+
+
+def test_the_mean_of_smeared_counts_has_the_counting_error_of_the_counts() -> None:
+    """Smearing leaves single pixels a tenth of the variance, and the mean of many all of it."""
+    camera = Detector(psf=0.9)
+    image = taken("membranes", 80.0, 0.3, camera)
+    one = Micrograph(image, Path("a.tif"), "tiff")
+    choice = dose.scaled(Profile(name="counted"), "", one, dose.witness(one))
+    assert choice.psf == pytest.approx(0.9, abs=0.03)
+    mean = float(image.mean(dtype=np.float64))
+    prepared = Prepared(image, NO_SPIKES, choice.noise.scaling(mean), choice.counts(mean))
+    shifted = (image + 0.02 * mean).astype(np.float32)
+    verdict = trust.judge(shifted, prepared, choice)
+    assert verdict.mean_shift == pytest.approx(0.02, rel=0.01)
+    assert verdict.mean_shift_counting_errors == pytest.approx(0.02 * mean / np.sqrt(mean / image.size), rel=0.1)

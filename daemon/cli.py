@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from daemon import __version__, logs, offline, sessions
+from daemon import __version__, calibrate, logs, offline, sessions
 from daemon import config as settings
 from daemon.config import EX_CONFIG
 from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
@@ -112,6 +112,14 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument(
         "-o", "--to", type=Path, required=True, metavar="DIR", help="replay.html and replay.json go here"
+    )
+    calibrate.add_arguments(
+        add(
+            "calibrate",
+            calibrate.run,
+            "measure a camera from flat-field exposures and darks: gain, offset, read-out, point spread, defects",
+            shared=False,
+        )
     )
     add("check", run_check, "read the settings and say what is wrong with them; change nothing")
     add("doctor", run_doctor, "test this installation: settings, folders, weights, backend")

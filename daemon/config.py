@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from daemon import config_file, folders
+from daemon import camera_file, config_file, folders
 from daemon.config_file import Section
 from daemon.errors import ConfigError
 from daemon.folders import Folders, expand_home, to_path
@@ -212,6 +212,8 @@ class Profile(Section):
     """The file's units per detected count; auto: it and the offset are measured from the image's own noise."""
     offset: float = 0.0
     """The file's value where no electron hit; not used with gain: auto."""
+    camera: Word | None = None
+    """Name of a calibrated camera, of cameras/NAME.yaml beside the settings, or its file's full path; null: none."""
     frames: Literal["sum", "each"] | None = None
     """What becomes of a movie or stack: one sum, or each frame a micrograph; null: as `arrival.sections` says."""
     match: Match = Match()
@@ -239,11 +241,32 @@ class Profile(Section):
             raise ValueError("must be a number greater than 0, or auto")
         return number
 
+    @field_validator("camera", mode="after")
+    @classmethod
+    def _found(cls, camera: str | None, info: ValidationInfo) -> str | None:
+        if camera is None:
+            return None
+        is_path = "/" in camera or camera.startswith(("~", "$"))
+        path = to_path(camera if is_path else f"cameras/{camera}.yaml", info)
+        try:
+            camera_file.load(path)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return str(path)
+
     @field_validator("weights", mode="after")
     @classmethod
     def _located(cls, weights: str, info: ValidationInfo) -> str:
         is_path = "/" in weights or weights.startswith(("~", "$"))
         return str(to_path(weights, info)) if is_path else weights
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "Profile":
+        if self.camera is not None and (self.gain != 1.0 or self.offset != 0.0):
+            raise ValueError(
+                "`camera` states the gain and the offset; remove the lines `gain` and `offset`, or the line `camera`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _measurable(self) -> "Profile":
@@ -375,12 +398,20 @@ class Config(Section):
         schedule or the file format; the backend that ran and the weights' own hash are recorded beside it.
         """
         influences = {
-            "profiles": [profile.model_dump(mode="json") for profile in self.profiles.values()],
+            "profiles": [_influences(profile) for profile in self.profiles.values()],
             "default_profile": self.default_profile,
             "spikes": self.spikes.model_dump(mode="json"),
             "tile": self.backend.tile,
         }
         return hashlib.sha256(json.dumps(influences, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _influences(profile: Profile) -> dict[str, Any]:
+    """A profile's settings; of a camera what its file says, wherever it is."""
+    values = profile.model_dump(mode="json")
+    if values.pop("camera") is not None and profile.camera is not None:
+        values["camera"] = camera_file.load(Path(profile.camera)).model_dump(mode="json")
+    return values
 
 
 def weights_named(given: str) -> str:

@@ -47,9 +47,8 @@ def plane(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool =
     """
     require_plane(pixels)
     false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
-    return Plane(
-        pixels, choice.gain, choice.offset, false_alarm, partial(_prepare, pixels, choice, weights, false_alarm)
-    )
+    gain, offset = choice.noise.effective_gain, choice.noise.effective_offset
+    return Plane(pixels, gain, offset, false_alarm, partial(_prepare, pixels, choice, weights, false_alarm))
 
 
 def _prepare(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
@@ -65,12 +64,13 @@ def _prepare(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: flo
 
 
 def _judged(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
-    found = spikes.find(pixels, choice.gain, choice.offset, false_alarm=false_alarm, surveyed=survey)
+    noise = choice.noise
+    found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=survey)
     places = found.rows * pixels.shape[1] + found.columns
     counted = np.isin(places, survey.missing, assume_unique=True, invert=True)
     flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
-    dose = choice.counts((survey.total - float(flagged)) / (pixels.size - len(found)))
-    scaling = noise_units(dose, choice.gain, choice.offset)
+    mean = (survey.total - float(flagged)) / (pixels.size - len(found))
+    dose, scaling = choice.counts(mean), noise.scaling(mean)
     doubts = list(choice.doubts)
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
         if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:

@@ -1,13 +1,16 @@
 """Which dose profile a micrograph gets, how its pixels become counts, and who said so: profile, file or image."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from math import sqrt
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
+from daemon import camera_file
 from daemon.config import Config, Profile
 from daemon.errors import MicrographError
 from daemon.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
 from daemon.micrograph import Micrograph
+from daemon.scaling import Noise, sharing
 from daemon.spectra import CORRELATED
 
 AGREE = 1.2
@@ -16,6 +19,8 @@ DISAGREE = 1.5
 """A warning is due where the noise misses what was stated by this factor, and nothing explains it."""
 EFFICIENCY = 0.4
 """Detective quantum efficiency of a poor camera: its noise is that of so many of the incident electrons."""
+SAME_VOLTAGE = 1.0
+"""Difference of high tensions, kV, that does not matter."""
 SATURATED = 1e-3
 """Share of pixels in the highest value from which on a warning is due."""
 
@@ -24,7 +29,7 @@ SATURATED = 1e-3
 class Evidence:
     """What is known of a micrograph's counts, and from whom; None: unknown."""
 
-    gain_from: Literal["profile", "file", "image"] = "profile"
+    gain_from: Literal["profile", "camera", "file", "image"] = "profile"
     measured: Measured | None = None
     unmeasured: str | None = None
     """Why nothing was measured."""
@@ -46,22 +51,41 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A profile for one micrograph. `gain`: units per count; `offset`: value at zero counts; `why`: in words."""
+    """A profile for one micrograph, `why` in words, and the camera it is taken to be from.
+
+    The mean is counts by `gain` and `offset`; the noise of single pixels by those of `noise`, the effective ones.
+    """
 
     profile: Profile
     why: str
     gain: float
+    """Units per count, at frequency zero."""
     offset: float
+    """Value at zero counts."""
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     """Those of the warnings for which somebody should look at the result."""
     dose_known: bool = True
     """False where the counts are a stand-in: only the noise was measured."""
     evidence: Evidence = field(default_factory=Evidence)
+    readout: float = 0.0
+    """Read-out noise, counts rms."""
+    psf: float = 0.0
+    """Standard deviation, in pixels, of the Gaussian over which counts are smeared."""
+
+    @property
+    def noise(self) -> Noise:
+        """The camera, whose effective gain and offset the scaling takes."""
+        return Noise(self.gain, self.offset, self.readout, self.psf)
 
     def counts(self, value: float) -> float:
-        """A value in the micrograph's units → counts."""
+        """A value in the micrograph's units → detected counts."""
         return (value - self.offset) / self.gain
+
+    def effective_counts(self, value: float) -> float:
+        """A value in the micrograph's units → the Poisson counts that would have its noise."""
+        noise = self.noise
+        return (value - noise.effective_offset) / noise.effective_gain
 
 
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
@@ -115,58 +139,122 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
     `seen`: the micrograph's `witness`. Raises MicrographError if the gain is to be measured and cannot be.
     """
     measured = seen.measured
-    if profile.gain != "auto":
+    if profile.camera is not None:
+        choice, doubts = _calibrated(profile, why, micrograph, seen)
+        remarks: list[str] = []
+    elif profile.gain != "auto":
         # A sum of frames has the offset of each.
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
-        choice = Choice(profile, why, profile.gain, summed, evidence=seen)
-        remarks: list[str] = []
+        choice = _spread(Choice(profile, why, profile.gain, summed, evidence=seen), measured)
+        remarks = []
         doubts = [] if measured is None else against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
     elif seen.stated_gain is not None and (offset := offset_by_file(seen.stated_gain, measured)) is not None:
-        choice = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
+        by_file = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
+        choice = _spread(by_file, measured)
         remarks, doubts = [], []
     else:
-        evidence = replace(seen, gain_from="image")
-        known = measured.dose_known
-        choice = Choice(profile, why, measured.gain, measured.offset, dose_known=known, evidence=evidence)
+        evidence, camera = replace(seen, gain_from="image"), measured.noise
+        choice = Choice(
+            profile,
+            why,
+            camera.gain,
+            camera.offset,
+            dose_known=measured.dose_known,
+            evidence=evidence,
+            readout=camera.readout,
+            psf=camera.psf,
+        )
         remarks, doubts = [measured.remark] if measured.remark else [], []
     if measured is not None:
         doubts += [*against_file(choice, seen, measured), *saturation(measured)]
     return replace(choice, warnings=(*remarks, *doubts), doubts=tuple(doubts))
 
 
+def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> tuple[Choice, list[str]]:
+    """The camera that the profile names, and warnings where the micrograph cannot be from it."""
+    assert profile.camera is not None
+    path = Path(profile.camera)
+    camera = camera_file.load(path)
+    frames = int(micrograph.metadata.get("frames", 1))  # a sum has the offset and the read-out of each
+    choice = Choice(
+        profile,
+        why,
+        camera.gain,
+        camera.offset * frames,
+        evidence=replace(seen, gain_from="camera"),
+        readout=camera.readout * sqrt(frames),
+        psf=camera.psf,
+    )
+    doubts = []
+    if micrograph.pixels.shape != camera.size:
+        size, own = (f"{width} x {height}" for height, width in (camera.size, micrograph.pixels.shape))
+        doubts.append(
+            f"it is {own} pixels and camera {path.stem} was calibrated at {size}: with another binning its gain and "
+            "point spread differ; calibrate it so, or correct the profile"
+        )
+    volts = micrograph.acquisition.voltage_kv
+    if volts is not None and camera.voltage_kv is not None and abs(volts - camera.voltage_kv) > SAME_VOLTAGE:
+        doubts.append(
+            f"it was taken at {volts:g} kV and camera {path.stem} was calibrated at {camera.voltage_kv:g} kV: an "
+            "electron gives another signal; calibrate it so, or correct the profile"
+        )
+    if seen.measured is not None:
+        doubts += against_profile(choice, seen.measured)
+    return choice, doubts
+
+
+def _spread(stated: Choice, measured: Measured | None) -> Choice:
+    """A stated gain and offset, with the point spread that the image shows, if its noise agrees with all of them."""
+    if measured is None or measured.smear is None:
+        return stated
+    choice = replace(stated, readout=sqrt(measured.readout.value) / stated.gain, psf=measured.psf)
+    expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
+    agrees = expected > 0 and 1 / DISAGREE <= measured.variance / expected <= DISAGREE
+    return choice if agrees else stated
+
+
 def offset_by_file(gain: float, measured: Measured) -> float | None:
     """The value at zero counts if the file's `gain` is right; None if the image contradicts it."""
-    offset = measured.mean - measured.variance / gain  # what gives an average pixel the noise it has
+    effective = gain * sharing(measured.psf)
+    counted = measured.variance - measured.readout.value
+    offset = measured.mean - counted / effective  # what gives an average pixel the noise it has
     if measured.told:
         if not 1 / AGREE <= measured.gain / gain <= AGREE:
             return None
         return offset if measured.offset else 0.0
-    if measured.mean > 0 and 1 / AGREE <= measured.variance / (gain * measured.mean) <= AGREE:
+    if measured.mean > 0 and 1 / AGREE <= counted / (effective * measured.mean) <= AGREE:
         return 0.0
     # Little noise may mean a pedestal, or noise that was smoothed; much of it a subtracted background.
-    possible = measured.correlation < CORRELATED if offset > 0 else measured.negative > NEGATIVE
-    return offset if possible and offset <= measured.darkest and measured.line.fits(gain) else None
+    possible = measured.unexplained < CORRELATED if offset > 0 else measured.negative > NEGATIVE
+    return offset if possible and offset <= measured.darkest and measured.line.fits(effective) else None
 
 
 def against_profile(choice: Choice, measured: Measured) -> list[str]:
     """A warning if the image's noise is not that of counts with the gain and offset of the profile."""
-    expected = choice.gain * (measured.mean - choice.offset)
+    expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
     if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
         return []
     plain = (choice.gain, choice.offset) == (1.0, 0.0)
     subject = NO_COUNTS if plain else "the pixel values are not what the profile says"
     times = f"their noise has {measured.variance / expected:.3g} times the variance of counts with the "
-    stated = f"gain {choice.gain:g} and offset {choice.offset:g} of profile {choice.profile.name}"
+    spread = f", point spread {choice.psf:.2g} pixels" if choice.psf else ""
+    owner = f"profile {choice.profile.name}" if choice.profile.camera is None else f"camera {choice.profile.camera}"
+    stated = f"gain {choice.gain:g} and offset {choice.offset:g}{spread} of {owner}"
     fits = (
         f"it fits {measured.gain:.3g} units per count and {measured.offset:.3g} units at zero counts"
         if measured.dose_known
         else "nor does it grow as that of counts"
     )
-    smoothed = measured.correlation > CORRELATED and measured.variance < expected
+    smoothed = choice.psf == 0 and measured.correlation > CORRELATED and measured.variance < expected
     cause = f", and neighbours are correlated ({measured.correlation:+.2f}), as after interpolation" if smoothed else ""
-    return [f"{subject}: {times}{stated}; {fits}{cause}; correct the profile, or state gain: auto in it"]
+    remedy = (
+        "correct the profile, or state gain: auto in it"
+        if choice.profile.camera is None
+        else "calibrate the camera again, or correct `camera` in the profile"
+    )
+    return [f"{subject}: {times}{stated}; {fits}{cause}; {remedy}"]
 
 
 def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str]:
@@ -176,10 +264,11 @@ def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str
     that spreads them over neighbours, as interpolation does, less noise in fine detail, as if they were more.
     """
     remarks = []
-    most = DISAGREE * smoothing(measured.correlation)
-    used = {"profile": "the profile's gain was used", "image": "what the image shows was used"}
+    most = DISAGREE * smoothing(measured.unexplained)
+    camera = "the calibrated camera's gain was used"
+    used = {"profile": "the profile's gain was used", "camera": camera, "image": "what the image shows was used"}
     if seen.stated_gain is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
-        gain = measured.gain if measured.told else measured.variance / measured.mean
+        gain = measured.gain if measured.told else measured.variance / sharing(measured.psf) / measured.mean
         # Without a slope, less noise than stated may as well be a pedestal.
         if gain / seen.stated_gain > 1 / EFFICIENCY or (measured.told and gain / seen.stated_gain < 1 / most):
             remarks.append(

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
-from daemon.spectra import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, lit, look
+from daemon.noise_fit import Smear, smear
+from daemon.scaling import Noise
+from daemon.spectra import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, Spectra, lit, look
 
 Values = NDArray[np.float64]
 
@@ -101,7 +103,9 @@ class Measured:
     """What an image says of its own counts, in its own units; `remark`: for the user."""
 
     gain: float
+    """Units per count, at frequency zero: that of the mean."""
     offset: float
+    """Value at zero counts."""
     remark: str | None
     dose_known: bool
     """False if the image only says how large its noise is, so that gain and offset are stand-ins."""
@@ -112,12 +116,35 @@ class Measured:
     darkest: float
     """Mean of the darkest 1 % of them: no zero of counts is above it."""
     line: Line
+    """Of single pixels' variance: its slope is the effective gain."""
     correlation: float
     """Of the noise of neighbouring pixels; blurred structure of the specimen counts as such."""
     negative: float
     """Share of the pixels below 0."""
     saturated: float
     """Share of the pixels that pile up in the highest value."""
+    smear: Smear | None = None
+    """The point spread over which counts are smeared, where it is clear."""
+
+    @property
+    def psf(self) -> float:
+        """Standard deviation of the point spread, pixels; 0 where none is clear."""
+        return 0.0 if self.smear is None else self.smear.psf.value
+
+    @property
+    def readout(self) -> Estimate:
+        """Variance of the read-out noise, units²; 0 where it cannot be told from an offset."""
+        return Estimate(0.0, 0.0) if self.smear is None else self.smear.readout
+
+    @property
+    def unexplained(self) -> float:
+        """Correlation of the noise of neighbouring pixels that no point spread explains."""
+        return self.correlation if self.smear is None else 0.0
+
+    @property
+    def noise(self) -> Noise:
+        """The camera, as scaling takes it."""
+        return Noise(self.gain, self.offset, sqrt(self.readout.value) / self.gain, self.psf)
 
     @property
     def variance(self) -> float:
@@ -131,10 +158,17 @@ class Measured:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types; null where it is not known."""
+        noise, seen = self.noise, self.smear
+        known = seen is not None and self.dose_known and seen.readout.value > 0
         return {
             "gain": self.gain if self.dose_known else None,
             "offset": self.offset if self.dose_known else None,
             "gain_error": self.error if isfinite(self.error) else None,
+            "effective_gain": noise.effective_gain,
+            "effective_offset": noise.effective_offset,
+            "psf": None if seen is None else seen.psf.value,
+            "psf_error": None if seen is None else seen.psf.error,
+            "readout": noise.readout if known else None,
             "noise": sqrt(max(self.variance, 0.0)),
             "correlation": self.correlation,
             "negative": self.negative,
@@ -156,28 +190,25 @@ def measure(pixels: Pixels) -> Measured:
         spectra = look(inner)
         if not len(spectra):
             raise MicrographError(_why_nothing(pixels, spectra.saturated))
-        noise = spectra.noise()
-        line = Line.through(spectra.mean, noise.variance, noise.error)
+        line, correlation, seen = _line(spectra)
     average, darkest = float(spectra.mean.mean()), float(np.quantile(spectra.mean, 0.01))
-    if not line.at(average) > 0:  # the line is no good
-        height = float(np.median(noise.variance))
-        line = Line(average, Estimate(height, height * noise.error), 0.0, inf)
     if not (isfinite(line.at(average)) and line.at(average) > TINY):
         raise MicrographError(_why_nothing(pixels, spectra.saturated))
     whole = np.issubdtype(pixels.dtype, np.integer)
-    told = _counts(line, average, whole) if average > 0 and spectra.negative <= NEGATIVE else None
-    told = told or _on_pedestal(line, average, darkest)
+    told = _counts(line, average, whole, seen) if average > 0 and spectra.negative <= NEGATIVE else None
+    told = told or _on_pedestal(line, average, darkest, seen)
     if told is not None and told.offset and inner is not pixels and finite_mean(pixels) <= told.offset:
         told = None  # an empty border far below the pedestal: the whole image has no counts to scale by
     sigma = sqrt(line.at(average))
     if told is None:
-        gain = sigma / sqrt(PEDESTAL_DOSE)
+        floor, share, _ = _terms(seen)
+        gain = sigma / sqrt(PEDESTAL_DOSE)  # the effective one
         even = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
         remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {ADVICE}"
-        told = _Told(gain, finite_mean(pixels) - PEDESTAL_DOSE * gain, inf, remark)
-    if noise.correlation > MOST_CORRELATED:
+        told = _Told(gain / share, finite_mean(pixels) - (line.at(average) - floor) / gain, inf, remark)
+    if seen is None and correlation > MOST_CORRELATED:
         remark = (
-            f"{NO_COUNTS}: neighbouring pixels are alike ({noise.correlation:+.2f}), as after interpolation, filtering "
+            f"{NO_COUNTS}: neighbouring pixels are alike ({correlation:+.2f}), as after interpolation, filtering "
             f"or compression; noise of {sigma:.3g} units was found and used; the dose is not known; {ADVICE}"
         )
         told = _Told(told.gain, told.offset, inf, remark)
@@ -190,10 +221,27 @@ def measure(pixels: Pixels) -> Measured:
         mean=average,
         darkest=darkest,
         line=line,
-        correlation=noise.correlation,
+        correlation=correlation,
         negative=spectra.negative,
         saturated=spectra.saturated,
+        smear=seen,
     )
+
+
+def _line(spectra: Spectra) -> tuple[Line, float, Smear | None]:
+    """Variance of single pixels against the mean, correlation of neighbours, and the point spread if it is clear."""
+    seen = smear(spectra)
+    if seen is not None and seen.clear:
+        line = Line.through(seen.mean, seen.variance, seen.scatter)
+        if line.at(float(spectra.mean.mean())) > seen.readout.value:
+            return line, seen.correlation, seen
+    noise = spectra.noise()
+    line = Line.through(spectra.mean, noise.variance, noise.error)
+    average = float(spectra.mean.mean())
+    if not line.at(average) > 0:  # the line is no good
+        height = float(np.median(noise.variance))
+        line = Line(average, Estimate(height, height * noise.error), 0.0, inf)
+    return line, noise.correlation, None
 
 
 class _Told(NamedTuple):
@@ -205,37 +253,54 @@ class _Told(NamedTuple):
     remark: str | None
 
 
-def _counts(line: Line, average: float, whole: bool) -> _Told | None:
+def _counts(line: Line, average: float, whole: bool, seen: Smear | None) -> _Told | None:
     """The reading of values proportional to counts, if the line allows it. `whole`: the pixels are integers."""
-    ratio = line.at(average) / average
-    if not CREDIBLE_DOSE[0] <= average / ratio <= CREDIBLE_DOSE[1]:
+    floor, share, vague = _terms(seen)
+    ratio = (line.at(average) - floor) / average
+    gain = ratio / share
+    if not CREDIBLE_DOSE[0] <= average / gain <= CREDIBLE_DOSE[1]:
         return None
     error = min(hypot(line.error, line.height.error / average) / ratio, UNTOLD)
-    if whole and abs(ratio - 1) < COUNTS_LIKE and line.fits(1.0, COUNTS_LIKE):
+    if seen is None and whole and abs(ratio - 1) < COUNTS_LIKE and line.fits(1.0, COUNTS_LIKE):
         return _Told(1.0, 0.0, error, None)
-    if not line.fits(ratio):
+    if not line.fits(ratio, SLACK + vague):
         return None
+    error = min(hypot(error, vague), UNTOLD)
     doubt = "" if error <= TOLD else " if the value 0 is no count (the brightness varies too little to tell)"
-    remark = f"{NO_COUNTS}: their noise fits {ratio:.3g} units per count{doubt}, which was used; {ADVICE}"
-    return _Told(ratio, 0.0, error, remark)
+    remark = (
+        f"{NO_COUNTS}: their noise fits {gain:.3g} units per count{_smeared(seen)}{doubt}, which was used; {ADVICE}"
+    )
+    return _Told(gain, 0.0, error, remark)
 
 
-def _on_pedestal(line: Line, average: float, darkest: float) -> _Told | None:
+def _on_pedestal(line: Line, average: float, darkest: float, seen: Smear | None) -> _Told | None:
     """The reading of counts on a pedestal, if the noise surely grows with the brightness."""
     if line.slope <= SIGNIFICANT * line.error:
         return None
-    error = line.error / line.slope
-    offset = average - line.at(average) / line.slope
+    floor, share, vague = _terms(seen)
+    error = hypot(line.error / line.slope, vague)
+    offset = average - (line.at(average) - floor) / line.slope
     # Above the darkest the offset would make negative counts of it; there may be vacuum, without any counts.
     if offset > darkest + ERRORS * error * (average - offset):
         return None
     offset = min(offset, darkest)
-    gain = line.at(average) / (average - offset)
+    gain = (line.at(average) - floor) / (average - offset) / share
     if not CREDIBLE_DOSE[0] <= (average - offset) / gain <= CREDIBLE_DOSE[1]:
         return None
-    fit = f"{gain:.3g} units per count and {offset:.3g} units at zero counts"
+    fit = f"{gain:.3g} units per count{_smeared(seen)} and {offset:.3g} units at zero counts"
     remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {ADVICE}"
     return _Told(gain, offset, error, remark)
+
+
+def _terms(seen: Smear | None) -> tuple[float, float, float]:
+    """Of a point spread: variance of read-out, units²; share of the counts' variance left in pixels; its error."""
+    if seen is None:
+        return 0.0, 1.0, 0.0
+    return seen.readout.value, seen.sharing, seen.counted.error / seen.counted.value
+
+
+def _smeared(seen: Smear | None) -> str:
+    return "" if seen is None else f" (each smeared by a Gaussian of {seen.psf.value:.2f} pixels)"
 
 
 def _why_nothing(pixels: Pixels, saturated: float) -> str:

@@ -103,8 +103,8 @@ def examine(
     plan = _Plan.of(raw.shape[-1])
     # Under the window's square the mean of the counts is the variance of what the window lets through of their noise.
     level = np.einsum("nij,ij->n", raw, np.square(plan.window))
-    dose = choice.counts(scaling.zero)
-    counts = (level * scaling.unit + scaling.zero - choice.offset) / choice.gain
+    gain, dose = choice.noise.effective_gain, choice.effective_counts(scaling.zero)
+    counts = level * scaling.unit / gain + dose
     if not choice.dose_known:  # gain and offset are stand-ins, and the noise is even as far as anybody knows
         counts = np.full_like(counts, dose)
     told = ~blank & (counts > DARKEST * dose)
@@ -112,7 +112,7 @@ def examine(
         return None
     raw, result, level, counts = raw[told], result[told], level[told, None, None], counts[told]
     # The noise variance of each patch, from its mean counts, in the scaling's units squared.
-    strength = (scaling.unit / choice.gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
+    strength = (scaling.unit / gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
     seen = plan.transform((raw - level) * strength)
     left = plan.transform((result - level) * strength)
     lost = seen - left

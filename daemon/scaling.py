@@ -113,12 +113,22 @@ def sharing(psf: float) -> float:
 
     The sum of the squares of the point spread, 1 without any; about ``1 / (4 pi psf^2)`` from one pixel on.
     """
+    return float(np.square(_taps(psf)).sum()) ** 2
+
+
+def neighbours(psf: float) -> float:
+    """Correlation of the noise of neighbouring pixels where a Gaussian smears each count over `psf` pixels."""
+    taps = _taps(psf)
+    return float((taps[1:] * taps[:-1]).sum() / np.square(taps).sum())
+
+
+def _taps(psf: float) -> NDArray[np.float64]:
+    """A sampled Gaussian of standard deviation `psf` pixels, along one axis, whose sum is 1."""
     if psf <= 0:
-        return 1.0
+        return np.ones(1)
     reach = ceil(4 * psf)
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / psf) ** 2)
-    taps /= taps.sum()
-    return float(np.square(taps).sum()) ** 2
+    return np.asarray(taps / taps.sum())
 
 
 def minmax_crop(crop: ArrayLike) -> Scaling:

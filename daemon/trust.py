@@ -13,7 +13,7 @@ from daemon.dose import Choice
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels, Prepared, Spikes
 from daemon.residual import Evidence
-from daemon.scaling import Scaling
+from daemon.scaling import Scaling, sharing
 
 Word = Literal["good", "check", "reject"]
 
@@ -77,7 +77,7 @@ class Verdict:
 def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     """Compare a denoised image (H, W) with what it was made from. Raises MicrographError if it is not finite."""
     pixels, spikes, scaling = prepared.pixels, prepared.spikes, prepared.scaling
-    dose = choice.counts(scaling.zero)
+    dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
     narrow = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
     with np.errstate(all="ignore"):
         sums = None
@@ -93,15 +93,18 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
         )
     number = pixels.size - len(spikes)
     shift = sums.removed / number
-    errors = abs(shift) * sqrt(number / dose)
+    # Counts that are smeared leave the noise of single pixels, not that of the mean of many.
+    errors = abs(shift) * sqrt(number * sharing(choice.psf) / dose)
     noise = sqrt(max(sums.squares / number - shift**2, 0.0) / dose)
-    mean_denoised = scaling.zero + choice.gain * sums.total / pixels.size
+    mean_denoised = scaling.zero + gain * sums.total / pixels.size
     removed = sums.squares / number / dose
     evidence = residual.examine(pixels, denoised, spikes, choice, scaling, removed)
     rejected = [] if evidence is None else list(_against(evidence))
     reasons = list(rejected)
-    if abs(shift) > MEAN_TOLERANCE * dose and errors > COUNTING_ERRORS:
-        reasons.append(f"the mean changed by {-shift / dose:+.2%} ({errors:.1f} counting errors)")
+    counted = scaling.zero - choice.offset
+    change = -shift * gain / (counted if counted > 0 else dose * gain)
+    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
+        reasons.append(f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
     if sums.worst > BLOCK_COUNTING_ERRORS:
         reasons.append(f"the mean of a {BLOCK} x {BLOCK} block changed by {sums.worst:.1f} counting errors")
     if evidence is None:
@@ -120,9 +123,9 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     return Verdict(
         word="reject" if rejected else "check" if reasons else "good",
         reasons=tuple(reasons),
-        mean_raw=mean_denoised + choice.gain * shift,
+        mean_raw=mean_denoised + gain * shift,
         mean_denoised=mean_denoised,
-        mean_shift=-shift / dose,
+        mean_shift=change,
         mean_shift_counting_errors=errors,
         worst_block_counting_errors=sums.worst,
         worst_block_removed=sums.most,
@@ -193,7 +196,7 @@ def _compare(
     `exact` is the type differences are taken in; within a band sums are taken in it, too, beyond it in float64.
     """
     height, width = pixels.shape
-    dose, gain = choice.counts(scaling.zero), choice.gain
+    dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
     room = np.empty((min(BLOCK, height), width), exact)
     # A block without light would have no counting error, and no network is as exact as that. A dose that is not known
     # is a stand-in, and the noise is even as far as anybody knows.
@@ -210,7 +213,7 @@ def _compare(
         if min(height, width) >= BLOCK:
             shifts, levels, powers = _blocks(shift / gain), _blocks(level / gain), _blocks(square / gain**2)
             noise = np.maximum(levels + dose, darkest)
-            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise)).max()))
+            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise / sharing(choice.psf))).max()))
             most = max(most, float((powers / noise).max()))
     if not np.isfinite((total, removed, squares)).all():
         return None

@@ -278,6 +278,10 @@ def provenance(
             "why": work.choice.why,
             "gain": work.choice.gain,
             "offset": work.choice.offset,
+            "readout": work.choice.readout,
+            "psf": work.choice.psf,
+            "effective_gain": work.choice.noise.effective_gain,
+            "effective_offset": work.choice.noise.effective_offset,
         },
         "dose_evidence": work.choice.evidence.as_json(),
         "scaling": {

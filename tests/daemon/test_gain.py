@@ -24,8 +24,9 @@ def specimen(kind: str) -> NDArray[np.float32]:
 
 
 def noise_of(found: Measured, mean: float) -> float:
-    """Standard deviation of a pixel of the mean, as gain and offset have it."""
-    return found.gain * float(np.sqrt((mean - found.offset) / found.gain))
+    """Standard deviation of a pixel of the mean, as the effective gain and offset have it."""
+    noise = found.noise
+    return float(np.sqrt(noise.effective_gain * (mean - noise.effective_offset)))
 
 
 def cameras(kind: str, contrasts: tuple[float, ...]) -> Iterator[tuple[float, float, Measured, float]]:

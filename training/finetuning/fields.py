@@ -216,7 +216,8 @@ def _gain(path: Path, planes: Sequence[tuple[Pixels, int]], reading: Reading) ->
         found = measure(summed([plane for plane, _ in planes]))
     except MicrographError as error:
         raise MicrographError(f"{path}: {error}") from error
-    return found.gain, found.offset / sum(number for _, number in planes)
+    noise = found.noise  # the losses are in units of single pixels' noise
+    return noise.effective_gain, noise.effective_offset / sum(number for _, number in planes)
 
 
 def summed(planes: Iterable[Pixels]) -> NDArray[np.float64]:

@@ -116,6 +116,9 @@ def read(
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
     micrograph = mdoc.merged(_with_credible_size(micrograph), below)
+    if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
+        kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
+        micrograph = replace(micrograph, warnings=kept)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"

@@ -145,13 +145,15 @@ def read(
     reader: Reader,
     warning: str | None = None,
     profile: str | None = None,
+    micrograph: Micrograph | None = None,
 ) -> Work:
     """Read one file and choose its profile. `raw` is its `fingerprint`; `profile` overrides the rules.
 
-    Raises MicrographError if it can never be processed as it is, TransientError if not now.
+    A stack is summed, unless `micrograph` is what was read of the file already. Raises MicrographError if it can never
+    be processed as it is, TransientError if not now.
     """
     begin = time.perf_counter()
-    micrograph = reader.read(path)
+    micrograph = micrograph or reader.read(path)
     took = time.perf_counter() - begin
     try:
         after = path.stat()

@@ -19,7 +19,7 @@ from daemon.formats.opened import open_raw
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
-__all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "open_raw", "probe", "read", "write"]
+__all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "count", "open_raw", "probe", "read", "write"]
 
 Kind = Literal["tiff", "mrc"]
 
@@ -124,6 +124,17 @@ def read(
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"
         micrograph = replace(micrograph, warnings=(*micrograph.warnings, remark))
     return micrograph
+
+
+def count(path: Path, below: Path | None = None) -> int | None:
+    """How many sections a TIFF or MRC file has by its header; None for other formats. Raises as `read` does."""
+    with explained(path), open_raw(path, below) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(_HEAD)
+        kind = _container(head, path)
+        if kind == "tiff":
+            return tiff.count(stream, path, size)
+        return mrc.parse(head).shape[0] if kind == "mrc" else None
 
 
 def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:

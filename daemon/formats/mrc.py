@@ -117,7 +117,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
         dtype, warnings = mrc_numbers.signed_or_not(stream, path, header, layout.mode, layout.data, end)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     frames = len(chosen)
-    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored, dtype)
+    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     warnings += remarks
     if missing < 0:

@@ -1,4 +1,4 @@
-"""The extended headers of MRC files: how each section was taken, by Thermo Fisher, SerialEM and the older Agard form."""
+"""The extended headers of MRC files, of Thermo Fisher, SerialEM or the older Agard form: how a section was taken."""
 
 from typing import Any, BinaryIO
 

@@ -24,7 +24,7 @@ _SAMPLE = 1 << 23
 """Bytes, the first ones, that are evaluated."""
 _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 """By mode: the signed and the unsigned reading."""
-_STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 4, 6
+_STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
 """How much each piece of evidence weighs: the standard for mode 0, a flag or mode, a minimum, maximum and mean that fit
 the pixels, fewer jumps, a maximum that no signed number reaches."""
 _LARGEST_PACKED = 15

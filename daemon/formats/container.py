@@ -58,8 +58,6 @@ class Extent:
     start: int
     end: int
     tail: int
-    dense: bool = True
-    """Whether whoever writes such a file writes all of it: HDF5 leaves room between and behind its parts."""
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def extent(head: bytes, form: Format, size: int) -> Extent:
             end = _end_of_hdf5(head, size)
     if not 0 < end < 1 << 62:
         raise DamagedError(f"the header of {form.name} makes no sense (yet)")
-    return Extent(0, end, _TAIL, dense=form not in (_EMD, _HSPY))
+    return Extent(0, end, _TAIL)
 
 
 def read(
@@ -198,6 +198,8 @@ def _micrograph(
     metadata: dict[str, Any] = {"frames": len(chosen), "dtype": data.dtype.newbyteorder("=").name}
     if section is not None:
         metadata |= {"section": section + 1, "sections": stored}
+    if title := _title(signal):
+        metadata["title"] = title
     across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
     if stored > 1 and across:
         name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))

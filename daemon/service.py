@@ -412,7 +412,7 @@ class Service:
             found = sections.whole(self._reader, self.config, self._rules, path, job.path)
         if isinstance(found, sections.Taking):
             return self._read_section(job, path)
-        one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning, micrograph=found)
+        one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning, None, found)
         one.seconds.update(seconds)
         self.inference.put(Claimed(job, one))
         return False

@@ -107,7 +107,7 @@ def _pictures(
     seconds: dict[str, float] = {}
     with work.timed(seconds, "read"):
         found = sections.whole(reader, config, rules, path, name, profile)
-    if not isinstance(found, sections.Taking):
+    if found is not None:
         one = work.read(config, weights, path, relative, raw, reader, profile=profile, micrograph=found)
         one.seconds.update(seconds)
         yield one

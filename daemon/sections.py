@@ -42,6 +42,9 @@ class Section:
         return f"section {self.number} of {self.of}"
 
 
+UNKNOWN = "its file does not say what its sections are"
+
+
 @dataclass(frozen=True, slots=True)
 class Taking:
     """What becomes of a stack, and why."""
@@ -54,10 +57,6 @@ class Taking:
     def words(self) -> str:
         """For the record."""
         return "each by itself" if self.apart else "summed"
-
-
-_NEVER_SUMMED = ("tilts", "pieces", "channels")
-"""Of which no profile can make one exposure."""
 
 
 def stated(config: Config, rules: Rules, path: str, profile: str | None = None) -> Taking | None:
@@ -81,10 +80,10 @@ def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
             yield profile
 
 
-def apart(config: Config, rules: Rules, path: str) -> bool:
+def apart(config: Config, rules: Rules, path: str, profile: str | None = None) -> bool:
     """Whether the settings say that each section of `path` is a micrograph of its own."""
-    taking = stated(config, rules, path)
-    return taking is not None and taking.apart
+    by_settings = stated(config, rules, path, profile)
+    return by_settings is not None and by_settings.apart
 
 
 def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
@@ -95,7 +94,7 @@ def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, prof
     told = micrograph.metadata.get("stack")
     by_settings = stated(config, rules, path, profile)
     if by_settings is not None:
-        if not by_settings.apart and told is not None and told["are"] in _NEVER_SUMMED:
+        if not by_settings.apart and told is not None and told["are"] in stack.NEVER_SUMMED:
             raise MicrographError(
                 f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}), but "
                 f"{by_settings.why}: their sum would be no image; give it a profile with frames: each"
@@ -105,9 +104,6 @@ def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, prof
     if told is not None and (told["sure"] or not named):
         return Taking(told["are"] != "frames", f"its sections are {stack.WORDS[told['are']]} ({told['by']})")
     return Taking(not named, "arrival.frames names it" if named else UNKNOWN)
-
-
-UNKNOWN = "its file does not say what its sections are"
 
 
 def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
@@ -128,14 +124,13 @@ def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
 
 def whole(
     reader: Reader, config: Config, rules: Rules, path: Path, relative: str, profile: str | None = None
-) -> Micrograph | Taking:
-    """The micrograph in a file: its only image or the sum of its frames; else that its sections are to be `read`.
+) -> Micrograph | None:
+    """The micrograph in a file, its only image or the sum of its frames; None where its sections are to be `read`.
 
     `relative`: what the file is called below the drop folder. Raises as `Reader.read` and `taking` do.
     """
-    by_settings = stated(config, rules, relative, profile)
-    if by_settings is not None and by_settings.apart:
-        return by_settings
+    if apart(config, rules, relative, profile):
+        return None
     if reader.count(path) == 1:
         return reader.read(path)
     first = reader.read(path, 0)
@@ -143,7 +138,7 @@ def whole(
         alone = {key: value for key, value in first.metadata.items() if key not in ("section", "sections")}
         return replace(first, metadata=alone)
     found = taking(config, rules, relative, first, profile)
-    return found if found.apart else noted(reader.read(path), found)
+    return None if found.apart else noted(reader.read(path), found)
 
 
 def grows(reader: Reader, config: Config, rules: Rules, path: Path, relative: str) -> bool:

@@ -410,7 +410,7 @@ class Service:
         seconds: dict[str, float] = {}
         with work.timed(seconds, "read"):
             found = sections.whole(self._reader, self.config, self._rules, path, job.path)
-        if isinstance(found, sections.Taking):
+        if found is None:
             return self._read_section(job, path)
         one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning, None, found)
         one.seconds.update(seconds)

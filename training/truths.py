@@ -120,7 +120,11 @@ class Prepared:
 
 def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
-    pixels = formats.read(path, MAX_PIXELS).pixels
+    micrograph = formats.read(path, MAX_PIXELS)
+    told = micrograph.metadata.get("stack", {"are": "frames"})
+    if told["are"] != "frames":
+        raise MicrographError(f"{path}: its pages are {told['are']} and not frames of one image: save one as a file")
+    pixels = micrograph.pixels
     remarks = judge(path, pixels, smallest)
     low, high = float(pixels.min()), float(pixels.max())
     if high - low < 1e-6 or max(abs(low), abs(high)) > 1e30:  # would not survive in float32

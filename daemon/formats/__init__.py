@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import foreign, mdoc, mrc, references, tiff, tiff_layout, turned
+from daemon.formats import foreign, mdoc, mrc, references, stack, tiff, tiff_layout, turned
 from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
 from daemon.formats.opened import open_raw
 from daemon.formats.units import convert
@@ -116,6 +116,7 @@ def read(
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
     micrograph = mdoc.merged(_with_credible_size(micrograph), below)
+    _refuse_no_sum(micrograph)
     if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)
@@ -197,6 +198,16 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
         )
     if _is_mask(micrograph.pixels):
         raise MicrographError(f"{path}: has two values only, in patches, as a mask or a drawing has; it was left alone")
+
+
+def _refuse_no_sum(micrograph: Micrograph) -> None:
+    """Raise MicrographError for a sum of what is certainly not one exposure."""
+    told = micrograph.metadata.get("stack")
+    if micrograph.metadata["frames"] > 1 and told is not None and told["are"] in stack.NEVER_SUMMED:
+        raise MicrographError(
+            f"{micrograph.source}: its {micrograph.metadata['frames']} sections are {stack.WORDS[told['are']]} "
+            f"({told['by']}), whose sum is no image; take them one by one: frames: each in a profile"
+        )
 
 
 def _is_mask(pixels: Pixels) -> bool:

@@ -16,6 +16,8 @@ WORDS: Mapping[str, str] = {
     "slices": "slices of a volume",
     "channels": "channels",
 }
+NEVER_SUMMED = ("tilts", "pieces", "channels")
+"""Of which nobody can make one exposure."""
 TILT_STEP = 0.05
 """Degrees: what a goniometer reports of one angle varies by less."""
 _DOSE_FRACTIONS = re.compile(r"\bdose[ _-]?frac", re.IGNORECASE)

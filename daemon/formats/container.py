@@ -33,9 +33,6 @@ STACK_ALLOWANCE = 100
 """A stack may hold this many times `max_pixels` in all; only one plane of it is in memory at a time."""
 
 
-_FEWER_JUMPS = 1.3
-
-
 class DamagedError(Exception):
     """The bytes are not a whole image. `cut` is True where the header proves that data are missing."""
 
@@ -179,20 +176,6 @@ def _named(frames: Iterable[Pixels], chosen: range, stored: int) -> Iterator[tup
 def first_line(error: Exception) -> str:
     """What a parser said, short enough for a message."""
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-
-
-def fewer_jumps(one: Pixels, other: Pixels) -> int:
-    """Which of two readings of the same bytes (H, W) differs decidedly less between neighbours in a row.
-
-    -1 for `one`, 1 for `other`, 0 where neither does. The wrong reading of a sign jumps by all its numbers' range.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        first, second = (
-            float(np.abs(np.diff(plane.astype(np.float32), axis=1)).sum(dtype=np.float64)) for plane in (one, other)
-        )
-    if not max(first, second) > _FEWER_JUMPS * min(first, second):
-        return 0
-    return -1 if first < second else 1
 
 
 def tail_remark(pixels: Pixels) -> str | None:

@@ -114,7 +114,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     dtype, warnings = layout.dtype, list[str]()
     if dtype.kind in "iu":
         end = min(size, layout.extent.end)
-        dtype, warnings = mrc_numbers.signed_or_not(stream, path, header, layout.mode, layout.data, end)
+        dtype, warnings = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     frames = len(chosen)
     pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats.container import fewer_jumps
 from daemon.micrograph import Pixels
 
 PACKED = 16
@@ -25,8 +24,9 @@ _SAMPLE = 1 << 23
 _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 """By mode: the signed and the unsigned reading."""
 _STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
-"""How much each piece of evidence weighs: the standard for mode 0, a flag or mode, a minimum, maximum and mean that fit
+"""How much each piece of evidence weighs, so that no sum of them is 0: the standard for mode 0, a flag or mode, a minimum, maximum and mean that fit
 the pixels, fewer jumps, a maximum that no signed number reaches."""
+_FEWER_JUMPS = 1.3
 _LARGEST_PACKED = 15
 
 
@@ -44,12 +44,10 @@ def imod_flags(header: Any) -> int | None:
     return int(flags) if stamp == _STAMP else None
 
 
-def signed_or_not(
-    stream: BinaryIO, path: Path, header: Any, mode: int, start: int, end: int
-) -> tuple[np.dtype[Any], list[str]]:
+def signed_or_not(stream: BinaryIO, header: Any, mode: int, start: int, end: int) -> tuple[np.dtype[Any], list[str]]:
     """The whole numbers of a file of mode 0, 1 or 6 whose pixels lie from byte `start` to `end`, and remarks.
 
-    Raises MicrographError where the evidence is balanced, OSError.
+    Where evidence contradicts the reading that is taken, the remark has both readings. Raises OSError.
     """
     signed, unsigned = (np.dtype(name).newbyteorder(_order(header)) for name in _KINDS[mode])
     stream.seek(start)
@@ -66,11 +64,8 @@ def signed_or_not(
     votes = [declared, *(vote for vote in others if vote is not None)]
     total = sum(vote.weight for vote in votes)
     against = [vote.why for vote in votes if vote.weight * total < 0]
-    if total == 0:
-        raise MicrographError(
-            f"{path}: its pixels may be signed ({_words(one)}) or unsigned ({_words(other)}) numbers, and its header "
-            f"contradicts itself ({'; '.join(vote.why for vote in votes)}); export it again as 16-bit or 32-bit numbers"
-        )
+    if total == -_STANDARD and not against:
+        against = ["many programs write them"]
     if not against:
         return (unsigned if total > 0 else signed), []
     read, not_read = (("unsigned", other), ("signed", one)) if total > 0 else (("signed", one), ("unsigned", other))
@@ -138,11 +133,18 @@ def _fit(header: Any, one: Pixels, other: Pixels, whole: bool) -> _Vote | None:
 
 
 def _jumps(header: Any, one: Pixels, other: Pixels) -> _Vote | None:
-    """Which reading has decidedly less difference between neighbours in a row."""
+    """Which reading has decidedly less difference between neighbours in a row, of those pairs that it tells apart."""
     width = int(header["nx"])
     rows = len(one) // width
-    fewer = fewer_jumps(*(values[: rows * width].reshape(rows, width) for values in (one, other)))
-    return _Vote(_SMOOTH * fewer, "the differences between neighbouring pixels say") if fewer else None
+    planes = [values[: rows * width].reshape(rows, width) for values in (one, other)]
+    apart = np.diff(planes[0] < 0, axis=1)  # of the others the difference is the same either way
+    signed, unsigned = (
+        float(np.abs(np.diff(plane.astype(np.int32), axis=1))[apart].sum(dtype=np.float64)) for plane in planes
+    )
+    if max(signed, unsigned) <= _FEWER_JUMPS * min(signed, unsigned):
+        return None
+    why = "the differences between neighbouring pixels say"
+    return _Vote(_SMOOTH if unsigned < signed else -_SMOOTH, why)
 
 
 def _words(values: Pixels) -> str:

@@ -1,4 +1,4 @@
-"""Which numbers an MRC file holds, where standard, flags, statistics and pixels speak for different ones; its pixel size."""
+"""Which numbers an MRC file holds, where standard, flags, statistics and pixels disagree; and its pixel size."""
 
 from pathlib import Path
 from typing import Any

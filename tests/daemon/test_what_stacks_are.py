@@ -102,7 +102,7 @@ KINDS: dict[str, tuple[str, Make, str]] = {
         "places",
     ),
     "mdoc-exposures": ("a.mrc", lambda path: with_mdoc(path, each(*["TiltAngle = 0"] * 3)), "exposures"),
-    "mdoc-frames": ("a.mrc", lambda path: with_mdoc(path, "[FrameSet = 0]\nTiltAngle = 3\nNumSubFrames = 3\n"), "frames"),
+    "mdoc-frames": ("a.mrc", lambda path: with_mdoc(path, "[FrameSet = 0]\nTiltAngle = 3\n"), "frames"),
     "mdoc-sub-frames": ("a.mrc", lambda path: with_mdoc(path, "[ZValue = 0]\nNumSubFrames = 3\n"), "frames"),
     "mrc-volume": ("a.mrc", lambda path: write_mrc(path, FRAMES, group=1), "slices"),
     "mrc-plain": ("a.mrc", lambda path: write_mrc(path, FRAMES), "unknown"),

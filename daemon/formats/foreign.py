@@ -203,6 +203,7 @@ def _micrograph(
     across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
     if stored > 1 and across:
         name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
+        name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO calls it z whatever it is
         metadata = stack.merged(metadata, stack.of_axis(name, unit, f"{form.kind.upper()} axis"))
     scales = y.get("scale"), x.get("scale")
     size = None if None in scales else pixel_size(float(y["scale"]), float(x["scale"]), units[1], units[0])

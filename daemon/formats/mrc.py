@@ -38,6 +38,8 @@ _REFUSED = {
     101: "packed 4-bit values (a raw SerialEM movie; unpack it with IMOD's newstack)",
 }
 _PACKED = 101
+_COMPRESSED = 1000
+"""MRCZ adds so much for each of its codecs."""
 _MOST = 1 << 20
 _VERSION = 20140
 _AXES = (1, 2, 3)
@@ -62,6 +64,8 @@ class Layout:
         """Where the pixel data lie."""
         frames, height, width = self.shape
         row = width * self.dtype.itemsize
+        if self.mode >= _COMPRESSED:  # shorter than its pixels, nobody says by how much
+            return Extent(0, HEADER_BYTES, HEADER_BYTES)
         return Extent(self.data, self.data + frames * height * row, row)
 
 
@@ -95,6 +99,8 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     layout = parse(stream.read(HEADER_BYTES))
     header = layout.header
     stored, height, width = layout.shape
+    if layout.mode >= _COMPRESSED:
+        raise MicrographError(f"{path}: is a compressed MRC (MRCZ), which is not read: save it without compression")
     if layout.mode in _REFUSED:
         raise MicrographError(f"{path}: holds {_REFUSED[layout.mode]}, not one intensity per pixel; it was left alone")
     if int(header["ispg"]) > 1:
@@ -187,10 +193,15 @@ def _header(head: bytes) -> Any:
         if (
             all(0 < side <= _MOST for side in sizes)
             and int(header["nsymbt"]) >= 0
-            and (int(header["mode"]) in _MODES or int(header["mode"]) in _REFUSED)
+            and _known(int(header["mode"]))
         ):
             return header
     return None
+
+
+def _known(mode: int) -> bool:
+    plain = mode % _COMPRESSED if 0 < mode < 10 * _COMPRESSED else mode
+    return plain in _MODES or plain in _REFUSED
 
 
 def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:

@@ -24,8 +24,8 @@ _SAMPLE = 1 << 23
 _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 """By mode: the signed and the unsigned reading."""
 _STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
-"""How much each piece of evidence weighs, so that no sum of them is 0: the standard for mode 0, a flag or mode, a minimum,
-maximum and mean that fit the pixels, fewer jumps, a value in the header that no signed number reaches."""
+"""What each piece of evidence weighs, so that no sum is 0: the standard for mode 0, a flag or mode, a minimum, maximum
+and mean that fit the pixels, fewer jumps, a value in the header that no signed number reaches."""
 _FEWER_JUMPS = 1.3
 _LARGEST_PACKED = 15
 

@@ -69,10 +69,8 @@ def read(
     stream.seek(0)  # tifffile takes where the stream stands for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, pages[0], layout, size)
-        if first.photometric == _PALETTE and not _grey_palette(page):
-            raise MicrographError(
-                f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
-            )
+        if first.photometric == _PALETTE:
+            values = tiff_values.of_palette(path, first, page.colormap)
         dtype = _numbers(path, page, first)
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description)
@@ -88,7 +86,9 @@ def read(
         pixels, remarks = sum_frames(understood, numbers, stored)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     tiff_stack.refuse_packed(path, layout.description, first, pixels)
-    odd = [f"the TIFF is unusual: {text}" for text in (*said[:3], first.remark, understood.remark) if text]
+    outdated = "its description declares frames of which nothing is there" if layout.outdated else ""
+    remarks_on_tags = (*said[:3], first.remark, understood.remark, outdated)
+    odd = [f"the TIFF is unusual: {text}" for text in remarks_on_tags if text]
     meant = [f"{values.by} was applied: {values}"] if values.changes else []
     left_out = [f"{others} other page{'s' * (others > 1)} of the file ({_OTHERS}) left out"] if others else []
     tail = [text for text in [tail_remark(pixels)] if text]
@@ -185,12 +185,6 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
     unit = units[size.unit].encode("latin-1")
     return [(65003, "s", 0, unit, True), (65004, "s", 0, unit, True),
             (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
-
-
-def _grey_palette(page: tifffile.TiffPage) -> bool:
-    """True if the palette is a grey ramp, as SEM software writes it (every ninth entry may be an overlay colour)."""
-    colormap = page.colormap
-    return colormap is None or bool((colormap == colormap[:1]).all(axis=0).mean() > 0.8)
 
 
 def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tifffile.TiffPage:

@@ -7,7 +7,7 @@ lenient (data that are not there yet), bounded on hostile files, and cheap enoug
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -82,11 +82,13 @@ class Layout:
     """ImageDescription of the first page."""
     inner: tuple[Page, ...] = ()
     """Images in sub-directories of the pages."""
+    outdated: bool = False
+    """Whether the description declares frames of which nothing is there: it is older than the file."""
 
     @property
     def contiguous_frames(self) -> int:
         """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
-        if len(self.pages) != 1 or self.pages[0].compression != 1:
+        if len(self.pages) != 1 or self.pages[0].compression != 1 or self.outdated:
             return 1
         return max(1, declared_frames(self.description, self.pages[0]))
 
@@ -169,6 +171,9 @@ def parse(stream: BinaryIO, size: int) -> Layout:
             raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")
     layout = Layout(order, tuple(pages), description, tuple(inner))
     if layout.extent().end > size:
+        alone = replace(layout, outdated=True)
+        if 0 <= size - alone.extent().end < pages[0].segment_row:  # the copy of a stack would not end just there
+            return alone
         frames = layout.contiguous_frames
         raise DamagedError(f"the description declares {frames} frames, the file is too short for them", cut=True)
     return layout

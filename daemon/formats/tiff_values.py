@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
 from daemon.formats.tiff_layout import Page
@@ -24,6 +25,7 @@ _LINEAR, _NONE = 0, 20
 """ImageJ's numbers of functions: a straight line, none."""
 _CALIBRATED_BITS = (8, 16)
 """ImageJ calibrates these only."""
+_GREY_SHARE = 0.8
 _PLAUSIBLE = (1e-6, 1e9)
 """Sizes of intensities that somebody saves as floating-point numbers."""
 
@@ -77,6 +79,22 @@ def meaning(path: Path, page: Page, description: str) -> Values:
     top = float(2**page.bits - 1) if page.sample_format == 1 else 0.0
     by = "WhiteIsZero" + (f" and {found.by}" if found.by else "")
     return Values(found.zero + found.slope * top, -found.slope, by)
+
+
+def of_palette(path: Path, page: Page, colours: NDArray[np.uint16] | None) -> Values:
+    """What indices into a palette (3, N) mean: values, where it is a ramp of grey, as SEM software writes it.
+
+    Every ninth entry may be an overlay's colour. Raises MicrographError for any other palette.
+    """
+    if colours is None:
+        return Values()
+    grey = (colours == colours[:1]).all(axis=0)
+    if grey.mean() <= _GREY_SHARE:
+        raise MicrographError(
+            f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
+        )
+    steps = np.sign(np.diff(colours[0][grey].astype(np.int64))).sum()
+    return Values(float(2**page.bits - 1), -1.0, "A palette from white to black") if steps < 0 else Values()
 
 
 def _calibrated(path: Path, page: Page, description: str) -> Values:

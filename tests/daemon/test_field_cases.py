@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from hyperspy_file import write_hyperspy
+from mrc_bytes import write_mrc
 
 from daemon import cli, formats
 from daemon.config import Match
@@ -106,6 +107,14 @@ def test_white_is_zero_is_turned_and_told(
     formats.write(tmp_path / "out.tif", "tiff", found.pixels.astype(np.float32), found, {})
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert file.pages.first.photometric.name == "MINISBLACK"
+
+
+def test_a_palette_from_white_to_black_is_turned_too(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint16)[::-1] * 257, (3, 1))
+    stored = (255 - COUNTS).astype(np.uint8)
+    found = formats.read(tiff(tmp_path / "a.tif", stored, photometric="palette", colormap=ramp), LIMIT)
+    np.testing.assert_array_equal(found.pixels, COUNTS)
+    assert "A palette from white to black was applied" in found.warnings[0]
 
 
 def test_tags_that_only_turn_or_label_are_handed_on(tmp_path: Path) -> None:
@@ -315,6 +324,17 @@ def test_a_description_of_no_length_vetoes_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, COUNTS)
 
 
+def test_a_description_older_than_the_file_vetoes_nothing_and_a_cut_stack_is_still_one(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", COUNTS, description="ImageJ=1.53t\nimages=3\nframes=3\n")
+    found = formats.read(path, LIMIT)
+    np.testing.assert_array_equal(found.pixels, COUNTS)
+    assert "declares frames of which nothing is there" in found.warnings[0] and formats.count(path) == 1
+    with path.open("ab") as stream:
+        stream.write(bytes(COUNTS.nbytes // 2))
+    with pytest.raises(MicrographError, match="declares 3 frames, the file is too short for them"):
+        formats.read(path, LIMIT)
+
+
 def test_a_sparse_copy_is_as_good_as_the_file(tmp_path: Path) -> None:
     dark = COUNTS.repeat(8, 0).repeat(8, 1).astype(np.int16)
     dark[-160:] = 0
@@ -324,6 +344,30 @@ def test_a_sparse_copy_is_as_good_as_the_file(tmp_path: Path) -> None:
     assert formats.probe(copy) == formats.probe(whole)
     assert not formats.probe(copy).proven
     np.testing.assert_array_equal(formats.read(copy, LIMIT).pixels, dark)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"\xfd7zXZ\0", "compressed with xz"),
+        (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+        (b"\x04\x22\x4d\x18", "compressed with LZ4"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    ],
+)
+def test_a_file_compressed_as_a_whole_is_refused_for_its_reason(tmp_path: Path, head: bytes, reason: str) -> None:
+    path = tmp_path / "a.mrc"
+    path.write_bytes(head + b"\xa5" * 4000)
+    with pytest.raises(MicrographError, match=rf"a\.mrc: is {reason}, which is not read"):
+        formats.read(path, LIMIT)
+
+
+@pytest.mark.parametrize("mode", [1001, 2002, 6006])
+def test_a_compressed_mrc_is_refused_for_its_reason(tmp_path: Path, mode: int) -> None:
+    path = write_mrc(tmp_path / "a.mrc", COUNTS[:2].astype(np.int16), mode=mode)
+    with pytest.raises(MicrographError, match=r"compressed MRC \(MRCZ\)"):
+        formats.read(path, LIMIT)
+    assert formats.probe(path).state == "complete"
 
 
 # --- which way up ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from daemon.logs import one_line
 from daemon.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from daemon.backends import Backend
     from daemon.reader import Reader
@@ -62,13 +62,15 @@ def denoise(options: argparse.Namespace) -> int:
     config = settings.load(options.config)
     require_profile(config, options.profile)
     options.out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(len(options.files))
+    named = names.told_apart(options.files)
+    progress = Progress(len(named))
     with _opened(config, progress) as (weights, backends, reader):
-        return _denoise_all(options, config, weights, backends, reader, progress)
+        return _denoise_all(options, named, config, weights, backends, reader, progress)
 
 
 def _denoise_all(
     options: argparse.Namespace,
+    named: "Mapping[Path, PurePath]",
     config: Config,
     weights: "dict[str, Weights]",
     backends: "dict[str, Backend]",
@@ -76,7 +78,7 @@ def _denoise_all(
     progress: Progress,
 ) -> int:
     failed = 0
-    for path, relative in names.told_apart(options.files).items():
+    for path, relative in named.items():
         progress.next(str(path))
         try:
             for one in _pictures(config, weights, path, relative, reader, options.profile):

@@ -121,9 +121,7 @@ class Prepared:
 def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
     micrograph = formats.read(path, MAX_PIXELS)
-    told = micrograph.metadata.get("stack", {"are": "frames"})
-    if told["are"] != "frames":
-        raise MicrographError(f"{path}: its pages are {told['are']} and not frames of one image: save one as a file")
+    formats.require_one_exposure(micrograph)
     pixels = micrograph.pixels
     remarks = judge(path, pixels, smallest)
     low, high = float(pixels.min()), float(pixels.max())

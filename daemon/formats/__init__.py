@@ -19,7 +19,7 @@ from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
 __all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "count", "in_the_way_of", "open_raw", "probe",
-           "read", "write"]  # fmt: skip
+           "read", "require_one_exposure", "write"]  # fmt: skip
 
 Kind = Literal["tiff", "mrc"]
 
@@ -204,6 +204,16 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
         )
     if _is_mask(micrograph.pixels):
         raise MicrographError(f"{path}: has two values only, in patches, as a mask or a drawing has; it was left alone")
+
+
+def require_one_exposure(micrograph: Micrograph) -> None:
+    """Raise MicrographError for a sum whose file says that its sections are no frames of one exposure."""
+    told = micrograph.metadata.get("stack")
+    if micrograph.metadata["frames"] > 1 and told is not None and told["are"] != "frames":
+        raise MicrographError(
+            f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}) and not frames of one "
+            "exposure; save the one that is wanted as a file of its own"
+        )
 
 
 def _refuse_no_sum(micrograph: Micrograph) -> None:

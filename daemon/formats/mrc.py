@@ -64,6 +64,8 @@ class Layout:
         """Where the pixel data lie."""
         frames, height, width = self.shape
         row = width * self.dtype.itemsize
+        if int(self.header["mode"]) == _PACKED:  # IMOD's other way to say it gives the width in bytes
+            row = (width + 1) // 2
         if self.mode >= _COMPRESSED:  # shorter than its pixels, nobody says by how much
             return Extent(0, HEADER_BYTES, HEADER_BYTES)
         return Extent(self.data, self.data + frames * height * row, row)

@@ -100,12 +100,10 @@ def read(
         **({} if found is None else {"pixel_size_from": found[1]}),
         **({"values": values.as_json()} if values.changes else {}),
         **tiff_values.handed_on(tags),
+        **tiff_tags.origin(tags),
     }
     if stored > 1:
         metadata = stack.merged(metadata, tiff_stack.nature(layout, first, tags))
-    for code, key in ((305, "software"), (306, "datetime")):
-        if isinstance(tags.get(code), str) and tags[code].strip():
-            metadata[key] = tags[code].strip()[:200]
     warnings = (*odd, *remarks, *meant, *left_out, *tail)
     return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, warnings, taken)
 

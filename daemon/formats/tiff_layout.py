@@ -41,6 +41,7 @@ _DESCRIPTION, _FORMAT, _SUB = 270, 339, 330
 _WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, *range(322, 326), _SUB, _FORMAT,
            32997, 32998}  # fmt: skip
 _MOST_SUB = 64
+_WRONG = "its directory gives a wrong number of {}: the size of the image says how many"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -287,17 +288,16 @@ def _page(tags: dict[int, Any], size: int) -> Page:
     if not tiled and height % segment_height:
         rows.reshape(-1, down)[:, -1] = height % segment_height  # the last strip may be shorter, a tile never is
     needed = rows * np.uint64(min(row * segment_depth, 2**31))
-    plain = compression == 1 and one(262, 1) != 6  # subsampled colour (6) holds fewer bytes than its shape says
-    if lengths is None:
-        lengths = needed if compression == 1 else np.full(expected, max(0, size - int(offsets.max())), np.uint64)
-    lengths = lengths[:expected].astype(np.uint64)
-    if not offsets.all() or not (plain or lengths.all()):
-        raise DamagedError("strips or tiles of the image have not been written")
-    if plain:
-        if (lengths < needed).any():
+    if compression == 1 and one(262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
+        if lengths is not None and (lengths[:expected].astype(np.uint64) < needed).any():
             _require_room(offsets, needed)
             remarks.append("bytes in a strip or tile")
         lengths = needed
+    elif lengths is None:
+        lengths = needed if compression == 1 else np.full(expected, max(0, size - int(offsets.max())), np.uint64)
+    lengths = lengths[:expected].astype(np.uint64)
+    if not offsets.all() or not lengths.all():
+        raise DamagedError("strips or tiles of the image have not been written")
     if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
         raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
     return Page(
@@ -315,9 +315,7 @@ def _page(tags: dict[int, Any], size: int) -> Page:
         offsets,
         lengths,
         _FORMAT in tags,
-        f"its directory gives a wrong number of {' and '.join(remarks)}: the size of the image says how many"
-        if remarks
-        else "",
+        _WRONG.format(" and ".join(remarks)) if remarks else "",
         one(266, 1) == 2,
     )
 

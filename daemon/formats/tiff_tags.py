@@ -41,6 +41,12 @@ def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
     return Acquisition()
 
 
+def origin(tags: Mapping[int, Any]) -> dict[str, str]:
+    """Which program wrote the file, and when, for a micrograph's metadata."""
+    words = {"software": tags.get(305), "datetime": tags.get(306)}
+    return {key: text.strip()[:200] for key, text in words.items() if isinstance(text, str) and text.strip()}
+
+
 def _of_fei(header: Mapping[str, Any]) -> Acquisition:
     system, beam, scan = (_part(header, name) for name in ("System", "Beam", "Scan"))
     user, detectors = _part(header, "User"), _part(header, "Detectors")

@@ -98,6 +98,12 @@ def test_packed_values_are_refused_however_they_are_said(tmp_path: Path, header:
         read(tmp_path / "a.mrc", BYTES, stated=(0, 15, 3), **header)
 
 
+def test_a_packed_file_is_complete_with_half_a_byte_for_each_pixel(tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "a.mrc", BYTES, mode=101)
+    path.write_bytes(path.read_bytes()[: 1024 + BYTES.size // 2])
+    assert formats.probe(path).state == "complete"
+
+
 def test_a_label_that_outlived_its_unpacking_refuses_nothing(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).poisson(3, (48, 48)).clip(0, 15).astype(np.uint8)
     found = read(tmp_path / "a.mrc", counts, label=b"SerialEMCCD: Dose frac. image, 4 bits packed  r/f 0")

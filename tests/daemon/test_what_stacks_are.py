@@ -197,6 +197,17 @@ def test_a_profile_that_asks_for_the_sum_gets_it_unless_it_would_be_no_image(
                 reader.read(path)
 
 
+def test_training_takes_no_sum_of_slices_for_a_truth(tmp_path: Path) -> None:
+    for axes, sound in (("ZYX", False), ("TYX", True)):
+        summed = formats.read(imagej(tmp_path / f"{axes}.tif", axes), LIMIT)
+        if sound:
+            formats.require_one_exposure(summed)
+            np.testing.assert_array_equal(summed.pixels, FRAMES.sum(axis=0))
+        else:
+            with pytest.raises(MicrographError, match=r"are slices of a volume \(ImageJ\) and not frames"):
+                formats.require_one_exposure(summed)
+
+
 def test_channels_are_refused_and_never_summed(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, FRAMES, ome=True, photometric="minisblack", metadata={"axes": "CYX"})

@@ -74,7 +74,7 @@ class Arrival(Section):
     """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""
     sections: Words = ("*.st",)
     """Patterns of names of stacks whose sections are micrographs of their own, whatever the file says."""
-    frames: Words = ("*movie*", "*frames*", "*fractions*", "*.eer")
+    frames: Words = ("*movie*", "*frames*", "*fractions*", "*.eer", "movies/*", "*/movies/*")
     """Patterns of names of stacks whose sections are frames of one exposure, unless their file says otherwise."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """Wait for the file that the acquisition software writes beside each finished exposure; null: do not."""

@@ -27,7 +27,7 @@ class Rules:
     """Globs, case-insensitive: without "/" for the name of a file or folder, with "/" for the relative path."""
     sections: tuple[str, ...] = ("*.st",)
     """Globs as in `ignore`, of stacks whose sections are micrographs of their own and not to be summed."""
-    frames: tuple[str, ...] = ("*movie*", "*frames*", "*fractions*", "*.eer")
+    frames: tuple[str, ...] = ("*movie*", "*frames*", "*fractions*", "*.eer", "movies/*", "*/movies/*")
     """Globs as in `ignore`, of stacks whose sections are frames of one exposure, where the file does not say."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """The file that the microscope's software writes last, if it must be there too."""

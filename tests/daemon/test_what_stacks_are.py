@@ -161,6 +161,8 @@ def test_the_file_says_what_its_sections_are(tmp_path: Path, config: Callable[..
         ("grid_movie.mrc", "mrc-plain", True),
         ("FoilHole_1_Fractions.mrc", "mrc-plain", True),
         ("frames_007.tif", "tiff-pages", True),
+        ("movies/a.mrc", "mrc-plain", True),
+        ("day 1/Movies/a.tif", "tiff-pages", True),
         ("movie.mrc", "mrc-volume", True),  # many programs write space group 1 whatever it is
         ("movie.mrc", "mdoc-tilts", False),
         ("movie.mrc", "serialem-pieces", False),
@@ -171,6 +173,7 @@ def test_the_file_says_what_its_sections_are(tmp_path: Path, config: Callable[..
 def test_a_name_counts_where_the_file_is_silent(
     tmp_path: Path, config: Callable[..., Config], name: str, kind: str, summed: bool
 ) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     path, one = KINDS[kind][1](tmp_path / name), config()
     with Reader(LIMIT, 60) as reader:
         found = sections.whole(reader, one, service.rules(one), path, name)

@@ -101,6 +101,8 @@ def read(
 ) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
+    Whether the sum of a stack is an image its caller has to know: `metadata["stack"]` has what the file says of it.
+
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
@@ -122,7 +124,6 @@ def read(
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
     micrograph = mdoc.merged(_with_credible_size(micrograph), below)
-    _refuse_no_sum(micrograph)
     if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)
@@ -213,16 +214,6 @@ def require_one_exposure(micrograph: Micrograph) -> None:
         raise MicrographError(
             f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}) and not frames of one "
             "exposure; save the one that is wanted as a file of its own"
-        )
-
-
-def _refuse_no_sum(micrograph: Micrograph) -> None:
-    """Raise MicrographError for a sum of what is certainly not one exposure."""
-    told = micrograph.metadata.get("stack")
-    if micrograph.metadata["frames"] > 1 and told is not None and told["are"] in stack.NEVER_SUMMED:
-        raise MicrographError(
-            f"{micrograph.source}: its {micrograph.metadata['frames']} sections are {stack.WORDS[told['are']]} "
-            f"({told['by']}), whose sum is no image; take them one by one: frames: each in a profile"
         )
 
 

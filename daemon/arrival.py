@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from daemon.errors import MicrographError, TransientError
+from daemon.names import folded
 from daemon.rules import Rules
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Tracker:
             file = self._files.get(path)
             if file is None:
                 if self.rules.is_sidecar(path) and sighting.size > 0:
-                    companions.add(path.lower())
+                    companions.add(folded(path))
                 if not self.rules.wants(path):
                     continue
                 fresh.append(sighting)

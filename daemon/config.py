@@ -26,6 +26,7 @@ from daemon import camera_file, config_file, folders
 from daemon.config_file import Section
 from daemon.errors import ConfigError
 from daemon.folders import Folders, expand_home, to_path
+from daemon.names import folded
 
 EX_CONFIG = 78
 """Exit status for a configuration that cannot be used (sysexits.h); the service manager does not restart on it."""
@@ -72,7 +73,9 @@ class Arrival(Section):
     ignore: Words = ("*.tmp", "*.temp", "*.part", "*.partial", "*.filepart", "*.crdownload", ".*", "~*")
     """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""
     sections: Words = ("*.st",)
-    """Patterns of names of stacks whose sections are micrographs of their own; other stacks are summed."""
+    """Patterns of names of stacks whose sections are micrographs of their own, whatever the file says."""
+    frames: Words = ("*movie*", "*frames*", "*fractions*", "*.eer", "movies/*", "*/movies/*")
+    """Patterns of names of stacks whose sections are frames of one exposure, unless their file says otherwise."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """Wait for the file that the acquisition software writes beside each finished exposure; null: do not."""
 
@@ -176,7 +179,7 @@ class SpikesConfig(Section):
 
 
 class Match(Section):
-    """When a profile applies: every rule that is stated must hold. Letters' case does not matter."""
+    """When a profile applies: every rule that is stated must hold. Case and composition of letters do not matter."""
 
     folder: Word | None = None
     """Pattern of a sub-folder of `drop`; it and all below it match. null: any."""
@@ -192,10 +195,10 @@ class Match(Section):
 
     def path_fits(self, relative: PurePath) -> bool:
         """Whether the rules on folder and name, if any, hold for a file's path relative to `drop`."""
-        folders = [folder.as_posix().lower() for folder in relative.parents if folder.name]
-        wanted = None if self.folder is None else self.folder.strip("/").lower()
+        folders = [folded(folder.as_posix()) for folder in relative.parents if folder.name]
+        wanted = None if self.folder is None else folded(self.folder.strip("/"))
         return (wanted is None or any(fnmatchcase(folder, wanted) for folder in folders)) and (
-            self.name is None or fnmatchcase(relative.name.lower(), self.name.lower())
+            self.name is None or fnmatchcase(folded(relative.name), folded(self.name))
         )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daemon import manifest, spikes
+from daemon import manifest, spikes, voids
 from daemon.backends import Backend, open_backend
 from daemon.config import BackendConfig, Profile
 from daemon.dose import Choice, Evidence, scaled, witness
@@ -42,7 +42,8 @@ def require_plane(pixels: Pixels) -> None:
 def plane(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool = True) -> Plane:
     """One (H, W) plane of any real dtype for a backend; it is only read.
 
-    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result. Raises
+    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result, in which only regions
+    of them come back (`daemon.voids`). Raises
     MicrographError for what is no image plane.
     """
     require_plane(pixels)
@@ -75,10 +76,13 @@ def _judged(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: floa
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
         if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:
             doubts.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
-    if len(found) > 1e-3 * pixels.size:
-        doubts.append(f"{len(found)} pixels ({len(found) / pixels.size:.1%}) were X-ray hits, hot or not finite")
-    warnings = tuple(dict.fromkeys((*choice.warnings, *doubts)))
-    return Prepared(pixels, found, scaling, dose, warnings, tuple(doubts))
+    void = voids.find(survey.missing, pixels.shape)
+    single = len(found) - len(void)
+    if single > 1e-3 * pixels.size:
+        doubts.append(f"{single} pixels ({single / pixels.size:.1%}) were X-ray hits, hot or not finite")
+    remarks = [f"a region of {len(void)} pixels ({len(void) / pixels.size:.1%}) holds no numbers: it was left as it is"]
+    warnings = tuple(dict.fromkeys((*choice.warnings, *doubts, *(remarks if len(void) else ()))))
+    return Prepared(pixels, found, scaling, dose, warnings, tuple(doubts), void)
 
 
 def canary(backend: Backend) -> None:
@@ -163,7 +167,7 @@ class Denoiser:
         inner = slice(margin, margin + height), slice(margin, margin + width)
         results = []
         for result in self._backend.denoise(map(self._plane, planes)):
-            results.append(result.image[inner])
+            results.append(voids.restored(result.image, result.prepared)[inner])
             for remark in result.prepared.warnings:
                 warnings.warn(remark, stacklevel=2)
         return np.stack(results).reshape(array.shape)

@@ -24,6 +24,7 @@ import numpy as np
 from daemon import __version__, report, views
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.folders import Folders
+from daemon.formats import turned
 from daemon.ledger import Job
 from daemon.micrograph import Pixels
 from daemon.preview import binned, grey, window
@@ -275,10 +276,11 @@ class Gallery:
 
     def _read_denoised(self, result: Result) -> Pixels | ResultFile:
         """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
-        plain = open_result(result.image, result.shape)
+        turns = turned.stored((result.record.get("output") or {}).get("turned"))
+        plain = open_result(result.image, result.shape, turns)
         if plain is not None:
             return plain
-        pixels = self._read(result.image)
+        pixels: Pixels = turned.undone(self._read(result.image), turns)
         if pixels.shape != result.shape:
             raise NotThereError(f"{result.image} is not the result that its record describes: its size is another")
         return pixels

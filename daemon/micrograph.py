@@ -137,6 +137,8 @@ class Prepared:
     dose: float
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    void: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    """Flat places of the pixels in regions without numbers, ascending: filled in for the network, not in the result."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,11 +7,12 @@ import argparse
 import contextlib
 import json
 import sys
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from daemon import config as settings
-from daemon import sessions
+from daemon import names, sessions
 from daemon.config import Config
 from daemon.errors import ConfigError, MicrographError, StorageError, TransientError
 from daemon.ledger import Ledger
@@ -19,11 +20,11 @@ from daemon.logs import one_line
 from daemon.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from daemon.backends import Backend
     from daemon.reader import Reader
-    from daemon.work import Weights
+    from daemon.work import Weights, Work
 
 
 def settings_of(options: argparse.Namespace) -> Config:
@@ -61,56 +62,83 @@ def denoise(options: argparse.Namespace) -> int:
     config = settings.load(options.config)
     require_profile(config, options.profile)
     options.out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(len(options.files))
+    named = names.told_apart(options.files)
+    progress = Progress(len(named))
     with _opened(config, progress) as (weights, backends, reader):
-        return _denoise_all(options, config, weights, backends, reader, progress)
+        return _denoise_all(options, named, config, weights, backends, reader, progress)
 
 
 def _denoise_all(
     options: argparse.Namespace,
+    named: "Mapping[Path, PurePath]",
     config: Config,
     weights: "dict[str, Weights]",
     backends: "dict[str, Backend]",
     reader: "Reader",
     progress: Progress,
 ) -> int:
-    from daemon import work
-
     failed = 0
-    for path in options.files:
+    for path, relative in named.items():
         progress.next(str(path))
         try:
-            path = path.resolve(strict=True)
-            raw = work.fingerprint(path, config.backend.max_pixels)
-            one = work.read(config, weights, path, Path(path.name), raw, reader, profile=options.profile)
-            backend = backends[one.choice.profile.weights]
-            with work.timed(one.seconds, "network"):
-                (denoised,) = backend.denoise([one.plane])
-            outcome = work.finish(config, one, denoised, options.out, same_settings=True)
+            for one in _pictures(config, weights, path, relative, reader, options.profile):
+                _denoise(config, backends, one, options.out, progress)
         except StorageError:
             raise
         except (MicrographError, TransientError) as error:
             failed += 1
             progress.say(f"failed\n    {one_line(str(error))}")
-            continue
         except OSError as error:
             failed += 1
             progress.say(f"failed\n    {error.strerror}")
-            continue
         except MemoryError:
             failed += 1
             progress.say("failed\n    not enough memory for this micrograph; close other programs")
-            continue
-        adopted = " (was there already)" if outcome.written.adopted else ""
-        told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
-        warnings = "".join(f"\n    warning: {warning}" for warning in outcome.warnings)
-        progress.say(f"{told} → {outcome.written.image}{adopted}{warnings}")
     return 1 if failed else 0
+
+
+def _pictures(
+    config: Config, weights: "dict[str, Weights]", path: Path, relative: PurePath, reader: "Reader", profile: str | None
+) -> "Iterator[Work]":
+    """The micrograph of a file, or those of its sections, each with its profile. Raises as `work.read` does."""
+    from daemon import sections, service, work
+
+    path = path.resolve(strict=True)
+    rules, name = service.rules(config), relative.as_posix()
+    raw = work.fingerprint(path, config.backend.max_pixels)
+    seconds: dict[str, float] = {}
+    with work.timed(seconds, "read"):
+        found = sections.whole(reader, config, rules, path, name, profile)
+    if found is not None:
+        one = work.read(config, weights, path, relative, raw, reader, profile=profile, micrograph=found)
+        one.seconds.update(seconds)
+        yield one
+        return
+    number, of, first = 1, 1, None
+    while number <= of:
+        micrograph, section = sections.read(reader, path, number, first)
+        noted = sections.noted(micrograph, sections.taking(config, rules, name, micrograph, profile))
+        one = work.prepare(config, weights, path, sections.name(name, number), section.raw, noted, profile=profile)
+        yield replace(one, section=section)
+        number, of, first = number + 1, section.of, section.first
+
+
+def _denoise(config: Config, backends: "dict[str, Backend]", one: "Work", out: Path, progress: Progress) -> None:
+    from daemon import work
+
+    backend = backends[one.choice.profile.weights]
+    with work.timed(one.seconds, "network"):
+        (denoised,) = backend.denoise([one.plane])
+    outcome = work.finish(config, one, denoised, out, same_settings=True)
+    adopted = " (was there already)" if outcome.written.adopted else ""
+    which = "" if one.section is None else f"{one.section}: "
+    told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
+    warnings = "".join(f"\n    warning: {warning}" for warning in outcome.warnings)
+    progress.say(f"{which}{told} → {outcome.written.image}{adopted}{warnings}")
 
 
 def assess(options: argparse.Namespace) -> int:
     """How good the denoising of the named files is, by two halves of their own counts."""
-    from daemon import dose
     from daemon.assess import assess as assessed
 
     config = settings.load(options.config)
@@ -121,19 +149,18 @@ def assess(options: argparse.Namespace) -> int:
         for path in options.files:
             progress.next(str(path))
             try:
-                micrograph = reader.read(path.resolve(strict=True))
-                choice = dose.choose(config, Path(path.name), micrograph, options.profile)
-                name = choice.profile.weights
-                found = assessed(micrograph.pixels, choice, weights[name].manifest, backends[name])
+                for one in _pictures(config, weights, path, PurePath(path.name), reader, options.profile):
+                    key = str(path) if one.section is None else f"{path} ({one.section})"
+                    name = one.choice.profile.weights
+                    found = assessed(one.micrograph.pixels, one.choice, weights[name].manifest, backends[name])
+                    told[key] = found.as_json()
+                    progress.say(found.describe())
             except (MicrographError, TransientError) as error:
                 told[str(path)] = {"not applicable": str(error)}
                 progress.say(one_line(str(error)))
             except OSError as error:
                 told[str(path)] = {"failed": error.strerror}
                 progress.say(f"failed: {error.strerror}")
-            else:
-                told[str(path)] = found.as_json()
-                progress.say(found.describe())
     if options.json:
         print(json.dumps(told, indent=1))
     return 0 if any("error" in one for one in told.values()) else 1

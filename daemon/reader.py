@@ -72,6 +72,10 @@ class Reader:
             else:
                 child.end()
 
+    def count(self, path: Path) -> int | None:
+        """As `formats.count`."""
+        return formats.count(path, self._below)
+
     def close(self) -> None:
         """End the children. Nobody may be reading."""
         while self._idle:

@@ -16,6 +16,7 @@ from daemon.backends import Backend, open_backend
 from daemon.config import Config
 from daemon.document import text
 from daemon.errors import MicrographError, TransientError
+from daemon.formats import turned
 from daemon.ledger import Job
 from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
@@ -144,9 +145,11 @@ def _compared(
     else:
         one = work.prepare(new, loaded, path, relative, raw, micrograph, profile=known)
     (done,) = backend.denoise([one.plane])
-    old = formats.read(image, new.backend.max_pixels).pixels.astype(np.float32, copy=False)
+    turns = turned.stored((record.get("output") or {}).get("turned"))
+    old = turned.undone(formats.read(image, new.backend.max_pixels).pixels, turns).astype(np.float32, copy=False)
     if old.shape != done.image.shape:
         raise MicrographError(f"{image}: is not the result of this micrograph: its size is another")
+    old = np.where(np.isfinite(old), old, done.image)  # regions without numbers, of which neither knows anything
     scaling, prepared = done.prepared.scaling, done.prepared
     before, after = (trust.judge(result, prepared, one.choice) for result in (old, done.image))
     difference = done.image - old

@@ -100,7 +100,8 @@ def write_outputs(
         name = output_path(root, relative, revision, kind).name
         _refuse_foreign(here, folder, name)
         unfinished = temporary(here)
-        formats.write(unfinished, kind, denoised, micrograph, _description(relative, provenance))
+        stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
+        formats.write(unfinished, kind, stored, like, _description(relative, provenance))
         flush(unfinished)
         digest = sha256(unfinished)
         steps: list[tuple[Path, Path]] = []
@@ -118,6 +119,7 @@ def write_outputs(
             "name": name,
             "sha256": digest,
             "shape": list(denoised.shape),
+            "turned": turns,
             "dtype": "float32",
             "kind": kind,
             "revision": revision,

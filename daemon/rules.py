@@ -7,6 +7,8 @@ from fnmatch import translate
 from functools import cached_property
 from typing import Literal
 
+from daemon.names import folded
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -25,32 +27,27 @@ class Rules:
     """Globs, case-insensitive: without "/" for the name of a file or folder, with "/" for the relative path."""
     sections: tuple[str, ...] = ("*.st",)
     """Globs as in `ignore`, of stacks whose sections are micrographs of their own and not to be summed."""
+    frames: tuple[str, ...] = ("*movie*", "*frames*", "*fractions*", "*.eer", "movies/*", "*/movies/*")
+    """Globs as in `ignore`, of stacks whose sections are frames of one exposure, where the file does not say."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """The file that the microscope's software writes last, if it must be there too."""
     recursive: bool = True
 
     @cached_property
-    def _ignored_names(self) -> re.Pattern[str]:
-        return _any_of(glob for glob in self.ignore if "/" not in glob)
+    def _ignored(self) -> "_Globs":
+        return _Globs(self.ignore)
 
     @cached_property
-    def _ignored_paths(self) -> re.Pattern[str]:
-        return _any_of(glob for glob in self.ignore if "/" in glob)
+    def _sections(self) -> "_Globs":
+        return _Globs(self.sections)
 
     @cached_property
-    def _section_names(self) -> re.Pattern[str]:
-        return _any_of(glob for glob in self.sections if "/" not in glob)
-
-    @cached_property
-    def _section_paths(self) -> re.Pattern[str]:
-        return _any_of(glob for glob in self.sections if "/" in glob)
+    def _frames(self) -> "_Globs":
+        return _Globs(self.frames)
 
     def ignores(self, path: str) -> bool:
         """Whether a file or folder is passed over by its name: temporary, hidden, or excluded by the site."""
-        name = path.rpartition("/")[2]
-        return (
-            self._ignored_names.match(name.lower()) is not None or self._ignored_paths.match(path.lower()) is not None
-        )
+        return self._ignored.match(path)
 
     def wants(self, path: str) -> bool:
         """Whether `path` (relative, "/" between folders) is a micrograph to be processed."""
@@ -58,8 +55,11 @@ class Rules:
 
     def by_section(self, path: str) -> bool:
         """Whether the sections of `path` are taken one by one, each as it comes."""
-        name = path.rpartition("/")[2].lower()
-        return self._section_names.match(name) is not None or self._section_paths.match(path.lower()) is not None
+        return self._sections.match(path)
+
+    def of_frames(self, path: str) -> bool:
+        """Whether the sections of `path` are frames of one exposure by its name."""
+        return self._frames.match(path)
 
     def is_sidecar(self, path: str) -> bool:
         """Whether `path` may be what `require_sidecar` waits for."""
@@ -71,16 +71,30 @@ class Rules:
         return False
 
     def sidecars(self, path: str) -> tuple[str, ...]:
-        """The lower-case names of which one must be there before `path` counts as finished; () if none is required."""
-        stem = path[: path.rindex(".")].lower()
+        """Names (`folded`) of which one must be there before `path` counts as finished; () if none is required."""
+        path = folded(path)
+        stem = path[: path.rindex(".")]
         match self.require_sidecar:
             case "epu":  # movies carry a suffix that their XML does not
                 stems = {stem, stem.removesuffix("_fractions"), stem.removesuffix("_eer")}
                 return tuple(one + ending for one in stems for ending in (".xml", ".dm5"))
             case "serialem":
-                return (path.lower() + ".mdoc", stem + ".mdoc")
+                return (path + ".mdoc", stem + ".mdoc")
         return ()
 
 
+class _Globs:
+    """Patterns of names (those without "/") and of relative paths; neither case nor Unicode's composition matters."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        plain = [folded(glob) for glob in globs]
+        self._names = _any_of(glob for glob in plain if "/" not in glob)
+        self._paths = _any_of(glob for glob in plain if "/" in glob)
+
+    def match(self, path: str) -> bool:
+        path = folded(path)
+        return self._names.match(path.rpartition("/")[2]) is not None or self._paths.match(path) is not None
+
+
 def _any_of(globs: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(glob.lower()) for glob in globs) or r"(?!)")
+    return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")

@@ -64,6 +64,7 @@ def rules(config: Config) -> Rules:
         extensions=arrival.extensions,
         ignore=arrival.ignore,
         sections=arrival.sections,
+        frames=arrival.frames,
         require_sidecar=arrival.require_sidecar,
         recursive=arrival.recursive,
     )
@@ -317,7 +318,7 @@ class Service:
                 live=arrived.live,
                 warning=arrived.warning,
                 refused=refused,
-                by_section=sections.apart(self.config, self._rules, seen.path),
+                by_section=self._by_section(seen.path),
             )
         except TransientError as error:
             log.error("%s; %r is taken in later", error, seen.path)
@@ -400,10 +401,14 @@ class Service:
         self._places.release()
         self._dispatch()
 
+    def _by_section(self, relative: str) -> bool:
+        path = self.config.folders.drop / relative
+        return sections.grows(self._reader, self.config, self._rules, path, relative)
+
     def _read(self, job: Job) -> bool:
         self._output.require()
         path = self.config.folders.drop / job.path
-        if sections.apart(self.config, self._rules, job.path):
+        if job.sections or self._by_section(job.path):
             return self._read_section(job, path)
         raw = work.fingerprint(path, self.config.backend.max_pixels, self.config.folders.drop)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
@@ -416,7 +421,13 @@ class Service:
             self._accounts.finish(job, str(adopted.image), "adopted", **work.summary(adopted.content))
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
-        one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning)
+        seconds: dict[str, float] = {}
+        with work.timed(seconds, "read"):
+            found = sections.whole(self._reader, self.config, self._rules, path, job.path)
+        if found is None:
+            return self._read_section(job, path)
+        one = work.read(self.config, self._weights, path, relative, raw, self._reader, job.warning, None, found)
+        one.seconds.update(seconds)
         self.inference.put(Claimed(job, one))
         return False
 
@@ -434,12 +445,14 @@ class Service:
         number = job.sections + 1
         relative = sections.name(job.path, number)
         micrograph, section = sections.read(self._reader, path, number, job.sha256 if job.sections else None)
+        taking = sections.taking(self.config, self._rules, job.path, micrograph)
         adopted = report.find_adoptable(self.config.folders.output, relative, job.revision, section.sha256)
         if adopted is not None:
             told = {**section.told, **work.summary(adopted.content)}
             self._accounts.finish(job, str(adopted.image), "adopted", **told)
             log.info("adopted %s of %r: it was finished before", section, job.path)
             return True
+        micrograph = sections.noted(micrograph, taking)
         one = work.prepare(self.config, self._weights, path, relative, section.raw, micrograph, job.warning)
         self.inference.put(Claimed(job, replace(one, section=section)))
         return False

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from daemon.errors import ConfigError
 from daemon.ledger import Job, Ledger
+from daemon.names import folded
 
 PAUSE_SECONDS = 4 * 3600.0
 """Between two results: what comes after a longer one is another session."""
@@ -30,7 +31,7 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
         begin, end = day.timestamp(), (day + timedelta(days=1)).timestamp()
         found = [job for job in _until(ended, begin) if job.updated < end]
     else:
-        wanted = named.strip("/").lower()
+        wanted = folded(named.strip("/"))
         found = [job for job in ended if _below(job.path, wanted)]
     if not found:
         raise ConfigError(f"session {named!r}: the ledger has no micrographs of it; a session is {HELP}")
@@ -61,7 +62,7 @@ def _until(ended: Iterator[Job], begin: float) -> Iterator[Job]:
 
 
 def _below(path: str, wanted: str) -> bool:
-    parts = path.lower().split("/")[:-1]
+    parts = folded(path).split("/")[:-1]
     return any(fnmatchcase("/".join(parts[: depth + 1]), wanted) for depth in range(len(parts)))
 
 

@@ -12,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
-from daemon import __version__, dose, formats, manifest, report, trust
+import numpy as np
+
+from daemon import __version__, dose, formats, manifest, report, trust, voids
 from daemon.config import Config
 from daemon.denoise import plane
 from daemon.dose import Choice
@@ -145,13 +147,15 @@ def read(
     reader: Reader,
     warning: str | None = None,
     profile: str | None = None,
+    micrograph: Micrograph | None = None,
 ) -> Work:
     """Read one file and choose its profile. `raw` is its `fingerprint`; `profile` overrides the rules.
 
-    Raises MicrographError if it can never be processed as it is, TransientError if not now.
+    A stack is summed, unless `micrograph` is what was read of the file already. Raises MicrographError if it can never
+    be processed as it is, TransientError if not now.
     """
     begin = time.perf_counter()
-    micrograph = reader.read(path)
+    micrograph = micrograph or reader.read(path)
     took = time.perf_counter() - begin
     try:
         after = path.stat()
@@ -205,6 +209,7 @@ def finish(
     prepared, image = denoised.prepared, denoised.image
     with timed(work.seconds, "judge"):
         verdict = trust.judge(image, prepared, work.choice)
+        image = voids.restored(image, prepared)
     warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *prepared.warnings)))
     dose = dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
@@ -223,7 +228,7 @@ def finish(
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    return Outcome(written, dose, name, len(prepared.spikes), verdict.word, warnings, work.seconds)
+    return Outcome(written, dose, name, len(prepared.spikes) - len(prepared.void), verdict.word, warnings, work.seconds)
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,6 +256,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Everything needed to know, years later, how an image was made; plain JSON types."""
     micrograph, spikes, scaling = work.micrograph, prepared.spikes, prepared.scaling
+    single = np.isin(spikes.rows * micrograph.pixels.shape[1] + spikes.columns, prepared.void, invert=True)
+    rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
     listed = [
         {
             "row": int(row),
@@ -258,7 +265,7 @@ def provenance(
             "raw": micrograph.pixels[row, column].item(),
             "filled_with": float(value),
         }
-        for row, column, value, _ in zip(spikes.rows, spikes.columns, spikes.values, range(SPIKES_LISTED), strict=False)
+        for row, column, value, _ in zip(rows, columns, values, range(SPIKES_LISTED), strict=False)
     ]
     size = micrograph.pixel_size
     return {
@@ -290,7 +297,8 @@ def provenance(
             "unit": scaling.unit,
             "level": scaling.level,
         },
-        "spikes": {"count": len(spikes), "listed": listed},
+        "spikes": {"count": len(rows), "listed": listed},
+        "void": voids.as_json(prepared.void, micrograph.pixels),
         "weights": {
             "name": work.weights.manifest.name,
             "network": work.weights.manifest.network,

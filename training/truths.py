@@ -130,7 +130,9 @@ class Prepared:
 
 def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
-    pixels = formats.read(path, MAX_PIXELS).pixels
+    micrograph = formats.read(path, MAX_PIXELS)
+    formats.require_one_exposure(micrograph)
+    pixels = micrograph.pixels
     remarks = judge(path, pixels, smallest)
     low, high = float(pixels.min()), float(pixels.max())
     if high - low < 1e-6 or max(abs(low), abs(high)) > 1e30:  # would not survive in float32

@@ -4,7 +4,6 @@ Raw files are only ever opened for reading.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import foreign, mdoc, mrc, tiff, tiff_layout
+from daemon.formats import foreign, mdoc, mrc, references, stack, tiff, tiff_layout, turned
 from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
 from daemon.formats.opened import open_raw
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
-__all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "open_raw", "probe", "read", "write"]
+__all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "count", "in_the_way_of", "open_raw", "probe",
+           "read", "require_one_exposure", "write"]  # fmt: skip
 
 Kind = Literal["tiff", "mrc"]
 
@@ -37,6 +37,12 @@ _FOREIGN = (
     (b"\x00\x01\x00\x00\x02\x00\x00\x00", "a TVIPS recording (.tvips)"),
     (b"\x1f\x8b", "compressed with gzip"),
     (b"BZh", "compressed with bzip2"),
+    (b"\xfd7zXZ\0", "compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+    (b"\x04\x22\x4d\x18", "compressed with LZ4"),
+    (b"\x1f\x9d", "compressed with compress"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -50,7 +56,7 @@ class Completeness:
 
     `state`: "complete"; "incomplete" (the header does not parse yet, or data are missing: hold on);
     "suspicious" (the length is right but the data end in zeros, as in a preallocated copy: hold on longer).
-    `proven`: as the file stands now, its header or its sparse extents prove that data are missing.
+    `proven`: as the file stands now, its header proves that data are missing.
     `reason` says what was found, for the user; empty if complete.
     """
 
@@ -95,6 +101,8 @@ def read(
 ) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
+    Whether the sum of a stack is an image its caller has to know: `metadata["stack"]` has what the file says of it.
+
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
@@ -116,6 +124,9 @@ def read(
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
     micrograph = mdoc.merged(_with_credible_size(micrograph), below)
+    if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
+        kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
+        micrograph = replace(micrograph, warnings=kept)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"
@@ -123,12 +134,34 @@ def read(
     return micrograph
 
 
+def count(path: Path, below: Path | None = None) -> int | None:
+    """How many sections a TIFF or MRC file has by its header; None for other formats. Raises as `read` does."""
+    with explained(path), open_raw(path, below) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(_HEAD)
+        kind = _container(head, path)
+        if kind == "tiff":
+            return tiff.count(stream, path, size)
+        return mrc.parse(head).shape[0] if kind == "mrc" else None
+
+
 def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
     """Write float32 (H, W) with the pixel size of `like` and a small JSON-able `description`; replaces `path`.
 
-    Raises OSError (disk full, share gone): the caller knows what to clean up.
+    The rows are written in the order in which they are given: see `in_the_way_of`. Raises OSError (disk full, share
+    gone): the caller knows what to clean up.
     """
     (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
+
+
+def in_the_way_of(kind: Kind, pixels: Image, like: Micrograph) -> tuple[Image, Micrograph, list[int]]:
+    """Pixels (H, W) and what they are like, as a file of `kind` has them, and the turns that were needed.
+
+    Programs then show the result the same way up as the micrograph (`daemon.formats.turned`).
+    """
+    turns = turned.turns(like, kind)
+    size = turned.turned_size(like.pixel_size, turns)
+    return np.ascontiguousarray(turned.turned(pixels, turns)), replace(like, pixel_size=size), turns
 
 
 def _container(head: bytes, path: Path) -> Kind | None:
@@ -159,17 +192,29 @@ def _unknown(path: Path, head: bytes) -> str:
     )
 
 
-_REFERENCE = re.compile(r"(^|[^a-z])(countref|superref|gain[ _-]?ref|darkref|dark[ _-]?ref)|\.(gain|dark)(\.[a-z]+)?$")
 _SIDES = (1e-13, 1e-3)
 """Metres: no electron microscope has smaller or larger pixels."""
 
 
 def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
     """Raise MicrographError for what is a plane of numbers and no picture of a specimen."""
-    if _REFERENCE.search(path.name.lower()):
-        raise MicrographError(f"{path}: is a camera's gain or dark reference by its name; it was left alone")
+    if references.is_reference(path.name, micrograph.metadata):
+        raise MicrographError(
+            f"{path}: is a camera's gain or dark reference by its name or label; it was left alone: rename it if "
+            "it is a picture of a specimen"
+        )
     if _is_mask(micrograph.pixels):
         raise MicrographError(f"{path}: has two values only, in patches, as a mask or a drawing has; it was left alone")
+
+
+def require_one_exposure(micrograph: Micrograph) -> None:
+    """Raise MicrographError for a sum whose file says that its sections are no frames of one exposure."""
+    told = micrograph.metadata.get("stack")
+    if micrograph.metadata["frames"] > 1 and told is not None and told["are"] != "frames":
+        raise MicrographError(
+            f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}) and not frames of one "
+            "exposure; save the one that is wanted as a file of its own"
+        )
 
 
 def _is_mask(pixels: Pixels) -> bool:
@@ -200,39 +245,12 @@ def _with_credible_size(micrograph: Micrograph) -> Micrograph:
 
 
 def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
-    """Judge the end of data whose length is right."""
+    """Judge the end of data whose length is right.
+
+    A hole in the file proves nothing: copying programs and filesystems that save room leave out zeros that were there.
+    """
     tail = min(extent.tail, extent.end - extent.start, _BLOCK)
     stream.seek(extent.end - tail)
     if stream.read(tail).strip(b"\0"):
         return Completeness("complete")
-    stop = _written_until(stream, extent) if extent.dense else None
-    if stop is None:
-        return Completeness("suspicious", False, "the image ends in zeros: a dark border, or a copy not finished yet")
-    return Completeness(
-        "suspicious", True, f"nothing was ever written behind byte {stop} of {extent.end}: the copy stopped there"
-    )
-
-
-def _written_until(stream: BinaryIO, extent: Extent) -> int | None:
-    """Where a sparse or preallocated file stops having been written, or None if that cannot be told.
-
-    Entirely dark images are never accused: something other than zero must stand before the hole.
-    """
-    try:
-        last = extent.end - 1
-        if os.lseek(stream.fileno(), last, os.SEEK_HOLE) != last:
-            return None
-        hole = os.lseek(stream.fileno(), extent.start, os.SEEK_HOLE)
-        while (data := _next_data(stream, hole)) is not None and data < last:
-            hole = os.lseek(stream.fileno(), data, os.SEEK_HOLE)
-    except (OSError, AttributeError):
-        return None  # this filesystem or system does not tell
-    start = max(extent.start, hole - _BLOCK)
-    return hole if hole > start and os.pread(stream.fileno(), hole - start, start).strip(b"\0") else None
-
-
-def _next_data(stream: BinaryIO, offset: int) -> int | None:
-    try:
-        return os.lseek(stream.fileno(), offset, os.SEEK_DATA)
-    except OSError:
-        return None  # ENXIO: no data behind this offset
+    return Completeness("suspicious", False, "the image ends in zeros: a dark border, or a copy not finished yet")

@@ -55,8 +55,6 @@ class Extent:
     start: int
     end: int
     tail: int
-    dense: bool = True
-    """Whether whoever writes such a file writes all of it: HDF5 leaves room between and behind its parts."""
 
 
 @contextmanager
@@ -120,10 +118,8 @@ def pick_section(path: Path, section: int, sections: int) -> range:
     return range(section, section + 1)
 
 
-def sum_frames(
-    frames: Iterable[Pixels], chosen: range, stored: int, dtype: np.dtype[np.generic]
-) -> tuple[Pixels, list[str]]:
-    """Sum planes (H, W) of `dtype` without overflow: integers widened, floats summed in float64; and what to say of it.
+def sum_frames(frames: Iterable[Pixels], chosen: range, stored: int) -> tuple[Pixels, list[str]]:
+    """Sum planes (H, W) of one dtype without overflow: integers widened, floats summed in float64; and remarks.
 
     `chosen`: which of the `stored` frames they are, from 0. One plane comes back as it is. Sums of float16 and float32
     are rounded to float32 at the end. Raises DamagedError naming the frame that cannot be had: a sum without it would
@@ -134,9 +130,10 @@ def sum_frames(
     _, first = next(planes)
     if count == 1:
         return first, []
+    dtype = first.dtype
     wide: np.dtype[np.generic] = np.dtype(np.float64)
     if dtype.kind in "iu" and dtype.itemsize < 8:
-        most = count * int(np.iinfo(dtype).max)  # type: ignore[type-var]
+        most = count * int(np.iinfo(dtype).max)
         fits = most <= (2**32 - 1 if dtype.kind == "u" else 2**31 - 1)
         wide = np.dtype(f"{dtype.kind}{4 if fits else 8}")
     total = first.astype(wide)

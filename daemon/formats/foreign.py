@@ -5,6 +5,7 @@ decoding. What is here without it: telling these files, and whether they are who
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError
-from daemon.formats import emi, series, taken
+from daemon.formats import emi, series, stack, taken, tiff_values
 from daemon.formats.container import (
     CodecNeededError,
     DamagedError,
@@ -35,6 +36,9 @@ SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TAIL = 1 << 12
 """Bytes: the last ones of a whole file are not all zero."""
+_ROWS = ("y", "ry", "row", "rows", "height")
+_COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
+"""Names of the axis along which rows, or columns, follow one another."""
 _WIDEST = 8
 """Bytes of the widest pixel."""
 
@@ -82,7 +86,7 @@ def extent(head: bytes, form: Format, size: int) -> Extent:
             end = _end_of_hdf5(head, size)
     if not 0 < end < 1 << 62:
         raise DamagedError(f"the header of {form.name} makes no sense (yet)")
-    return Extent(0, end, _TAIL, dense=form not in (_EMD, _HSPY))
+    return Extent(0, end, _TAIL)
 
 
 def read(
@@ -174,34 +178,61 @@ def _micrograph(
     section: int | None,
     told: emi.Told | None,
 ) -> Micrograph:
-    data = signal["data"]
-    y, x = (axis for axis in signal["axes"] if not axis.get("navigate", False))
-    unit = str(x.get("units") or "")
+    data, y, x = _upright(signal)
+    units = [str(axis.get("units") or "") for axis in (y, x)]
     if form is _SER and ((told is not None and told.diffraction) or _too_wide(x)):
-        unit = "1/m"
-    if reciprocal(unit):
-        raise MicrographError(
-            f"{path}: is a diffraction pattern (its pixels are measured in {unit}); it was left alone, because this "
-            "denoiser is for images: move it to another folder"
-        )
+        units = ["1/m", "1/m"]
+    for unit in units:
+        if reciprocal(unit):
+            raise MicrographError(
+                f"{path}: is a diffraction pattern (its pixels are measured in {unit}); it was left alone, because "
+                "this denoiser is for images: move it to another folder"
+            )
     *_, height, width = data.shape
     stored = 1 if data.ndim == 2 else int(data.shape[0])
     check_plane(path, height, width)
     check_pixels(path, height, width, stored, max_pixels)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
-    pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored, data.dtype)
+    pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     metadata: dict[str, Any] = {"frames": len(chosen), "dtype": data.dtype.newbyteorder("=").name}
     if section is not None:
         metadata |= {"section": section + 1, "sections": stored}
-    size = None if x.get("scale") is None else pixel_size(float(y["scale"]), float(x["scale"]), unit)
+    if title := _title(signal):
+        metadata["title"] = title
+    across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
+    if stored > 1 and across:
+        name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
+        name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO calls it z whatever it is
+        metadata = stack.merged(metadata, stack.of_axis(name, unit, f"{form.kind.upper()} axis"))
+    scales = y.get("scale"), x.get("scale")
+    size = None if None in scales else pixel_size(float(y["scale"]), float(x["scale"]), units[1], units[0])
     if size is not None:
         metadata["pixel_size_from"] = f"{form.kind.upper()} header"
     if left_out:
         warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
     warnings += [text for text in [tail_remark(pixels)] if text]
+    metadata |= tiff_values.brightness(*taken.brightness(signal))
     how = taken.acquisition(signal) if told is None else told.taken
     return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
+
+
+def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+    """The data with rows before columns, and the axes y and x: by their names, where these say which is which.
+
+    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever it is called.
+    """
+    down, across = (axis for axis in signal["axes"] if not axis.get("navigate", False))
+    data = signal["data"]
+    if _letter(down) in _COLUMNS and _letter(across) in _ROWS:
+        return data.swapaxes(-1, -2), across, down
+    return data, down, across
+
+
+def _letter(axis: Mapping[str, Any]) -> str:
+    """The name of an axis without what is around it: "Y", "y axis" and "R_y" are y."""
+    words = re.findall(r"[a-z]+", str(axis.get("name") or "").lower())
+    return next((word for word in words if word in (*_ROWS, *_COLUMNS)), "")
 
 
 def _too_wide(axis: Mapping[str, Any]) -> bool:

@@ -4,7 +4,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from daemon.formats import opened
+from daemon.formats import opened, stack
+from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
 
@@ -15,7 +16,7 @@ _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     """The micrograph with what its .mdoc says and its own header does not. `below` as in `opened.open_raw`."""
     path = micrograph.source
-    names = path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc")
+    names = (path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc"))
     data = next((found for name in names if (found := opened.beside(name, below))), None)
     if data is None:
         return micrograph
@@ -40,10 +41,43 @@ def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     )
     own = micrograph.acquisition
     known = {name: getattr(own, name) for name in Acquisition.__dataclass_fields__ if getattr(own, name) is not None}
-    metadata = dict(micrograph.metadata)
+    stored = int(micrograph.metadata.get("sections", micrograph.metadata["frames"]))
+    metadata = dict(micrograph.metadata) if stored < 2 else stack.merged(micrograph.metadata, nature(text, stored))
     if stated is None and size is not None:
         metadata["pixel_size_from"] = "SerialEM .mdoc"
     return replace(micrograph, acquisition=replace(told, **known), pixel_size=size, metadata=metadata)
+
+
+def nature(text: str, stored: int) -> Stack | None:
+    """What the `stored` sections of the stack beside it are; None where the text does not tell.
+
+    A [ZValue] for each is an exposure each, and its angle or place says of what; a [FrameSet] is one exposure.
+    """
+    numbers = sorted({int(match[2]) for match in _SECTION.finditer(text) if match[1] == "ZValue"})
+    by = "SerialEM .mdoc"
+    if len(numbers) < 2:
+        one = parse(text, numbers[0] if numbers else 0)
+        of_one = "[FrameSet" in text or one.get("NumSubFrames") == str(stored)
+        return Stack("frames", by) if of_one else None
+    tilts = re.findall(r"^\s*TiltAngle\s*=\s*([-+.\deE]{1,24})\s*$", text, re.MULTILINE)
+    places = re.findall(r"^\s*PieceCoordinates\s*=\s*(\S+)\s+(\S+)", text, re.MULTILINE)
+    stages = re.findall(r"^\s*StagePosition\s*=\s*(\S+)\s+(\S+)", text, re.MULTILINE)
+    angles = [angle for tilt in tilts if (angle := _number(tilt)) is not None]
+    return stack.weighed(
+        (
+            stack.of_places(places, "pieces", by),
+            stack.of_tilts(angles, by),
+            stack.of_places(stages, "places", by),
+            Stack("exposures", by),
+        )
+    )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def parse(text: str, section: int) -> dict[str, str]:

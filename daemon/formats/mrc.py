@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from mrcfile.dtypes import HEADER_DTYPE, get_ext_header_dtype
+from mrcfile.dtypes import HEADER_DTYPE
 
 from daemon import __version__
 from daemon.errors import MicrographError
+from daemon.formats import mrc_extended, mrc_numbers, stack
 from daemon.formats.container import (
     DamagedError,
     Extent,
@@ -23,10 +24,11 @@ from daemon.formats.container import (
     sum_frames,
     tail_remark,
 )
+from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
-from daemon.micrograph import UNKNOWN, Acquisition, Image, Micrograph, Pixels, PixelSize
+from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
-HEADER_BYTES = 1024
+HEADER_BYTES = mrc_extended.HEADER_BYTES
 SUFFIXES = (".mrc", ".mrcs", ".map", ".st", ".rec", ".ali", ".preali")
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED = {
@@ -35,9 +37,16 @@ _REFUSED = {
     16: "RGB colour",
     101: "packed 4-bit values (a raw SerialEM movie; unpack it with IMOD's newstack)",
 }
+_PACKED = 101
+_COMPRESSED = 1000
+"""MRCZ adds so much for each of its codecs."""
 _MOST = 1 << 20
-_IMOD_STAMP = 1146047817
 _VERSION = 20140
+_AXES = (1, 2, 3)
+"""Columns along x, rows along y, sections along z."""
+PLACEHOLDER = (
+    "its header gives a pixel exactly 1 Å, as programs write that do not know it: the pixel size is taken as unknown"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +64,10 @@ class Layout:
         """Where the pixel data lie."""
         frames, height, width = self.shape
         row = width * self.dtype.itemsize
+        if int(self.header["mode"]) == _PACKED:  # IMOD's other way to say it gives the width in bytes
+            row = (width + 1) // 2
+        if self.mode >= _COMPRESSED:  # shorter than its pixels, nobody says by how much
+            return Extent(0, HEADER_BYTES, HEADER_BYTES)
         return Extent(self.data, self.data + frames * height * row, row)
 
 
@@ -71,12 +84,10 @@ def parse(head: bytes) -> Layout:
     if header is None:
         raise DamagedError("the MRC header is not written yet, or damaged (sizes or mode make no sense)")
     mode = int(header["mode"])
-    order = header.dtype["nx"].byteorder
-    dtype = np.dtype(_MODES.get(mode, "u1")).newbyteorder(order)
-    # IMOD and old SerialEM write unsigned bytes as mode 0 and say so in a flag of their own (bytes 152-159).
-    stamp, flags = np.frombuffer(head, np.dtype("i4").newbyteorder(order), 2, 152)
-    if mode == 0 and stamp == _IMOD_STAMP and not flags & 1:
-        dtype = np.dtype("u1")
+    flags = mrc_numbers.imod_flags(header)
+    if mode == 0 and flags is not None and flags & mrc_numbers.PACKED:
+        mode = _PACKED  # IMOD's second way to say it
+    dtype = np.dtype(_MODES.get(mode, "u1")).newbyteorder(header.dtype["nx"].byteorder)
     shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
     return Layout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
 
@@ -90,6 +101,8 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     layout = parse(stream.read(HEADER_BYTES))
     header = layout.header
     stored, height, width = layout.shape
+    if layout.mode >= _COMPRESSED:
+        raise MicrographError(f"{path}: is a compressed MRC (MRCZ), which is not read: save it without compression")
     if layout.mode in _REFUSED:
         raise MicrographError(f"{path}: holds {_REFUSED[layout.mode]}, not one intensity per pixel; it was left alone")
     if int(header["ispg"]) > 1:
@@ -100,20 +113,19 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     check_plane(path, height, width)
     check_pixels(path, height, width, stored, max_pixels)
     missing = layout.extent.end - size
-    if missing > 0 and section is not None:
+    if missing > 0 and section is not None and stored > 1:
         stored = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
     elif missing > 0:
         whole = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
         which = f": frame {whole + 1} of {stored} is not whole" if stored > 1 else ""
         raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
-    warnings: list[str] = []
-    dtype = layout.dtype
-    if layout.mode == 1 and float(header["dmax"]) > np.iinfo(np.int16).max:
-        dtype = np.dtype("u2").newbyteorder(header.dtype["nx"].byteorder)
-        warnings.append("labelled as signed 16 bit, but its header gives a maximum above 32767: read as unsigned")
+    dtype, warnings = layout.dtype, list[str]()
+    if dtype.kind in "iu":
+        end = min(size, layout.extent.end)
+        dtype, warnings = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     frames = len(chosen)
-    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored, dtype)
+    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     warnings += remarks
     if missing < 0:
@@ -122,14 +134,21 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     metadata: dict[str, Any] = {"frames": frames, "dtype": dtype.newbyteorder("=").name}
     if section is not None:
         metadata |= {"section": section + 1, "sections": stored}
-    labels = [bytes(label).decode("latin-1").strip("\0 ") for label in header["label"][: max(0, int(header["nlabl"]))]]
-    if any(labels):
-        metadata["labels"] = [label for label in labels if label]
-    y, x = (_side(header, axis, count) for axis, count in (("y", "my"), ("x", "mx")))
-    found = pixel_size(y, x, "angstrom")
+    labels = _labels(header)
+    if layout.mode == 0:
+        mrc_numbers.refuse_packed(path, labels, pixels, frames)
+    if labels:
+        metadata["labels"] = labels
+    if (axes := _axes(header)) != _AXES:
+        metadata["axes"] = list(axes)
+    if stored > 1:
+        metadata = stack.merged(metadata, _nature(stream, header, stored, labels))
+    found, source = _size(stream, header)
     if found is not None:
-        metadata["pixel_size_from"] = "MRC header"
-    taken = _acquisition(stream, header, chosen.start, found)
+        metadata["pixel_size_from"] = source
+    elif source:
+        warnings.append(source)
+    taken = mrc_extended.acquisition(stream, header, chosen.start, found)
     if frames > 1:
         taken = replace(taken, electrons_per_pixel=None)  # it is that of one section, or of all: nobody says which
     return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
@@ -138,20 +157,24 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
     """Write float32 (H, W) as MRC2014, mode 2, with the voxel size (0, meaning unknown, where there is none).
 
-    Extended headers are not copied: they describe another file. `description` becomes labels. Raises OSError.
+    The first row of `pixels` becomes the first of the file, which programs show at the bottom; which axes columns and
+    rows are is that of `like`. Extended headers are not copied: they describe another file. `description` becomes
+    labels. Minimum, maximum, mean and deviation are those of the finite pixels. Raises OSError.
     """
     height, width = pixels.shape
+    axes = tuple(like.metadata.get("axes", _AXES))
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
     header["nx"], header["ny"], header["nz"], header["mode"] = width, height, 1, 2
-    header["mx"], header["my"], header["mz"] = width, height, 1
     size = convert(like.pixel_size, "angstrom") if like.pixel_size else None
-    if size is not None:
-        header["cella"] = (width * size.x, height * size.y, size.x)
+    sides = (width, height, 1), (0, 0, 0) if size is None else (width * size.x, height * size.y, size.x)
+    for axis, number, length in zip(axes, *sides, strict=True):
+        header["mxmymz"[2 * axis - 2 : 2 * axis]], header["cella"]["xyz"[axis - 1]] = number, length
     header["cellb"] = (90, 90, 90)
-    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
-    mean = float(pixels.mean(dtype=np.float64))
-    header["dmin"], header["dmax"], header["dmean"] = pixels.min(), pixels.max(), mean
-    header["rms"] = np.sqrt(np.mean(np.square(pixels - np.float32(mean)), dtype=np.float64))
+    header["mapc"], header["mapr"], header["maps"] = axes
+    known = pixels[finite] if not (finite := np.isfinite(pixels)).all() else pixels
+    mean = float(known.mean(dtype=np.float64))
+    header["dmin"], header["dmax"], header["dmean"] = known.min(), known.max(), mean
+    header["rms"] = np.sqrt(np.mean(np.square(known - np.float32(mean)), dtype=np.float64))
     header["nversion"], header["map"], header["machst"] = _VERSION, b"MAP ", (0x44, 0x44, 0, 0)
     labels = [f"emdenoised {__version__}", *(f"{key}: {value}" for key, value in description.items())][:10]
     header["nlabl"] = len(labels)
@@ -172,10 +195,15 @@ def _header(head: bytes) -> Any:
         if (
             all(0 < side <= _MOST for side in sizes)
             and int(header["nsymbt"]) >= 0
-            and (int(header["mode"]) in _MODES or int(header["mode"]) in _REFUSED)
+            and _known(int(header["mode"]))
         ):
             return header
     return None
+
+
+def _known(mode: int) -> bool:
+    plain = mode % _COMPRESSED if 0 < mode < 10 * _COMPRESSED else mode
+    return plain in _MODES or plain in _REFUSED
 
 
 def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
@@ -188,60 +216,40 @@ def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: rang
         yield np.frombuffer(data, dtype).reshape(height, width)
 
 
-def _acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
-    """What Thermo Fisher's or SerialEM's extended header says of a section; all unknown without one."""
-    if bytes(header["exttyp"]) == b"SERI":
-        return _of_serialem(stream, header, section, size)
-    form = get_ext_header_dtype(bytes(header["exttyp"]), header.dtype["nx"].byteorder)
-    if form is None:
-        return UNKNOWN
-    stream.seek(HEADER_BYTES + section * form.itemsize)
-    data = stream.read(form.itemsize)
-    if len(data) < form.itemsize or int(header["nsymbt"]) < (section + 1) * form.itemsize:
-        return UNKNOWN
-    told = np.frombuffer(data, form)[0]
+def _labels(header: Any) -> list[str]:
+    labels = header["label"][: max(0, int(header["nlabl"]))]
+    return [text for label in labels if (text := bytes(label).decode("latin-1").strip("\0 "))]
 
-    def text(*names: str) -> str | None:
-        words = (bytes(told[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
-        return next((word for word in words if word), None)
 
-    area = None if size is None else convert(size, "m")
-    return Acquisition.stated(
-        voltage_kv=float(told["HT"]) * 1e-3,
-        magnification=float(told["Magnification"]),
-        exposure_seconds=float(told["Integration time"]) or float(told["Dwell time"]),
-        microscope=text("Microscope type"),
-        detector=text("Camera name", "STEM Detector name"),
-        electrons_per_pixel=None if area is None else float(told["Dose"]) * area.x * area.y,
+def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str]) -> Stack | None:
+    """What the sections are, as far as this file says."""
+    volume = int(header["ispg"]) == 1 and int(header["mz"]) == stored
+    return stack.weighed(
+        (
+            mrc_extended.nature(stream, header, stored),
+            stack.of_words("\n".join(labels), "MRC label"),
+            Stack("slices", "MRC space group 1", sure=False) if volume else None,
+        )
     )
 
 
-def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
-    """Of a section's short numbers, which flags say are there (IMOD's description of the MRC format)."""
-    order = header.dtype["nx"].byteorder
-    length, flags = np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16)
-    if length <= 0 or int(header["nsymbt"]) < (section + 1) * int(length):
-        return UNKNOWN
-    stream.seek(HEADER_BYTES + section * int(length))
-    numbers = np.frombuffer(stream.read(int(length) // 2 * 2), np.dtype("i2").newbyteorder(order))
-    found: dict[int, list[int]] = {}
-    at = 0
-    for flag, words in ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2)):
-        if int(flags) & flag and at + words <= len(numbers):
-            found[flag] = [int(number) for number in numbers[at : at + words]]
-            at += words
-    area = None if size is None else convert(size, "angstrom")
-    dose = None
-    if 32 in found:  # electrons per square angstrom: 24 bits and a power of two, in two short numbers
-        first, second = found[32]
-        value = abs(first) * 256 + abs(second) % 256
-        dose = (-value if first < 0 else value) * 2.0 ** (-(abs(second) // 256) if second < 0 else second // 256)
-    return Acquisition.stated(
-        magnification=found[8][0] * 100 if 8 in found else None,
-        electrons_per_pixel=None if area is None or dose is None else dose * area.x * area.y,
+def _axes(header: Any) -> tuple[int, ...]:
+    """Which axes (1, 2, 3: x, y, z) columns, rows and sections are; the usual ones where that makes no sense."""
+    axes = tuple(abs(int(header[name])) for name in ("mapc", "mapr", "maps"))
+    return axes if sorted(axes) == list(_AXES) else _AXES
+
+
+def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str]:
+    """The pixel size and who states it; or None and why one that is stated is not believed (empty: none is)."""
+    across, down, _ = _axes(header)
+    (x, columns), (y, rows) = (
+        (float(header["cella"]["xyz"[axis - 1]]), int(header["mxmymz"[2 * axis - 2 : 2 * axis]]))
+        for axis in (across, down)
     )
-
-
-def _side(header: Any, axis: str, count: str) -> float:
-    """Side of a voxel in angstrom; 0 where the header does not say."""
-    return float(header["cella"][axis]) / int(header[count]) if int(header[count]) > 0 else 0.0
+    ours = None if min(columns, rows) < 1 else pixel_size(y / rows, x / columns, "angstrom")
+    placeholder = (x, y) in ((float(columns), float(rows)), (1.0, 1.0))
+    if ours is not None and not placeholder:
+        return ours, "MRC header"
+    if (theirs := mrc_extended.stated_size(stream, header)) is not None:
+        return theirs, "MRC extended header"
+    return None, PLACEHOLDER if ours is not None else ""

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,13 +70,15 @@ def open_folder(path: Path, below: Path) -> int:
 
 
 def beside(path: Path, below: Path | None = None) -> bytes | None:
-    """The bytes of a file that lies beside a micrograph and says how it was taken.
+    """The bytes of a file that lies beside a micrograph and says how it was taken, however its letters are composed.
 
     None without one, or where it is no ordinary file of a reasonable size: the image can be had without it. `below` as
     in `open_raw`.
     """
-    try:
-        with open_raw(path, below) as stream:
-            return stream.read() if os.fstat(stream.fileno()).st_size <= _MOST else None
-    except (OSError, MicrographError):
-        return None
+    for name in dict.fromkeys((path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")))):
+        try:
+            with open_raw(path.with_name(name), below) as stream:
+                return stream.read() if os.fstat(stream.fileno()).st_size <= _MOST else None
+        except (OSError, MicrographError):
+            continue
+    return None

@@ -44,6 +44,15 @@ def at(tree: Any, *places: str) -> Any:
     return None
 
 
+def brightness(signal: Mapping[str, Any]) -> tuple[float, float, str]:
+    """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and none where it states none."""
+    told = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
+    try:
+        return float(at(told, "Origin") or 0.0), float(at(told, "Scale") or 1.0), str(at(told, "Units") or "")
+    except (TypeError, ValueError):
+        return 0.0, 1.0, ""
+
+
 def _gatan(original: Mapping[str, Any]) -> dict[str, Any]:
     image = at(original, "ImageList.TagGroup0") or {}
     brightness = at(image, "ImageData.Calibrations.Brightness") or {}

@@ -16,7 +16,7 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import tiff_layout, tiff_tags
+from daemon.formats import stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
 from daemon.formats.container import (
     CodecNeededError,
     DamagedError,
@@ -27,25 +27,17 @@ from daemon.formats.container import (
     tail_remark,
 )
 from daemon.formats.tiff_layout import Layout, Page
+from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
-_COLOURED = {
-    2: "RGB colour",
-    5: "CMYK colour",
-    6: "YCbCr colour",
-    8: "Lab colour",
-    9: "Lab colour",
-    32803: "a colour mosaic",
-}
-_PALETTE, _MASK = 3, 4
-_REDUCED, _TRANSPARENCY = 1, 4
+_PALETTE = 3
+_OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, each of which is read on its own: more of them take seconds."""
-_EER = (65000, 65001, 65002)
-_CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *_EER)
+_CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
 """No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: those whose output
 the directory bounds."""
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
@@ -60,15 +52,11 @@ def read(
     CodecNeededError if it is compressed and not to be decoded. `section`: only that one of a stack, counted from 0.
     """
     layout = tiff_layout.parse(stream, size)
-    pages = _choose(path, layout)
+    pages = tiff_stack.choose(path, layout)
     first = layout.pages[pages[0]]
-    _refuse_channels(path, layout)
+    tiff_stack.refuse_channels(path, layout)
+    values = tiff_values.meaning(path, first, layout.description)
     stored = len(pages) * first.depth * layout.contiguous_frames
-    if first.compression not in _CODECS:
-        raise MicrographError(
-            f"{path}: is compressed in a way that is not read (TIFF compression {first.compression}); "
-            "export it without compression, or with LZW or deflate"
-        )
     check_plane(path, first.height, first.width)
     check_pixels(path, first.height, first.width, stored, max_pixels)
     others = len(layout.pages) - len(pages)
@@ -77,58 +65,88 @@ def read(
     if section is not None and layout.contiguous_frames == 1:
         pages = pages[section // first.depth :][:1]
         chosen = range(section % first.depth, section % first.depth + 1)
-    for index in pages:
-        one = layout.pages[index]
+    _check_segments(path, [layout.pages[index] for index in pages], max_pixels, decode=decode)
+    stream.seek(0)  # tifffile takes where the stream stands for the start of the file
+    with _remarks() as said, tifffile.TiffFile(stream) as file:
+        page = _page(file, pages[0], layout, size)
+        if first.photometric == _PALETTE:
+            values = tiff_values.of_palette(path, first, page.colormap)
+        dtype = _numbers(path, page, first)
+        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
+        found = tiff_tags.pixel_size_of(path, tags, layout.description)
+        taken = tiff_tags.acquisition(tags, layout.description)
+        if first.compression in EER and frames < stored:  # what it states is of the whole movie
+            taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
+        if layout.contiguous_frames > 1:
+            planes = tiff_plain.contiguous(stream, layout, dtype, chosen)
+        else:
+            every = (plane for index in pages for plane in _planes(stream, file, index, layout, size, dtype))
+            planes = islice(every, chosen.start, chosen.stop)
+        understood = tiff_values.Understood(planes, first, values)
+        pixels, remarks = sum_frames(understood, numbers, stored)
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    tiff_stack.refuse_packed(path, layout.description, first, pixels)
+    outdated = "its description declares frames of which nothing is there" if layout.outdated else ""
+    remarks_on_tags = (*said[:3], first.remark, understood.remark, outdated)
+    odd = [f"the TIFF is unusual: {text}" for text in remarks_on_tags if text]
+    meant = [f"{values.by} was applied: {values}"] if values.changes else []
+    left_out = [f"{others} other page{'s' * (others > 1)} of the file ({_OTHERS}) left out"] if others else []
+    tail = [text for text in [tail_remark(pixels)] if text]
+    metadata: dict[str, Any] = {
+        "frames": frames,
+        "dtype": (understood.dtype or dtype).name,
+        "ome": "<OME" in layout.description[:2000],
+        **({} if section is None else {"section": section + 1, "sections": stored}),
+        **({} if found is None else {"pixel_size_from": found[1]}),
+        **({"values": values.as_json()} if values.changes else {}),
+        **tiff_values.handed_on(tags),
+        **tiff_tags.origin(tags),
+    }
+    if stored > 1:
+        metadata = stack.merged(metadata, tiff_stack.nature(layout, first, tags))
+    warnings = (*odd, *remarks, *meant, *left_out, *tail)
+    return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, warnings, taken)
+
+
+def count(stream: BinaryIO, path: Path, size: int) -> int:
+    """How many sections the micrograph in an open TIFF of `size` bytes has. Raises as `read` does."""
+    layout = tiff_layout.parse(stream, size)
+    pages = tiff_stack.choose(path, layout)
+    return len(pages) * layout.pages[pages[0]].depth * layout.contiguous_frames
+
+
+def _check_segments(path: Path, pages: list[Page], max_pixels: int, *, decode: bool) -> None:
+    """Whether these pages can be read here. Raises MicrographError where never, CodecNeededError in another process."""
+    if pages[0].compression not in _CODECS:
+        raise MicrographError(
+            f"{path}: is compressed in a way that is not read (TIFF compression {pages[0].compression}); "
+            "export it without compression, or with LZW or deflate"
+        )
+    for one in pages:
         check_pixels(path, one.segment_height, one.segment_width, 1, 4 * max_pixels)
         check_pixels(path, one.height, one.width * one.depth, 1, 4 * max_pixels)
         if one.compression != 1 and not decode:
             raise CodecNeededError
-    if not decode and sum(len(layout.pages[index].offsets) for index in pages) > _MANY_SEGMENTS:
+    if not decode and sum(len(one.offsets) for one in pages) > _MANY_SEGMENTS:
         raise CodecNeededError  # no codec, but the time and memory that only a child's are limited
-    stream.seek(0)  # tifffile takes where the stream stands for the start of the file
-    with _remarks() as said, tifffile.TiffFile(stream) as file:
-        page = _page(file, pages[0], layout, size)
-        if first.photometric == _PALETTE and not _grey_palette(page):
-            raise MicrographError(
-                f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
-            )
-        dtype = np.dtype(np.uint8) if first.compression in _EER else page.dtype
-        if dtype is None or dtype.kind not in "iuf":
-            raise MicrographError(
-                f"{path}: has pixels of an unusual kind ({first.bits} bits, sample format "
-                f"{first.sample_format}); export it as 8, 16 or 32 bit greyscale"
-            )
-        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
-        found = tiff_tags.pixel_size_of(path, tags, layout.description)
-        taken = tiff_tags.acquisition(tags, layout.description)
-        if first.compression in _EER and frames < stored:  # what it states is of the whole movie
-            taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
-        if layout.contiguous_frames > 1:
-            planes = _contiguous(stream, layout, dtype, chosen)
-        else:
-            every = (plane for index in pages for plane in _planes(_page(file, index, layout, size), first))
-            planes = islice(every, chosen.start, chosen.stop)
-        pixels, remarks = sum_frames(planes, numbers, stored, dtype)
-    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    warnings = [*(f"the TIFF is unusual: {text}" for text in said[:3]), *remarks]
-    if others:
-        warnings.append(f"{others} other page{'s' * (others > 1)} of the file (thumbnail, colour) left out")
-    warnings += [text for text in [tail_remark(pixels)] if text]
-    metadata: dict[str, Any] = {"frames": frames, "dtype": dtype.name, "ome": "<OME" in layout.description[:2000]}
-    if section is not None:
-        metadata |= {"section": section + 1, "sections": stored}
-    if found is not None:
-        metadata["pixel_size_from"] = found[1]
-    for code, key in ((305, "software"), (306, "datetime")):
-        if isinstance(tags.get(code), str) and tags[code].strip():
-            metadata[key] = tags[code].strip()[:200]
-    return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, tuple(warnings), taken)
+
+
+def _numbers(path: Path, page: tifffile.TiffPage, like: Page) -> np.dtype[Any]:
+    """The kind of a page's numbers. Raises MicrographError for one that is no intensity's."""
+    dtype = np.dtype(np.uint8) if like.compression in EER else page.dtype
+    if dtype is None or dtype.kind not in "iuf":
+        raise MicrographError(
+            f"{path}: has pixels of an unusual kind ({like.bits} bits, sample format "
+            f"{like.sample_format}); export it as 8, 16 or 32 bit greyscale"
+        )
+    return dtype
 
 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
     """Write float32 (H, W) as an ImageJ TIFF, or as OME-TIFF where the source was one or 2 GiB are exceeded.
 
-    `description` (plain JSON types) goes where Fiji shows it with Image > Show Info. Raises OSError.
+    `description` (plain JSON types) goes where Fiji shows it with Image > Show Info. Tags by which programs turn the
+    micrograph or calibrate its values are those of `like`. Raises OSError.
     """
     size = readable(like.pixel_size) if like.pixel_size else None
     text = json.dumps(description, sort_keys=True)
@@ -153,7 +171,8 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
             metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)
             common["resolution"] = (1 / size.x, 1 / size.y)
         common["imagej"] = True
-    tifffile.imwrite(path, pixels, metadata=metadata, extratags=_for_hyperspy(size), **common)
+    tags = _for_hyperspy(size) + tiff_values.extra_tags(like.metadata)
+    tifffile.imwrite(path, pixels, metadata=metadata, extratags=tags, **common)
 
 
 def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool]]:
@@ -166,68 +185,14 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
             (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
 
 
-def _choose(path: Path, layout: Layout) -> list[int]:
-    """Indices of the pages that are the micrograph: the largest greyscale ones, all of one shape and type."""
-    refusals = [_refusal(page) for page in layout.pages]
-    grey = [index for index, refusal in enumerate(refusals) if refusal is None]
-    full = [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
-    if not full:
-        raise MicrographError(
-            f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
-        )
-    kinds = [(page.height, page.width, page.depth, page.bits, page.sample_format) for page in layout.pages]
-    main = kinds[max(full, key=lambda index: layout.pages[index].height * layout.pages[index].width)]
-    chosen = [index for index in full if kinds[index] == main]
-    for index in full:
-        # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
-        if kinds[index] != main and chosen[0] < index < chosen[-1]:
-            page = layout.pages[index]
-            raise DamagedError(
-                f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
-                "frames of the stack"
-            )
-    return chosen
-
-
-def _refusal(page: Page) -> str | None:
-    """Why a page is no micrograph, or None."""
-    if page.photometric in _COLOURED:
-        return _COLOURED[page.photometric]
-    if page.samples > 1:
-        return f"{page.samples} values per pixel"
-    if page.bits == 1 and page.compression not in _EER:
-        return "a black-and-white drawing (1 bit)"
-    if page.sample_format in (5, 6):
-        return "complex numbers (a Fourier transform or a wave)"
-    if page.photometric == _MASK or page.subfile & _TRANSPARENCY:
-        return "a transparency mask"
-    return None
-
-
-def _refuse_channels(path: Path, layout: Layout) -> None:
-    text = layout.description
-    found = (
-        re.search(r"^channels=(\d+)", text, re.MULTILINE)
-        if text.startswith("ImageJ=")
-        else (re.search(r'\bSizeC="(\d+)"', text) if "<OME" in text[:2000] else None)
-    )
-    channels = int(found[1][:9]) if found else 1
-    if channels > 1 or "C" in str(tiff_layout.shaped(text).get("axes", "")):
-        raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
-
-
-def _grey_palette(page: tifffile.TiffPage) -> bool:
-    """True if the palette is a grey ramp, as SEM software writes it (every ninth entry may be an overlay colour)."""
-    colormap = page.colormap
-    return colormap is None or bool((colormap == colormap[:1]).all(axis=0).mean() > 0.8)
-
-
 def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tifffile.TiffPage:
     """A page as tifffile sees it, which must be as we do: it is our reading of the sizes that was held to limits."""
     page = file.pages[index]
     if not isinstance(page, tifffile.TiffPage):
         raise DamagedError(f"page {index} of the TIFF cannot be read")
     ours = layout.pages[index]
+    if ours.remark:  # its strips are read by ourselves
+        return page
     sizes = page.imagewidth, page.imagelength, page.imagedepth, page.samplesperpixel, page.bitspersample
     tile = (page.tilewidth, page.tilelength) if page.is_tiled else (ours.segment_width, ours.segment_height)
     if (
@@ -243,21 +208,18 @@ def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tif
     return page
 
 
-def _planes(page: tifffile.TiffPage, like: Page) -> Iterator[Pixels]:
+def _planes(
+    stream: BinaryIO, file: tifffile.TiffFile, index: int, layout: Layout, size: int, dtype: np.dtype[Any]
+) -> Iterator[Pixels]:
+    like = layout.pages[index]
+    if like.remark:
+        yield tiff_plain.plane(stream, layout, like, dtype)
+        return
+    page = _page(file, index, layout, size)
     array = page.asarray(maxworkers=1)  # one image at a time: the other cores are denoising
-    if like.compression in _EER:
+    if like.compression in EER:
         array = array.view(np.uint8)  # one electron or none
     yield from array.reshape(like.depth, like.height, like.width)
-
-
-def _contiguous(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
-    """The frames of a stack that has one directory and all data behind each other."""
-    page = layout.pages[0]
-    stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
-    for frame in chosen:
-        stream.seek(int(page.offsets[0]) + frame * page.height * page.width * stored.itemsize)
-        data = stream.read(page.height * page.width * stored.itemsize)
-        yield np.frombuffer(data, stored).reshape(page.height, page.width)
 
 
 class _Collector(logging.Handler):

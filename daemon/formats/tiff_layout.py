@@ -7,7 +7,7 @@ lenient (data that are not there yet), bounded on hostile files, and cheap enoug
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -37,8 +37,11 @@ _TYPES = {
     17: "i8",
     18: "u8",
 }
-_DESCRIPTION = 270
-_WANTED = {254, 256, 257, 258, 259, 262, _DESCRIPTION, 273, 277, 278, 279, 284, *range(322, 326), 339, 32997, 32998}
+_DESCRIPTION, _FORMAT, _SUB = 270, 339, 330
+_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, *range(322, 326), _SUB, _FORMAT,
+           32997, 32998}  # fmt: skip
+_MOST_SUB = 64
+_WRONG = "its directory gives a wrong number of {}: the size of the image says how many"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +61,11 @@ class Page:
     segment_height: int
     offsets: NDArray[np.uint64]
     lengths: NDArray[np.uint64]
+    kind_stated: bool = True
+    """Whether the file says what its numbers are (signed, floating-point); unsigned is the default."""
+    remark: str = ""
+    """What its directory says wrong without need, so that it was not believed."""
+    reversed_bits: bool = False
 
     @property
     def segment_row(self) -> int:
@@ -73,11 +81,15 @@ class Layout:
     pages: tuple[Page, ...]
     description: str
     """ImageDescription of the first page."""
+    inner: tuple[Page, ...] = ()
+    """Images in sub-directories of the pages."""
+    outdated: bool = False
+    """Whether the description declares frames of which nothing is there: it is older than the file."""
 
     @property
     def contiguous_frames(self) -> int:
         """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
-        if len(self.pages) != 1 or self.pages[0].compression != 1:
+        if len(self.pages) != 1 or self.pages[0].compression != 1 or self.outdated:
             return 1
         return max(1, declared_frames(self.description, self.pages[0]))
 
@@ -135,6 +147,7 @@ def parse(stream: BinaryIO, size: int) -> Layout:
         raise DamagedError("the TIFF directory has not been written yet")
     reader = _Reader(stream, size, order, big)
     pages: list[Page] = []
+    inner: list[Page] = []
     description = ""
     seen: set[int] = set()
     segments = 0
@@ -152,12 +165,16 @@ def parse(stream: BinaryIO, size: int) -> Layout:
             raise DamagedError(f"page {len(pages) + 1} of the TIFF: {error}", cut=error.cut) from error
         if len(pages) == 1:
             description = str(tags.get(_DESCRIPTION, ""))
+        inner += reader.inner(tags, _MOST_SUB - len(inner))
         offset = following
         segments += len(pages[-1].offsets)
         if len(pages) > _MAX_PAGES or segments > _MAX_SEGMENTS:
             raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")
-    layout = Layout(order, tuple(pages), description)
+    layout = Layout(order, tuple(pages), description, tuple(inner))
     if layout.extent().end > size:
+        alone = replace(layout, outdated=True)
+        if 0 <= size - alone.extent().end < pages[0].segment_row:  # the copy of a stack would not end just there
+            return alone
         frames = layout.contiguous_frames
         raise DamagedError(f"the description declares {frames} frames, the file is too short for them", cut=True)
     return layout
@@ -198,8 +215,20 @@ class _Reader:
         data = self.bytes(offset + self.numbers, count * self.entry.itemsize + self.words)
         following = int(np.frombuffer(data[-self.words :], self.order + self.word)[0])
         entries = np.frombuffer(data, self.entry, count)
-        tags = {int(entry["code"]): self.value(entry) for entry in entries if int(entry["code"]) in _WANTED}
+        wanted = [entry for entry in entries if int(entry["code"]) in _WANTED]
+        # A description of no length says nothing, and nothing against the pixels.
+        tags = {int(one["code"]): self.value(one) for one in wanted if one["count"] or one["code"] != _DESCRIPTION}
         return tags, following
+
+    def inner(self, tags: dict[int, Any], most: int) -> list[Page]:
+        """The images in sub-directories of a directory, at most so many; those that make no sense are none."""
+        found = []
+        for offset in tags.get(_SUB, ())[: max(0, most)]:
+            try:
+                found.append(_page(self.directory(int(offset))[0], self.size))
+            except DamagedError:
+                continue
+        return found
 
     def value(self, entry: Any) -> Any:
         code, count = int(entry["code"]), int(entry["count"])
@@ -241,6 +270,10 @@ def _page(tags: dict[int, Any], size: int) -> Page:
     tiled = 322 in tags
     segment_width = one(322, width) if tiled else width
     segment_height = one(323, height) if tiled else min(one(278, height), height)
+    remarks = []
+    if not tiled and compression == 1 and len(tags.get(273, ())) == planes and segment_height < height:
+        segment_height = height  # one strip is the whole image
+        remarks.append("rows in a strip")
     segment_depth = one(32998, 1) if tiled else 1  # a block of a volume spans several planes
     offsets, lengths = tags.get(324 if tiled else 273), tags.get(325 if tiled else 279)
     if min(segment_width, segment_height, segment_depth) < 1 or offsets is None:
@@ -255,15 +288,16 @@ def _page(tags: dict[int, Any], size: int) -> Page:
     if not tiled and height % segment_height:
         rows.reshape(-1, down)[:, -1] = height % segment_height  # the last strip may be shorter, a tile never is
     needed = rows * np.uint64(min(row * segment_depth, 2**31))
-    if lengths is None:
+    if compression == 1 and one(262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
+        if lengths is not None and (lengths[:expected].astype(np.uint64) < needed).any():
+            _require_room(offsets, needed)
+            remarks.append("bytes in a strip or tile")
+        lengths = needed
+    elif lengths is None:
         lengths = needed if compression == 1 else np.full(expected, max(0, size - int(offsets.max())), np.uint64)
     lengths = lengths[:expected].astype(np.uint64)
     if not offsets.all() or not lengths.all():
         raise DamagedError("strips or tiles of the image have not been written")
-    if compression == 1 and one(262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
-        if (lengths < needed).any():
-            raise DamagedError("strips or tiles declare fewer bytes than their rows need")
-        lengths = needed
     if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
         raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
     return Page(
@@ -280,4 +314,14 @@ def _page(tags: dict[int, Any], size: int) -> Page:
         segment_height,
         offsets,
         lengths,
+        _FORMAT in tags,
+        _WRONG.format(" and ".join(remarks)) if remarks else "",
+        one(266, 1) == 2,
     )
+
+
+def _require_room(offsets: NDArray[np.uint64], needed: NDArray[np.uint64]) -> None:
+    """Raises DamagedError where strips or tiles of their full size would overlap: nobody knows then what is in them."""
+    order = np.argsort(offsets)
+    if (offsets[order][:-1] + needed[order][:-1] > offsets[order][1:]).any():
+        raise DamagedError("strips or tiles declare fewer bytes than their rows need")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
 from daemon.formats import emi
@@ -39,6 +39,12 @@ def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
         if isinstance(header, Mapping):
             return vendor(header)
     return Acquisition()
+
+
+def origin(tags: Mapping[int, Any]) -> dict[str, str]:
+    """Which program wrote the file, and when, for a micrograph's metadata."""
+    words = {"software": tags.get(305), "datetime": tags.get(306)}
+    return {key: text.strip()[:200] for key, text in words.items() if isinstance(text, str) and text.strip()}
 
 
 def _of_fei(header: Mapping[str, Any]) -> Acquisition:
@@ -195,9 +201,9 @@ def pixel_size_of(path: Path, tags: Mapping[int, Any], description: str) -> tupl
     ):
         if stated is None:
             continue
-        if reciprocal(stated[2]):
+        if units := [unit for unit in stated[2:] if reciprocal(unit)]:
             raise MicrographError(
-                f"{path}: is a diffraction pattern (its pixels are measured in {stated[2]}); "
+                f"{path}: is a diffraction pattern (its pixels are measured in {units[0]}); "
                 "it was left alone, because this denoiser is for images: move it to another folder"
             )
         size = pixel_size(*stated)
@@ -206,12 +212,20 @@ def pixel_size_of(path: Path, tags: Mapping[int, Any], description: str) -> tupl
     return None
 
 
-_Stated = tuple[float, float, str]
-"""Pixel size y, x and the unit as the file spells it."""
+class _Stated(NamedTuple):
+    """Pixel size y, x and their units as the file spells them."""
+
+    y: float
+    x: float
+    unit: str
+    unit_y: str = ""
+    """Empty for the same."""
 
 
 def _gatan(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(tags, 65010, 65009, tags[65003]) if isinstance(tags.get(65003), str) else None
+    across, down = tags.get(65003), tags.get(65004)
+    stated = _stated(tags, 65010, 65009, across) if isinstance(across, str) else None
+    return stated if stated is None or not isinstance(down, str) else stated._replace(unit_y=down)
 
 
 def _fei(tags: Mapping[int, Any]) -> _Stated | None:
@@ -231,13 +245,13 @@ def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | Non
     """Two numbers from a vendor's header; None where it has none."""
     if not (isinstance(header, Mapping) and isinstance(header.get(x), int | float)):
         return None
-    return float(header[y] if y in header else header[x]), float(header[x]), unit
+    return _Stated(float(header[y] if y in header else header[x]), float(header[x]), unit)
 
 
 def _stated_text(told: Mapping[str, str], y: str, x: str) -> _Stated | None:
     """As `_stated`, of numbers as text, in metres."""
     across, down = _float(told.get(x)), _float(told.get(y, told.get(x)))
-    return None if across is None or down is None else (down, across, "m")
+    return None if across is None or down is None else _Stated(down, across, "m")
 
 
 def _fei_binary(tags: Mapping[int, Any]) -> _Stated | None:
@@ -254,12 +268,12 @@ def _jeol(tags: Mapping[int, Any], description: str) -> _Stated | None:
     if told.get("EosMode") != "eosTEM":
         return None
     if told.get("ModeString") == "DIFF":
-        return 1.0, 1.0, "1/m"
+        return _Stated(1.0, 1.0, "1/m")
     sides, metres = _sides(tags), _METRES.get(int(tags.get(296, 2)))
     magnification = _float(told.get("SelectorValue"))
     if told.get("ModeString") != "MAG" or sides is None or metres is None or not magnification:
         return None
-    return sides[0] * metres / magnification, sides[1] * metres / magnification, "m"
+    return _Stated(sides[0] * metres / magnification, sides[1] * metres / magnification, "m")
 
 
 def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
@@ -270,7 +284,7 @@ def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
     for key, factor in (("ap_image_pixel_size", 1.0), ("ap_pixel_size", 1024 / int(tags[256]))):
         match header.get(key):
             case (_, float(side) | int(side), str(unit)):
-                return side * factor, side * factor, unit
+                return _Stated(side * factor, side * factor, unit)
     return None
 
 
@@ -284,8 +298,11 @@ def _ome(description: str) -> _Stated | None:
     }
     if "SizeX" not in found:
         return None
-    across, unit = float(found["SizeX"]), found.get("SizeXUnit", "um")
-    return float(found["SizeY"]) if "SizeY" in found else across, across, unit
+    across, unit = found["SizeX"], found.get("SizeXUnit", "um")
+    down = found.get("SizeY", across)
+    # The schema's unit is the micron where none is stated; the same number twice is of the same unit.
+    unit_y = found.get("SizeYUnit", unit if down == across else "um")
+    return _Stated(float(down), float(across), unit, unit_y)
 
 
 def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
@@ -293,7 +310,8 @@ def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
     sides = _sides(tags)
     if match is None or sides is None or match[1].strip() in ("inch", "cm"):
         return None  # inch and cm are what ImageJ says of a print resolution; _resolution judges those
-    return *sides, match[1]
+    down = re.search(r"^yunit=(.*)$", description, re.MULTILINE)
+    return _Stated(*sides, match[1], down[1].strip() if down else "")
 
 
 def _resolution(tags: Mapping[int, Any]) -> _Stated | None:
@@ -302,7 +320,7 @@ def _resolution(tags: Mapping[int, Any]) -> _Stated | None:
     if sides is None or metres is None or max(sides) * metres >= _FINEST_PRINT:
         return None
     size = convert(PixelSize(sides[0] * metres, sides[1] * metres, "m"), "nm")
-    return (size.y, size.x, "nm") if size else None
+    return _Stated(size.y, size.x, "nm") if size else None
 
 
 def _sides(tags: Mapping[int, Any]) -> tuple[float, float] | None:

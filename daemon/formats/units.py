@@ -40,11 +40,18 @@ def reciprocal(text: str) -> bool:
     return bool(_RECIPROCAL.search(_plain(text)))
 
 
-def pixel_size(y: float, x: float, unit: str) -> PixelSize | None:
-    """A pixel size as a file states it, or None where the numbers or the unit mean "not known"."""
-    name = canonical(unit)
-    if name is None or not (isfinite(x) and isfinite(y) and x > 0 and y > 0):
+def pixel_size(y: float, x: float, unit: str, unit_y: str = "") -> PixelSize | None:
+    """A pixel size as a file states it, or None where the numbers or the units mean "not known".
+
+    `unit_y`: that of `y`, if the file has one for each axis; empty for the same. The result is in that of `x`.
+    """
+    name, other = canonical(unit), canonical(unit_y or unit)
+    if name is None or other is None or not (isfinite(x) and isfinite(y) and x > 0 and y > 0):
         return None
+    if other != name:
+        if not (name in METRES and other in METRES):
+            return None
+        y *= METRES[other] / METRES[name]
     return PixelSize(y=float(y), x=float(x), unit=name)
 
 

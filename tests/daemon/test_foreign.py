@@ -207,7 +207,11 @@ def test_electron_events_are_summed(tmp_path: Path) -> None:
     assert (one.acquisition.exposure_seconds, one.acquisition.electrons_per_pixel) == (None, None)  # they are of all
 
 
-@pytest.mark.parametrize("name", ["CountRef_frames.mrc", "SuperRef_a.mrc", "K3-gain-ref.tif", "20260101.gain.mrc"])
+@pytest.mark.parametrize(
+    "name",
+    ["CountRef_frames.mrc", "SuperRef_a.mrc", "K3-gain-ref.tif", "20260101.gain.mrc", "gain.tif", "gain.mrc",
+     "K3_gain_20260312.mrc", "dark.tif", "DarkReference2.tif", "gain_map.mrc", "GainRef_x1.m1.mrc"],
+)  # fmt: skip
 def test_a_gain_reference_is_left_alone(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / name
@@ -219,7 +223,12 @@ def test_a_gain_reference_is_left_alone(tmp_path: Path, name: str) -> None:
         formats.read(path, LIMIT)
 
 
-@pytest.mark.parametrize("name", ["again.tif", "gained.tif", "darkfield.tif", "preference.tif", "gain.tif"])
+@pytest.mark.parametrize(
+    "name",
+    ["again.tif", "gained.tif", "darkfield.tif", "preference.tif", "dark_reflection_g220_001.tif", "weak_beam_dark.tif",
+     "Dark_Field_3.tif", "DF-dark-field.tif", "HAADF_gain_3.tif", "weight gain mouse.tif", "dark_referral.tif",
+     "样品_dark.tif", "bright_and_dark.tif"],
+)  # fmt: skip
 def test_names_that_only_sound_like_one_are_micrographs(tmp_path: Path, name: str) -> None:
     tifffile.imwrite(tmp_path / name, np.random.default_rng(0).poisson(9, (64, 64)).astype(np.uint16))
     assert formats.read(tmp_path / name, LIMIT).pixels.shape == (64, 64)

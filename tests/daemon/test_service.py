@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ import pytest
 import tifffile
 from fake_backend import FakeBackend
 from fake_gpu import plug_in
+from mrc_bytes import write_mrc
 
 from daemon import manifest, report, supervisor, work
 from daemon import service as service_module
@@ -847,3 +849,25 @@ def fresh(folders: Any, name: str) -> Any:
     state = folders.state / name
     state.mkdir()
     return folders.model_copy(update={"state": state})
+
+
+def test_a_tilt_series_known_by_its_header_grows_section_by_section_and_a_movie_is_summed(
+    bench: Bench, counts: Callable[..., Any]
+) -> None:
+    tilts = np.stack([counts(number).astype(np.int16) for number in range(3)])
+
+    def grown_to(number: int) -> None:
+        records = struct.pack("<3h", -6000, 0, 6000)[: 2 * number].ljust(1024, b"\0")
+        write_mrc(bench.drop / "TS_1.mrc", tilts[:number], extended=records, named=b"SERI", shorts=(2, 1), flags=0)
+
+    grown_to(2)
+    write_mrc(bench.drop / "a_movie.mrc", tilts)
+    bench.finish()
+    done = {path.name for path in bench.output.rglob("*.mrc")}
+    assert done == {"TS_1.s0001.mrc", "TS_1.s0002.mrc", "a_movie.mrc"}
+    assert bench.record("a_movie.mrc")["raw"]["metadata"]["stack"]["taken"] == "summed"
+    grown_to(3)
+    bench.finish()
+    assert {path.name for path in bench.output.rglob("*.mrc")} - done == {"TS_1.s0003.mrc"}
+    assert len(bench.backend.given) == 4 and bench.states() == {"TS_1.mrc#1": "done", "a_movie.mrc#1": "done"}
+    assert bench.record("TS_1.s0003.mrc")["raw"]["metadata"]["stack"]["are"] == "tilts"

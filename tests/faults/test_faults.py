@@ -398,15 +398,15 @@ def test_of_a_growing_tilt_series_only_new_sections_are_done_whoever_is_killed_m
                 assert float(mrc.data.mean()) == pytest.approx(raw.mean(), rel=1e-3)
 
 
-def test_a_stack_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all_its_sections(site: Site) -> None:
-    """SerialEM adds a section, then the header counts it: each pause shows a whole file."""
+def test_a_movie_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all_its_frames(site: Site) -> None:
+    """A frame is added, then the header counts it: each pause shows a whole file. That it is a movie, its name says."""
     sections = [poisson(20 + number) for number in range(3)]
     process = site.launch("run", staged="quick")
     site.ready(process)
     results = []
     for number in range(1, 4):
-        grow(site, "map.mrc", sections[:number])
-        results.append("map.mrc" if number == 1 else f"map.r{number}.mrc")
+        grow(site, "map_movie.mrc", sections[:number])
+        results.append("map_movie.mrc" if number == 1 else f"map_movie.r{number}.mrc")
         until(lambda: site.images() == set(results))
     stopped(process)
     for number, name in enumerate(results, 1):
@@ -414,6 +414,24 @@ def test_a_stack_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all
         assert record["raw"]["metadata"]["frames"] == number
         with mrcfile.open(site.output / name) as mrc:
             assert float(mrc.data.mean()) == pytest.approx(sum(one.mean() for one in sections[:number]), rel=1e-3)
+
+
+def test_a_stack_that_nobody_calls_a_movie_is_never_summed_however_it_grows(site: Site) -> None:
+    """SerialEM adds pieces of a map to a file that says nothing of what they are."""
+    sections = [poisson(20 + number) for number in range(3)]
+    process = site.launch("run", staged="quick")
+    site.ready(process)
+    grow(site, "map.mrc", sections[:2])
+    expected = {"map.s0001.mrc", "map.s0002.mrc"}
+    until(lambda: site.images() == expected)
+    grow(site, "map.mrc", sections)
+    until(lambda: site.images() == {*expected, "map.s0003.mrc"})
+    stopped(process)
+    for number, raw in enumerate(sections, 1):
+        record = json.loads((site.output / f"map.s{number:04d}.mrc.json").read_text())
+        assert record["raw"]["metadata"]["stack"]["are"] == "unknown"
+        with mrcfile.open(site.output / f"map.s{number:04d}.mrc") as mrc:
+            assert float(mrc.data.mean()) == pytest.approx(raw.mean(), rel=1e-3)
 
 
 def test_a_name_that_is_used_again_makes_a_result_of_its_own_each_time(site: Site) -> None:

@@ -60,7 +60,7 @@ def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
 
     def one(data: bytes) -> None:
         path.write_bytes(data)
-        for use in (formats.probe, reader.read):
+        for use in (formats.probe, reader.count, reader.read, lambda path: reader.read(path, 1)):
             try:
                 use(path)
             except MicrographError as error:

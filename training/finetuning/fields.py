@@ -138,6 +138,8 @@ def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cac
 def read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], list[float], dict[str, float]]:
     """Exposures of one field in counts, their doses, and what was measured. Raises MicrographError with the reason."""
     micrographs = [formats.read(path, MAX_PIXELS) for path in group]
+    for micrograph in micrographs:
+        formats.require_one_exposure(micrograph)
     path, pixels = group[0], micrographs[0].pixels
     if min(pixels.shape) < reading.smallest:
         raise MicrographError(

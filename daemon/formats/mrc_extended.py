@@ -1,0 +1,173 @@
+"""The extended headers of MRC files, of Thermo Fisher, SerialEM or the older Agard form: how a section was taken."""
+
+from typing import Any, BinaryIO
+
+import numpy as np
+from mrcfile.dtypes import get_ext_header_dtype
+
+from daemon.formats import stack
+from daemon.formats.stack import Stack
+from daemon.formats.units import convert, pixel_size
+from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
+
+HEADER_BYTES = 1024
+_MOST = 1 << 24
+"""Bytes of an extended header that are read."""
+_SERIALEM = ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2))
+"""SerialEM's flags and how many short numbers each adds: tilt, piece, stage, magnification, intensity, dose."""
+_DIGITS = 7
+"""Of a stage position in metres: it drifts by less during one exposure."""
+_DEGREES = 0.01
+"""SerialEM counts tilt angles in hundredths of a degree."""
+
+
+def acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
+    """What the extended header says of a section, from 0; all unknown without one."""
+    if _serialem_form(header) is not None:
+        return _of_serialem(stream, header, section, size)
+    told = _thermo_fisher(stream, header, section)
+    if told is None:
+        return UNKNOWN
+
+    def text(*names: str) -> str | None:
+        words = (bytes(told[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
+        return next((word for word in words if word), None)
+
+    area = None if size is None else convert(size, "m")
+    return Acquisition.stated(
+        voltage_kv=float(told["HT"]) * 1e-3,
+        magnification=float(told["Magnification"]),
+        exposure_seconds=float(told["Integration time"]) or float(told["Dwell time"]),
+        microscope=text("Microscope type"),
+        detector=text("Camera name", "STEM Detector name"),
+        electrons_per_pixel=None if area is None else float(told["Dose"]) * area.x * area.y,
+    )
+
+
+def stated_size(stream: BinaryIO, header: Any) -> PixelSize | None:
+    """The pixel size that Thermo Fisher's extended header gives of the first section, in metres."""
+    told = _thermo_fisher(stream, header, 0)
+    return None if told is None else pixel_size(float(told["Pixel size Y"]), float(told["Pixel size X"]), "m")
+
+
+def nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:
+    """What the extended header says the `stored` sections are; None where it does not."""
+    if stored < 2:
+        return None
+    form = _serialem_form(header)
+    if form is not None:
+        return _serialem_nature(stream, header, stored, *form)
+    angles = _agard_tilts(stream, header, stored)
+    if angles is not None:
+        return stack.of_tilts(angles, "tilt angles of the extended header")
+    return _thermo_fisher_nature(stream, header, stored)
+
+
+def _serialem_nature(stream: BinaryIO, header: Any, stored: int, length: int, flags: int) -> Stack | None:
+    found = [_numbers(stream, header, number, length, flags) for number in range(min(stored, _MOST // length))]
+    told = [one for one in found if one]
+    if len(told) < 2:
+        return None
+    by = "SerialEM extended header"
+    return stack.weighed(
+        (
+            stack.of_places((tuple(one[2]) for one in told if 2 in one), "pieces", by),
+            stack.of_tilts((one[1][0] * _DEGREES for one in told if 1 in one), by),
+            Stack("exposures", by),  # frames of one exposure have no record each
+        )
+    )
+
+
+def _thermo_fisher_nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:
+    told = []
+    for number in range(min(stored, _MOST >> 10)):
+        one = _thermo_fisher(stream, header, number)
+        if one is None:
+            break
+        told.append(one)
+    if len(told) < 2:
+        return None
+    by = "Thermo Fisher extended header"
+    fraction = any("Is dose fraction" in one.dtype.names and bool(one["Is dose fraction"]) for one in told)
+    places = {(round(float(one["X-Stage"]), _DIGITS), round(float(one["Y-Stage"]), _DIGITS)) for one in told}
+    return stack.weighed(
+        (
+            stack.of_tilts((float(one["Alpha tilt"]) for one in told), by),
+            Stack("frames", by) if fraction else stack.of_places(places, "places", by),
+        )
+    )
+
+
+def _thermo_fisher(stream: BinaryIO, header: Any, section: int) -> Any:
+    """Thermo Fisher's record of a section, or None."""
+    form = get_ext_header_dtype(bytes(header["exttyp"]), header.dtype["nx"].byteorder)
+    if form is None or bytes(header["exttyp"])[:3] != b"FEI":
+        return None
+    if int(header["nsymbt"]) < (section + 1) * form.itemsize:
+        return None
+    stream.seek(HEADER_BYTES + section * form.itemsize)
+    data = stream.read(form.itemsize)
+    return None if len(data) < form.itemsize else np.frombuffer(data, form)[0]
+
+
+def _serialem_form(header: Any) -> tuple[int, int] | None:
+    """Bytes of each section's record and which numbers are in it; None where the extended header is not SerialEM's.
+
+    Before 2014 nothing named it: then the flags must account for all bytes (IMOD's description of the MRC format).
+    """
+    order = header.dtype["nx"].byteorder
+    length, flags = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
+    if length <= 0 or length > int(header["nsymbt"]):
+        return None
+    named = bytes(header["exttyp"])
+    accounted = sum(2 * words for flag, words in _SERIALEM if flags & flag)
+    if named == b"SERI" or (not named.strip(b"\0 ") and 0 < flags < 64 and accounted == length):
+        return length, flags
+    return None
+
+
+def _numbers(stream: BinaryIO, header: Any, section: int, length: int, flags: int) -> dict[int, list[int]]:
+    """A section's short numbers, by the flag that says they exist; empty where the header ends before."""
+    if int(header["nsymbt"]) < (section + 1) * length:
+        return {}
+    stream.seek(HEADER_BYTES + section * length)
+    data = stream.read(length // 2 * 2)
+    numbers = np.frombuffer(data[: len(data) // 2 * 2], np.dtype("i2").newbyteorder(header.dtype["nx"].byteorder))
+    found: dict[int, list[int]] = {}
+    at = 0
+    for flag, words in _SERIALEM:
+        if flags & flag and at + words <= len(numbers):
+            found[flag] = [int(number) for number in numbers[at : at + words]]
+            at += words
+    return found
+
+
+def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
+    form = _serialem_form(header)
+    found = {} if form is None else _numbers(stream, header, section, *form)
+    area = None if size is None else convert(size, "angstrom")
+    dose = None
+    if 32 in found:  # electrons per square angstrom: 24 bits and a power of two, in two short numbers
+        first, second = found[32]
+        value = abs(first) * 256 + abs(second) % 256
+        dose = (-value if first < 0 else value) * 2.0 ** (-(abs(second) // 256) if second < 0 else second // 256)
+    return Acquisition.stated(
+        magnification=found[8][0] * 100 if 8 in found else None,
+        electrons_per_pixel=None if area is None or dose is None else dose * area.x * area.y,
+    )
+
+
+def _agard_tilts(stream: BinaryIO, header: Any, stored: int) -> list[float] | None:
+    """Tilt angles of the older form: so many whole and so many broken numbers a section, of these the first."""
+    order = header.dtype["nx"].byteorder
+    whole, broken = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
+    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR") or whole < 0 or not 0 < broken <= 1024:
+        return None
+    length = 4 * (whole + broken)
+    number = min(stored, int(header["nsymbt"]) // length, _MOST // length)
+    stream.seek(HEADER_BYTES)
+    data = stream.read(number * length)
+    if number < 2 or len(data) < number * length:
+        return None
+    records = np.frombuffer(data, np.dtype("f4").newbyteorder(order)).reshape(number, -1)
+    return [float(angle) for angle in records[:, whole] if np.isfinite(angle)]

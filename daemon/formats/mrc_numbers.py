@@ -1,0 +1,151 @@
+"""What the numbers of an MRC file are, where header, IMOD's flags and data disagree: signed or not, packed or not.
+
+MRC2014 calls mode 0 signed; IMOD, SerialEM and older programs write unsigned bytes into it, and mode 1 is at times
+filled with unsigned numbers. All evidence is weighed: IMOD's flags (bytes 152-159 of the header, as IMOD's description
+of the format has them), minimum, maximum and mean of the header, and the pixels, where the wrong reading makes jumps.
+"""
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from daemon.errors import MicrographError
+from daemon.micrograph import Pixels
+
+PACKED = 16
+"""IMOD's flag for two 4-bit values in a byte."""
+_SIGNED = 1
+_STAMP = 1146047817
+_SAMPLE = 1 << 23
+"""Bytes, the first ones, that are evaluated."""
+_KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
+"""By mode: the signed and the unsigned reading."""
+_STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
+"""What each piece of evidence weighs, so that no sum is 0: the standard for mode 0, a flag or mode, a minimum, maximum
+and mean that fit the pixels, fewer jumps, a value in the header that no signed number reaches."""
+_FEWER_JUMPS = 1.3
+_LARGEST_PACKED = 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """Above 0 for unsigned, below for signed, and what says so."""
+
+    weight: int
+    why: str
+
+
+def imod_flags(header: Any) -> int | None:
+    """IMOD's flags, or None for a file that does not bear its stamp."""
+    stamp, flags = np.frombuffer(bytes(header["extra2"]), np.dtype("i4").newbyteorder(_order(header)), 2, 40)
+    return int(flags) if stamp == _STAMP else None
+
+
+def signed_or_not(stream: BinaryIO, header: Any, mode: int, start: int, end: int) -> tuple[np.dtype[Any], list[str]]:
+    """The whole numbers of a file of mode 0, 1 or 6 whose pixels lie from byte `start` to `end`, and remarks.
+
+    Where evidence contradicts the reading that is taken, the remark has both readings. Raises OSError.
+    """
+    signed, unsigned = (np.dtype(name).newbyteorder(_order(header)) for name in _KINDS[mode])
+    stream.seek(start)
+    length = max(0, min(end - start, _SAMPLE)) // signed.itemsize * signed.itemsize
+    data = stream.read(length)
+    whole = start + len(data) >= end
+    data = data[: len(data) // signed.itemsize * signed.itemsize]
+    one, other = np.frombuffer(data, signed), np.frombuffer(data, unsigned)
+    declared = _declared(header, mode)
+    beyond = _beyond(header, signed)
+    if not (one < 0).any() and beyond is None:
+        return (unsigned if declared.weight > 0 else signed), []  # one reading is as good as the other
+    others = beyond, _fit(header, one, other, whole), _jumps(header, one, other)
+    votes = [declared, *(vote for vote in others if vote is not None)]
+    total = sum(vote.weight for vote in votes)
+    against = [vote.why for vote in votes if vote.weight * total < 0]
+    if total == -_STANDARD and not against:
+        against = ["many programs write them"]
+    if not against:
+        return (unsigned if total > 0 else signed), []
+    read, not_read = (("unsigned", other), ("signed", one)) if total > 0 else (("signed", one), ("unsigned", other))
+    why = " and ".join(vote.why for vote in votes if vote.weight * total > 0)
+    remark = (
+        f"read as {read[0]} numbers ({_words(read[1])}), because {why}; {not_read[0]} they would be "
+        f"{_words(not_read[1])}, as {' and '.join(against)}"
+    )
+    return (unsigned if total > 0 else signed), [remark]
+
+
+def refuse_packed(path: Path, labels: list[str], pixels: Pixels, frames: int) -> None:
+    """Raises MicrographError for bytes that a label calls packed and that no unpacked 4-bit counts can be."""
+    packed = any("4 bits packed" in label for label in labels)
+    if packed and (pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0):
+        raise MicrographError(
+            f"{path}: holds packed 4-bit values by its label (a raw SerialEM movie; unpack it with IMOD's newstack), "
+            "not one intensity per pixel; it was left alone"
+        )
+
+
+def _order(header: Any) -> Any:
+    return header.dtype["nx"].byteorder
+
+
+def _declared(header: Any, mode: int) -> _Vote:
+    flags = imod_flags(header)
+    if mode == 0 and flags is None:
+        return _Vote(-_STANDARD, "the MRC standard has it")
+    signed = bool((flags or 0) & _SIGNED) if mode == 0 else mode == 1
+    by = f"its IMOD flags say ({'' if signed else 'un'}signed bytes)" if mode == 0 else f"its mode ({mode}) says"
+    return _Vote(-_DECLARED if signed else _DECLARED, by)
+
+
+def _statistics(header: Any) -> tuple[float, float, float] | None:
+    """Minimum, maximum and mean, where the header states them."""
+    low, high, mean = (float(header[name]) for name in ("dmin", "dmax", "dmean"))
+    return (low, high, mean) if all(map(isfinite, (low, high, mean))) and low <= mean <= high and low < high else None
+
+
+def _beyond(header: Any, signed: np.dtype[Any]) -> _Vote | None:
+    """A maximum or mean that no signed number of that width reaches, nor is rounded to."""
+    largest = 2.0 ** (8 * signed.itemsize)
+    stated = [value for value in (float(header["dmax"]), float(header["dmean"])) if largest / 2 <= value < largest]
+    return _Vote(_BEYOND, f"its header states a value of {max(stated):g}") if stated else None
+
+
+def _fit(header: Any, one: Pixels, other: Pixels, whole: bool) -> _Vote | None:
+    """Which reading has all its pixels between minimum and maximum, and the mean where all of them are there."""
+    stated = _statistics(header)
+    if stated is None:
+        return None
+    low, high, mean = stated
+    slack = 1e-3 * (high - low)
+
+    def fits(values: Pixels) -> bool:
+        inside = low - slack <= float(values.min()) and float(values.max()) <= high + slack
+        return inside and (not whole or abs(float(values.mean(dtype=np.float64)) - mean) <= 10 * slack)
+
+    signed, unsigned = fits(one), fits(other)
+    if signed == unsigned:
+        return None
+    why = f"minimum, maximum and mean of its header say ({low:g}, {high:g}, {mean:g})"
+    return _Vote(_FIT if unsigned else -_FIT, why)
+
+
+def _jumps(header: Any, one: Pixels, other: Pixels) -> _Vote | None:
+    """Which reading has decidedly less difference between neighbours in a row, of those pairs that it tells apart."""
+    width = int(header["nx"])
+    rows = len(one) // width
+    planes = [values[: rows * width].reshape(rows, width) for values in (one, other)]
+    apart = np.diff(planes[0] < 0, axis=1)  # of the others the difference is the same either way
+    signed, unsigned = (
+        float(np.abs(np.diff(plane.astype(np.int32), axis=1))[apart].sum(dtype=np.float64)) for plane in planes
+    )
+    if max(signed, unsigned) <= _FEWER_JUMPS * min(signed, unsigned):
+        return None
+    why = "the differences between neighbouring pixels say"
+    return _Vote(_SMOOTH if unsigned < signed else -_SMOOTH, why)
+
+
+def _words(values: Pixels) -> str:
+    return f"{values.min():g} to {values.max():g}, mean {values.mean(dtype=np.float64):.4g}"

@@ -1,0 +1,40 @@
+"""Which files are a camera's gain or dark references: by what they say of themselves, and by whole words of their name.
+
+A picture of a specimen may well have "dark" (dark field, dark reflection) or "gain" (of a detector) in its name.
+"""
+
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+_KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
+_WORDS = {"ref", "refs", "reference", "references", "image", "frame", "camera", "norm", "map"}
+"""What else the name of a reference is made of, besides numbers and the camera's."""
+_CAMERAS = {"k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv"}
+_STATED = re.compile(r"\s*(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE)
+_ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
+_LETTERS = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""Of a name in which only capitals tell words apart."""
+
+
+def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether a file of this name and metadata is a camera's reference and no picture."""
+    if any(_STATED.fullmatch(text) for text in (*metadata.get("labels", ()), metadata.get("title", ""))):
+        return True
+    if _ENDING.search(name):
+        return True
+    parts = _LETTERS.findall(name.rpartition(".")[0] or name)
+    words = [word.lower() for part in parts for word in (_WORD.findall(part) if part.isascii() else [part])]
+    pairs = [*pairwise(words), *(_taken_apart(word) for word in words)]
+    if any(kind in _KINDS and ref in ("ref", "refs", "reference", "references") for kind, ref in pairs):
+        return True
+    own = {"gain", "dark"} & set(words)
+    return bool(own) and all(word in (*_KINDS, *_WORDS, *_CAMERAS) for word in words)
+
+
+def _taken_apart(word: str) -> tuple[str, str]:
+    """A kind and what follows it in one word: darkref."""
+    kind = next((kind for kind in _KINDS if word.startswith(kind)), "")
+    return kind, word[len(kind) :]

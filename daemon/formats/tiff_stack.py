@@ -1,0 +1,157 @@
+"""Which pages of a TIFF are the micrograph, and what they are where there are several."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from daemon.errors import MicrographError
+from daemon.formats import stack, tiff_layout
+from daemon.formats.container import DamagedError
+from daemon.formats.stack import Stack
+from daemon.formats.tiff_layout import Layout, Page
+from daemon.micrograph import Pixels
+
+EER = (65000, 65001, 65002)
+"""Thermo Fisher's compressions of electron events."""
+_COLOURED = {
+    2: "RGB colour",
+    5: "CMYK colour",
+    6: "YCbCr colour",
+    8: "Lab colour",
+    9: "Lab colour",
+    32803: "a colour mosaic",
+}
+_MASK = 4
+_REDUCED, _TRANSPARENCY = 1, 4
+_LISTED = 4
+_LARGEST_PACKED = 15
+
+
+def choose(path: Path, layout: Layout) -> list[int]:
+    """Indices of the pages that are the micrograph: the largest and deepest greyscale ones, all of one shape and type.
+
+    Raises MicrographError where none is, or nothing says which; DamagedError for a frame unlike the others.
+    """
+    refusals = [_refusal(page) for page in layout.pages]
+    grey = [index for index, refusal in enumerate(refusals) if refusal is None]
+    full = [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
+    if not full:
+        raise MicrographError(
+            f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
+        )
+    kinds = {index: _kind(layout.pages[index]) for index in full}
+    deepest = max(layout.pages[index].bits for index in full)
+    largest = max(_area(layout.pages[index]) for index in full)
+    best = {kinds[index] for index in full if _rank(layout.pages[index]) == (deepest, largest)}
+    hidden = [page for page in layout.inner if _refusal(page) is None and not page.subfile & _REDUCED]
+    if len(best) != 1 or any(page.bits > deepest or _area(page) > largest for page in hidden):
+        every = dict.fromkeys([*(layout.pages[index] for index in full), *hidden])
+        told = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
+        raise MicrographError(
+            f"{path}: holds images of several kinds ({told}), and nothing says which is the micrograph; "
+            "save that one as a file of its own"
+        )
+    (main,) = best
+    chosen = [index for index in full if kinds[index] == main]
+    for index in full:
+        # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
+        if kinds[index] != main and chosen[0] < index < chosen[-1]:
+            page = layout.pages[index]
+            raise DamagedError(
+                f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
+                "frames of the stack"
+            )
+    return chosen
+
+
+def _kind(page: Page) -> tuple[int, ...]:
+    return page.height, page.width, page.depth, page.bits, page.sample_format, page.photometric == 0
+
+
+def _area(page: Page) -> int:
+    return page.height * page.width
+
+
+def _rank(page: Page) -> tuple[int, int]:
+    return page.bits, _area(page)
+
+
+def _refusal(page: Page) -> str | None:
+    """Why a page is no micrograph, or None."""
+    if page.photometric in _COLOURED:
+        return _COLOURED[page.photometric]
+    if page.samples > 1:
+        return f"{page.samples} values per pixel"
+    if page.bits == 1 and page.compression not in EER:
+        return "a black-and-white drawing (1 bit)"
+    if page.sample_format in (5, 6):
+        return "complex numbers (a Fourier transform or a wave)"
+    if page.photometric == _MASK or page.subfile & _TRANSPARENCY:
+        return "a transparency mask"
+    return None
+
+
+def refuse_channels(path: Path, layout: Layout) -> None:
+    """Raises MicrographError for a file of several channels."""
+    text = layout.description
+    sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text)
+    if sizes.get("C", 1) > 1 or "C" in str(tiff_layout.shaped(text).get("axes", "")):
+        raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
+
+
+def refuse_packed(path: Path, description: str, page: Page, pixels: Pixels) -> None:
+    """Raises MicrographError for bytes that a description calls packed and that no unpacked 4-bit counts can be."""
+    if "4 bits packed" in description and page.bits == 8 and pixels.max() > _LARGEST_PACKED:
+        raise MicrographError(
+            f"{path}: holds packed 4-bit values by its description (a raw SerialEM movie; unpack it with IMOD's "
+            "newstack), not one intensity per pixel; it was left alone"
+        )
+
+
+def nature(layout: Layout, page: Page, tags: Mapping[int, Any]) -> Stack | None:
+    """What the pages of a stack are, as far as the file says."""
+    if page.compression in EER:
+        return Stack("frames", "EER")
+    text = layout.description
+    return stack.weighed(
+        (
+            Stack("slices", "TIFF volume") if page.depth > 1 else None,
+            _of_sizes(_imagej(text), "ImageJ") if text.startswith("ImageJ=") else None,
+            _of_sizes(_ome(text), "OME"),
+            *(stack.of_axis(axis, "", "tifffile") for axis in _shaped_axes(text)),
+            stack.of_axis("", tags[65005], "Gatan tags") if isinstance(tags.get(65005), str) else None,
+            stack.of_words(text, "TIFF description"),
+        )
+    )
+
+
+def _imagej(text: str) -> dict[str, int]:
+    found = dict(re.findall(r"^(slices|frames|channels)=(\d{1,9})\s*$", text, re.MULTILINE))
+    return {{"slices": "Z", "frames": "T", "channels": "C"}[name]: int(number) for name, number in found.items()}
+
+
+def _ome(text: str) -> dict[str, int]:
+    """Sizes of the first image of an OME description, and how many images it has ("images")."""
+    if "<OME" not in text[:2000]:
+        return {}
+    sizes = {axis: re.search(rf"\bSize{axis}=[\"'](\d{{1,9}})[\"']", text) for axis in "ZTC"}
+    found = {axis: int(match[1]) for axis, match in sizes.items() if match}
+    return {**found, "images": len(re.findall(r"<(?:\w+:)?Image\b", text))}
+
+
+def _of_sizes(sizes: Mapping[str, int], by: str) -> Stack | None:
+    if sizes.get("images", 1) > 1:
+        return Stack("exposures", by)
+    if sizes.get("Z", 1) > 1:
+        return Stack("slices", by)
+    return Stack("frames", by) if sizes.get("T", 1) > 1 else None
+
+
+def _shaped_axes(text: str) -> list[str]:
+    """The axes across the pages that tifffile's own description names, those longer than 1."""
+    told = tiff_layout.shaped(text)
+    axes, shape = told.get("axes"), told.get("shape")
+    if not (isinstance(axes, str) and isinstance(shape, list) and len(axes) == len(shape)):
+        return []
+    return [axis for axis, number in zip(axes, shape, strict=True) if number != 1 and axis not in "YX"]

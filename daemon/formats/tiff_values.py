@@ -1,0 +1,194 @@
+"""What the numbers of a TIFF mean: reversed, calibrated, or only to be shown in another way; and tags that say so.
+
+What changes the values is applied on reading and recorded; what programs show beside them is handed on to the result.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.errors import MicrographError
+from daemon.formats.tiff_layout import Page
+from daemon.micrograph import Pixels
+
+_WHITE_IS_ZERO = 0
+_ORIENTATION = 274
+_UNITS, _ORIGIN, _SCALE = 65022, 65024, 65025
+"""DigitalMicrograph's calibration of intensity, in its TIFF tags."""
+_LINEAR, _NONE = 0, 20
+"""ImageJ's numbers of functions: a straight line, none."""
+_CALIBRATED_BITS = (8, 16)
+"""ImageJ calibrates these only."""
+_GREY_SHARE = 0.8
+_PLAUSIBLE = (1e-6, 1e9)
+"""Sizes of intensities that somebody saves as floating-point numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a stored number means: zero + slope × stored, and who says so."""
+
+    zero: float = 0.0
+    slope: float = 1.0
+    by: str = ""
+
+    @property
+    def changes(self) -> bool:
+        """Whether stored numbers are not the values themselves."""
+        return (self.zero, self.slope) != (0.0, 1.0)
+
+    def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
+        """The narrowest type that holds every value: whole numbers where all of them are."""
+        if stored.kind in "iu" and self.zero.is_integer() and self.slope.is_integer() and stored.itemsize <= 4:
+            limits = np.iinfo(stored)
+            ends = sorted(int(self.zero) + int(self.slope) * int(end) for end in (limits.min, limits.max))
+            for name in ("u1", "i1", "u2", "i2", "u4", "i4", "i8"):
+                kind = np.iinfo(name)
+                if kind.min <= ends[0] and ends[1] <= kind.max:
+                    return np.dtype(name)
+        return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
+
+    def applied(self, plane: Pixels) -> Pixels:
+        """The values of a plane (H, W) of stored numbers."""
+        wanted = self.dtype(plane.dtype)
+        if wanted.kind in "iu":
+            whole = plane.astype(np.int64) * int(self.slope) + int(self.zero)
+            return whole.astype(wanted)
+        return (plane.astype(np.float64) * self.slope + self.zero).astype(wanted)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a micrograph's metadata."""
+        return {"zero": self.zero, "slope": self.slope, "by": self.by}
+
+    def __str__(self) -> str:
+        return f"value = {self.zero:g} {'-' if self.slope < 0 else '+'} {abs(self.slope):g} × stored"
+
+
+def meaning(path: Path, page: Page, description: str) -> Values:
+    """What the stored numbers of a greyscale page mean. Raises MicrographError for a curve that is no straight line."""
+    found = _calibrated(path, page, description)
+    if page.photometric != _WHITE_IS_ZERO:
+        return found
+    # TIFF 6.0: 0 is white and the largest number black; where there is no largest one, only the order is known.
+    top = float(2**page.bits - 1) if page.sample_format == 1 else 0.0
+    by = "WhiteIsZero" + (f" and {found.by}" if found.by else "")
+    return Values(found.zero + found.slope * top, -found.slope, by)
+
+
+def of_palette(path: Path, page: Page, colours: NDArray[np.uint16] | None) -> Values:
+    """What indices into a palette (3, N) mean: values, where it is a ramp of grey, as SEM software writes it.
+
+    Every ninth entry may be an overlay's colour. Raises MicrographError for any other palette.
+    """
+    if colours is None:
+        return Values()
+    grey = (colours == colours[:1]).all(axis=0)
+    if grey.mean() <= _GREY_SHARE:
+        raise MicrographError(
+            f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
+        )
+    steps = np.sign(np.diff(colours[0][grey].astype(np.int64))).sum()
+    return Values(float(2**page.bits - 1), -1.0, "A palette from white to black") if steps < 0 else Values()
+
+
+def _calibrated(path: Path, page: Page, description: str) -> Values:
+    """ImageJ's calibration of values: a function's number (cf) and its coefficients (c0, c1)."""
+    if not description.startswith("ImageJ=") or page.bits not in _CALIBRATED_BITS:
+        return Values()
+    stated = dict(re.findall(r"^(cf|c0|c1)=([-+.\deE]{1,40})\s*$", description, re.MULTILINE))
+    if "cf" not in stated:
+        return Values()
+    number, zero, slope = (_number(stated.get(key, default)) for key, default in (("cf", ""), ("c0", "0"), ("c1", "1")))
+    if number == _NONE:
+        return Values()
+    if number != _LINEAR or zero is None or slope is None or slope == 0:
+        raise MicrographError(
+            f"{path}: its values are calibrated by a curve (ImageJ function {stated['cf']}), such as an optical "
+            "density, and not proportional to counts; remove the calibration (Analyze > Calibrate) and save it again"
+        )
+    return Values(zero, slope, "ImageJ calibration")
+
+
+def handed_on(tags: Mapping[int, Any]) -> dict[str, Any]:
+    """For a micrograph's metadata: how it is to be shown, and a calibration that is stated beside the values."""
+    found: dict[str, Any] = {}
+    orientation = tags.get(_ORIENTATION)
+    if isinstance(orientation, int) and 2 <= orientation <= 8:
+        found["orientation"] = int(orientation)
+    origin, scale, units = tags.get(_ORIGIN, 0.0), tags.get(_SCALE, 1.0), tags.get(_UNITS, "")
+    if isinstance(origin, int | float) and isinstance(scale, int | float):
+        found |= brightness(float(origin), float(scale), units if isinstance(units, str) else "")
+    return found
+
+
+def brightness(origin: float, scale: float, units: str) -> dict[str, Any]:
+    """DigitalMicrograph's calibration of intensity, (value - origin) × scale, for a micrograph's metadata."""
+    units = units.strip("\0 ")
+    if not (isfinite(origin) and isfinite(scale) and scale) or ((origin, scale) == (0.0, 1.0) and not units):
+        return {}
+    return {"brightness": {"origin": origin, "scale": scale, "units": units}}
+
+
+def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bool]]:
+    """The tags of a result by which programs show it as they show the micrograph; for tifffile."""
+    tags: list[tuple[int, str, int, Any, bool]] = []
+    if "orientation" in metadata:
+        tags.append((_ORIENTATION, "H", 1, metadata["orientation"], True))
+    if told := metadata.get("brightness"):
+        if told["units"]:
+            tags.append((_UNITS, "s", 0, told["units"].encode("latin-1", "replace"), True))
+        tags += [(_ORIGIN, "d", 1, told["origin"], True), (_SCALE, "d", 1, told["scale"], True)]
+    return tags
+
+
+class Understood:
+    """Stored planes (H, W) as the values they mean, one after the other.
+
+    Whole is TIFF's default for the kind of numbers, but some programs leave the tag out for floating-point ones: where
+    the first plane contradicts the default, `dtype` and `remark` then say as what all were read.
+    """
+
+    def __init__(self, planes: Iterable[Pixels], page: Page, values: Values) -> None:
+        self._planes, self._page, self._values = planes, page, values
+        self.dtype: np.dtype[Any] | None = None
+        self.remark = ""
+
+    def __iter__(self) -> Iterator[Pixels]:
+        for number, stored in enumerate(self._planes):
+            if number == 0 and not self._page.kind_stated:
+                self._doubt(stored)
+            plane = stored if self.dtype is None else np.ascontiguousarray(stored).view(self.dtype)
+            yield self._values.applied(plane) if self._values.changes else plane
+
+    def _doubt(self, plane: Pixels) -> None:
+        if plane.dtype.kind != "u" or plane.dtype.itemsize != 4:
+            return
+        other = np.ascontiguousarray(plane).view(np.dtype("f4").newbyteorder(plane.dtype.byteorder))
+        if _plausible(other):
+            self.dtype = other.dtype
+            self.remark = (
+                f"its directory does not say what its numbers are: read as floating-point ({other.min():g} to "
+                f"{other.max():g}); as whole ones, the default, they would be {plane.min():g} to {plane.max():g}"
+            )
+
+
+def _plausible(plane: Pixels) -> bool:
+    """Whether all numbers look like intensities, and not like whole numbers taken for floating-point ones."""
+    if not np.isfinite(plane).all():
+        return False
+    sizes = np.abs(plane[plane != 0])
+    return bool(sizes.size) and bool(((sizes > _PLAUSIBLE[0]) & (sizes < _PLAUSIBLE[1])).all())
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None

@@ -1,0 +1,50 @@
+"""Which way up: a file's rows against those of another format, and TIFF's Orientation, as turns that can be undone.
+
+The first row of an MRC file is shown at the bottom (IMOD, RELION, MotionCor2), that of all other formats at the top. So
+a TIFF that becomes an MRC file, or an MRC file that becomes a TIFF, has its rows in the other order, as `tif2mrc` and
+`mrc2tif` of IMOD write them.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from daemon.micrograph import Micrograph, PixelSize
+
+FLIP = 4
+"""TIFF's number for rows from the bottom to the top."""
+_INVERSE = {6: 8, 8: 6}
+_SWAPPED = 5
+"""From this number on rows become columns."""
+
+
+def turns(like: Micrograph, kind: str) -> list[int]:
+    """What has to be done to a micrograph's pixels for a file of `kind`: TIFF's orientations, one after the other."""
+    if (like.kind == "mrc") == (kind == "mrc"):
+        return []
+    orientation = like.metadata.get("orientation")  # an MRC file has no such tag
+    return [FLIP] if orientation is None or kind != "mrc" else [int(orientation), FLIP]
+
+
+def turned(plane: Any, orientations: Iterable[int]) -> Any:
+    """A plane (H, W) whose first row and column are as TIFF's orientations say, made upright; one after the other."""
+    for number in orientations:
+        plane = plane.T if number >= _SWAPPED else plane
+        plane = plane[::-1] if number in (3, 4, 7, 8) else plane
+        plane = plane[:, ::-1] if number in (2, 3, 6, 7) else plane
+    return plane
+
+
+def undone(plane: Any, orientations: Iterable[int]) -> Any:
+    """A plane (H, W) as it was before `turned`."""
+    return turned(plane, [_INVERSE.get(number, number) for number in reversed(list(orientations))])
+
+
+def turned_size(size: PixelSize | None, orientations: Iterable[int]) -> PixelSize | None:
+    """The pixel size after `turned`."""
+    swapped = sum(number >= _SWAPPED for number in orientations) % 2
+    return PixelSize(size.x, size.y, size.unit) if size is not None and swapped else size
+
+
+def stored(recorded: object) -> list[int]:
+    """The turns that a result's record says its file was written with; none in older records."""
+    return [one for one in recorded if isinstance(one, int)] if isinstance(recorded, list) else []

@@ -1,0 +1,31 @@
+"""Names of files and folders: as rules compare them, and as results of one call are told apart."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+
+def folded(name: str) -> str:
+    """Lower case, and letters with accents composed: a Mac takes them apart (NFD), other systems do not (NFC)."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def told_apart(paths: Sequence[Path]) -> dict[Path, PurePath]:
+    """Each file with a name of its own: its last part, and before it as many folders as tell namesakes apart.
+
+    A link keeps its own name. A file given twice has one entry.
+    """
+    parts = {path: Path(os.path.abspath(path)).parts for path in paths}  # noqa: PTH100 - resolve() would lose the link
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        places: dict[str, dict[tuple[str, ...], list[Path]]] = {}
+        for path, names in parts.items():
+            place = folded("/".join(names[-depth[path] :]))
+            places.setdefault(place, {}).setdefault(names, []).append(path)
+        alike = [path for same in places.values() if len(same) > 1 for one in same.values() for path in one]
+        deeper = [path for path in alike if depth[path] < len(parts[path]) - 1]
+        if not deeper:
+            return {path: PurePath(*names[-depth[path] :]) for path, names in parts.items()}
+        for path in deeper:
+            depth[path] += 1

@@ -208,9 +208,9 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
 
 
 def require_one_exposure(micrograph: Micrograph) -> None:
-    """Raise MicrographError for a sum whose file says that its sections are no frames of one exposure."""
+    """Raise MicrographError for a sum whose file surely says that its sections are no frames of one exposure."""
     told = micrograph.metadata.get("stack")
-    if micrograph.metadata["frames"] > 1 and told is not None and told["are"] != "frames":
+    if micrograph.metadata["frames"] > 1 and told is not None and told["sure"] and told["are"] != "frames":
         raise MicrographError(
             f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}) and not frames of one "
             "exposure; save the one that is wanted as a file of its own"

@@ -51,8 +51,8 @@ SCENE_SIDE, SCENES_A_PIECE = 320, 56
 """Side of simulated scenes, pixels, and how many one process draws at a time."""
 AFTERWARDS = 20.0
 """Seconds kept for the evaluation."""
-EVALUATED = 512
-"""Crops on which the weights are evaluated in the end."""
+EVALUATED = 4
+"""Times as many crops as during the training are evaluated in the end."""
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -152,7 +152,7 @@ class Course:
 
     content: Pack
     stock: Stock
-    place: Place
+    validate: Validate
     out: Path
     work: Path
     compiled: bool
@@ -165,8 +165,7 @@ class Course:
         network = build(recipe.network, recipe.arguments)
         if content.start:
             network.load_state_dict(from_safetensors(content.start))
-        checks = validator(replace(recipe, crop=content.recipe.crop), content.unseen)
-        published = Published(self.out, self.work, folder, recipe, content.provenance, checks)
+        published = Published(self.out, self.work, folder, recipe, content.provenance, self.validate)
         folder.mkdir(parents=True, exist_ok=True)
         train(
             network,
@@ -205,10 +204,11 @@ def run(options: argparse.Namespace) -> int:
         torch.backends.cudnn.benchmark = True
         compiled = options.compile and compiles(recipe, place)
         stock = stock_of(content.truths, [scene for piece in pieces for scene in piece.result()], place.device)
+        validate = validator(recipe, content.unseen)
     taken = time.monotonic() - began
     log.info("%s: %d micrographs and %d scenes after %.0f s", place.described, len(content.truths), scenes, taken)
     deadline = Deadline(began + 60 * options.minutes - AFTERWARDS, options.steps, options.finish)
-    course = Course(content, stock, place, options.out, options.work, compiled, options.save_every)
+    course = Course(content, stock, validate, options.out, options.work, compiled, options.save_every)
     if options.finish < 1:
         spent = read(plateau / CHECKPOINT, place.device)["spent"] if (plateau / CHECKPOINT).exists() else 0.0
         course.fit(recipe, plateau, partial(deadline.plateau, spent))
@@ -243,8 +243,9 @@ def compiles(recipe: Recipe, place: Place) -> bool:
 
 def evaluate(content: Pack, out: Path, place: Place) -> None:
     """Write figures of the weights, and of those it started from, on more crops than during the training."""
-    measured = validator(replace(content.recipe, validation_crops=EVALUATED), content.unseen)
-    found: dict[str, Any] = {"crops": EVALUATED, "hardware": place.described}
+    crops = EVALUATED * content.recipe.validation_crops
+    measured = validator(replace(content.recipe, validation_crops=crops), content.unseen)
+    found: dict[str, Any] = {"crops": crops, "hardware": place.described}
     weights = {"trained": (out / RUN / WEIGHTS).read_bytes(), "started_from": content.start}
     for name, state in weights.items():
         if state:

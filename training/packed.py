@@ -70,7 +70,7 @@ def unpack(path: Path) -> Pack:
                 [_truth(entry, held[entry["image"]]) for entry in notes[part]] for part in ("truths", "unseen")
             )
             return Pack(recipe, truths, unseen, notes["provenance"], held["start"].tobytes())
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise ConfigError(f"{path}: no pack, or damaged ({error}); make one with `training.lease pack`") from error
 
 

@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daemon.scaling import ANSCOMBE
 from training import simulate
-from training.fit import drawer, loss_of
 from training.loop import WEIGHTS, Budget, train
 from training.network import FastDenoiser, local_mean
 from training.presets import FAST, Recipe
+from training.supply import drawer, loss_of
 from training.truths import load_truths
 from training.validation import validator
 

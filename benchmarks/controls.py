@@ -24,12 +24,13 @@ from safetensors.torch import load_file
 from training import simulate
 from training.evaluation import guards
 from training.evaluation.methods import on_counts, weights
-from training.fit import Order, changed, drawer, fit_and_finish, loss_of, material
+from training.fit import Order, changed, fit_and_finish, material
 from training.loop import WEIGHTS, Budget
 from training.network import build
 from training.presets import FAST, Recipe
 from training.processes import Place
 from training.state import State
+from training.supply import drawer, loss_of
 from training.validation import validator
 
 FINISH = 0.25

@@ -18,9 +18,7 @@ from math import ceil, cos, pi, radians, sin, sqrt
 from pathlib import Path
 from typing import Any
 
-import mrcfile
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 Real = NDArray[np.float32]
@@ -203,11 +201,15 @@ folders are those of the shipped profiles, and the last two are left to the defa
 def encode(counts: NDArray[np.uint16], kind: str) -> bytes:
     """A (H, W) image as the bytes of a file with its pixel size: `kind` ".tif" (ImageJ, nm) or ".mrc" (MRC2014, Å)."""
     if kind == ".mrc":
+        import mrcfile  # drawing scenes, as training does, needs no writers
+
         with tempfile.TemporaryDirectory() as folder:  # mrcfile writes files only
             path = Path(folder) / "exposure.mrc"
             with mrcfile.new(path, counts) as mrc:
                 mrc.voxel_size = 10 * PIXEL_NM
             return path.read_bytes()
+    import tifffile
+
     stream = io.BytesIO()
     per_nm = 1 / PIXEL_NM
     tifffile.imwrite(stream, counts, imagej=True, resolution=(per_nm, per_nm), metadata={"unit": "nm"})

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import exp, log, sqrt
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,26 @@ logger = logging.getLogger(__name__)
 
 FAINTEST_DOSE = 0.5
 """No crop is exposed with fewer mean counts per pixel than this."""
+LEAST_MEASURED = 0.1
+"""A crop is scaled as if it had at least so many."""
+
+STRETCHED, INVERTED, BENT = 0.4, 0.15, 0.3
+"""Shares of crops whose grey scale is changed in these ways (`regrade`)."""
+BEND, STRANGEST = 0.7, 1.5
+"""Largest logarithms of the exponent of a bent grey scale, and of a frame's brightness over a crop's."""
+
+
+class Drawn(Protocol):
+    """What a loss reads: a `Batch`, or the same as tensors on the device that trains."""
+
+    @property
+    def noisy(self) -> object: ...
+    @property
+    def truth(self) -> object: ...
+    @property
+    def level(self) -> object: ...
+    @property
+    def weight(self) -> object: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +122,7 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
         worst = draw.worst_detector
         shares = dict(zip(("readout", "psf", "hot_pixels", "x_rays"), rng.random(4), strict=True))
         detector = replace(worst, **{name: float(share) * getattr(worst, name) for name, share in shares.items()})
-    frame = exp(rng.uniform(-1.5, 1.5)) if rng.random() < draw.stranger else 1.0
+    frame = exp(rng.uniform(-STRANGEST, STRANGEST)) if rng.random() < draw.stranger else 1.0
     pixels, truth = expose(rng, crop, dose, contrast, detector)
     misjudged = exp(draw.misjudged * rng.standard_normal()) if draw.misjudged else 1.0
     return in_noise_units(pixels, truth, frame, detector.noise, misjudged)
@@ -158,12 +179,12 @@ def stretched(crop: Image) -> Image:
 
 def regrade(rng: np.random.Generator, crop: Image) -> Image:
     """Sometimes stretched to [0, 1], inverted, or bent in its grey scale: dark field for bright, thick for thin."""
-    if rng.random() < 0.4:
+    if rng.random() < STRETCHED:
         crop = stretched(crop)
-    if rng.random() < 0.15:
+    if rng.random() < INVERTED:
         crop = 1 - crop
-    if rng.random() < 0.3:
-        crop = np.power(crop, np.float32(exp(rng.uniform(-0.7, 0.7))))
+    if rng.random() < BENT:
+        crop = np.power(crop, np.float32(exp(rng.uniform(-BEND, BEND))))
     return crop
 
 
@@ -189,7 +210,7 @@ def in_noise_units(
     effective = replace(camera, gain=camera.gain * misjudged)
     gain, offset = effective.effective_gain, effective.effective_offset
     measured = (float(pixels.mean(dtype=np.float64)) - offset) / gain
-    dose = max(measured, 0.1)  # a crop without a single count still needs a scale
+    dose = max(measured, LEAST_MEASURED)  # a crop without a single count still needs a scale
     scaling = noise_units(dose * frame, gain, offset)
     own = noise_units(dose, gain, offset)
     weight = scaling.unit / own.unit * sqrt(misjudged * sharing(camera.psf))

@@ -15,12 +15,14 @@ from daemon.scaling import Noise, Scaling, minmax_crop
 Image = NDArray[np.float32]
 
 XRAY_COUNTS = (100.0, 30_000.0)
-"""What one X-ray leaves behind, in counts; log-uniform. Up to 30 % of it spills into a neighbouring pixel."""
+"""What one X-ray leaves behind, in counts; log-uniform. Part of it spills into a neighbouring pixel."""
+MOST_SPILT = 0.3
+"""The largest part that does; uniform from nothing up to this."""
 
 HOT_COUNTS = (20.0, 2_000.0)
 """What a hot pixel adds to every exposure, in counts; log-uniform."""
 
-_DARKEST_MEAN = 1e-3
+DARKEST_MEAN = 1e-3
 """A crop whose mean grey is below this is a black one: it has no contrast to scale."""
 
 
@@ -76,7 +78,7 @@ def expose(
     not deconvolution, and without spikes. A crop that is black all over has no contrast to scale: its truth is the
     background, ``dose (1 - contrast)``.
     """
-    mean = max(float(crop.mean()), _DARKEST_MEAN)
+    mean = max(float(crop.mean()), DARKEST_MEAN)
     truth = np.maximum(dose * (1 + contrast * (crop / mean - 1)), 0)
     counts = rng.poisson(truth).astype(np.float32)
     if detector == IDEAL:
@@ -111,7 +113,7 @@ def _strike(rng: np.random.Generator, counts: Image, share: float, strength: tup
     rows, columns = rng.integers(height, size=number), rng.integers(width, size=number)
     energy = np.exp(rng.uniform(log(strength[0]), log(strength[1]), number)).astype(np.float32)
     if spill:
-        share_spilt = rng.uniform(0, 0.3, number).astype(np.float32)
+        share_spilt = rng.uniform(0, MOST_SPILT, number).astype(np.float32)
         np.add.at(counts, ((rows + rng.integers(2, size=number)) % height, (columns + 1) % width), energy * share_spilt)
         energy *= 1 - share_spilt
     np.add.at(counts, (rows, columns), energy)
@@ -119,15 +121,21 @@ def _strike(rng: np.random.Generator, counts: Image, share: float, strength: tup
 
 # The paper's protocol (section 3.1)
 
+LOW_DOSE = (25.0, 75.0)
+"""Peak counts per pixel: the least, and the mean of what is added to it, which is exponentially distributed."""
+ORDINARY_DOSE = (200.0, 2500.0)
+"""Peak counts per pixel: uniform between these."""
+
 
 def paper_low_dose(rng: np.random.Generator) -> float:
     """Peak counts per pixel of the paper's low doses: 25 + Exp(75)."""
-    return 25.0 + float(rng.exponential(75.0))
+    least, mean_excess = LOW_DOSE
+    return least + float(rng.exponential(mean_excess))
 
 
 def paper_ordinary_dose(rng: np.random.Generator) -> float:
     """Peak counts per pixel of the paper's ordinary doses: uniform from 200 to 2500."""
-    return float(rng.uniform(200.0, 2500.0))
+    return float(rng.uniform(*ORDINARY_DOSE))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,14 +7,13 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from daemon.errors import ConfigError
 from daemon.manifest import sha256
@@ -22,15 +21,15 @@ from daemon.whole import save
 from training import cache as store
 from training import simulate
 from training.curve import PICTURE
-from training.data import Batch, Draw, PaperDraw, batch, paper_batch
 from training.exposure import Detector, Image
-from training.loop import CHECKPOINT, WEIGHTS, Budget, Drawer, train
-from training.losses import GRID, LOSSES, Loss, grid, huberised
+from training.loop import CHECKPOINT, WEIGHTS, Budget, train
+from training.losses import GRID, LOSSES, huberised
 from training.network import NetworkName, build
 from training.presets import PRESETS, Course, Doses, Optimiser, Protocol, Recipe
-from training.processes import alone
+from training.processes import Place, alone
 from training.state import read as read_state
-from training.truths import Rule, Truth, evened, load_truths, split_by_source, write_split
+from training.supply import Where, card_drawer, drawer, drawn_on_card, loss_of, stock_of
+from training.truths import Rule, Truth, load_truths, split_by_source, write_split
 from training.validation import validator
 
 log = logging.getLogger(__name__)
@@ -65,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=0, help="processes that draw batches ahead; with a GPU, about 6 (0: none)"
     )
     parser.add_argument(
+        "--draw", choices=get_args(Where),
+        help="where crops are drawn and exposed: by NumPy on the processor (host), or by torch on the device that "
+        "trains (card); card where there is a GPU",
+    )  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="compile the network first: for a GPU, takes a minute")
+    parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="changes",
         help="change the recipe: a field of training.presets.Recipe and its value in JSON, for instance rate=3e-4, "
         "loss='\"mse\"', arguments='{\"width\": 0.5}'; may be repeated",
@@ -86,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         options.start,
         options.workers,
         options.save_every,
+        draw=options.draw,
+        compiled=options.compile,
     )
     for name, recipe in phases.items():
         share = recipe.batches / sum(other.batches for other in phases.values()) if len(phases) > 1 else 1.0
@@ -183,6 +190,10 @@ class Order:
     """Seconds between checkpoints."""
     cache: Path | None = None
     """Folder of prepared micrographs; None: in `out`."""
+    draw: Where | None = None
+    """Where crops are drawn; None: on the graphics card if there is one."""
+    compiled: bool = False
+    """Whether torch compiles the network first."""
 
     @property
     def folder_of_cache(self) -> Path:
@@ -197,14 +208,11 @@ def fit(order: Order, recipe: Recipe, budget: Budget, *, origin: Path | None = N
     """
     out = order.out
     truths, unseen = material(order, recipe)
-    provenance = {
-        "micrographs": sorted(truth.name for truth in truths),
-        "sources": sorted({truth.source for truth in truths}),
-        "held_out": sorted(truth.name for truth in unseen),
-        "simulated_families": sorted(simulate.TRAINING) if recipe.simulated else [],
-        "started_from": order.start.name if order.start else None,
-        "start_sha256": start_hash(order.start),
-    }
+    device = Place.join().device
+    on_card = drawn_on_card(order.draw, recipe, device)
+    provenance = provenance_of(recipe, truths, unseen, order.start)
+    if on_card:
+        provenance["samples"] = "drawn on the device"
     out.mkdir(parents=True, exist_ok=True)
     keep_plan(out, provenance)
     write_split(out / SPLIT, truths, unseen, 0 if order.validation else VALIDATION_SHARE, recipe.seed)
@@ -215,7 +223,7 @@ def fit(order: Order, recipe: Recipe, budget: Budget, *, origin: Path | None = N
     scenes = simulated(recipe, order.folder_of_cache) if recipe.simulated else ()
     return train(
         network,
-        drawer(recipe, truths, scenes),
+        card_drawer(recipe, stock_of(truths, scenes, device)) if on_card else drawer(recipe, truths, scenes),
         loss_of(recipe),
         recipe,
         out,
@@ -225,9 +233,24 @@ def fit(order: Order, recipe: Recipe, budget: Budget, *, origin: Path | None = N
         origin=origin,
         # Section 3.2: outputs are clipped for every statistic, the losses shown during training among them.
         statistic=huberised(clip=True, ssim=recipe.ssim) if recipe.protocol == "paper" else None,
-        workers=order.workers,
+        workers=0 if on_card else order.workers,
         save_every=order.save_every,
+        compiled=order.compiled,
     )
+
+
+def provenance_of(
+    recipe: Recipe, truths: Sequence[Truth], unseen: Sequence[Truth], start: Path | None
+) -> dict[str, Any]:
+    """Where a network's knowledge comes from, for the record."""
+    return {
+        "micrographs": sorted(truth.name for truth in truths),
+        "sources": sorted({truth.source for truth in truths}),
+        "held_out": sorted(truth.name for truth in unseen),
+        "simulated_families": sorted(simulate.TRAINING) if recipe.simulated else [],
+        "started_from": start.name if start else None,
+        "start_sha256": start_hash(start),
+    }
 
 
 def material(order: Order, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
@@ -267,16 +290,6 @@ def start_hash(start: Path | None) -> str | None:
     return sha256(start / WEIGHTS) if start and (start / WEIGHTS).is_file() else None
 
 
-def loss_of(recipe: Recipe) -> Loss:
-    """The recipe's loss, with the grid's term if it has one."""
-    loss = huberised(recipe.clip_in_loss, recipe.ssim) if recipe.loss == "huberised" else LOSSES[recipe.loss]
-    return partial(_with_grid, loss, recipe.grid) if recipe.grid else loss
-
-
-def _with_grid(loss: Loss, weight: float, output: Tensor, drawn: Batch) -> Tensor:
-    return loss(output, drawn) + weight * grid(output, drawn)
-
-
 def keep_plan(out: Path, provenance: dict[str, Any]) -> None:
     """Write down what is learnt from, and from where. Raises ConfigError if `out` holds another training."""
     path = out / PLAN
@@ -302,20 +315,3 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ConfigError(f"{path}: damaged ({error}); name another run") from error
-
-
-def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> Drawer:
-    """What the recipe's protocol draws."""
-    if recipe.protocol == "paper":
-        low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
-        return partial(paper_batch, PaperDraw(recipe.crop, low, recipe.simulated), truths, scenes, recipe.seed)
-    draw = Draw(
-        recipe.crop,
-        recipe.simulated,
-        full_contrast=0.5 if recipe.contrast else 1.0,
-        flat=recipe.flat,
-        real_detector=recipe.real_detector,
-        worst_detector=Detector(**recipe.detector),
-        misjudged=recipe.misjudged,
-    )
-    return partial(batch, draw, evened(truths), scenes, recipe.seed)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from daemon.errors import ConfigError
 from daemon.whole import save
 from training.curve import PICTURE, Curve, draw, read
-from training.data import Batch
+from training.data import Drawn
 from training.losses import Loss
 from training.presets import Recipe
 from training.processes import Place
@@ -30,8 +30,8 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "model.safetensors"
 RECORD = "record.json"
 
-Drawer = Callable[[int, Sequence[int]], Batch]
-"""(step, indices of samples) → Batch. A pure function, so that the order of the data needs no state."""
+Drawer = Callable[[int, Sequence[int]], Drawn]
+"""(step, indices of samples) → batch. A pure function, so that the order of the data needs no state."""
 Validate = Callable[[nn.Module, int], dict[str, float]]
 """Figures of a network in evaluation mode, at a step; their names begin with "validation"."""
 
@@ -65,7 +65,7 @@ class Budget:
         return min(1.0, seconds / (60 * self.minutes))
 
 
-class Steps(Dataset[Batch]):
+class Steps(Dataset[Drawn]):
     """One process's share of every step from `first` on, for a loader whose workers draw ahead."""
 
     def __init__(self, draw_batch: Drawer, first: int, indices: Sequence[int]) -> None:
@@ -74,7 +74,7 @@ class Steps(Dataset[Batch]):
     def __len__(self) -> int:
         return 2**31  # the loop decides when to stop
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Drawn:
         return self._draw(self._first + index, self._indices)
 
 
@@ -92,6 +92,7 @@ def train(
     statistic: Loss | None = None,
     workers: int = 0,
     save_every: float = 120,
+    compiled: bool = False,
 ) -> Path:
     """Train `network` in place; returns `out` with the weights to keep (float32), the curve and the record.
 
@@ -107,6 +108,7 @@ def train(
         origin: folder of a training of the same network, a copy of whose last checkpoint this one begins with.
         statistic: what the curve shows as the loss, if not the loss itself.
         workers: processes that draw batches ahead; 0: they are drawn between the steps.
+        compiled: let torch compile the network's steps, which takes a minute and pays on a graphics card.
 
     Raises ConfigError for a checkpoint of another recipe, a batch that the processes cannot share evenly, a disk
     that refuses, and a loss that is no longer a number.
@@ -114,7 +116,7 @@ def train(
     place = Place.join()
     if recipe.batch % place.world:
         raise ConfigError(f"a batch of {recipe.batch} cannot be shared evenly by {place.world} processes")
-    state = State(network, recipe, place)
+    state = State(network, recipe, place, compiled)
     if (out / CHECKPOINT).exists():
         state.load(out / CHECKPOINT)
         log.info("resumed at step %d, %.1f minutes spent", state.step, state.spent / 60)

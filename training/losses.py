@@ -1,4 +1,4 @@
-"""What a training minimises: functions of the network's output and a `Batch`, in noise units unless they say so.
+"""What a training minimises: functions of the network's output and a batch, in noise units unless they say so.
 
 `weight` turns errors into units of the noise at each crop's own mean dose; `level` is ``1 / (2 sqrt(dose + 3/8))``.
 """
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daemon.scaling import ANSCOMBE
-from training.data import Batch
+from training.data import Drawn
 
-Loss = Callable[[Tensor, Batch], Tensor]
+Loss = Callable[[Tensor, Drawn], Tensor]
 
 EASY = 1e-4
 """Error (variance over noise variance) below which an easy crop no longer gains weight in `balanced`."""
@@ -23,13 +23,13 @@ def on(values: object, like: Tensor) -> Tensor:
     return torch.as_tensor(values).to(like.device, non_blocking=True)
 
 
-def crop_errors(output: Tensor, batch: Batch) -> Tensor:
+def crop_errors(output: Tensor, batch: Drawn) -> Tensor:
     """Mean squared error of every crop (N,), over the noise variance at its mean dose."""
     error = (output - on(batch.truth, output)) * on(batch.weight, output)
     return error.square().mean((1, 2, 3))
 
 
-def balanced(output: Tensor, batch: Batch) -> Tensor:
+def balanced(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the fourth root of their mean squared error.
 
     With the plain squared error, crops of high dose and contrast drown the faint ones; with its logarithm, which is
@@ -38,28 +38,28 @@ def balanced(output: Tensor, batch: Batch) -> Tensor:
     return (crop_errors(output, batch) + EASY).pow(0.25).mean()
 
 
-def root(output: Tensor, batch: Batch) -> Tensor:
+def root(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the root of their mean squared error: full contrast weighs more than in `balanced`."""
     return (crop_errors(output, batch) + EASY).sqrt().mean()
 
 
-def logarithmic(output: Tensor, batch: Batch) -> Tensor:
+def logarithmic(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the logarithm of their mean squared error: of PSNR, but for a factor."""
     return (crop_errors(output, batch) + EASY).log().mean()
 
 
-def mse(output: Tensor, batch: Batch) -> Tensor:
+def mse(output: Tensor, batch: Drawn) -> Tensor:
     """Mean squared error; its minimiser is the expectation, so a noisy target serves as well as a clean one."""
     return crop_errors(output, batch).mean()
 
 
-def huber(output: Tensor, batch: Batch) -> Tensor:
+def huber(output: Tensor, batch: Drawn) -> Tensor:
     """Squared error up to one noise σ, absolute beyond. Only for clean targets: it is biased on noisy ones."""
     weight = on(batch.weight, output)
     return F.huber_loss(output * weight, on(batch.truth, output) * weight)
 
 
-def poisson(output: Tensor, batch: Batch) -> Tensor:
+def poisson(output: Tensor, batch: Drawn) -> Tensor:
     """Negative log-likelihood of noisy target counts under the predicted ones, per pixel, over the mean dose.
 
     The expectation minimises it, as of the squared error, but dark pixels weigh as much as their noise allows. The
@@ -80,7 +80,7 @@ GRID = 16
 """Period of the coarsest grid that strided layers of the fast network lay over the image, pixels."""
 
 
-def grid(output: Tensor, batch: Batch) -> Tensor:
+def grid(output: Tensor, batch: Drawn) -> Tensor:
     """Mean square of the pattern that flat crops share with the network's own grid, in units of their noise variance.
 
     On a flat field a network with strides adds a faint pattern of their period: far too faint to move any other loss,
@@ -124,7 +124,7 @@ def huberised(clip: bool = False, ssim: float = 0.0) -> Loss:
     SSIM (the experiments of section 5.2).
     """
 
-    def loss(output: Tensor, batch: Batch) -> Tensor:
+    def loss(output: Tensor, batch: Drawn) -> Tensor:
         truth = on(batch.truth, output)
         output = output.clamp(0, 1) if clip else output
         scaled = 1000 * (output - truth).square().mean()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from daemon.errors import ConfigError
-from training.data import Batch
+from training.data import Drawn
 from training.losses import Loss, on
 from training.network import BATCHNORM_MOMENTUM
 from training.optimisers import optimisers
@@ -27,7 +27,7 @@ HALF_FAST = ("amx_bf16", "avx512_bf16")
 class State:
     """Weights, their average, the optimisers' state and the count of batches and seconds, on one process's device."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, place: Place) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, place: Place, compiled: bool = False) -> None:
         self.recipe, self.place = recipe, place
         # Tensor cores and AMX want the channels of a pixel side by side.
         self.network = network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -37,7 +37,8 @@ class State:
         self.loss_mean: Tensor | None = None
         self.half = recipe.half and fast_half(place.device)
         self._optimisers = optimisers(recipe, network)
-        self._wrapped = DistributedDataParallel(network) if place.world > 1 else network
+        wrapped = DistributedDataParallel(network) if place.world > 1 else network
+        self._wrapped: nn.Module = torch.compile(wrapped, dynamic=False) if compiled else wrapped  # type: ignore[assignment]
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same recipe. Raises ConfigError for another one, or a damaged file."""
@@ -72,7 +73,7 @@ class State:
         )
         return content.getvalue()
 
-    def advance(self, batch: Batch, loss: Loss, rate: float, frozen: bool) -> tuple[Tensor, Tensor]:
+    def advance(self, batch: Drawn, loss: Loss, rate: float, frozen: bool) -> tuple[Tensor, Tensor]:
         """One step along the gradient of `loss`; returns its value and the output. `frozen`: batch normalisation."""
         for one in self._optimisers:
             for group in one.param_groups:

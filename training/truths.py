@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon import formats
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from daemon.whole import save
 from training import cache as store
@@ -130,6 +129,8 @@ class Prepared:
 
 def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
+    from daemon import formats  # a machine that learns from prepared micrographs needs no readers
+
     micrograph = formats.read(path, MAX_PIXELS)
     formats.require_one_exposure(micrograph)
     pixels = micrograph.pixels

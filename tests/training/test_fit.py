@@ -127,6 +127,21 @@ def test_a_plateau_that_was_prolonged_is_one_that_was_not_stopped(data: Path, tm
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
+def test_crops_drawn_on_the_device_train_too_and_a_resumed_training_sees_the_same(data: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, simulated=0.4)
+    parts, whole = (Order(data, tmp_path / name, validation=data, draw="card") for name in ("parts", "whole"))
+    for steps in (2, 4):
+        fit(parts, recipe, Budget(steps=steps))
+    fit(whole, recipe, Budget(steps=4))
+    one, two = weights(parts.out), weights(whole.out)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert json.loads((whole.out / RECORD).read_text())["samples"] == "drawn on the device"
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        fit(replace(whole, draw="host"), recipe, Budget(steps=5))
+    with pytest.raises(ConfigError, match="drawn on the host only"):
+        fit(Order(data, tmp_path / "paper", draw="card"), replace(EDE2018_LOW, crop=64), Budget(steps=1))
+
+
 def test_the_papers_preset_trains_low_doses_then_ordinary_ones(data: Path, tmp_path: Path) -> None:
     more = ["--preset", "ede2018", "--steps", "7", "--set", 'arguments={"width": 0.05}']
     done = launch([*command(data, tmp_path / "run"), *more])

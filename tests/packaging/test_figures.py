@@ -9,6 +9,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text("utf-8")
+QUALITY = (ROOT / "docs" / "quality.md").read_text("utf-8")
+FIELD = (ROOT / "docs" / "field.md").read_text("utf-8")
 
 
 def result(name: str) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def test_the_verdicts_tables() -> None:
     assert all(row in document for row in rows)
     for row in rows[2:]:
         _, label, *_, reported, _ = row.split("|")
-        assert f"|{label}|{reported}|" in README
+        assert f"|{label}|{reported}|" in QUALITY
 
 
 def test_every_look_at_the_public_set_is_told() -> None:
@@ -44,7 +46,7 @@ def test_every_look_at_the_public_set_is_told() -> None:
 
 def test_the_shares_of_gain_and_noise() -> None:
     simulated = result("dose.json")["simulation"]
-    told = " ".join(README.split())
+    told = " ".join(QUALITY.split())
     everything = simulated["all"]["noise_variance"]
     assert f"in {everything['within_10_percent']:.0%} of {everything['images']} images".replace("%", " %") in told
     cameras = simulated["camera"]
@@ -55,28 +57,63 @@ def test_the_shares_of_gain_and_noise() -> None:
 
 def test_what_was_counted_in_the_field() -> None:
     field, fuzz = result("field.json"), result("fuzz.json")
-    assert f"{fuzz['inputs']:,} inputs" in README
+    assert f"{fuzz['inputs']:,} inputs" in FIELD
     assert fuzz["inputs"] == sum(target["inputs"] for target in fuzz["targets"].values())
     kills = field["kills"]
     assert kills["micrographs"] == kills["whole_results"]
-    assert f"{kills['kills']:,} kills, {kills['micrographs']:,} micrographs" in README
-    assert f"{field['failpoints']['kills']} such places" in README
+    assert f"{kills['kills']:,} kills, {kills['micrographs']:,} micrographs" in FIELD
+    assert f"{field['failpoints']['kills']} such places" in FIELD
     soak = field["soak"]
     warm, end = (round(soak[name] / 1024) for name in ("rss_kb_once_warm", "rss_kb_at_the_end"))
-    assert f"{soak['micrographs']:,} micrographs: {warm} MiB once warm, {end} MiB at the end" in README
+    assert f"{soak['micrographs']:,} micrographs: {warm} MiB once warm, {end} MiB at the end" in FIELD
 
 
 def test_the_host_paths_figures() -> None:
     host = result("host_path.json")
     share = host["throughput"]["daemon_share_of_bare_speed"]
     rounds = len(host["throughput"]["rounds"])
-    assert f"{share['median']:.0%} (least of {rounds} rounds {share['least']:.0%})" in README
+    assert f"{share['median']:.0%} (least of {rounds} rounds {share['least']:.0%})" in FIELD
     step = host["throughput"]["mean_seconds_by_step"]
     own = ", ".join(f"{name} {step[name]:.3f}" for name in ("prepare", "read", "judge", "write"))
-    assert f"beside {step['network']:.2f} for the network: {own}" in README
+    assert f"beside {step['network']:.2f} for the network: {own}" in FIELD
     wait = host["last_byte_to_start_of_work"]["seconds"]
-    assert f"{wait['median']:.2f} s, longest {wait['longest']:.2f} s" in README
+    assert f"{wait['median']:.2f} s, longest {wait['longest']:.2f} s" in FIELD
     cost = host["seconds_per_megapixel"].values()
-    assert f"{min(cost):.2f} to {max(cost):.2f} s: within {host['dearest_over_cheapest'] - 1:.0%}" in README
+    assert f"{min(cost):.2f} to {max(cost):.2f} s: within {host['dearest_over_cheapest'] - 1:.0%}" in FIELD
     peak = {side: f"{mib / 1024:.1f}" for side, mib in host["peak_rss_mib"].items()}
-    assert f"{peak['1024']} GiB at 1024², {peak['4096']} at 4096², {peak['16384']} at 16384²" in README
+    assert f"{peak['1024']} GiB at 1024², {peak['4096']} at 4096², {peak['16384']} at 16384²" in FIELD
+
+
+def test_the_figures_on_the_front_page() -> None:
+    front = " ".join(README.split())
+    evaluation = result("test_public/evaluation.json")
+    means = {
+        (row["regime"], row["method"]): f"{row['psnr']:.1f}".replace("-", "−")
+        for row in evaluation["tables"]
+        if row["stratum"] == "all" and row["instances"] == "shared"
+    }
+    rows = {
+        "low": "low dose (peak 25 + Exp(75) counts)",
+        "ordinary": "ordinary dose (peak 200 to 2500)",
+        "contrast_0.2": "low dose, 20 % contrast",
+        "contrast_0.05": "low dose, 5 % contrast",
+    }
+    for regime, label in rows.items():
+        raw, rival, ours = (means[regime, method] for method in ("unfiltered", "bm3d", "fast"))
+        assert f"| {label} | {raw} | {rival} | {ours} |" in front.replace("**", "")
+        for figure in (raw, rival, ours):
+            assert figure in QUALITY
+    protocol, methods = evaluation["protocol"], evaluation["methods"]
+    assert f"on {protocol['micrographs']} real micrographs of {len(protocol['sources'])} sources" in front
+    assert f"{methods['fast']['seconds']:.2f} s for 512², BM3D {methods['bm3d']['seconds']:.1f} s" in front
+    guards = [guard["ok"] for guard in evaluation["guards"]["fast"]]
+    goals = [figure["ok"] for figure in evaluation["acceptance"]] + guards
+    assert f"{sum(goals)} of the {len(goals)} goals" in front
+    assert (guards.count(False), len(guards)) == (3, 7) and "Three of seven tests" in front
+    verdict = result("verdict.json")["report, test_public (real truths)"]
+    caught, alarms = (verdict[f"rejected of those {kind} than the raw image"] for kind in ("worse", "better"))
+    assert f"rejected {caught['number']} of {caught['of']} results" in front
+    assert f"{alarms['number']} of {alarms['of']} that were better" in front
+    kills = result("field.json")["kills"]
+    assert f"{kills['kills']:,} times while a simulated camera wrote {kills['micrographs']:,} micrographs" in front
+    assert f"{kills['whole_results']:,} complete results" in front

@@ -1,4 +1,4 @@
-"""The settings that README recommends for acquisition software are settings, and choose what they say."""
+"""The settings that docs/acquisition.md recommends are settings, and choose what they say."""
 
 import re
 from pathlib import Path, PurePath
@@ -12,8 +12,8 @@ from daemon import dose
 from daemon.micrograph import Micrograph
 from daemon.service import rules
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-RECIPES = dict(re.findall(r"```yaml\n# (SerialEM|EPU|DigitalMicrograph|JEOL)\b.*\n((?:.*\n)*?)```", README))
+PAGE = (Path(__file__).parents[2] / "docs" / "acquisition.md").read_text("utf-8")
+RECIPES = dict(re.findall(r"```yaml\n# (SerialEM|EPU|DigitalMicrograph|JEOL)\b.*\n((?:.*\n)*?)```", PAGE))
 FOLDERS = "folders: {drop: drop, output: out, state: state}\n"
 
 

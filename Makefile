@@ -66,7 +66,7 @@ fuzz: $(DEV)/installed
 
 # On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
 gpu-test: $(DEV)/installed
-	$(DEV)/bin/pytest tests/gpu tests/daemon/test_backends.py
+	$(DEV)/bin/pytest tests/gpu tests/daemon/backends/test_backends.py
 
 gpu-benchmark: $(DEV)/installed
 	PYTHONPATH=.:tests/fakes:tests/gpu $(DEV)/bin/python benchmarks/gpu.py -o benchmarks/results/gpu
@@ -74,8 +74,8 @@ gpu-benchmark: $(DEV)/installed
 # Needs nvcc (CUDA 13). The hash in the first line ties the result to its source; a test compares them. Nothing in it is
 # newer than PTX 7.0, which drivers of CUDA 11 read, too; a test assembles it.
 ptx:
-	nvcc -ptx -arch=compute_75 -o kernels.tmp daemon/backends/kernels.cu
-	(echo "// kernels.cu $$(sha256sum daemon/backends/kernels.cu | cut -d' ' -f1)"; sed 's/^\.version .*/.version 7.0/' kernels.tmp) > daemon/backends/kernels.ptx
+	nvcc -ptx -arch=compute_75 -o kernels.tmp daemon/backends/gpu/kernels.cu
+	(echo "// kernels.cu $$(sha256sum daemon/backends/gpu/kernels.cu | cut -d' ' -f1)"; sed 's/^\.version .*/.version 7.0/' kernels.tmp) > daemon/backends/gpu/kernels.ptx
 	rm kernels.tmp
 
 clean:

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from daemon.scaling import ANSCOMBE
-from training import simulate
+from daemon.counts.scaling import ANSCOMBE
+from training.data import simulate
+from training.data.truths import load_truths
 from training.loop import WEIGHTS, Budget, train
 from training.network import FastDenoiser, local_mean
 from training.presets import FAST, Recipe
 from training.supply import drawer, loss_of
-from training.truths import load_truths
 from training.validation import validator
 
 WIDTHS, BLOCKS = (32, 32, 48, 64), (1, 1, 1, 1)

@@ -21,14 +21,14 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
-from training import simulate
+from training.data import simulate
+from training.distributed import Place
 from training.evaluation import guards
 from training.evaluation.methods import on_counts, weights
 from training.fit import Order, changed, fit_and_finish, material
 from training.loop import WEIGHTS, Budget
 from training.network import build
 from training.presets import FAST, Recipe
-from training.processes import Place
 from training.state import State
 from training.supply import drawer, loss_of
 from training.validation import validator
@@ -65,7 +65,7 @@ CONTROLS = {
 @contextmanager
 def crystals(defects: bool) -> Iterator[None]:
     """Simulated crystals with defects, or perfect ones."""
-    with nullcontext() if defects else patch("training.crystal_scenes.with_defects", lambda _, crystal: crystal):
+    with nullcontext() if defects else patch("training.data.crystal_scenes.with_defects", lambda _, crystal: crystal):
         yield
 
 

@@ -27,13 +27,13 @@ import numpy as np
 import tifffile
 import torch
 
-from training import simulate
-from training.data import Batch, Draw, PaperDraw, batch, paper_batch
+from training.data import simulate
+from training.data.samples import Batch, Draw, PaperDraw, batch, paper_batch
+from training.data.truths import load_truths
 from training.losses import LOSSES, on
 from training.network import build
 from training.presets import PRESETS, Recipe
 from training.state import fast_half
-from training.truths import load_truths
 
 SEED = 1
 RUNS = {"fast": 8, "ede2018": 1}

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon import __version__, dose
-from daemon.camera import expose
-from daemon.config import Profile
+from daemon import __version__
+from daemon.counts import profiles
+from daemon.counts.gain import measure
+from daemon.demo.camera import expose
 from daemon.errors import EmdenoisedError
-from daemon.gain import measure
+from daemon.formats.decoder import Reader
 from daemon.micrograph import Acquisition, Micrograph
-from daemon.reader import Reader
-from training.simulate import HELD_OUT, TRAINING
+from daemon.settings.config import Profile
+from training.data.simulate import HELD_OUT, TRAINING
 
 KINDS = {**TRAINING, **HELD_OUT}
 DOSES = (1.0, 5.0, 30.0, 200.0, 1000.0, 3000.0)
@@ -127,7 +128,7 @@ def warnings_of_detectors() -> list[Row]:
                         ("dose", Acquisition(electrons_per_pixel=level * lie)),
                     ):
                         one = Micrograph(pixels, Path(kind), "tiff", acquisition=stated)
-                        choice = dose.scaled(AUTO, "", one, dose.witness(one))
+                        choice = profiles.scaled(AUTO, "", one, profiles.witness(one))
                         doubted[what] += any("the file states" in warning for warning in choice.warnings)
             shares = {f"doubted_{what}": round(number / images, 3) for what, number in doubted.items()}
             rows.append({"detector": name, "stated_over_true": lie, "images": images, **shares})
@@ -144,9 +145,9 @@ def real(data: Path) -> list[Row]:
                 one = reader.read(path)
                 if min(one.pixels.shape) < 32:
                     continue
-                seen = dose.witness(one)
-                choice = dose.scaled(AUTO, "", one, seen)
-                plain = dose.scaled(PLAIN, "", one, seen)
+                seen = profiles.witness(one)
+                choice = profiles.scaled(AUTO, "", one, seen)
+                plain = profiles.scaled(PLAIN, "", one, seen)
             except EmdenoisedError as error:
                 rows.append({**row, "refused": str(error).partition(": ")[2]})
                 continue

@@ -32,16 +32,16 @@ from gpu_rivals import Rivals, flop_of
 from stand_in import stand_in, why_tensorrt_does_not_run
 from timeline import Timeline, draw
 
-from daemon import inference, manifest, tiling
-from daemon.backends import SLOTS, open_backend
-from daemon.backends.pipeline import Pipeline
-from daemon.config import BackendConfig, Config, Profile
-from daemon.denoise import plane
-from daemon.dose import Choice
-from daemon.engine import OPTIONS, EngineManifest, Gate, engine_path, manifest_of, tile_of
-from daemon.flavour import choose, find_gpu, load_tensorrt
-from daemon.manifest import Manifest
-from daemon.service import Service
+from daemon.backends import SLOTS, manifest, open_backend, tiling
+from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, manifest_of, tile_of
+from daemon.backends.gpu.nvidia import choose, find_gpu, load_tensorrt
+from daemon.backends.gpu.pipeline import Pipeline
+from daemon.backends.manifest import Manifest
+from daemon.counts.profiles import Choice
+from daemon.denoiser import plane
+from daemon.service import inference
+from daemon.service.service import Service
+from daemon.settings.config import BackendConfig, Config, Profile
 from engine_build.build import build as build_engine
 from engine_build.export import to_onnx
 from engine_build.half import half_body

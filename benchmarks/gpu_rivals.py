@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torch_network import HalfNetwork
 
-from daemon.manifest import Manifest
+from daemon.backends.manifest import Manifest
 from training.network import build
 
 

@@ -25,9 +25,10 @@ import numpy as np
 import onnxruntime
 import tifffile
 
-from daemon import manifest, service, tiling
+from daemon.backends import manifest, tiling
 from daemon.backends.cpu import CpuBackend
-from daemon.config import Config
+from daemon.service import service
+from daemon.settings.config import Config
 
 WEIGHTS = manifest.locate("fast")
 
@@ -170,7 +171,7 @@ def size(side: int) -> dict[str, Any]:
             "monitor": {"listen": None},
         }
         (root / "config.yaml").write_text(json.dumps(text))
-        command = [sys.executable, "-m", "daemon.cli", "once", "--config", str(root / "config.yaml")]
+        command = [sys.executable, "-m", "daemon.commands.main", "once", "--config", str(root / "config.yaml")]
         with (root / "said").open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said)
             peak = 0

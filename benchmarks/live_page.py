@@ -32,7 +32,7 @@ from PIL import Image as Picture
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
-from daemon.camera import encode, expose, scene
+from daemon.demo.camera import encode, expose, scene
 
 SIDE = 1024
 BRIGHT = 80
@@ -99,7 +99,7 @@ def daemon(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         "monitor": {"listen": f"127.0.0.1:{port}"},
     }
     (root / "config.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "daemon.cli", "run", "--config", str(root / "config.yaml")]
+    command = [sys.executable, "-m", "daemon.commands.main", "run", "--config", str(root / "config.yaml")]
     with (root / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

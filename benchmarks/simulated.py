@@ -14,8 +14,8 @@ from statistics import mean
 import numpy as np
 
 from daemon import Denoiser, __version__
-from daemon.camera import expose, scene
-from daemon.demo import USUAL_SIGMA, best_gaussian, gaussian, psnr
+from daemon.demo.camera import expose, scene
+from daemon.demo.run import USUAL_SIGMA, best_gaussian, gaussian, psnr
 
 SIDE = 512
 DOSES = (5.0, 20.0, 200.0, 1000.0)
@@ -58,7 +58,7 @@ def main() -> int:
                     flush=True,
                 )
         report = {
-            "what": "simulated nanoparticles on carbon (daemon.camera), not trained on; PSNR in dB, peak = truth's",
+            "what": "simulated nanoparticles on carbon (daemon.demo), not trained on; PSNR in dB, peak = truth's",
             "side": SIDE,
             "scenes": options.scenes,
             "weights": denoiser.manifest.sha256["model.onnx"],

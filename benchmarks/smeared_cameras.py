@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon import Denoiser, __version__
+from daemon.counts.gain import measure
+from daemon.counts.scaling import Noise
 from daemon.errors import EmdenoisedError
-from daemon.gain import measure
-from daemon.reader import Reader
-from daemon.scaling import Noise
-from training.exposure import Detector, expose
-from training.simulate import HELD_OUT, TRAINING
-from training.truths import bin2, own_noise
+from daemon.formats.decoder import Reader
+from training.data.exposure import Detector, expose
+from training.data.simulate import HELD_OUT, TRAINING
+from training.data.truths import bin2, own_noise
 
 SIDE = 512
 SPREADS = (0.0, 0.3, 0.5, 0.8, 1.0, 1.2)

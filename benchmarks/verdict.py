@@ -4,7 +4,7 @@
 
 Every case is a truth (a crop of a clean micrograph, or a simulated scene of a kind the network was not trained on), a
 simulated exposure of it (so the truth is known), the daemon's own settings with or without a provoked fault, its
-denoised image, and the verdict. `calibration` (val and simulation) is what the thresholds in `daemon.trust` were
+denoised image, and the verdict. `calibration` (val and simulation) is what the thresholds in `verdict.judge` were
 chosen on; `report` (test_public) was looked at only afterwards. Intervals are Wilson's, 95 %.
 """
 
@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon import manifest, trust
-from daemon.backends import open_backend
-from daemon.config import BackendConfig, Profile
-from daemon.denoise import plane
-from daemon.dose import Choice, scaled, witness
-from daemon.engine import default_folder
+from daemon.backends import manifest, open_backend
+from daemon.backends.gpu.engine import default_folder
+from daemon.counts.profiles import Choice, scaled, witness
+from daemon.denoiser import plane
 from daemon.errors import MicrographError
 from daemon.micrograph import Denoised, Micrograph
-from training import simulate
+from daemon.settings.config import BackendConfig, Profile
+from daemon.verdict import judge
+from training.data import simulate
+from training.data.exposure import Detector, expose
+from training.data.truths import own_noise
 from training.evaluation.pairs import real_subjects
-from training.exposure import Detector, expose
-from training.truths import own_noise
 
 Image = NDArray[np.float32]
 Source = tuple[str, Image]
@@ -178,7 +178,7 @@ class Bench:
             if fault == "broken engine":
                 detail, bad = broken(rng, done.image, raw, dose)
                 done = replace(done, image=bad)
-            verdict = trust.judge(done.image, done.prepared, choice)
+            verdict = judge.judge(done.image, done.prepared, choice)
         except MicrographError:
             return None
         ratio = float(np.mean(np.square(done.image - truth))) / added
@@ -196,7 +196,7 @@ class Bench:
             done, choice = self.denoise(raw, 1.0, 0.0)
             network.append(time.process_time() - begin)
             begin = time.process_time()
-            trust.judge(done.image, done.prepared, choice)
+            judge.judge(done.image, done.prepared, choice)
             judging.append(time.process_time() - begin)
         share = median(a / b for a, b in zip(judging, network, strict=True))
         return {"side": side, "judging": median(judging), "network": median(network), "share": share}
@@ -331,8 +331,8 @@ def main() -> int:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": platform.platform(),
         "thresholds": {
-            "reject above an estimated error ratio of": trust.REJECTED,
-            f"where neighbours correlate more than {trust.STRONGLY_CORRELATED}": trust.REJECTED_CORRELATED,
+            "reject above an estimated error ratio of": judge.REJECTED,
+            f"where neighbours correlate more than {judge.STRONGLY_CORRELATED}": judge.REJECTED_CORRELATED,
         },
         **summaries,
         "processor seconds, side by side": [bench.seconds(side) for side in (256, 512, 1024, 2048, 4096)],

@@ -7,7 +7,7 @@ __all__ = ["Denoiser", "__version__"]
 def __getattr__(name: str) -> object:
     # Lazy, so that `from daemon import Denoiser` works and `emdenoised --help` does not load a network runtime.
     if name == "Denoiser":
-        from daemon.denoise import Denoiser
+        from daemon.denoiser import Denoiser
 
         return Denoiser
     raise AttributeError(f"module 'daemon' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.scaling import Scaling
+from daemon.counts.scaling import Scaling
 
 Pixels = NDArray[Any]
 """An image plane (H, W) in any real dtype, as the camera wrote it."""

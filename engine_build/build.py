@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.engine import WORKSPACE
+from daemon.backends.gpu.engine import WORKSPACE
+from daemon.backends.gpu.nvidia import Flavour, listen, load_tensorrt, told
 from daemon.errors import BackendError, ConfigError, WeightsError
-from daemon.flavour import Flavour, listen, load_tensorrt, told
 from daemon.whole import save
 
 

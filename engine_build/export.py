@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from daemon.backends.manifest import MANIFEST, Manifest, sha256
+from daemon.counts.scaling import MINMAX_CROP, NOISE_UNITS, noise_units
 from daemon.errors import ConfigError
-from daemon.manifest import MANIFEST, Manifest, sha256
-from daemon.scaling import MINMAX_CROP, NOISE_UNITS, noise_units
-from training import simulate
+from training.data import simulate
 from training.network import Ede2018, FastDenoiser, NetworkName, build
 
 OPSET = 20

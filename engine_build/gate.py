@@ -14,10 +14,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from daemon import camera
-from daemon.engine import Gate
+from daemon.backends.gpu.engine import Gate
+from daemon.counts.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
+from daemon.demo import camera
 from daemon.errors import WeightsError
-from daemon.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
 from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of
 
 Array = NDArray[np.float32]

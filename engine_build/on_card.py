@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from daemon.backends.buffers import Pair
-from daemon.backends.cuda import Cuda
-from daemon.backends.device import Driver
-from daemon.backends.device import Network as Loaded
-from daemon.backends.tensorrt import open_network
-from daemon.engine import EngineManifest
+from daemon.backends.gpu.buffers import Pair
+from daemon.backends.gpu.cuda import Cuda
+from daemon.backends.gpu.device import Driver
+from daemon.backends.gpu.device import Network as Loaded
+from daemon.backends.gpu.engine import EngineManifest
+from daemon.backends.gpu.tensorrt import open_network
 from engine_build.gate import Array, Network
 
 

@@ -12,8 +12,8 @@ import tifffile
 from numpy.typing import NDArray
 from site_of_daemon import Site
 
-from daemon.config import Config
-from daemon.flavour import find_gpu
+from daemon.backends.gpu.nvidia import find_gpu
+from daemon.settings.config import Config
 
 
 def poisson(seed: int = 0, dose: float = 20.0, shape: tuple[int, int] = (64, 64)) -> NDArray[np.uint16]:

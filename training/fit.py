@@ -15,21 +15,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from daemon.backends.manifest import sha256
 from daemon.errors import ConfigError
-from daemon.manifest import sha256
 from daemon.whole import save
-from training import cache as store
-from training import simulate
 from training.curve import PICTURE
-from training.exposure import Detector, Image
+from training.data import cache as store
+from training.data import simulate
+from training.data.exposure import Detector, Image
+from training.data.truths import Rule, Truth, load_truths, split_by_source, write_split
+from training.distributed import Place, alone
 from training.loop import CHECKPOINT, WEIGHTS, Budget, train
 from training.losses import GRID, LOSSES, huberised
 from training.network import NetworkName, build
 from training.presets import PRESETS, Course, Doses, Optimiser, Protocol, Recipe
-from training.processes import Place, alone
 from training.state import read as read_state
 from training.supply import Where, card_drawer, drawer, drawn_on_card, loss_of, stock_of
-from training.truths import Rule, Truth, load_truths, split_by_source, write_split
 from training.validation import validator
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     try:
         Detector(**recipe.detector)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"detector: {error}; see training.exposure.Detector") from error
+        raise ConfigError(f"detector: {error}; see training.data.exposure.Detector") from error
     for name in ("batch", "crop", "scenes", "validate_every", "validation_crops", "warm_up_batches"):
         if getattr(recipe, name) < 1:
             raise ConfigError(f"{name} must be at least 1, not {getattr(recipe, name)}")
@@ -181,7 +181,7 @@ class Order:
     validation: Path | None = None
     """Folder of micrographs to validate on; None: whole sources, a tenth of the micrographs, are held out for it."""
     sources: Path | None = None
-    """CSV of names, sources and grades (`training.truths.load_truths`)."""
+    """CSV of names, sources and grades (`training.data.truths.load_truths`)."""
     start: Path | None = None
     """Folder of an earlier run whose weights to start from."""
     workers: int = 0

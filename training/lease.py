@@ -30,18 +30,18 @@ from torch import nn
 
 from daemon.errors import ConfigError, EmdenoisedError
 from daemon.whole import save
-from training import simulate
 from training.curve import CURVE, PICTURE
-from training.exposure import Image
+from training.data import simulate
+from training.data.exposure import Image
+from training.data.truths import Truth, load_truths, split_by_source
+from training.distributed import Place
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget, Validate, train
 from training.network import build
 from training.on_card import CardBatch, Stock
 from training.packed import Pack, cut, pack, unpack
 from training.presets import PRESETS, Recipe
-from training.processes import Place
 from training.state import State, read
 from training.supply import card_drawer, loss_of, stock_of
-from training.truths import Truth, load_truths, split_by_source
 from training.validation import validator
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from daemon.errors import ConfigError
 from daemon.whole import save
 from training.curve import PICTURE, Curve, draw, read
-from training.data import Drawn
+from training.data.samples import Drawn
+from training.distributed import Place
 from training.losses import Loss
 from training.presets import Recipe
-from training.processes import Place
 from training.state import State
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daemon.scaling import ANSCOMBE
-from training.data import Drawn
+from daemon.counts.scaling import ANSCOMBE
+from training.data.samples import Drawn
 
 Loss = Callable[[Tensor, Drawn], Tensor]
 

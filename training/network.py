@@ -1,6 +1,6 @@
 """The two networks: the paper's, to the letter of its figure 1, and a fast one for tensor cores and CPUs.
 
-Both have the same interface, the serving contract of `daemon.scaling`: ``units`` (N, 1, H, W) and ``level``
+Both have the same interface, the serving contract of `daemon.counts.scaling`: ``units`` (N, 1, H, W) and ``level``
 (N, 1, 1, 1), float32, in; denoised ``units`` (N, 1, H, W) out.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daemon.scaling import ANSCOMBE
+from daemon.counts.scaling import ANSCOMBE
 
 NetworkName = Literal["fast", "ede2018"]
 

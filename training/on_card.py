@@ -1,7 +1,7 @@
-"""As `training.data`, on the device that trains: images lie there, and crops are drawn, exposed and scaled there.
+"""As `training.data.samples`, on the device that trains: images lie there, and crops are drawn, exposed and scaled there.
 
 One processor core draws some hundred crops a second, one graphics card learns from ten thousand. The laws are those of
-`training.data.sample` and `training.exposure.expose`, the samples are others: whole batches are drawn at once from
+`training.data.samples.sample` and `training.data.exposure.expose`, the samples are others: whole batches are drawn at once from
 torch's generator, seeded by (seed, step), so that a training that resumes on the same kind of device sees the same.
 """
 
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daemon.scaling import ANSCOMBE
-from training import data, exposure
-from training.data import Draw
-from training.exposure import IDEAL, Detector, Image
-from training.truths import Truth
+from daemon.counts.scaling import ANSCOMBE
+from training.data import exposure, samples
+from training.data.exposure import IDEAL, Detector, Image
+from training.data.samples import Draw
+from training.data.truths import Truth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CardBatch:
-    """A `training.data.Batch` of tensors: (N, 1, S, S) and (N, 1, 1, 1), float32, on the stock's device."""
+    """A `training.data.samples.Batch` of tensors: (N, 1, S, S) and (N, 1, 1, 1), float32, on the stock's device."""
 
     noisy: Tensor
     truth: Tensor
@@ -109,7 +109,7 @@ class Dice:
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """A `training.exposure.Detector` of each sample, (N,) float64 each, none worse than `worst`."""
+    """A `training.data.exposure.Detector` of each sample, (N,) float64 each, none worse than `worst`."""
 
     gain: Tensor
     offset: Tensor
@@ -130,7 +130,7 @@ class Cameras:
 
     @cached_property
     def sharing(self) -> Tensor:
-        """(N,): as `daemon.scaling.sharing`."""
+        """(N,): as `daemon.counts.scaling.sharing`."""
         return self.taps.square().sum(1).square()
 
 
@@ -148,7 +148,7 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
         crop = torch.where(_each(flat), 0.5, crop)
         dose = torch.where(flat, dice.log_uniform(draw.doses), dose)
     cameras = draw_cameras(draw, dice)
-    frame = torch.where(dice.chance(draw.stranger), dice.uniform(-data.STRANGEST, data.STRANGEST).exp(), 1.0)
+    frame = torch.where(dice.chance(draw.stranger), dice.uniform(-samples.STRANGEST, samples.STRANGEST).exp(), 1.0)
     pixels, truth = expose(dice, crop, dose, contrast, cameras)
     misjudged = (draw.misjudged * dice.normal()).exp()
     return in_noise_units(pixels, truth, frame, cameras, misjudged)
@@ -177,21 +177,21 @@ def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> Tensor:
 
 
 def regrade(dice: Dice, crop: Tensor) -> Tensor:
-    """As `training.data.regrade`."""
+    """As `training.data.samples.regrade`."""
     low, high = crop.amin((1, 2), keepdim=True), crop.amax((1, 2), keepdim=True)
-    crop = torch.where(_each(dice.chance(data.STRETCHED)), (crop - low) / (high - low).clamp(min=1e-3), crop)
-    crop = torch.where(_each(dice.chance(data.INVERTED)), 1 - crop, crop)
-    bent = crop.clamp(min=0).pow(_each(dice.uniform(-data.BEND, data.BEND).exp().float()))
-    return torch.where(_each(dice.chance(data.BENT)), bent, crop)
+    crop = torch.where(_each(dice.chance(samples.STRETCHED)), (crop - low) / (high - low).clamp(min=1e-3), crop)
+    crop = torch.where(_each(dice.chance(samples.INVERTED)), 1 - crop, crop)
+    bent = crop.clamp(min=0).pow(_each(dice.uniform(-samples.BEND, samples.BEND).exp().float()))
+    return torch.where(_each(dice.chance(samples.BENT)), bent, crop)
 
 
 def mean_doses(draw: Draw, dice: Dice, mean: Tensor) -> Tensor:
-    """As `training.data.mean_dose`, for crops of these mean greys (N,)."""
+    """As `training.data.samples.mean_dose`, for crops of these mean greys (N,)."""
     which = dice.uniform()
     least, excess = exposure.LOW_DOSE
     low = least - excess * torch.log1p(-dice.uniform())
     peak = torch.where(which < draw.low, low, dice.uniform(*exposure.ORDINARY_DOSE))
-    by_peak = (peak * mean).clamp(min=data.FAINTEST_DOSE)
+    by_peak = (peak * mean).clamp(min=samples.FAINTEST_DOSE)
     return torch.where(which < draw.low + draw.ordinary, by_peak, dice.log_uniform(draw.doses))
 
 
@@ -203,7 +203,7 @@ def draw_cameras(draw: Draw, dice: Dice) -> Cameras:
 
 
 def expose(dice: Dice, crop: Tensor, dose: Tensor, contrast: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """As `training.exposure.expose`: crops (N, S, S) → (pixels, truth) in each detector's units.
+    """As `training.data.exposure.expose`: crops (N, S, S) → (pixels, truth) in each detector's units.
 
     A pixel that is struck twice by X-rays has twice the energy of one.
     """
@@ -235,11 +235,11 @@ def smear(images: Tensor, taps: Tensor) -> Tensor:
 
 
 def in_noise_units(pixels: Tensor, truth: Tensor, frame: Tensor, cameras: Cameras, misjudged: Tensor) -> CardBatch:
-    """As `training.data.in_noise_units`, for (N, S, S) pixels and truths."""
+    """As `training.data.samples.in_noise_units`, for (N, S, S) pixels and truths."""
     gain = cameras.gain * misjudged
     offset = cameras.offset - gain * cameras.readout.square() / cameras.sharing
     gain = gain * cameras.sharing
-    dose = ((_mean(pixels) - offset) / gain).clamp(min=data.LEAST_MEASURED)
+    dose = ((_mean(pixels) - offset) / gain).clamp(min=samples.LEAST_MEASURED)
     sigma, own = (dose * frame + ANSCOMBE).sqrt(), (dose + ANSCOMBE).sqrt()
     zero, unit = _each(offset + gain * dose * frame).float(), _each(gain * sigma).float()
     noisy, true = ((image - zero) / unit for image in (pixels, truth))

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from daemon.errors import ConfigError
 from daemon.whole import save
-from training.exposure import Image
+from training.data.exposure import Image
+from training.data.truths import Truth, bin2, own_noise
 from training.presets import Recipe
-from training.truths import Truth, bin2, own_noise
 
 log = logging.getLogger(__name__)
 

@@ -42,11 +42,11 @@ class Recipe:
     contrast: bool = True
     """Half of the crops are diluted by a background, to contrasts down to 2 %."""
     misjudged: float = 0.0
-    """Relative error of the gain that crops are scaled by (`training.data.Draw`)."""
+    """Relative error of the gain that crops are scaled by (`training.data.samples.Draw`)."""
     real_detector: float = 0.0
     """Share of crops recorded by a detector that does more than count."""
     detector: dict[str, float] = field(default_factory=dict)
-    """What its worst is like: terms of `training.exposure.Detector`, such as readout, psf, hot_pixels, x_rays."""
+    """What its worst is like: terms of `training.data.exposure.Detector`, such as readout, psf, hot_pixels, x_rays."""
     flat: float = 0.0
     """Share of crops that are flat fields."""
     loss: str = "balanced"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from daemon.errors import ConfigError
-from training.data import Drawn
+from training.data.samples import Drawn
+from training.distributed import Place
 from training.losses import Loss, on
 from training.network import BATCHNORM_MOMENTUM
 from training.optimisers import optimisers
 from training.presets import Recipe
-from training.processes import Place
 
 HALF_FAST = ("amx_bf16", "avx512_bf16")
 """Names in /proc/cpuinfo of instructions that make bfloat16 worth while."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from daemon.errors import ConfigError
-from training.data import Draw, Drawn, PaperDraw, batch, paper_batch
-from training.exposure import Detector, Image
+from training.data.exposure import Detector, Image
+from training.data.samples import Draw, Drawn, PaperDraw, batch, paper_batch
+from training.data.truths import Truth, evened
 from training.loop import Drawer
 from training.losses import LOSSES, Loss, grid, huberised
 from training.on_card import Stock, batch_on_card
 from training.presets import Recipe
-from training.truths import Truth, evened
 
 Where = Literal["host", "card"]
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from training import simulate
-from training.data import Batch, Draw, PaperDraw, batch, paper_sample
-from training.exposure import Detector, Image
+from training.data import simulate
+from training.data.exposure import Detector, Image
+from training.data.samples import Batch, Draw, PaperDraw, batch, paper_sample
+from training.data.truths import Truth
 from training.loop import Validate
 from training.losses import on
 from training.presets import Recipe
-from training.truths import Truth
 
 STEP = 2**40
 """Samples of steps that no training reaches."""

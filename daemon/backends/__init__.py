@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
-from daemon import manifest
-from daemon.config import BackendConfig
+from daemon.backends import manifest
 from daemon.micrograph import Denoised, Plane
+from daemon.settings.config import BackendConfig
 
 # Before ONNX Runtime is imported, which otherwise keeps a file in the home folder and reports to its makers.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -98,7 +98,7 @@ def open_backend(
                 progress=progress,
             )
         case "tensorrt":
-            from daemon.backends.tensorrt import TensorRtBackend
+            from daemon.backends.gpu.tensorrt import TensorRtBackend
 
             return TensorRtBackend(
                 settings, weights, manifest.load(weights), engines, halo=halo, blend=blend, progress=progress

@@ -8,13 +8,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from daemon import spikes, tiling
-from daemon.backends import OUT_OF_MEMORY
+from daemon.backends import OUT_OF_MEMORY, tiling
+from daemon.backends.manifest import Manifest
+from daemon.counts import spikes
+from daemon.counts.scaling import MINMAX_CROP, minmax_crop
+from daemon.counts.spikes import infill, within
 from daemon.errors import BackendError, MicrographError, WeightsError
-from daemon.manifest import Manifest
 from daemon.micrograph import Denoised, Image, Plane, Prepared
-from daemon.scaling import MINMAX_CROP, minmax_crop
-from daemon.spikes import infill, within
 
 
 class CpuBackend:

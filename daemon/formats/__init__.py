@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import foreign, mdoc, mrc, references, stack, tiff, tiff_layout, turned
-from daemon.formats.container import CodecNeededError, DamagedError, Extent, explained
-from daemon.formats.opened import open_raw
+from daemon.formats import mdoc, mrc, references, rosettasciio, stack, tiff, tiff_layout, turned
+from daemon.formats.reading import CodecNeededError, DamagedError, Extent, explained
+from daemon.formats.safe_open import open_raw
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
@@ -78,13 +78,13 @@ def probe(path: Path, below: Path | None = None) -> Completeness:
             return Completeness("incomplete", False, "the file is empty" if size == 0 else "it starts with zeros")
         try:
             kind = _container(head, path)
-            form = foreign.recognised(head, path.suffix)
+            form = rosettasciio.recognised(head, path.suffix)
             if kind == "tiff":
                 extent = tiff_layout.parse(stream, size).extent()
             elif kind == "mrc":
                 extent = mrc.parse(head).extent
             elif form is not None:
-                extent = foreign.extent(head, form, size)
+                extent = rosettasciio.extent(head, form, size)
             elif _foreign(head) or head.startswith(_EMI):
                 return Completeness("complete")
             else:
@@ -106,7 +106,7 @@ def read(
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
-    `decode` false, CodecNeededError for compressed pixels: `daemon.reader` has them decoded in another process.
+    `decode` false, CodecNeededError for compressed pixels: `decoder` has them decoded in another process.
     `below` as in `open_raw`.
     """
     with explained(path), open_raw(path, below) as stream:
@@ -117,8 +117,8 @@ def read(
             micrograph = tiff.read(stream, path, size, max_pixels, section, decode=decode)
         elif kind == "mrc":
             micrograph = mrc.read(stream, path, size, max_pixels, section)
-        elif (form := foreign.recognised(head, path.suffix)) is not None:
-            micrograph = foreign.read(stream, path, form, max_pixels, section, decode=decode, below=below)
+        elif (form := rosettasciio.recognised(head, path.suffix)) is not None:
+            micrograph = rosettasciio.read(stream, path, form, max_pixels, section, decode=decode, below=below)
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)

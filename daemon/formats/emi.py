@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.formats import opened
+from daemon.formats import safe_open
 from daemon.micrograph import Acquisition
 
 _LABELLED = re.compile(r"<Label>([^<]*)</Label>\s*<Value>([^<]*)</Value>\s*<Unit>([^<]*)</Unit>")
@@ -24,7 +24,7 @@ class Told:
 def beside(path: Path, below: Path | None = None) -> Told | None:
     """What the .emi file of a .ser file says (`name_1.ser`: `name.emi`), None without one. `below`: see `opened`."""
     match = re.fullmatch(r"(.*)_(\d+)\.ser", path.name, re.IGNORECASE)
-    data = opened.beside(path.with_name(f"{match[1]}.emi"), below) if match else None
+    data = safe_open.beside(path.with_name(f"{match[1]}.emi"), below) if match else None
     return None if match is None or data is None else parse(data, int(match[2]))
 
 

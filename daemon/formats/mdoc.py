@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from daemon.formats import opened, stack
+from daemon.formats import safe_open, stack
 from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
@@ -14,10 +14,10 @@ _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
 def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
-    """The micrograph with what its .mdoc says and its own header does not. `below` as in `opened.open_raw`."""
+    """The micrograph with what its .mdoc says and its own header does not. `below` as in `safe_open.open_raw`."""
     path = micrograph.source
     names = (path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc"))
-    data = next((found for name in names if (found := opened.beside(name, below))), None)
+    data = next((found for name in names if (found := safe_open.beside(name, below))), None)
     if data is None:
         return micrograph
     section = int(micrograph.metadata.get("section", 1)) - 1

@@ -15,7 +15,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from daemon import __version__
 from daemon.errors import MicrographError
 from daemon.formats import mrc_extended, mrc_numbers, stack
-from daemon.formats.container import (
+from daemon.formats.reading import (
     DamagedError,
     Extent,
     check_pixels,
@@ -192,11 +192,7 @@ def _header(head: bytes) -> Any:
     for order in "<>":
         header = np.frombuffer(head, HEADER_DTYPE.newbyteorder(order), 1)[0]
         sizes = [int(header[name]) for name in ("nx", "ny", "nz")]
-        if (
-            all(0 < side <= _MOST for side in sizes)
-            and int(header["nsymbt"]) >= 0
-            and _known(int(header["mode"]))
-        ):
+        if all(0 < side <= _MOST for side in sizes) and int(header["nsymbt"]) >= 0 and _known(int(header["mode"])):
             return header
     return None
 

@@ -17,7 +17,7 @@ import tifffile
 from daemon import __version__
 from daemon.errors import MicrographError
 from daemon.formats import stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
-from daemon.formats.container import (
+from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
     check_pixels,

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.formats.container import DamagedError, Extent
+from daemon.formats.reading import DamagedError, Extent
 
 _MAX_PAGES = 1 << 14
 _MAX_ENTRIES = 1 << 12

@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from daemon.formats.container import DamagedError
+from daemon.formats.reading import DamagedError
 from daemon.formats.tiff_layout import Layout, Page
 from daemon.micrograph import Pixels
 

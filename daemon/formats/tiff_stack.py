@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon.errors import MicrographError
 from daemon.formats import stack, tiff_layout
-from daemon.formats.container import DamagedError
+from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import Layout, Page
 from daemon.micrograph import Pixels

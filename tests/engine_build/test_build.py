@@ -19,11 +19,12 @@ from fake_cuda import Address, FakeCuda, Stream
 from fake_gpu import FakeEngine
 from onnx import TensorProto, helper, numpy_helper
 
-from daemon import flavour, manifest
-from daemon.config import EX_CONFIG
-from daemon.engine import OPTIONS, EngineManifest, Wanted, engine_path, load_manifest, manifest_of, stale
+from daemon.backends import manifest
+from daemon.backends.gpu import nvidia
+from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Wanted, engine_path, load_manifest, manifest_of, stale
+from daemon.backends.gpu.nvidia import RTX_TARGETS, Gpu
 from daemon.errors import ConfigError, WeightsError
-from daemon.flavour import RTX_TARGETS, Gpu
+from daemon.settings.config import EX_CONFIG
 from engine_build import __main__ as command
 from engine_build import build as builder
 from engine_build import gate, on_card
@@ -144,9 +145,9 @@ def test_a_card_it_cannot_build_for_is_refused_with_those_it_can(tmp_path: Path)
 
 
 def test_tensorrt_itself_says_what_to_type_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(flavour.MODULES, "tensorrt", "no_such_tensorrt")
+    monkeypatch.setitem(nvidia.MODULES, "tensorrt", "no_such_tensorrt")
     with pytest.raises(ConfigError, match=r"pip install 'emdenoised\[gpu\]'"):
-        flavour.load_tensorrt("tensorrt")
+        nvidia.load_tensorrt("tensorrt")
 
 
 @pytest.mark.parametrize(

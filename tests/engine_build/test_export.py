@@ -1,6 +1,6 @@
 """Export: what the daemon serves computes what was trained, from weights stored in half the space.
 
-The paper's network is exported in `tests/daemon/test_tiled_networks.py`, where its tilings are compared.
+The paper's network is exported in `tests/daemon/backends/test_tiled_networks.py`, where its tilings are compared.
 """
 
 import json
@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from daemon import manifest
-from daemon.denoise import Denoiser
+from daemon.backends import manifest
+from daemon.backends.manifest import Manifest
+from daemon.counts.scaling import MINMAX_CROP, minmax_crop
+from daemon.denoiser import Denoiser
 from daemon.errors import ConfigError, WeightsError
-from daemon.manifest import Manifest
-from daemon.scaling import MINMAX_CROP, minmax_crop
 from engine_build.export import HALO_MAX, HALO_RMS, as_half, export, measure_halo, store_as_half
 from training.network import FastDenoiser, build
 

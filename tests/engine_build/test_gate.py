@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from daemon import manifest
+from daemon.backends import manifest
+from daemon.counts.scaling import MINMAX_CROP, NOISE_UNITS
 from daemon.errors import WeightsError
-from daemon.scaling import MINMAX_CROP, NOISE_UNITS
 from engine_build import gate
 
 Array = NDArray[np.float32]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper, shape_inference
 
-from daemon import manifest
+from daemon.backends import manifest
 from engine_build.export import to_onnx
 from engine_build.half import body_of, finite, half_body
 from training.network import build

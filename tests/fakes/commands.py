@@ -8,9 +8,9 @@ import os
 import sys
 from importlib import import_module
 
-from daemon import cli
+from daemon.commands import main
 
-import_module("daemon.session_report")  # here once, and not in each command
+import_module("daemon.commands.report")  # here once, and not in each command
 
 for line in sys.stdin:
     said, *command = json.loads(line)
@@ -20,7 +20,7 @@ for line in sys.stdin:
         os.dup2(target, 2)
         status = 1
         try:
-            status = cli.main(command)
+            status = main.main(command)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

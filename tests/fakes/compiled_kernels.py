@@ -7,7 +7,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[2] / "daemon" / "backends" / "kernels.cu"
+SOURCE = Path(__file__).parents[2] / "daemon" / "backends" / "gpu" / "kernels.cu"
 
 SHIM = """
 #define __global__

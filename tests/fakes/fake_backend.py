@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from daemon import spikes
+from daemon.counts import spikes
 from daemon.errors import MicrographError
 from daemon.micrograph import Denoised, Plane, Prepared
 

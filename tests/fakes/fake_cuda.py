@@ -16,7 +16,7 @@ import numpy as np
 from compiled_kernels import C_TYPES, library
 from numpy.typing import NDArray
 
-from daemon.backends.device import SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
+from daemon.backends.gpu.device import SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
 
 POISON = 0xFF
 """Bytes of which every float is NaN and every integer odd."""

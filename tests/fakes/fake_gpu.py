@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 from fake_cuda import Address, FakeCuda, Stream
 
-from daemon.backends import provision, tensorrt
-from daemon.config import BackendConfig
-from daemon.engine import EngineManifest, Gate, tile_of
-from daemon.flavour import Gpu
-from daemon.manifest import Manifest
+from daemon.backends.gpu import provision, tensorrt
+from daemon.backends.gpu.engine import EngineManifest, Gate, tile_of
+from daemon.backends.gpu.nvidia import Gpu
+from daemon.backends.manifest import Manifest
+from daemon.settings.config import BackendConfig
 
 CARD = Gpu("NVIDIA RTX A4000", "sm86", "CUDA 13.0")
 
@@ -72,7 +72,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
         return FakeEngine(*served[path], about, driver)
 
     monkeypatch.setattr("daemon.backends.driver_answers", lambda: True)
-    monkeypatch.setattr("daemon.engine.TILE", 256)  # on a processor, large tiles take their time
+    monkeypatch.setattr("daemon.backends.gpu.engine.TILE", 256)  # on a processor, large tiles take their time
     monkeypatch.setattr(tensorrt, "find_gpu", lambda device: CARD)
     monkeypatch.setattr(tensorrt, "open_driver", driver)
     monkeypatch.setattr(tensorrt, "open_network", network)

@@ -9,10 +9,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from daemon import formats, report
-from daemon.config import Config
-from daemon.ledger import Job, Ledger
+from daemon import formats
+from daemon.ledger.jobs import Job, Ledger
 from daemon.micrograph import Image, Micrograph
+from daemon.output import writing
+from daemon.settings.config import Config
 
 
 def counts(seed: int = 0, shape: tuple[int, int] = (64, 64), dose: float = 20.0) -> NDArray[np.uint16]:
@@ -83,7 +84,7 @@ class Finished:
     ) -> Job:
         """The result of what was read, and its row in the ledger."""
         state = (self.config.folders.drop / name).stat()
-        written = report.write_outputs(
+        written = writing.write_outputs(
             self.config.folders.output, PurePosixPath(name), 1, micrograph, denoised, provenance,
             kind="tiff", preview_pixels=None,
         )  # fmt: skip

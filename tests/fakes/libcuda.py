@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "daemon" / "backends" / "kernels.cu"
+KERNELS = HERE.parents[1] / "daemon" / "backends" / "gpu" / "kernels.cu"
 
 
 def toolkit() -> Path | None:

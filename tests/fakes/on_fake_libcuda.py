@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from daemon import flavour, manifest, spikes
-from daemon.backends.cuda import Cuda
-from daemon.backends.device import OutOfMemoryError
-from daemon.backends.pipeline import Pipeline
-from daemon.config import Profile
-from daemon.denoise import plane
-from daemon.dose import Choice
+from daemon.backends import manifest
+from daemon.backends.gpu import nvidia
+from daemon.backends.gpu.cuda import Cuda
+from daemon.backends.gpu.device import OutOfMemoryError
+from daemon.backends.gpu.pipeline import Pipeline
+from daemon.counts import spikes
+from daemon.counts.profiles import Choice
+from daemon.denoiser import plane
 from daemon.errors import BackendError
+from daemon.settings.config import Profile
 
 WEIGHTS = manifest.load(manifest.locate("fast"))
 COUNTED = Choice(Profile(name="test"), "", 1.0, 0.0)
@@ -33,9 +35,9 @@ class Copy:
         pycuda.driver.memcpy_dtod_async(result, units, 4 * self.batch * self.tile**2, stream)
 
 
-card = flavour.find_gpu(0)
-assert card == flavour.Gpu("Fake card", "sm86", "CUDA 13.0"), card
-assert flavour.find_gpu(1) is None
+card = nvidia.find_gpu(0)
+assert card == nvidia.Gpu("Fake card", "sm86", "CUDA 13.0"), card
+assert nvidia.find_gpu(1) is None
 
 driver = Cuda(0)
 rng = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from unittest.mock import create_autospec, patch
 from fake_cuda import FakeCuda
 from fake_gpu import manifest_of_engine
 
-from daemon import manifest
-from daemon.backends import tensorrt as backend
-from daemon.flavour import Flavour
+from daemon.backends import manifest
+from daemon.backends.gpu import tensorrt as backend
+from daemon.backends.gpu.nvidia import Flavour
 from engine_build import build as builder
 
 WEIGHTS = manifest.load(manifest.locate("fast"))

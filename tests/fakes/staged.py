@@ -24,12 +24,14 @@ from fake_backend import FakeBackend
 from fake_cuda import FakeCuda
 from fake_gpu import plug_in
 
-from daemon import filesystem, inference, reader, service
-from daemon.backends import provision
-from daemon.cli import main
+from daemon import files
+from daemon.backends.gpu import provision
+from daemon.commands.main import main
 from daemon.errors import BackendError
-from daemon.ledger import Ledger
+from daemon.formats import decoder
+from daemon.ledger.jobs import Ledger
 from daemon.micrograph import Prepared
+from daemon.service import inference, service
 
 _rules = service.rules
 
@@ -104,7 +106,7 @@ match sys.argv[1]:
         inference.open_backend = _forgetful
         _kill_at(int(os.environ["STAGED_CALLS"]))
     case "mounts":
-        filesystem.MOUNTINFO = Path(os.environ["STAGED_MOUNTS"])
+        files.MOUNTINFO = Path(os.environ["STAGED_MOUNTS"])
         inference.open_backend = lambda *arguments, **options: FakeBackend()
     case "poisoned":
         plug_in(pytest.MonkeyPatch())
@@ -115,9 +117,10 @@ match sys.argv[1]:
         service.rules = lambda config: replace(_rules(config), stuck_seconds=1.0)
     case "crashing-codec":
         inference.open_backend = _forgetful
-        staged = "import os; from daemon import formats as f, reader; r = f.read; f.read = lambda path, *most, **o: ("
-        staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); reader.main()"
-        service.Reader = lambda *limits, **more: reader.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
+        staged = "import os; from daemon import formats as f; from daemon.formats import decoder; r = f.read; "
+        staged += "f.read = lambda path, *most, **o: ("
+        staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); decoder.main()"
+        service.Reader = lambda *limits, **more: decoder.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
     case "hands-off":
         inference.open_backend = _forgetful
         sys.addaudithook(_keep_hands_off)

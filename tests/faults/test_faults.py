@@ -22,12 +22,12 @@ import tifffile
 from fake_gpu import CARD
 from site_of_daemon import LIMIT, Site, folder_state, until
 
-from daemon import manifest
-from daemon.backends import provision
-from daemon.config import BackendConfig
-from daemon.engine import load_manifest, manifest_of
+from daemon.backends import manifest
+from daemon.backends.gpu import provision
+from daemon.backends.gpu.engine import load_manifest, manifest_of
 from daemon.errors import ConfigError
-from daemon.ledger import Job, Ledger
+from daemon.ledger.jobs import Job, Ledger
+from daemon.settings.config import BackendConfig
 
 
 def poisson(seed: int, shape: tuple[int, int] = (96, 80), dose: float = 20.0) -> np.ndarray:
@@ -539,9 +539,11 @@ def test_18_a_graphics_card_that_is_not_ready_at_boot_is_tried_again_and_named(s
 def test_19_what_a_hardened_unit_hides_is_found_by_doctor(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from daemon.cli import main
+    from daemon.commands.main import main
 
-    monkeypatch.setattr("daemon.doctor.NVIDIA", site.drop)  # the driver is loaded, and its devices are out of reach
+    monkeypatch.setattr(
+        "daemon.commands.doctor.NVIDIA", site.drop
+    )  # the driver is loaded, and its devices are out of reach
     site.configure(backend={"kind": "tensorrt"})
     assert main(["doctor", "--config", str(site.config)]) == 1
     said = capsys.readouterr().out

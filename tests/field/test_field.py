@@ -24,10 +24,10 @@ import pytest
 import tifffile
 from site_of_daemon import LIMIT, ROOT, Site, free_port
 
-from daemon.config import Config
-from daemon.ledger import Ledger
-from daemon.monitor import Health, Request
-from daemon.page import Page
+from daemon.ledger.jobs import Ledger
+from daemon.live_page.routes import Page
+from daemon.live_page.server import Health, Request
+from daemon.settings.config import Config
 
 pytestmark = pytest.mark.field
 

@@ -53,7 +53,7 @@ def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
     """
     from daemon import formats
     from daemon.errors import MicrographError
-    from daemon.reader import Reader
+    from daemon.formats.decoder import Reader
 
     reader = Reader(MAX_PIXELS, SLOWEST)
     path = _scratch(suffix)
@@ -142,8 +142,8 @@ def sidecar() -> Callable[[bytes], None]:
 
 def settings() -> Callable[[bytes], None]:
     """Read a settings file of these bytes. It is usable, or ConfigError says why not."""
-    from daemon import config
     from daemon.errors import ConfigError
+    from daemon.settings import config
 
     path = Path(tempfile.gettempdir()) / f"emdenoised-fuzz-{os.getpid()}.yaml"
 

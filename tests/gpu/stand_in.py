@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from daemon import manifest
-from daemon.backends import open_backend, provision
-from daemon.backends import tensorrt as backend
-from daemon.backends.cuda import Cuda
-from daemon.config import BackendConfig
-from daemon.engine import EngineManifest, Gate, tile_of
+from daemon.backends import manifest, open_backend
+from daemon.backends.gpu import provision
+from daemon.backends.gpu import tensorrt as backend
+from daemon.backends.gpu.cuda import Cuda
+from daemon.backends.gpu.engine import EngineManifest, Gate, tile_of
+from daemon.backends.gpu.nvidia import find_gpu
 from daemon.errors import EmdenoisedError
-from daemon.flavour import find_gpu
+from daemon.settings.config import BackendConfig
 
 
 @lru_cache

@@ -14,18 +14,18 @@ import tifffile
 from numpy.typing import NDArray
 from stand_in import stand_in, why_tensorrt_does_not_run
 
-from daemon import manifest, spikes
-from daemon.backends import open_backend
-from daemon.backends.cuda import Cuda
-from daemon.backends.pipeline import Pipeline
-from daemon.config import BackendConfig, Config, Profile
-from daemon.denoise import canary, plane
-from daemon.dose import Choice
-from daemon.engine import load_manifest
+from daemon.backends import manifest, open_backend
+from daemon.backends.gpu.cuda import Cuda
+from daemon.backends.gpu.engine import load_manifest
+from daemon.backends.gpu.nvidia import find_gpu
+from daemon.backends.gpu.pipeline import Pipeline
+from daemon.counts import spikes
+from daemon.counts.profiles import Choice
+from daemon.denoiser import canary, plane
 from daemon.errors import EmdenoisedError
-from daemon.flavour import find_gpu
 from daemon.micrograph import Plane
-from daemon.service import Service
+from daemon.service.service import Service
+from daemon.settings.config import BackendConfig, Config, Profile
 
 pytestmark = pytest.mark.gpu
 

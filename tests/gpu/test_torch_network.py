@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_network import HalfNetwork
 
-from daemon import manifest
+from daemon.backends import manifest
 
 FOLDER = manifest.locate("fast")
 WEIGHTS = manifest.load(FOLDER)

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from daemon.manifest import Manifest
+from daemon.backends.manifest import Manifest
 from training.network import build
 
 
@@ -34,7 +34,7 @@ class HalfNetwork(nn.Module):
 
 
 class TorchNetwork:
-    """`daemon.backends.pipeline.Network`: `model` on what lies at the addresses, on the pipeline's own stream."""
+    """`daemon.backends.gpu.pipeline.Network`: `model` on what lies at the addresses, on the pipeline's own stream."""
 
     def __init__(self, model: nn.Module, tile: int, batch: int) -> None:
         self.tile, self.batch, self._model = tile, batch, model

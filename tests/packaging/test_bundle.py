@@ -91,7 +91,7 @@ def test_an_upgrade_in_place_takes_the_ledger_of_the_first_version_along(
     for name in ("drop", "denoised", "state"):
         (tmp_path / name).mkdir()
     with sqlite3.connect(tmp_path / "state/ledger.db") as database:
-        database.executescript((ROOT / "tests/daemon/ledger_first.sql").read_text())
+        database.executescript((ROOT / "tests/daemon/ledger/ledger_first.sql").read_text())
     database.close()
     config = tmp_path / "config.yaml"
     config.write_text("folders: {drop: drop, output: denoised, state: state}\nmonitor: {listen: null}\n")
@@ -149,7 +149,7 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
     assert "full: CUDA is out of memory" in done.stdout
     assert "broken: CUDA failed" in done.stdout
     assert done.stderr == ""
-    forgetful = "from daemon.backends.cuda import Cuda; card = Cuda(0); memory = card.host(99), card.device(99)"
+    forgetful = "from daemon.backends.gpu.cuda import Cuda; card = Cuda(0); memory = card.host(99), card.device(99)"
     done = run(prefix / "bin" / "python", "-c", forgetful, LD_LIBRARY_PATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from daemon import config as settings
-from daemon import dose
+from daemon.counts import profiles
 from daemon.micrograph import Micrograph
-from daemon.service import rules
+from daemon.service.service import rules
+from daemon.settings import config as settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "acquisition.md").read_text("utf-8")
 RECIPES = dict(re.findall(r"```yaml\n# (SerialEM|EPU|DigitalMicrograph|JEOL)\b.*\n((?:.*\n)*?)```", PAGE))
@@ -43,7 +43,7 @@ def test_a_recipe(tmp_path: Path, software: str, file: str, wanted: bool, profil
     assert arrival.wants(file) == wanted
     if wanted:
         counts = np.random.default_rng(0).poisson(50, (256, 256)).astype(np.uint16)
-        choice = dose.choose(config, PurePath(file), Micrograph(counts, Path(file), "tiff"))
+        choice = profiles.choose(config, PurePath(file), Micrograph(counts, Path(file), "tiff"))
         assert choice.profile.name == profile and choice.gain == 1
     assert arrival.by_section("tilt.st")
     assert yaml.safe_load(RECIPES[software])

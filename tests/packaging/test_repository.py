@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import manifest
+from daemon.backends import manifest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -105,7 +105,7 @@ def test_nothing_at_run_time_can_be_made_to_run_what_a_file_says() -> None:
                 assert not any(word.arg == "shell" or word.arg == "allow_pickle" for word in node.keywords), (
                     f"{path}: {ast.unparse(node)}"
                 )
-    from daemon.config_file import _Loader
+    from daemon.settings.yaml_file import _Loader
 
     for tag in ("tag:yaml.org,2002:python/object/apply:os.system", "!anything"):
         assert tag not in _Loader.yaml_constructors or _Loader.yaml_constructors[tag] is None
@@ -118,10 +118,17 @@ def test_only_the_monitor_listens_and_nothing_else_opens_the_network() -> None:
         text = path.read_text()
         if re.search(r"^(?:import|from) (?:socket|http|urllib|asyncio|ssl)", text, re.MULTILINE):
             found.add(path.relative_to(ROOT / "daemon").as_posix())
-    assert found == {"config.py", "doctor.py", "monitor.py", "notify.py", "output_disk.py", "reader.py"}
+    assert found == {
+        "commands/doctor.py",
+        "formats/decoder.py",
+        "live_page/server.py",
+        "output/disk.py",
+        "service/systemd.py",
+        "settings/config.py",
+    }
 
 
 def test_the_help_loads_nothing_that_takes_long() -> None:
-    code = "import sys, daemon.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys, daemon.commands.main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"onnxruntime", "PIL", "numpy", "tifffile", "imagecodecs", "rsciio"} & set(loaded.split())

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from daemon import __version__, manifest
+from daemon import __version__
+from daemon.backends import manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -59,8 +60,8 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
         names = [PurePosixPath(name) for name in archive.namelist()]
     inside = {str(name) for name in names}
     assert wheel.name == f"emdenoised-{__version__}-py3-none-any.whl"
-    site = {f"daemon/site/{file.name}" for file in (ROOT / "daemon" / "site").iterdir()}
-    assert "daemon/site/index.html" in site and site <= inside
+    site = {f"daemon/live_page/site/{file.name}" for file in (ROOT / "daemon" / "live_page" / "site").iterdir()}
+    assert "daemon/live_page/site/index.html" in site and site <= inside
     assert {"daemon/config.yaml", "daemon/py.typed", "training/py.typed", "engine_build/py.typed"} <= inside
     assert manifest.names()
     for weights in manifest.names():

@@ -13,9 +13,9 @@ from chromium import Browser
 from finished import Finished
 from selenium import webdriver
 
-from daemon.config import Address, Config
-from daemon.monitor import Health, Monitor
-from daemon.page import Page
+from daemon.live_page.routes import Page
+from daemon.live_page.server import Health, Monitor
+from daemon.settings.config import Address, Config
 
 SIZE = (1280, 720)
 

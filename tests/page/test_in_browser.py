@@ -13,9 +13,10 @@ from finished import Finished, counts, smoothed
 from selenium.webdriver.common.keys import Keys
 from site_of_daemon import Site
 
-from daemon import gallery, preview
-from daemon.monitor import Health
-from daemon.page import Page
+from daemon.live_page import gallery
+from daemon.live_page.routes import Page
+from daemon.live_page.server import Health
+from daemon.output import preview
 
 pytestmark = pytest.mark.slow
 

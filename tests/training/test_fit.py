@@ -17,14 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.errors import ConfigError
-from training import curve, simulate
-from training.data import Batch
+from training import curve
+from training.data import simulate
+from training.data.samples import Batch
+from training.data.truths import load_truths
 from training.fit import SPLIT, Order, changed, drawer, fit, fit_and_finish
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
 from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
 from training.state import read
-from training.truths import load_truths
 from training.validation import gain, validator
 
 TINY = replace(
@@ -192,7 +193,7 @@ def test_two_processes_are_one_with_the_whole_batch(data: Path, tmp_path: Path) 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.processes import Place
+    from training.distributed import Place
 
     three = Place(0, 3, torch.device("cpu"))
     monkeypatch.setattr(Place, "join", staticmethod(lambda: three))

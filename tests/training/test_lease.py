@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.errors import ConfigError
-from training import curve, simulate
+from training import curve
+from training.data import simulate
+from training.data.truths import Truth, bin2, load_truths
+from training.distributed import Place
 from training.lease import Deadline, compiles, scenes_of
 from training.loop import CHECKPOINT, RECORD, WEIGHTS
 from training.network import build
 from training.packed import Pack, cut, pack, unpack
 from training.presets import LEASE
-from training.processes import Place
 from training.state import read
-from training.truths import Truth, bin2, load_truths
 
 ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
 TINY = replace(LEASE, arguments=ARGUMENTS, batch=4, crop=64, scenes=60, finish={"crop": 96, "batch": 2})

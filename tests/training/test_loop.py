@@ -14,13 +14,14 @@ from torch import nn
 
 from daemon.errors import ConfigError
 from daemon.whole import save
-from training import curve, loop, simulate
-from training.data import Batch, Draw, batch
+from training import curve, loop
+from training.data import simulate
+from training.data.samples import Batch, Draw, batch
+from training.distributed import alone
 from training.loop import CHECKPOINT, RECORD, Budget, Drawer, train
 from training.losses import LOSSES, Loss
 from training.network import build
 from training.presets import Recipe, Stage
-from training.processes import alone
 from training.state import fast_half, set_norms
 
 TINY = Recipe(

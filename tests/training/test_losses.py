@@ -6,8 +6,8 @@ import torch
 from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor, nn
 
-from daemon.scaling import noise_units
-from training.data import Batch
+from daemon.counts.scaling import noise_units
+from training.data.samples import Batch
 from training.losses import GRID, LOSSES, balanced, grid, huberised, mse, poisson, structural_similarity
 from training.network import BatchRenorm2d
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from daemon.scaling import noise_units
+from daemon.counts.scaling import noise_units
 from training.network import BATCHNORM_MOMENTUM, Body, Ede2018, FastDenoiser, Layers, Residual, build
 
 DOSES = (0.1, 0.5, 20.0, 1000.0, 1e6)

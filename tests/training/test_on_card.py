@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from daemon.scaling import sharing
-from training import exposure, simulate
-from training.data import Batch, Draw, batch, regrade
-from training.exposure import IDEAL, Detector, Image
+from daemon.counts.scaling import sharing
+from training.data import exposure, simulate
+from training.data.exposure import IDEAL, Detector, Image
+from training.data.samples import Batch, Draw, batch, regrade
+from training.data.truths import Truth
 from training.on_card import (
     CardBatch,
     Dice,
@@ -27,7 +28,6 @@ from training.on_card import (
 from training.on_card import regrade as regrade_on_card
 from training.presets import FAST
 from training.supply import drawn_on_card
-from training.truths import Truth
 
 CPU = torch.device("cpu")
 CAMERA = Detector(readout=3, psf=1.2, gain=3, offset=-20, hot_pixels=0.002, x_rays=0.002)

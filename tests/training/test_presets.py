@@ -61,7 +61,7 @@ def test_a_plateau_depends_on_no_budget_and_its_finish_begins_where_it_is() -> N
 
 def trained(recipe: Recipe, steps: int = 10) -> tuple[float, float]:
     """Loss of a tiny network of the paper's kind before and after a few steps on one pair."""
-    from training.data import Batch
+    from training.data.samples import Batch
     from training.optimisers import optimisers
 
     torch.manual_seed(0)

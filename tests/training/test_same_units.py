@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon import manifest, spikes
-from daemon.config import Profile
-from daemon.denoise import plane
-from daemon.dose import Choice, scaled, witness
+from daemon.backends import manifest
+from daemon.counts import spikes
+from daemon.counts.profiles import Choice, scaled, witness
+from daemon.counts.scaling import Scaling
+from daemon.denoiser import plane
 from daemon.micrograph import Micrograph
-from daemon.scaling import Scaling
-from training.data import in_noise_units
-from training.exposure import Detector, Image, expose
+from daemon.settings.config import Profile
+from training.data.exposure import Detector, Image, expose
+from training.data.samples import in_noise_units
 
 WEIGHTS = manifest.load(manifest.locate("fast"))
 CAMERAS = {

@@ -51,7 +51,7 @@ import numpy as np
 from daemon import __version__
 from daemon.errors import ConfigError, MicrographError
 from daemon.whole import save
-from training import drawing, exposure, simulate
+from training.data import drawing, exposure, simulate
 from training.evaluation import (
     defect_guards,
     defect_specimens,
@@ -60,13 +60,13 @@ from training.evaluation import (
     metrics,
     object_guards,
     pairs,
-    report,
     spectrum,
     tables,
 )
 from training.evaluation import methods as known
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
+from training.evaluation.report import page
 from training.evaluation.rows import Row
 from training.evaluation.runner import Bar, Plan, measure_all
 
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
     result["examples"] = [] if options.no_examples else examples(out, subjects, methods, options.seed, side)
     save(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
     print(summary(result))
-    print(f"{out / RESULT}; {report.write(out)}")
+    print(f"{out / RESULT}; {page.write(out)}")
     return 0
 
 

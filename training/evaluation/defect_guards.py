@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from daemon.micrograph import Image
+from training.data.exposure import expose
 from training.evaluation import spectrum
 from training.evaluation.defect_specimens import Draw, Specimen, adatom, edge, lattice, single_atom, substituted
 from training.evaluation.guard import Denoise, Guard, counts_from
-from training.exposure import expose
 
 VACANCY_KEPT = 0.7
 """Least share of a defect's contrast that must be left."""

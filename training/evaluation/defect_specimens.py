@@ -1,6 +1,6 @@
 """Specimens with one place that is unlike the others, and the means to measure how much so; the truth is known.
 
-None of this is what is trained on (`training.defects`): every lattice here is perfect but for the one defect, and made
+None of this is what is trained on (`training.data.defects`): every lattice here is perfect but for the one defect, and made
 by other code.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.micrograph import Image
-from training.drawing import smooth_field
+from training.data.drawing import smooth_field
 from training.evaluation.guard import Real
 
 PLACES = 40

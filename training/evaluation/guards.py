@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from daemon.counts.scaling import Noise
 from daemon.micrograph import Image
-from daemon.scaling import Noise
-from training import simulate
+from training.data import simulate
+from training.data.exposure import Detector, expose, paper_ordinary_dose
 from training.evaluation import defect_guards, metrics, object_guards, spectrum
 from training.evaluation.guard import Denoise, Guard, Real, counts_from
-from training.exposure import Detector, expose, paper_ordinary_dose
 
 FLAT_MEANS = (1.0, 10.0, 100.0, 1000.0)
 """Counts per pixel of the flat fields."""
@@ -180,7 +180,7 @@ def flat_fields(
 def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequence[float] = FLAT_MEANS[1:]) -> Guard:
     """Flat fields of cameras that smear counts over pixels and read them out: how much of their noise is left?
 
-    The denoiser gets what it is served: the effective counts (`daemon.scaling.Noise`), in which a pixel's variance is
+    The denoiser gets what it is served: the effective counts (`daemon.counts.scaling.Noise`), in which a pixel's variance is
     its mean. What is left is compared with the noise of the same counts and read-out unsmeared: smearing hides noise
     from single pixels, and all of it that is slow is still there, up to four times as strong as a pixel's own noise
     suggests. So the limit is the one of plain counts.

@@ -27,14 +27,16 @@ from scipy.signal import wiener as scipy_wiener
 from scipy.stats import poisson
 from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv_chambolle, denoise_wavelet
 
-from daemon import backends, denoise, manifest, scaling, spikes, tiling
-from daemon.backends import cpu
-from daemon.denoise import Denoiser
+from daemon import backends
+from daemon import denoiser as denoise
+from daemon.backends import cpu, manifest, tiling
+from daemon.counts import scaling, spikes
+from daemon.counts.scaling import ANSCOMBE, minmax_crop, noise_units
+from daemon.denoiser import Denoiser
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
-from daemon.scaling import ANSCOMBE, minmax_crop, noise_units
 from daemon.whole import write_whole
-from training.exposure import Pair
+from training.data.exposure import Pair
 
 RECORD, WEIGHTS = "record.json", "model.safetensors"
 """What a finished training run leaves in its folder."""

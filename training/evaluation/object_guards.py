@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.micrograph import Image
+from training.data.exposure import expose
 from training.evaluation import spectrum
 from training.evaluation.defect_specimens import Sheet, sheet
 from training.evaluation.guard import Denoise, Guard, Real, counts_from
-from training.exposure import expose
 
 EXPOSURES = ((2.0, 1.0), (15.0, 0.3), (500.0, 0.05))
 """(mean counts per pixel, contrast): a whole atom stands 6.5 to 7.5 σ above the noise, where BM3D begins to keep

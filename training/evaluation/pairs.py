@@ -16,12 +16,12 @@ from zlib import crc32
 
 import numpy as np
 
+from daemon.backends.manifest import sha256
+from daemon.counts.scaling import minmax_crop
 from daemon.errors import MicrographError
-from daemon.manifest import sha256
-from daemon.scaling import minmax_crop
-from training import simulate
-from training.exposure import Image, Pair, expose, paper_low_dose, paper_ordinary_dose, paper_pair
-from training.truths import Truth, load_truths, own_noise
+from training.data import simulate
+from training.data.exposure import Image, Pair, expose, paper_low_dose, paper_ordinary_dose, paper_pair
+from training.data.truths import Truth, load_truths, own_noise
 
 VERSION = 1
 """Counted up whenever the same key would give another pair: rows made before are then not used again."""

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.micrograph import Image
-from training.truths import own_noise
+from training.data.truths import own_noise
 
 ALIGN_SIDE = 1024
 ALIGN_BAND = (4.0, 0.2)

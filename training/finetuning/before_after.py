@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from daemon.counts.scaling import ANSCOMBE, noise_units
 from daemon.micrograph import Image
-from daemon.scaling import ANSCOMBE, noise_units
 from training.averages import Interval, bootstrap
-from training.exposure import expose
+from training.data.exposure import expose
+from training.data.truths import Truth
 from training.finetuning.noisy import Division, Field, divide
 from training.losses import on
-from training.truths import Truth
 
 ENOUGH_FILES = 4
 """Held-out files below which no verdict is a recommendation: an interval over fewer says little of the next file."""

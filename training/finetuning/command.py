@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from daemon import manifest
+from daemon.backends import manifest
+from daemon.backends.manifest import Manifest
+from daemon.counts.scaling import NOISE_UNITS
 from daemon.errors import ConfigError, StorageError, WeightsError
-from daemon.manifest import Manifest
-from daemon.scaling import NOISE_UNITS
 from daemon.whole import save
-from training import data, simulate
+from training.data import samples, simulate
+from training.data.truths import Truth, load_truths, split_by_source
+from training.distributed import alone
 from training.finetuning import before_after, noisy
 from training.finetuning.before_after import Case, Outcome
 from training.finetuning.before_after_report import REPORT, advice, write
@@ -32,8 +34,6 @@ from training.loop import RECORD, WEIGHTS, Budget, Drawer, train
 from training.losses import LOSSES
 from training.network import Ede2018, FastDenoiser, build
 from training.presets import PRESETS, Recipe, Stage
-from training.processes import alone
-from training.truths import Truth, load_truths, split_by_source
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def load_clean(order: Order) -> Material:
     training, held_out = split(truths, order)
     scenes = simulate.bank(order.seed, SCENES, max(2 * order.crop, 128))
     return Material(
-        partial(data.batch, data.Draw(side=order.crop), training, scenes, order.seed),
+        partial(samples.batch, samples.Draw(side=order.crop), training, scenes, order.seed),
         lambda: before_after.clean_cases(held_out, order.seed),
         tuple(truth.name for truth in training),
         tuple(truth.name for truth in held_out),

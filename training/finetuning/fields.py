@@ -17,17 +17,18 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from daemon import formats, spikes
+from daemon import formats
+from daemon.counts import spikes
+from daemon.counts.gain import measure
+from daemon.counts.thinning import examine
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from daemon.formats import mrc
-from daemon.formats.container import explained
-from daemon.gain import measure
+from daemon.formats.reading import explained
 from daemon.micrograph import Image, Micrograph, Pixels
-from daemon.thinning import examine
-from training import cache as store
+from training.data import cache as store
+from training.data.truths import MAX_PIXELS
 from training.finetuning.alignment import compare
 from training.finetuning.noisy import Field
-from training.truths import MAX_PIXELS
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from daemon.counts.scaling import noise_units
+from daemon.counts.thinning import thin
 from daemon.micrograph import Image
-from daemon.scaling import noise_units
-from daemon.thinning import thin
-from training.data import Batch
+from training.data.samples import Batch
 
 SHARES = (0.5, 0.9)
 """Range of a thinned input's share: near the dose the network will serve, a target with enough counts of its own."""

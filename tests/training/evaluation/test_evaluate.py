@@ -13,10 +13,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon.errors import ConfigError
+from training.data.exposure import Pair
 from training.evaluation import command as evaluate
 from training.evaluation import methods, metrics, pairs, rows, runner
 from training.evaluation.methods import Method
-from training.exposure import Pair
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_small_micrographs_are_taken_whole(micrographs: Path) -> None:
 
 
 def test_simulation_is_held_out_and_noiseless() -> None:
-    from training.simulate import HELD_OUT, TRAINING
+    from training.data.simulate import HELD_OUT, TRAINING
 
     subjects = pairs.simulated_subjects()
     assert {subject.name for subject in subjects} == set(HELD_OUT)
@@ -267,7 +267,7 @@ def parse(*arguments: object) -> argparse.Namespace:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.report, "write", lambda out: out / "report.html")
+    monkeypatch.setattr(evaluate.page, "write", lambda out: out / "report.html")
 
 
 @pytest.mark.usefixtures("no_report")

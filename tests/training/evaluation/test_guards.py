@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from daemon.counts.scaling import sharing
 from daemon.micrograph import Image
-from daemon.scaling import sharing
-from training import simulate
+from training.data import simulate
 from training.evaluation import guards, metrics, spectrum
 from training.evaluation.guards import Guard
 

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from scipy.stats import poisson
 
 from daemon import Denoiser
+from daemon.backends.manifest import names
 from daemon.errors import ConfigError, WeightsError
-from daemon.manifest import names
+from training.data.exposure import Pair, paper_pair
 from training.evaluation import methods, metrics
-from training.exposure import Pair, paper_pair
 from training.network import FastDenoiser
 
 

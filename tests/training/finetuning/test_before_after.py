@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training import simulate
+from training.data import simulate
+from training.data.truths import Truth
 from training.finetuning.before_after import (
     DOSES,
     HALF,
@@ -27,7 +28,6 @@ from training.finetuning.before_after import (
 from training.finetuning.before_after_report import NUMBERS, PICTURE, REPORT, advice, write
 from training.finetuning.noisy import Field
 from training.network import local_mean
-from training.truths import Truth
 
 SIDE = 256
 

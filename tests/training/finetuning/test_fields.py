@@ -12,7 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon.errors import ConfigError
-from training import simulate
+from training.data import simulate
 from training.finetuning.alignment import compare
 from training.finetuning.fields import GROUPS, PARTNERS, Reading, load_fields, paired
 from training.finetuning.noisy import Field, batch, divide, sample

@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from daemon import manifest
+from daemon.backends import manifest
+from daemon.backends.manifest import Manifest
 from daemon.errors import ConfigError, StorageError, WeightsError
-from daemon.manifest import Manifest
-from training import cache as store
-from training import simulate
+from training.data import cache as store
+from training.data import simulate
+from training.data.truths import Truth
 from training.finetuning import command as finetune
 from training.finetuning.before_after_report import NUMBERS, PICTURE, REPORT
 from training.finetuning.command import NOT_RECOMMENDED, Order, add_arguments, fine_tune, recipe_of, run, split
@@ -29,7 +30,6 @@ from training.finetuning.fields import PARTNERS
 from training.fit import PLAN
 from training.loop import RECORD, WEIGHTS, Budget
 from training.network import NetworkName, build
-from training.truths import Truth
 
 ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
 SIDE = 128

@@ -1,0 +1,327 @@
+"""When is a file finished? Decided from what was seen and when, without a filesystem and without a clock.
+
+A file is complete when its size, modification time and inode have not changed over `settle_seconds` of
+monotonic time *and* its own header agrees (`probe`). The first alone is not enough: a Windows copy gives the
+file its full length at once and fills it afterwards. Wall clocks never count, so skew between the camera's
+computer and this one cannot matter; a modification time is only ever compared for equality.
+"""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from daemon.arrival.rules import Rules
+from daemon.errors import MicrographError, TransientError
+from daemon.settings.names import folded
+
+if TYPE_CHECKING:
+    from daemon.formats import Completeness
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two looks inside a file that does not change, at most."""
+
+# A camera delivers a few micrographs a second at most. More than this many new files faster than they drain
+# is a folder being moved in: backlog, which must not delay what the camera writes meanwhile.
+_FLOOD = 50
+_DRAIN_PER_SECOND = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A regular file as a scan of the drop folder saw it.
+
+    `path` is relative to the drop folder with "/" between folders; bytes that are not UTF-8 are kept as
+    surrogates (PEP 383). `inode` is 0 where the filesystem's inode numbers cannot be trusted.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A file the tracker has done with, for the ledger. It is given again only if it changes."""
+
+    sighting: Sighting
+    live: bool
+    """Written while the service was watching, as opposed to found at the start or moved in by the hundred."""
+    warning: str | None = None
+    """What a microscopist should know although the file is processed."""
+    truncated: str | None = None
+    """Why the file can never be complete as it is: to be quarantined, not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file that does not count as finished, why, and for how many seconds it has not changed."""
+
+    path: str
+    reason: str
+    unchanged_seconds: float
+
+
+@dataclass(slots=True)
+class _File:
+    sighting: Sighting
+    live: bool
+    since: float
+    """When this size, modification time and inode were first seen (monotonic)."""
+    due: float
+    """When to look again; infinite while nothing is to be done."""
+    order: int
+    queued: bool = False
+    handed: bool = False
+    pause: float = 0.0
+    state: str = ""
+    reason: str = ""
+    held_since: float = 0.0
+    told: str = ""
+
+
+@dataclass
+class Tracker:
+    """Fed with complete scans; says which files are finished, each exactly once.
+
+    `probe` looks inside a file (relative path); it is called outside `observe`, a few files at a time, so that a
+    flood never blocks the next scan. `known` asks the ledger whether this very file was registered already, so
+    that a restart does not open ten thousand finished files again; where it raises TransientError, the file waits.
+    Not thread-safe: one thread owns it.
+    """
+
+    rules: Rules
+    probe: "Callable[[str], Completeness]"
+    known: Callable[[Sighting], bool] = lambda _: False
+    _files: dict[str, _File] = field(default_factory=dict)
+    _agenda: list[tuple[float, int, str]] = field(default_factory=list)
+    _live: deque[_File] = field(default_factory=deque)
+    _backlog: deque[_File] = field(default_factory=deque)
+    _alone: set[str] = field(default_factory=set)
+    _news: list[Held] = field(default_factory=list)
+    _first_scan: bool = True
+    _flood: float = 0.0
+    _observed: float = -math.inf
+    _order: int = 0
+
+    def observe(
+        self, sightings: Iterable[Sighting], now: float, *, began: float | None = None, interrupted: bool = False
+    ) -> None:
+        """Take in one scan of the whole folder, ended at monotonic time `now` and begun at `began`.
+
+        `interrupted` says that the folder was away since the last scan: nobody could write to it, so having
+        stayed the same meanwhile proves nothing, and settling starts anew.
+        """
+        began = now if began is None else began
+        seen: dict[str, Sighting] = {}
+        companions: set[str] = set()
+        fresh: list[Sighting] = []
+        for sighting in sightings:
+            path = sighting.path
+            file = self._files.get(path)
+            if file is None:
+                if self.rules.is_sidecar(path) and sighting.size > 0:
+                    companions.add(folded(path))
+                if not self.rules.wants(path):
+                    continue
+                fresh.append(sighting)
+            elif sighting != file.sighting:
+                self._changed(file, sighting, now)
+            elif interrupted and not file.handed:
+                self._restart(file, now)
+            seen[path] = sighting
+        if len(seen) - len(fresh) != len(self._files):
+            for path in self._files.keys() - seen.keys():
+                self._forget(path)
+        self._add(fresh, now)
+        self._queue_due(began, companions)
+        self._observed = now
+        self._first_scan = False
+
+    def next_due(self) -> float | None:
+        """Monotonic time by which the next scan is worth making, or None if nothing is settling."""
+        if self._live or self._backlog:
+            return self._observed
+        while self._agenda:
+            due, order, path = self._agenda[0]
+            file = self._files.get(path)
+            if file is not None and file.due == due and file.order == order:
+                return due
+            heapq.heappop(self._agenda)
+        return None
+
+    def ready(self, now: float, limit: int = 256) -> list[Arrived]:
+        """Look inside at most `limit` settled files, live ones first, and return those that are finished."""
+        done = []
+        probed = 0
+        for _ in range(16 * limit):  # asking the ledger is much cheaper than opening a file, but not free
+            file = self._take()
+            if file is None:
+                break
+            file.queued = False
+            try:
+                if self.known(file.sighting):
+                    self._hand_over(file)
+                    continue
+            except TransientError:  # the ledger cannot be asked now
+                self._plan(file, now + max(self.rules.settle_seconds, 1.0))
+                continue
+            if arrived := self._judge(file, now):
+                done.append(arrived)
+            probed += 1
+            if probed == limit:
+                break
+        return done
+
+    def offer_again(self, path: str, now: float) -> None:
+        """The caller could not keep this arrival (ledger's disk full): return it from `ready` once more, later."""
+        if (file := self._files.get(path)) is not None:
+            file.handed = False
+            self._plan(file, now + max(self.rules.settle_seconds, 1.0))
+
+    def held(self, now: float) -> list[Held]:
+        """Files looked at and not finished, for the status."""
+        waiting = (file for file in self._files.values() if file.reason and not file.handed)
+        return [Held(file.sighting.path, file.reason, now - file.since) for file in waiting]
+
+    def take_news(self) -> list[Held]:
+        """What came to be held since the last call, each file once for each kind of reason: for the log."""
+        news, self._news = self._news, []
+        return news
+
+    @property
+    def unfinished(self) -> int:
+        """How many files are settling, waiting to be looked at, or held; missing sidecars are not counted."""
+        return sum(not file.handed for file in self._files.values()) - len(self._alone)
+
+    def _add(self, fresh: list[Sighting], now: float) -> None:
+        if not self._first_scan:
+            self._flood = max(0.0, self._flood - (now - self._observed) * _DRAIN_PER_SECOND)
+        live = not self._first_scan and self._flood + len(fresh) <= _FLOOD
+        self._flood = min(self._flood + (0 if self._first_scan else len(fresh)), 2 * _FLOOD)
+        # In the order they were written, so that the ledger's numbers follow the microscope's.
+        for sighting in sorted(fresh, key=lambda one: (one.mtime_ns, one.path)):
+            self._order += 1
+            file = _File(sighting, live, now, math.inf, self._order)
+            self._files[sighting.path] = file
+            self._restart(file, now)
+
+    def _changed(self, file: _File, sighting: Sighting, now: float) -> None:
+        # Being written at this moment is what "live" means, also for a file found half written at the start.
+        if not file.live and self._flood + 1 <= _FLOOD:
+            self._flood += 1
+            file.live = True
+        file.sighting = sighting
+        self._restart(file, now)
+
+    def _restart(self, file: _File, now: float) -> None:
+        file.since = now
+        file.queued = file.handed = False
+        file.pause = 0.0
+        file.state = file.reason = ""
+        self._alone.discard(file.sighting.path)
+        self._plan(file, now + self.rules.settle_seconds)
+
+    def _plan(self, file: _File, due: float) -> None:
+        file.due = due
+        heapq.heappush(self._agenda, (due, file.order, file.sighting.path))
+
+    def _forget(self, path: str) -> None:
+        file = self._files.pop(path)
+        file.queued = False
+        self._alone.discard(path)
+
+    def _queue_due(self, now: float, companions: set[str]) -> None:
+        """Queue what has settled; `now` is when the scan began, so that a slow scan never shortens the wait."""
+        for path in [one for one in self._alone if self._accompanied(one, companions)]:
+            self._alone.discard(path)
+            self._files[path].reason = ""
+            self._queue(self._files[path])
+        while self._agenda and self._agenda[0][0] <= now:
+            due, order, path = heapq.heappop(self._agenda)
+            file = self._files.get(path)
+            if file is None or file.due != due or file.order != order or file.handed:
+                continue
+            if self._accompanied(path, companions):
+                self._queue(file)
+                continue
+            file.due = math.inf
+            self._alone.add(path)
+            endings = sorted({name[name.rindex(".") :] for name in self.rules.sidecars(path)})
+            file.reason = f"the {' or '.join(endings)} file that belongs to it is not there yet"
+            self._tell(file, "alone", now)
+
+    def _accompanied(self, path: str, companions: set[str]) -> bool:
+        names = self.rules.sidecars(path)
+        return not names or not companions.isdisjoint(names)
+
+    def _queue(self, file: _File) -> None:
+        file.due = math.inf
+        file.queued = True
+        (self._live if file.live else self._backlog).append(file)
+
+    def _take(self) -> _File | None:
+        for lane in (self._live, self._backlog):
+            while lane:
+                file = lane.popleft()
+                if file.queued:
+                    return file
+        return None
+
+    def _judge(self, file: _File, now: float) -> Arrived | None:
+        path = file.sighting.path
+        try:
+            answer = self.probe(path)
+            state, reason, proven = str(answer.state), answer.reason, answer.proven
+        except FileNotFoundError:
+            self._plan(file, now + self.rules.settle_seconds)  # the next scan forgets it, or it is back by then
+            return None
+        except TransientError as error:
+            state, reason, proven = "incomplete", str(error), False
+        except OSError as error:
+            state, reason, proven = "incomplete", f"it cannot be opened: {error.strerror or error}", False
+        except MicrographError as error:
+            return self._hand_over(file, warning=str(error))
+        if state == "complete":
+            return self._hand_over(file, warning=reason or None)
+        # A new answer about an unchanged name is progress too: servers report a copy's size and time late, while
+        # its zeros are already being filled.
+        if (state, reason) != (file.state, file.reason):
+            file.state, file.reason, file.held_since, file.pause = state, reason, now, 0.0
+            self._tell(file, state, now)
+        hold = self.rules.suspicious_tail_seconds if state == "suspicious" else self.rules.stuck_seconds
+        if now - file.held_since >= hold:
+            text = f"{reason}; it has not changed for {now - file.since:.0f} s"
+            return self._hand_over(file, truncated=text) if proven else self._hand_over(file, warning=text)
+        file.pause = min(2 * file.pause or max(self.rules.settle_seconds, 0.5), LONGEST_PAUSE)
+        self._plan(file, min(now + file.pause, file.held_since + hold))
+        return None
+
+    def _tell(self, file: _File, state: str, now: float) -> None:
+        if state != file.told:  # a slow writer pauses after every piece; once is enough
+            file.told = state
+            self._news.append(Held(file.sighting.path, file.reason, now - file.since))
+
+    def _hand_over(self, file: _File, warning: str | None = None, truncated: str | None = None) -> Arrived:
+        file.handed, file.due = True, math.inf
+        file.state = file.reason = ""
+        return Arrived(file.sighting, file.live, warning, truncated)
+
+
+@dataclass
+class Lanes:
+    """Which lane the next micrograph comes from: the newest live one, but every `backlog_every`-th time the oldest
+    of the backlog. Neither starves: without a backlog, that turn goes to the oldest live one.
+    """
+
+    backlog_every: int
+    """At least 1 (always the oldest first)."""
+    _turn: int = 0
+
+    def live_next(self) -> bool:
+        """Whose turn it is now; each call is one turn."""
+        self._turn = (self._turn + 1) % self.backlog_every
+        return self._turn != 0

@@ -1,0 +1,357 @@
+"""Look into the drop folder at the right moments, and keep doing so whatever happens to it.
+
+A scan of the whole folder is the authority. Events of the operating system only say that a scan is worth making
+now: shares send none, queues overflow, and a watch can go deaf while everything still looks alive.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from daemon.arrival.rules import Rules
+from daemon.arrival.tracker import Sighting
+from daemon.errors import TransientError
+from daemon.files import filesystem_type, is_network
+
+log = logging.getLogger(__name__)
+
+SHORTEST_GAP = 0.1
+"""Seconds between two scans, at least; and three times as long as a scan takes, so that a full folder on a slow
+share never keeps more than a quarter of one processor busy."""
+
+LONGEST_BACK_OFF = 30.0
+"""Seconds between two attempts at a folder that is away, at most."""
+
+_DEAF_AFTER = 3
+"""So many scans found new files that no event had announced: from then on the folder is polled."""
+
+# Opening and reading are left out because they are our own doing, and each write because a file being written
+# would send thousands; its end (closed, moved) and the settling scans say as much.
+_HINTS: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileClosedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+]
+
+
+class FolderGoneError(TransientError):
+    """The drop folder cannot be listed: unplugged, unmounted, renamed, or no longer permitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one pass over the folder found."""
+
+    sightings: list[Sighting]
+    """Micrographs by name, and the sidecars they may need."""
+    unreadable: list[tuple[str, str]]
+    """Sub-folders and files (relative path, reason) that could not be looked at."""
+    strangers: dict[str, str]
+    """One example for each kind of file that is passed over: its ending -> its relative path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A listing and when it was made (monotonic seconds). `interrupted`: the folder was away before it."""
+
+    listing: Listing
+    began: float
+    ended: float
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the drop folder is watched at the moment, in words for the status."""
+
+    state: Literal["starting", "events", "polling", "degraded"]
+    detail: str
+
+
+def scan(root: Path, rules: Rules, *, inodes: bool = True) -> Listing:
+    """List every regular file below `root` that `rules` want. Symbolic links are not followed.
+
+    Names that are not UTF-8 are kept (PEP 383). `inodes=False` leaves inode numbers out, for filesystems that make
+    them up anew. Raises FolderGoneError if `root` itself cannot be listed; anything below is reported instead.
+    """
+    listing = Listing([], [], {})
+    top = str(root)
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(f"{top}/{folder}") as entries:
+                for entry in entries:
+                    path = folder + entry.name
+                    try:
+                        _look(entry, path, rules, inodes, listing, folders)
+                    except FileNotFoundError:
+                        continue  # gone between listing and looking: the next scan says the same
+                    except OSError as error:
+                        listing.unreadable.append((path, _words(error)))
+        except OSError as error:
+            if not folder:
+                raise FolderGoneError(f"{root}: the drop folder cannot be listed: {_words(error)}") from error
+            if not isinstance(error, FileNotFoundError):
+                listing.unreadable.append((folder.rstrip("/"), _words(error)))
+    return listing
+
+
+def _look(
+    entry: "os.DirEntry[str]", path: str, rules: Rules, inodes: bool, listing: Listing, folders: list[str]
+) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        if rules.recursive and not rules.ignores(path):
+            folders.append(path + "/")
+    elif not entry.is_file(follow_symlinks=False):
+        if not rules.ignores(path):
+            listing.strangers.setdefault("symbolic link" if entry.is_symlink() else "special file", path)
+    elif rules.wants(path) or rules.is_sidecar(path):
+        found = entry.stat(follow_symlinks=False)
+        listing.sightings.append(Sighting(path, found.st_size, found.st_mtime_ns, found.st_ino if inodes else 0))
+    elif not rules.ignores(path):
+        listing.strangers.setdefault(os.path.splitext(entry.name)[1].lower() or "no ending", path)  # noqa: PTH122
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+class _Hint(FileSystemEventHandler):
+    """Ends the watcher's wait, and remembers that it was an event that did: `wake` says nothing about the watch."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self._wake = wake
+        self.heard = False
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        self.heard = True
+        self._wake.set()
+
+
+class Watcher:
+    """Wakes when the folder is worth scanning, scans it, and mends its own watch. One thread uses it; `wake` may
+    be called from any other.
+
+        if watcher.wait(tracker.next_due()) and (found := watcher.scan()):
+            tracker.observe(found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted)
+
+    No method raises for what happens to the folder: `health` says it, `scan` returns None, and it is tried again with
+    growing pauses.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        rules: Rules,
+        *,
+        rescan_seconds: float = 10.0,
+        polling: Literal["auto", "always", "never"] = "auto",
+        poll_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        filesystem: Callable[[Path], str] = filesystem_type,
+        observer: Callable[[], BaseObserver] = Observer,
+        hint: threading.Event | None = None,
+    ) -> None:
+        self.health = Health("starting", "the folder has not been listed yet")
+        self._root, self._rules = root, rules
+        self._rescan_seconds, self._polling, self._poll_seconds = rescan_seconds, polling, poll_seconds
+        self._clock, self._filesystem, self._new_observer = clock, filesystem, observer
+        self._hint = threading.Event() if hint is None else hint
+        self._events = _Hint(self._hint)
+        self._observer: BaseObserver | None = None
+        self._woken = False
+        self._identity: tuple[int, int] | None = None
+        self._network = False
+        self._strikes = 0
+        self._suspect = False
+        self._seen: frozenset[str] | None = None
+        self._polled_because = ""
+        self._told_unreadable: set[str] = set()
+        self._told_kinds: set[str] = set()
+        self._earliest = self._latest = clock()
+        self._back_off = 0.0
+
+    def wait(self, until: float | None = None) -> bool:
+        """Return True when a scan is due (an event, monotonic time `until`, the clock), False after `wake`."""
+        while not self._woken:
+            now = self._clock()
+            wanted = self._latest
+            if until is not None:
+                wanted = min(wanted, until)
+            if self._events.heard:
+                wanted = now
+            wanted = max(wanted, self._earliest)
+            if now >= wanted:
+                return True
+            if self._hint.wait(wanted - now):
+                self._hint.clear()
+        self._woken = False
+        return False
+
+    def wake(self) -> None:
+        """End a `wait` now, from another thread (the service stops, or something else needs the loop)."""
+        self._woken = True
+        self._hint.set()
+
+    def scan(self) -> Scan | None:
+        """List the folder now; None if it is away, which `health` then explains."""
+        announced, self._events.heard = self._events.heard, False
+        began = self._clock()
+        try:
+            self._settle_watch(announced)
+            listing = scan(self._root, self._rules, inodes=not self._network)
+        except FolderGoneError as gone:
+            self._degrade(gone)
+            return None
+        ended = self._clock()
+        interrupted = self._back_off > 0
+        if interrupted:
+            log.info("%s is back", self._root)
+        self._back_off = 0.0
+        self.health = self._watching(listing)
+        self._note_unannounced(listing, announced)
+        self._report(listing)
+        interval = self._rescan_seconds if self._observer else self._poll_seconds
+        self._earliest = ended + max(SHORTEST_GAP, 3 * (ended - began))
+        self._latest = ended + interval
+        return Scan(listing, began, ended, interrupted)
+
+    def close(self) -> None:
+        """Stop the watch. The watcher is not used again."""
+        self._stop_observer()
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _settle_watch(self, announced: bool) -> None:
+        """Before listing, so that nothing falls between: watch the folder that is there now, in a way that works."""
+        try:
+            found = self._root.stat()
+        except OSError as error:
+            raise FolderGoneError(f"{self._root}: the drop folder is not there: {_words(error)}") from error
+        # A share may make up inode numbers anew; it is polled, so only a mount matters there.
+        identity = (found.st_dev, 0 if self._network else found.st_ino)
+        if identity != self._identity:
+            self._choose(identity)
+            return
+        if self._suspect and announced:  # the event was only late
+            self._suspect = False
+        if self._observer is None:
+            return
+        if self._suspect:
+            self._suspect = False
+            self._strikes += 1
+            if self._strikes >= _DEAF_AFTER:
+                self._stop_observer()
+                log.warning("%s: new files come without events; it is now polled", self._root)
+            else:
+                log.info("%s: new files came without events; the watch is renewed", self._root)
+                self._start_observer()
+        elif not (self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)):
+            log.warning("%s: the watch for events has died; it is renewed", self._root)
+            self._start_observer()
+
+    def _choose(self, identity: tuple[int, int]) -> None:
+        """Events or polling, for a folder not seen before: the first, one mounted over it, or one put in its place."""
+        fstype = self._filesystem(self._root)
+        network = is_network(fstype)
+        if self._network and not network:
+            # The empty mount point. Taking it for the folder would be to call every file there gone.
+            raise FolderGoneError(f"{self._root}: the share is not mounted (its place is on {fstype}); mount it again")
+        if self._identity is not None:
+            log.info("%s is another folder than before; it is watched anew", self._root)
+        self._identity = (identity[0], 0) if network else identity
+        self._network = network
+        self._strikes, self._suspect, self._seen = 0, False, None
+        if self._polling == "always" or (self._polling == "auto" and network):
+            self._stop_observer()
+            why = f"{fstype} sends no events" if self._polling == "auto" else "arrival.polling is always"
+            if why != self._polled_because:  # a share that comes and goes is told of once
+                self._polled_because = why
+                log.info("%s is polled every %g s (%s)", self._root, self._poll_seconds, why)
+        elif self._start_observer():
+            self._polled_because = ""
+            log.info("%s (%s) is watched for events and listed every %g s", self._root, fstype, self._rescan_seconds)
+
+    def _start_observer(self) -> bool:
+        self._stop_observer()
+        observer = self._new_observer()
+        try:
+            observer.schedule(self._events, str(self._root), recursive=self._rules.recursive, event_filter=_HINTS)
+            observer.start()
+        except OSError as error:  # most often the limit fs.inotify.max_user_watches
+            log.warning("%s cannot be watched for events (%s); it is polled", self._root, error)
+            return False
+        self._observer = observer
+        return True
+
+    def _stop_observer(self) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None and observer.is_alive():
+            observer.stop()
+            observer.join(timeout=5)
+
+    def _degrade(self, gone: FolderGoneError) -> None:
+        if self._back_off == 0:
+            log.warning("%s; the service waits for it, nothing is lost", gone)
+        # Whatever comes back is looked at afresh: after a rename there and back the watch is alive but deaf.
+        self._stop_observer()
+        self._identity = None
+        self._back_off = min(2 * self._back_off or self._poll_seconds, LONGEST_BACK_OFF)
+        self.health = Health("degraded", str(gone))
+        self._earliest = self._latest = self._clock() + self._back_off
+
+    def _watching(self, listing: Listing) -> Health:
+        remark = f"; {len(listing.unreadable)} folders or files cannot be read" if listing.unreadable else ""
+        if self._observer is None:
+            return Health("polling", f"listed every {self._poll_seconds:g} s{remark}")
+        return Health("events", f"events, and listed every {self._rescan_seconds:g} s{remark}")
+
+    def _note_unannounced(self, listing: Listing, announced: bool) -> None:
+        """Remember that files appeared in silence; the next scan decides whether their events were only late."""
+        if self._observer is None:
+            self._seen = None
+            return
+        names = frozenset(sighting.path for sighting in listing.sightings)
+        if self._seen is not None and names - self._seen:
+            if announced or self._events.heard:
+                self._strikes = 0
+            else:
+                self._suspect = True
+        self._seen = names
+
+    def _report(self, listing: Listing) -> None:
+        """Say once for each sub-folder what cannot be read, and once for each kind of file what is passed over."""
+        for path, reason in listing.unreadable:
+            if path not in self._told_unreadable:
+                log.warning("%s/%s cannot be read: %s; it is tried again at every scan", self._root, path, reason)
+        self._told_unreadable = {path for path, _ in listing.unreadable}
+        for ending, path in listing.strangers.items():
+            if ending not in self._told_kinds:
+                log.info("%s/%s and other files of this kind (%s) are passed over", self._root, path, ending)
+        self._told_kinds.update(listing.strangers)

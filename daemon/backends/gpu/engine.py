@@ -1,0 +1,153 @@
+"""An engine and its manifest: what it was built from, for what, and whether that is still what is needed.
+
+A GPU engine is a cache: it belongs to weights, tile and batch, to one version of TensorRT and, but for RTX engines, to
+one GPU and driver. An engine of anything else deserialises to nothing or crashes: so all this is compared first.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemon.backends.gpu.nvidia import Flavour, Gpu
+from daemon.backends.manifest import Manifest, sha256
+from daemon.counts.scaling import NOISE_UNITS
+from daemon.errors import WeightsError
+
+LARGEST_MANIFEST = 1 << 20
+WORKSPACE = 4 << 30
+"""Most scratch memory a layer may ask for, bytes."""
+OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1}
+"""What else decides an engine; one built with others is stale. `half_body` counts up with `engine_build.half`."""
+TILE = 1024
+"""Side of a GPU's tiles in pixels, unless stated: less is computed twice than with the processor's smaller ones."""
+
+
+class Gate(BaseModel):
+    """The comparison with float32 that an engine must pass before it touches a micrograph; errors in noise σ."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ran_on: str
+    """The GPU and its driver (`str(Gpu)`), or "cpu: ..." where no GPU has run this engine yet."""
+    on_gpu: bool
+    rms: float = Field(ge=0)
+    largest: float = Field(ge=0)
+    psnr_loss: float
+    cases: int = Field(gt=0)
+
+
+class EngineManifest(BaseModel):
+    """Written beside every engine, and last: an engine without one is not there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    weights: str
+    network: str
+    onnx_sha256: str
+    """Of the weights' own ONNX file."""
+    engine_sha256: str
+    precision: str
+    flavour: Flavour
+    version: str
+    """Of TensorRT."""
+    targets: tuple[str, ...]
+    """Compute capabilities it runs on, as "sm86"; "current" for RTX engines of the card they were built on."""
+    gpu: str | None
+    """Name of the card it was built on; None if without one."""
+    driver: str | None
+    tile: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    options: dict[str, str | int | bool]
+    layers: int
+    seconds: float
+    said: tuple[str, ...]
+    """Warnings of TensorRT while it built this."""
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an engine must be for, here and now."""
+
+    onnx_sha256: str
+    flavour: Flavour
+    version: str
+    gpu: Gpu
+    tile: int
+    batch: int
+    options: Mapping[str, str | int | bool]
+
+
+def tile_of(weights: Manifest, asked: int = 0) -> int:
+    """Side of the tiles on a GPU, pixels: what was asked for, made to fit the network; 0 for the default.
+
+    The paper's scaling makes the result depend on the tile, so there it is the weights' own.
+    """
+    side = asked or (TILE if weights.scaling == NOISE_UNITS else weights.tile)
+    return -(-side // weights.align) * weights.align
+
+
+def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: int, batch: int) -> Path:
+    """Where an engine lies: engines of other weights, tiles and batches may lie beside it."""
+    name = re.sub(r"[^\w-]", "_", weights.name)[:40]
+    return folder / f"{name}-{weights.sha256[weights.onnx][:8]}.{flavour}.{tile}x{batch}.engine"
+
+
+def default_folder() -> Path:
+    """Where engines lie when no configuration says so: the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "emdenoised" / "engines"
+
+
+def manifest_of(engine: Path) -> Path:
+    """Where an engine's manifest lies."""
+    return engine.with_name(engine.name + ".json")
+
+
+def load_manifest(engine: Path) -> EngineManifest:
+    """Read an engine's manifest and check that the engine is the file it describes. Raises WeightsError."""
+    path = manifest_of(engine)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_MANIFEST)
+        manifest = EngineManifest.model_validate_json(content)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); build the engine again") from error
+    except ValidationError as error:
+        raise WeightsError(f"{path}: not a manifest this version understands; build the engine again") from error
+    if not engine.is_file():
+        raise WeightsError(f"{engine}: is not there, though its manifest is; build it again")
+    if sha256(engine) != manifest.engine_sha256:
+        raise WeightsError(f"{engine}: damaged, or not the engine its manifest describes; build it again")
+    return manifest
+
+
+def stale(manifest: EngineManifest, wanted: Wanted) -> tuple[str, ...]:
+    """Why an engine cannot be used for what is wanted, in words; nothing if it can."""
+    reasons = []
+
+    def compare(what: str, built: object, needed: object) -> None:
+        if built != needed:
+            reasons.append(f"it was built for {what} {built}, and this is {needed}")
+
+    if manifest.onnx_sha256 != wanted.onnx_sha256:
+        reasons.append("it was built from other weights")
+    compare("TensorRT flavour", manifest.flavour, wanted.flavour)
+    compare("TensorRT", manifest.version, wanted.version)
+    compare("tile", manifest.tile, wanted.tile)
+    compare("batch", manifest.batch, wanted.batch)
+    compare("options", manifest.options, dict(wanted.options))
+    if manifest.flavour == "rtx" and manifest.targets != ("current",):
+        if wanted.gpu.capability not in manifest.targets:
+            cards = ", ".join(manifest.targets)
+            reasons.append(f"it was built for cards of {cards}, and {wanted.gpu.name} is {wanted.gpu.capability}")
+    else:
+        compare("GPU", manifest.gpu, wanted.gpu.name)
+        compare("driver", manifest.driver, wanted.gpu.driver)
+    return tuple(reasons)

@@ -1,0 +1,92 @@
+"""The manifest of a weights folder: what a network is, how it was trained, and how it must be served."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemon.counts.scaling import Kind
+from daemon.errors import WeightsError
+
+MANIFEST = "manifest.json"
+
+
+class Manifest(BaseModel):
+    """Everything the daemon must know of a network it cannot import. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    network: Literal["fast", "ede2018"]
+    arguments: dict[str, Any]
+    """What the network's constructor was called with, so that training can rebuild it."""
+    scaling: Kind
+    tile: int = Field(gt=0)
+    """Side of the square tiles the network is served with, pixels."""
+    halo: int = Field(ge=0)
+    """Pixels at each tile edge whose result is thrown away: their context is cut off. Measured."""
+    align: int = Field(gt=0)
+    """Tile sides and origins are multiples of this, pixels (the network's total stride)."""
+    dose_range: tuple[float, float]
+    """Mean counts per pixel it was trained for."""
+    contrast_range: tuple[float, float]
+    """Contrast it was trained for: 1 means blacks of zero counts."""
+    onnx: str = "model.onnx"
+    safetensors: str = "model.safetensors"
+    sha256: dict[str, str]
+    """File name → SHA-256 of the file, hexadecimal."""
+    training: dict[str, Any]
+    """Training record: data, steps, hours, hardware, software."""
+
+
+def shipped_weights() -> Path:
+    """The folder of weights installed with the package."""
+    return Path(str(files("weights")))
+
+
+def load(folder: Path) -> Manifest:
+    """Read and verify a weights folder. Raises WeightsError naming the file, the cause and the remedy."""
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); point the profile's `weights` at a "
+            f"folder with a {MANIFEST}, or use one of: {', '.join(names())}"
+        ) from error
+    except ValidationError as error:
+        raise WeightsError(f"{path}: not a manifest this version understands: {error}") from error
+    for name, expected in manifest.sha256.items():
+        actual = sha256(folder / name)
+        if actual != expected:
+            raise WeightsError(
+                f"{folder / name}: SHA-256 is {actual[:12]}…, the manifest says {expected[:12]}…; "
+                "the file is damaged or was replaced: reinstall the weights"
+            )
+    return manifest
+
+
+def names() -> list[str]:
+    """Names of the weights shipped with the package."""
+    return sorted(path.parent.name for path in shipped_weights().glob(f"*/{MANIFEST}"))
+
+
+def locate(weights: str) -> Path:
+    """A profile's `weights` (a shipped name or a folder) → the folder."""
+    shipped = shipped_weights() / weights
+    return shipped if (shipped / MANIFEST).is_file() else Path(weights).expanduser()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal. Raises WeightsError if it cannot be read."""
+    try:
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); reinstall the weights") from error

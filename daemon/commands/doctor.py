@@ -1,0 +1,231 @@
+"""`emdenoised doctor`: is this installation sound, and if not, what to do about it."""
+
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from watchdog.events import FileSystemEventHandler
+from watchdog.observers import Observer
+
+import daemon
+from daemon.backends import manifest, open_backend
+from daemon.backends.gpu.nvidia import find_gpu
+from daemon.commands import systemd_unit
+from daemon.denoiser import canary
+from daemon.errors import EmdenoisedError
+from daemon.files import filesystem_type, is_network
+from daemon.settings import config as settings
+from daemon.settings.config import Config
+
+LEAST_FREE = 5 << 30
+NVIDIA = Path("/proc/driver/nvidia")
+UNIT = systemd_unit.UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `remedy` says what to do unless `verdict` is "ok"."""
+
+    verdict: Literal["ok", "note", "fault"]
+    text: str
+    remedy: str = ""
+
+
+def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
+    """Every check, in the order in which a fault in one explains the next."""
+    yield python()
+    yield package()
+    try:
+        config = settings.load(path, overrides)
+    except EmdenoisedError as error:
+        yield Finding("fault", f"the configuration cannot be used:\n{error}", "mend config.yaml, then run doctor again")
+        return
+    yield Finding("ok", f"configuration: {path or settings.default_config_path()}")
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (folders, events, unit, monitor, weights, backend)
+    for check in checks:
+        yield from check(config)
+
+
+def python() -> Finding:
+    return Finding("ok", f"Python {platform.python_version()}, emdenoised {daemon.__version__}")
+
+
+def package() -> Finding:
+    """A shared environment with the python-daemon distribution would put another `daemon` in our place."""
+    folder = Path(daemon.__file__).parent
+    if not (folder / "denoiser.py").is_file():
+        return Finding(
+            "fault",
+            f"the imported package `daemon` is not emdenoised's: {folder}",
+            "install emdenoised into a virtual environment of its own",
+        )
+    return Finding("ok", f"package `daemon` is ours: {folder}")
+
+
+def folders(config: Config) -> Iterator[Finding]:
+    state = config.folders
+    for name, folder, rights in (
+        ("drop", state.drop, os.R_OK | os.X_OK),
+        ("output", state.output, os.W_OK | os.X_OK),
+        ("state", state.state, os.W_OK | os.X_OK),
+    ):
+        if not folder.is_dir():
+            yield Finding(
+                "note",
+                f"{name} folder {folder} does not exist yet",
+                "`emdenoised run` makes it"
+                if name != "drop"
+                else "`emdenoised run --create-drop` makes it; mount a share first",
+            )
+            continue
+        if not os.access(folder, rights):
+            yield Finding(
+                "fault",
+                f"{name} folder {folder}: this user may not {'read' if name == 'drop' else 'write'} it",
+                f"give the user the service runs as the right to it (this is user id {os.getuid()})",
+            )
+            continue
+        kind = filesystem_type(folder)
+        free = shutil.disk_usage(folder).free
+        yield Finding("ok", f"{name} folder {folder} ({kind}, {free / 2**30:.0f} GiB free)")
+        if name == "drop" and is_network(kind):
+            yield Finding(
+                "note", f"{folder} is on a network share ({kind}), which sends no events", "it is polled instead"
+            )
+        if name != "drop" and free < LEAST_FREE:
+            yield Finding("note", f"{folder}: only {free / 2**30:.1f} GiB are free", "free some space soon")
+
+
+def events(config: Config) -> Iterator[Finding]:
+    """Whether the kernel still gives out watches: other programs may have used them up."""
+    if not config.folders.drop.is_dir() or config.arrival.polling == "always":
+        return
+    observer = Observer()
+    try:
+        observer.schedule(FileSystemEventHandler(), str(config.folders.drop), recursive=config.arrival.recursive)
+        observer.start()
+    except OSError as error:
+        yield Finding(
+            "note",
+            f"{config.folders.drop} cannot be watched for events ({error.strerror or error}): it is polled instead",
+            "raise the kernel's limits: sudo sysctl fs.inotify.max_user_watches=524288 "
+            "fs.inotify.max_user_instances=512, and the same in /etc/sysctl.d/",
+        )
+    else:
+        observer.stop()
+        observer.join()
+        yield Finding("ok", "the kernel watches the drop folder")
+
+
+def monitor(config: Config) -> Iterator[Finding]:
+    address = config.monitor.listen
+    if address is None or address.port == 0:
+        return
+    with socket.socket(address.family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            yield Finding(
+                "note",
+                f"monitor.listen: {address} cannot be listened on ({error.strerror})",
+                "if the service is running, it is the one; else choose another port, or null",
+            )
+        else:
+            yield Finding("ok", f"metrics and health: {address} is free")
+
+
+def unit(config: Config) -> Iterator[Finding]:
+    """What the installed service may see, which is less than whoever runs the doctor."""
+    found = systemd_unit.load(UNIT)
+    if found is None:
+        return
+    yield Finding("ok", f"service: {UNIT}")
+    name, user = found.settings.get("User", "root"), found.user
+    if user is None:
+        yield Finding("fault", f"{UNIT}: there is no user {name}", f"sudo useradd --system {name}")
+        return
+    if found.on("MemoryDenyWriteExecute"):
+        yield Finding(
+            "fault",
+            f"{UNIT}: MemoryDenyWriteExecute stops the network runtimes, which write machine code",
+            "sudo systemctl edit emdenoised, and take that line back",
+        )
+    if found.on("PrivateDevices") and NVIDIA.exists():
+        yield Finding(
+            "fault",
+            f"{UNIT}: PrivateDevices hides the graphics card",
+            "sudo systemctl edit emdenoised, and take that line back",
+        )
+    for key, wanted, what in (("drop", 5, "read"), ("output", 3, "write"), ("state", 3, "write")):
+        folder: Path = getattr(config.folders, key)
+        if hidden := found.hides(folder):
+            yield Finding(
+                "fault",
+                f"{key} folder {folder}: the service does not see it ({hidden} in {UNIT})",
+                "choose a folder elsewhere, such as /srv, or take that line back: sudo systemctl edit emdenoised",
+            )
+        elif folder.is_dir() and (wall := systemd_unit.unreachable(user, folder, wanted)):
+            yield Finding(
+                "fault",
+                f"{key} folder {folder}: the service's user {name} may not {what} it; the obstacle is {wall}",
+                f"sudo setfacl -m u:{name}:{'rx' if key == 'drop' else 'rwx' if wall == folder else 'x'} {wall}",
+            )
+    umask = int(found.settings.get("UMask", "0022"), 8)
+    if config.folders.output.is_dir() and (group := systemd_unit.readers(config.folders.output, umask)) is not None:
+        yield Finding(
+            "ok" if group else "note",
+            f"results can be read by the group {group or name + ', and by nobody else'}",
+            ""
+            if group
+            else f"give the folder to your users' group: sudo chgrp GROUP {config.folders.output} && "
+            f"sudo chmod 2770 {config.folders.output}, and add {name} to it",
+        )
+
+
+def weights(config: Config) -> Iterator[Finding]:
+    for name in sorted({profile.weights for profile in config.profiles.values()}):
+        try:
+            found = manifest.load(manifest.locate(name))
+        except EmdenoisedError as error:
+            yield Finding(
+                "fault", f"weights {name}: {error}", "reinstall emdenoised, or correct the profile's `weights`"
+            )
+        else:
+            yield Finding(
+                "ok", f"weights {name}: {found.network}, tile {found.tile}, halo {found.halo}, checksums right"
+            )
+
+
+def backend(config: Config) -> Iterator[Finding]:
+    card = find_gpu(config.backend.device)
+    if card is None and NVIDIA.exists():
+        yield Finding(
+            "fault" if config.backend.kind == "tensorrt" else "note",
+            f"an NVIDIA driver is loaded ({NVIDIA}), but GPU {config.backend.device} does not answer",
+            "look at `nvidia-smi`; load the driver's second module, `sudo modprobe nvidia-uvm`; in a service or a "
+            "container allow the devices /dev/nvidia*",
+        )
+    elif card is None:
+        yield Finding("ok", "no NVIDIA driver: there is the processor")
+    else:
+        yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
+    name = config.profiles[config.default_profile].weights
+    try:
+        opened = open_backend(config.backend, manifest.locate(name), config.folders.engines)
+    except EmdenoisedError as error:
+        yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")
+        return
+    try:
+        canary(opened)
+    except EmdenoisedError as error:
+        yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")
+    else:
+        yield Finding("ok", f"backend {opened.name}: the canary tile came out right")
+    finally:
+        opened.close()

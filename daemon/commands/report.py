@@ -1,0 +1,203 @@
+"""A session as one page for a lab book: what was done, pictures, settings, hashes and verdicts."""
+
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image as Picture
+
+from daemon import __version__, formats
+from daemon.commands import html
+from daemon.commands.html import text
+from daemon.errors import MicrographError
+from daemon.ledger.jobs import Job
+from daemon.output import paths, writing
+from daemon.settings.config import Config
+
+WORDS = ("reject", "check", "good")
+"""The worst first."""
+WIDEST = 1000
+"""Of a picture in the page, pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    job: Job
+    name: str
+    image: Path
+    word: str
+    record: Mapping[str, Any] | None = field(repr=False)
+    """The JSON beside the image, if both are where they were written."""
+
+
+def write(config: Config, jobs: Sequence[Job], named: str, path: Path, pictures: int) -> None:
+    """Write the page about a session's jobs to `path`; at most `pictures` of them, the doubtful ones first.
+
+    Raises OSError if it cannot be written.
+    """
+    html.save(path, f"emdenoised: session {named}", _parts(config, jobs, pictures))
+
+
+def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
+    done = [job for job in jobs if job.state == "done"]
+    refused = [job for job in jobs if job.state == "quarantined"]
+    every = [result for job in done for result in _results(job)]
+    records = [result.record for result in every if result.record is not None]
+    yield from html.facts(_summary(config, jobs, every, records))
+    yield (
+        '<p class="note">Verdicts compare each result with its raw data: <b>good</b>: nothing speaks against it; '
+        "<b>check</b>: look at it for the reason given; <b>reject</b>: it is probably worse than the raw image. A "
+        "denoised image is an estimate: measure on the raw data where it matters.</p>"
+    )
+    yield "<h2>Micrographs</h2>"
+    yield from html.table(
+        ("finished", "micrograph", "verdict", "why", "counts per pixel", "profile", "pixels", "spikes"),
+        map(_row, every),
+        WORDS,
+        dated=True,
+    )
+    if refused:
+        yield "<h2>Not denoised</h2>"
+        rows = ((_clock(job.updated), job.path, "quarantined", job.error or "") for job in refused)
+        yield from html.table(("when", "file", "state", "reason"), rows, ("quarantined",), dated=True)
+    if pictures:
+        yield from _pictures(every, pictures)
+    yield "<h2>Hashes</h2><p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
+    hashes = (
+        (result.name, _get(result.record, "raw", "sha256"), _get(result.record, "output", "sha256"))
+        for result in every
+        if result.record is not None
+    )
+    yield from html.table(("micrograph", "raw", "result"), hashes)
+    yield "<h2>Settings</h2>"
+    yield from _settings(config, records)
+
+
+def _results(job: Job) -> Iterator[_Result]:
+    """One, or one for each section of a stack: the ledger knows of those together only the worst verdict."""
+    for found in paths.of(job):
+        try:
+            record = writing.own_record(found.image)
+        except OSError:
+            record = None
+        if record is not None and isinstance(record.get("spikes"), dict):
+            record["spikes"].pop("listed", None)  # a thousand places each, of which the page shows none
+        word = job.verdict if found.section is None else _get(record, "verdict", "word")
+        name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "")
+        yield _Result(job, name, found.image, str(word or "none"), record)
+
+
+def _summary(
+    config: Config, jobs: Sequence[Job], every: Sequence[_Result], records: Sequence[Mapping[str, Any]]
+) -> dict[str, object]:
+    words = Counter(result.word for result in every)
+    doses = [dose for record in records if (dose := _number(record.get("dose"))) is not None]
+    refused = sum(job.state == "quarantined" for job in jobs)
+    weights = sorted({_weights(record) for record in records})
+    backends = sorted({str(record.get("backend")) for record in records})
+    return {
+        "From": _clock(jobs[0].updated),
+        "To": _clock(jobs[-1].updated),
+        "Micrographs": f"{len(every)} denoised, {refused} quarantined",
+        "Verdicts": ", ".join(f"{words[word]} {word}" for word in (*WORDS, "none") if words[word]) or "none",
+        "Mean counts per pixel": f"{sum(doses) / len(doses):.3g} (of {len(doses)} whose dose is known)"
+        if doses
+        else "unknown",
+        "X-ray hits and hot pixels": sum(int(_number(_get(record, "spikes", "count")) or 0) for record in records),
+        "Weights": "; ".join(weights) or "unknown",
+        "Network run by": "; ".join(backends) or "unknown",
+        "Raw files": config.folders.drop,
+        "Results": config.folders.output,
+        "Program": f"emdenoised {__version__}; this page was written {_clock(time.time())}",
+    }
+
+
+def _weights(record: Mapping[str, Any]) -> str:
+    hashes = _get(record, "weights", "sha256")
+    told = "; ".join(f"{name} {digest}" for name, digest in hashes.items()) if isinstance(hashes, Mapping) else ""
+    return f"{_get(record, 'weights', 'name')} ({told})"
+
+
+def _row(result: _Result) -> tuple[object, ...]:
+    when, record = _clock(result.job.updated), result.record
+    if record is None:
+        return when, result.name, result.word, "the result is no longer where it was", "", "", "", ""
+    dose = _number(record.get("dose"))
+    return (
+        when,
+        result.name,
+        result.word,
+        "; ".join(_listed(record.get("warnings"))),
+        "unknown" if dose is None else f"{dose:.3g}",
+        _get(record, "profile", "name") or "",
+        " x ".join(reversed(_listed(_get(record, "raw", "shape")))),
+        _get(record, "spikes", "count"),
+    )
+
+
+def _pictures(every: Sequence[_Result], number: int) -> Iterator[str]:
+    yield "<h2>Pictures</h2><p class='note'>Raw and denoised, same contrast. The doubtful ones come first.</p>"
+    rank = {word: place for place, word in enumerate(WORDS)}
+    shown = 0
+    for result in sorted(every, key=lambda one: rank.get(one.word, len(rank))):
+        if shown == number:
+            break
+        picture = None if result.record is None else _preview(result.image)
+        if picture is None:
+            continue
+        shown += 1
+        word, reasons = text(result.word), "; ".join(_listed(_get(result.record, "verdict", "reasons")))
+        yield html.figure(picture, f'<b>{text(result.name)}</b>: <span class="{word}">{word}</span> {text(reasons)}')
+    left_out = len(every) - shown
+    if left_out:
+        yield f'<p class="note">{left_out} more are not shown: no preview, or --pictures allows for no more.</p>'
+
+
+def _preview(image: Path) -> Picture.Image | None:
+    """The preview beside a result, small enough for a page."""
+    try:
+        with (
+            formats.open_raw(writing.preview_path(image)) as stream,
+            Picture.open(stream, formats=["PNG"]) as found,
+        ):
+            picture = found.convert("L")
+    except (OSError, MicrographError, SyntaxError, ValueError, EOFError, struct.error, Picture.DecompressionBombError):
+        return None
+    picture.thumbnail((WIDEST, WIDEST))
+    return picture
+
+
+def _settings(config: Config, records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    now = config.fingerprint()
+    other = sum(record.get("config_sha256") != now for record in records)
+    yield f"<p>As they are now; what influences pixels has the SHA-256 <code>{now}</code>."
+    if other:
+        yield f" <b>{other} of these micrographs were made with others</b>; the JSON beside each has their hash."
+    yield "</p>"
+    yield f"<pre>{text(yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False, allow_unicode=True))}</pre>"
+
+
+def _get(record: Mapping[str, Any] | None, section: str, key: str) -> Any:
+    found = None if record is None else record.get(section)
+    return found.get(key) if isinstance(found, Mapping) else None
+
+
+# A record that somebody wrote by hand costs its own cells, not the page.
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def _listed(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

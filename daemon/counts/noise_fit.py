@@ -1,0 +1,304 @@
+"""The noise of a camera that smears its counts: its spectrum, a Gaussian's transfer above white read-out, fitted.
+
+Where a count reaches several pixels, coarse detail holds more of the noise than fine detail does, and no band alone
+tells how strong it is. The whole spectrum does: ``N T(f) + R``, with the power N of the counts at frequency zero, the
+transfer T of a Gaussian point spread, and read-out R. A specimen adds power, mostly to coarse detail and to some
+patches. So flat patches are taken, frequencies from the finest inwards as far as they are needed, and a term for what
+structure leaks outwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from math import exp, hypot, log, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.counts.noise import TINY, Estimate, Spectra
+from daemon.counts.noise_spectrum import LEAST, WIDEST, Cells, Fit, Spectrum, fitted, model
+from daemon.counts.scaling import neighbours, sharing
+from daemon.errors import MicrographError
+
+Values = NDArray[np.float64]
+
+RINGS = (0.36, 0.28, 0.22, 0.18, 0.14)
+"""Inner edges of the frequencies used, cycles per pixel, tried in turn."""
+BROAD = 0.14
+"""Cycles per pixel; coarser detail tells which patches are flat, and is not fitted."""
+GROUP, FLAT, FEWEST = 24, 0.5, 8
+"""Patches of like brightness compared, at least; the share of them taken for flat, and the fewest."""
+ENOUGH, VAGUE = 0.04, 0.3
+"""Relative error of N at which no further ring is asked, and beyond which a fit does not foretell the next."""
+EXCESS, SURE = 0.01, 1.5
+"""A ring that exceeds the forecast by this share and so many standard errors shows the specimen."""
+MISFIT = 1.6
+"""Mean square deviation of the cells, in standard errors, up to which the model describes the spectrum."""
+TOLD = 2.0
+"""Standard errors by which read-out, or a leak of structure, must differ from 0 to be told."""
+GUESSES = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.25, 1.5)
+"""Point spreads, pixels, that a fit may start from."""
+WHITE = 1.6
+"""Mean square deviation of the cells from one level, in standard errors, up to which the noise is taken for white."""
+LEAST_SPREAD, LEAST_SHARE = 0.33, 0.2
+"""Point spread, pixels, below which pixels hardly share their counts; share of the noise that the counts must make."""
+CLEAR, GROWS = 4.0, 0.15
+"""Standard errors by which a point spread must differ from none; share of the growth that white noise may show."""
+LIFTED = 1.056
+"""Mean level of a cell of white noise over its power: the median of so few terms, neighbours alike, is that skewed."""
+NARROW = 0.003
+"""Share of the counts' variance that a point spread must take from pixels to be told from none."""
+CERTAIN = 0.15
+"""Relative error of the noise of single pixels up to which it is known."""
+
+
+@cache
+def _guesses(side: tuple[int, int]) -> tuple[NDArray[np.bool_], Values]:
+    """The cells of fine detail (cells,), and the mean transfer in each of them of each of GUESSES (guesses, c)."""
+    cells = Cells.of(side)
+    used = cells.radius > RINGS[1]
+    return used, np.array([cells.transfer(psf**2, used)[0].mean(axis=1) for psf in GUESSES])
+
+
+def _start(seen: Spectrum) -> Values | None:
+    """Where to begin: the guess whose transfer, scaled, and white noise add up best; None for white noise alone."""
+    used, transfers = _guesses(seen.cells.side)
+    level, error = seen.level[used], np.maximum(seen.error[used], TINY)
+    flat = float(np.average(level, weights=1 / level))
+    if float(np.square((level / flat - 1) / error).mean()) < WHITE:
+        return None
+    counted, white = transfers / level, 1 / level
+    ones = np.ones_like(level)
+    products = [np.square(counted).sum(axis=1), counted @ white, white @ white, counted.sum(axis=1), white.sum()]
+    both, cross, own, left, right = products
+    least = np.maximum(both * own - np.square(cross), TINY)
+    size, floor = (left * own - right * cross) / least, (right * both - left * cross) / least
+    size = np.where(floor < 0, left / both, size)
+    floor = np.maximum(floor, 0)
+    off = np.square(size[:, None] * counted + floor[:, None] * white - ones).sum(axis=1)
+    best = int(np.argmin(np.where(size > 0, off, np.inf)))
+    share = sharing(GUESSES[best]) * float(size[best])
+    if not share > LEAST_SHARE / 2 * (share + float(floor[best])):
+        return None
+    return np.array([log(float(size[best])), GUESSES[best] ** 2, float(floor[best]), 0.0])
+
+
+def _searched(seen: Spectrum) -> Fit | None:
+    """The fit over as many rings as are needed, from the finest inwards, and as the specimen allows."""
+    best, start = None, _start(seen)
+    if start is None:
+        return None
+    for edge in RINGS:
+        used = seen.cells.radius > edge
+        if used.sum() < FEWEST:
+            continue
+        told = best is not None and best.vagueness < VAGUE
+        if best is not None and told and _exceeds(seen, best, used & ~best.used):
+            break
+        fit = fitted(seen, used, best.parameters if best is not None and told else start)
+        if best is not None and fit.misfit > MISFIT and best.vagueness < 1:
+            break
+        best = fit
+        if fit.vagueness < ENOUGH:
+            break
+    return best
+
+
+def _exceeds(seen: Spectrum, fit: Fit, new: NDArray[np.bool_]) -> bool:
+    """Whether further cells hold more than a fit to the finer ones foretells."""
+    if not new.any():
+        return False
+    expected, derivative = model(seen.cells, fit.parameters, new)
+    weight = 1 / np.square(seen.error[new])
+    weight /= weight.sum()
+    pull = weight @ (derivative / expected[:, None])
+    error = sqrt(float(np.square(weight * seen.error[new]).sum() + pull @ fit.covariance @ pull))
+    return float(weight @ (seen.level[new] / expected - 1)) > EXCESS + SURE * error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smear:
+    """A camera's noise as ``N T(f) + R``, of an average flat patch. Powers are the variance of white noise, units²."""
+
+    psf: Estimate
+    """Standard deviation of the point spread, pixels."""
+    counted: Estimate
+    """N: power of the counts' noise at frequency zero."""
+    readout: Estimate
+    """R: power of white read-out noise; 0 where it cannot be told."""
+    misfit: float
+    """Mean square deviation from this form, in standard errors."""
+    mean: Values
+    """(n,): of flat patches, units."""
+    variance: Values
+    """(n,): of single pixels in them, units²."""
+    scatter: float
+    """Relative standard error of each of these."""
+    error: float
+    """Relative standard error of all of them together."""
+    growth: Estimate
+    """How the white part grows from darker to brighter patches, as a share of how the counts' noise does."""
+
+    @property
+    def sharing(self) -> float:
+        """Share of the variance of the counts left in single pixels."""
+        return sharing(self.psf.value)
+
+    @property
+    def correlation(self) -> float:
+        """Of the noise of neighbouring pixels."""
+        counted = self.sharing * self.counted.value
+        return neighbours(self.psf.value) * counted / (counted + self.readout.value)
+
+    @property
+    def clear(self) -> bool:
+        """Whether a point spread is surely seen, and the form describes the noise.
+
+        A specimen's texture above white noise has the same form; but that noise grows with the brightness, as read-out
+        does not, and makes nearly all of the variance of single pixels.
+        """
+        counted = self.sharing * self.counted.value
+        return (
+            self.psf.value > max(LEAST_SPREAD, CLEAR * self.psf.error)
+            and self.psf.value < WIDEST - 0.01
+            and self.misfit < MISFIT
+            and counted > LEAST_SHARE * (counted + self.readout.value)
+            and self.counted.error < self.counted.value
+            and self.error < CERTAIN
+            and not self.growth.value > max(GROWS, 3 * self.growth.error)
+        )
+
+
+def smear(spectra: Spectra) -> Smear | None:
+    """Fit that form to the spectra of patches; None where there are too few patches or terms to fit."""
+    cells = Cells.of(spectra.side)
+    if len(spectra) < FEWEST or (cells.radius > RINGS[0]).sum() < FEWEST:
+        return None
+    levels = cells.levels(spectra.power)
+    groups = _flat(levels[:, cells.radius < BROAD].mean(axis=1), spectra.mean)
+    seen = _spectrum(cells, levels, groups)
+    if not (seen.level > 0).all():
+        return None
+    free = _searched(seen)
+    if free is None:
+        return None
+    fit, vagueness = _simplest(seen, free)
+    return _smear(spectra, levels, groups, fit, vagueness)
+
+
+def _simplest(seen: Spectrum, free: Fit) -> tuple[Fit, float]:
+    """The fit without read-out and without leaking structure as far as these cannot be told; relative error of N.
+
+    The error holds what leaving them out has changed.
+    """
+    error = np.sqrt(np.diag(free.covariance))
+    kept = free.parameters > TOLD * error
+    if kept[2:].all():
+        return free, free.vagueness
+    terms = bool(kept[2]), bool(kept[3])
+    fit = fitted(seen, free.used, np.where(kept | (np.arange(4) < 2), free.parameters, 0), *terms)
+    if fit.cost - free.cost > TOLD**2:
+        return free, free.vagueness
+    apart = abs(float(fit.parameters[0] - free.parameters[0]))
+    return fit, hypot(fit.vagueness, min(free.vagueness, apart))
+
+
+def _flat(broad: Values, mean: Values) -> list[NDArray[np.intp]]:
+    """Groups of patches, dark to bright: those of like brightness with least power in coarse detail, `broad` (n,)."""
+    groups = np.array_split(np.argsort(mean), int(np.clip(len(mean) // GROUP, 1, 4)))
+    return [group[np.argsort(broad[group])[: max(FEWEST, int(len(group) * FLAT))]] for group in groups]
+
+
+def _spectrum(cells: Cells, levels: Values, groups: list[NDArray[np.intp]]) -> Spectrum:
+    """Median levels of each group, averaged: N T + R is linear in N, whatever the brightness."""
+    middle = np.array([np.median(levels[group], axis=0) for group in groups])
+    number = np.array([[len(group)] for group in groups])
+    spread = np.sqrt((np.square(middle) / number).sum(axis=0)) / np.maximum(middle.sum(axis=0), TINY)
+    return Spectrum(cells, middle.mean(axis=0), 1.25 * cells.error * spread)
+
+
+def _smear(spectra: Spectra, levels: Values, groups: list[NDArray[np.intp]], fit: Fit, vagueness: float) -> Smear:
+    cells = Cells.of(spectra.side)
+    size, floor, leak = exp(fit.parameters[0]), float(fit.parameters[2]), float(fit.parameters[3])
+    psf = sqrt(max(float(fit.parameters[1]), 0.0))
+    share = sharing(psf)
+    expected, derivative = model(cells, fit.parameters, fit.used)
+    white = derivative[:, 2]
+    signal = derivative[:, 0] / size + leak / size * derivative[:, 3]
+    ratio = signal * size / np.maximum(floor * white, TINY)
+    best = ratio >= min(0.5, np.sort(ratio)[-min(FEWEST, len(ratio))])  # cells that show the counts' noise
+    flat = np.concatenate(groups)
+    counted = np.median((levels[flat][:, fit.used][:, best] - floor * white[best]) / signal[best], axis=1)
+    spread = 1.25 * cells.error * sqrt(float(np.square(expected[best] / signal[best]).mean()) / int(best.sum()))
+    step = 1e-3
+    pull = np.array([share * size, size * (sharing(psf + step) - share) / step / (2 * max(psf, 0.1)), 1.0, 0.0])
+    total = share * size + floor
+    return Smear(
+        psf=Estimate(psf, sqrt(fit.covariance[1, 1]) / (2 * max(psf, 0.1))),
+        counted=Estimate(size, size * vagueness),
+        readout=Estimate(floor, sqrt(fit.covariance[2, 2])),
+        misfit=fit.misfit,
+        mean=spectra.mean[flat],
+        variance=share * counted + floor,
+        scatter=share * spread / total,
+        error=sqrt(max(float(pull @ fit.covariance @ pull), 0.0)) / total,
+        growth=_growth(cells, levels, groups, fit, signal, white),
+    )
+
+
+def _growth(
+    cells: Cells, levels: Values, groups: list[NDArray[np.intp]], fit: Fit, signal: Values, white: Values
+) -> Estimate:
+    """Difference of R between brighter and darker groups over that of N; read-out does not grow, counts' noise does."""
+    if len(groups) < 2:
+        return Estimate(0.0, np.inf)
+    found = []
+    for part in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
+        seen = _spectrum(cells, levels, part)
+        scale = seen.error[fit.used] * seen.level[fit.used] + LEAST * float(seen.level.mean())
+        terms = np.stack([signal, white], axis=1) / scale[:, None]
+        inverse = np.linalg.pinv(terms.T @ terms)
+        found.append((inverse @ (terms.T @ (seen.level[fit.used] / scale)), np.sqrt(np.diag(inverse))))
+    (dark, dark_error), (bright, bright_error) = found
+    change, error = bright - dark, np.hypot(dark_error, bright_error)
+    size = max(float(change[0]), 3 * float(error[0]), TINY)
+    return Estimate(float(change[1]) / size, float(error[1]) / size)
+
+
+def spread(seen: Sequence[Spectra], readout: float | None) -> tuple[Estimate, tuple[tuple[float, ...], ...]]:
+    """Of pure noise, such as the difference of two flats: the point spread, pixels, and the radial spectrum.
+
+    `readout`: power of white read-out noise, units², if it is known. The spectrum: (cycles per pixel, power, as fitted)
+    as shares of the power of white noise of the same variance. Raises MicrographError for frames too small.
+    """
+    cells = Cells.of(seen[0].side)
+    if (cells.radius > RINGS[0]).sum() < FEWEST:
+        raise MicrographError("frames of at least 64 x 64 pixels are needed to calibrate a camera; crop them less")
+    levels = np.concatenate([cells.levels(one.power) for one in seen])
+    mean = levels.mean(axis=0)
+    spectrum = Spectrum(cells, mean, np.full(len(mean), cells.error / sqrt(len(levels))))
+    power = float(np.mean([_white(one) for one in seen]))
+    start = _start(spectrum)
+    if start is None:  # next to white
+        start = np.array([log(power), LEAST_SPREAD**2, 0.0, 0.0])
+    start[2] = start[2] if readout is None else LIFTED * readout
+    found = fitted(spectrum, cells.radius > 0, start, readout=readout is None, leak=False)
+    width = sqrt(float(found.parameters[1]))
+    fit = model(cells, found.parameters, found.used)[0]
+    error = min(sqrt(found.covariance[1, 1]) / (2 * max(width, 0.1)), WIDEST)
+    taken, doubt = 1 - sharing(width), sharing(width) - sharing(width + error)
+    psf = Estimate(width, error) if taken > max(NARROW, 3 * doubt) else Estimate(0.0, min(error, LEAST_SPREAD))
+    edges = np.linspace(0.05, 0.7, 14)
+    rings = [(cells.radius >= low) & (cells.radius < high) for low, high in pairwise(edges)]
+    table = (
+        (cells.radius[one].mean(), mean[one].mean() / power, fit[one].mean() / power) for one in rings if one.any()
+    )
+    return psf, tuple(tuple(round(float(value), 5) for value in row) for row in table)
+
+
+def _white(seen: Spectra) -> float:
+    """Variance of the noise, units²: the mean of all its power."""
+    weight = np.full(seen.power.shape[2], 2.0)
+    weight[[0, -1]] = 1
+    return float((seen.power.mean(axis=0) * weight).sum() / (weight.sum() * seen.power.shape[1]))

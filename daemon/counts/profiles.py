@@ -1,0 +1,300 @@
+"""Which dose profile a micrograph gets, how its pixels become counts, and who said so: profile, file or image."""
+
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from daemon.counts.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
+from daemon.counts.noise import CORRELATED
+from daemon.counts.scaling import Noise, sharing
+from daemon.errors import MicrographError
+from daemon.micrograph import Micrograph
+from daemon.settings import camera_file
+from daemon.settings.config import Config, Profile
+
+AGREE = 1.2
+"""A gain stated by the file is used if the image's noise agrees with it within this factor."""
+DISAGREE = 1.5
+"""A warning is due where the noise misses what was stated by this factor, and nothing explains it."""
+EFFICIENCY = 0.4
+"""Detective quantum efficiency of a poor camera: its noise is that of so many of the incident electrons."""
+SAME_VOLTAGE = 1.0
+"""Difference of high tensions, kV, that does not matter."""
+SATURATED = 1e-3
+"""Share of pixels in the highest value from which on a warning is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a micrograph's counts, and from whom; None: unknown."""
+
+    gain_from: Literal["profile", "camera", "file", "image"] = "profile"
+    measured: Measured | None = None
+    unmeasured: str | None = None
+    """Why nothing was measured."""
+    stated_gain: float | None = None
+    """Units per incident electron, by the file."""
+    stated_dose: float | None = None
+    """Mean incident electrons per pixel, by the file."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types; null where it is not known."""
+        return {
+            "gain_from": self.gain_from,
+            "measured": None if self.measured is None else self.measured.as_json(),
+            "unmeasured": self.unmeasured,
+            "stated_gain": self.stated_gain,
+            "stated_dose": self.stated_dose,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A profile for one micrograph, `why` in words, and the camera it is taken to be from.
+
+    The mean is counts by `gain` and `offset`; the noise of single pixels by those of `noise`, the effective ones.
+    """
+
+    profile: Profile
+    why: str
+    gain: float
+    """Units per count, at frequency zero."""
+    offset: float
+    """Value at zero counts."""
+    warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Those of the warnings for which somebody should look at the result."""
+    dose_known: bool = True
+    """False where the counts are a stand-in: only the noise was measured."""
+    evidence: Evidence = field(default_factory=Evidence)
+    readout: float = 0.0
+    """Read-out noise, counts rms."""
+    psf: float = 0.0
+    """Standard deviation, in pixels, of the Gaussian over which counts are smeared."""
+
+    @property
+    def noise(self) -> Noise:
+        """The camera, whose effective gain and offset the scaling takes."""
+        return Noise(self.gain, self.offset, self.readout, self.psf)
+
+    def counts(self, value: float) -> float:
+        """A value in the micrograph's units → detected counts."""
+        return (value - self.offset) / self.gain
+
+    def effective_counts(self, value: float) -> float:
+        """A value in the micrograph's units → the Poisson counts that would have its noise."""
+        noise = self.noise
+        return (value - noise.effective_offset) / noise.effective_gain
+
+
+def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
+    """The first profile whose rules hold for the file at `relative` (to the drop folder), else the default.
+
+    `named` overrides the rules. The image is measured once, whatever is chosen. Raises MicrographError if the
+    profile's gain is to be measured and cannot be.
+    """
+    seen = witness(micrograph)
+    if named is not None:
+        return scaled(config.profiles[named], f"{named}: asked for", micrograph, seen)
+    for profile in config.profiles.values():
+        rules = profile.match
+        if not rules.states_a_rule or not rules.path_fits(relative):
+            continue
+        stated = [f"{key} {value}" for key, value in (("folder", rules.folder), ("name", rules.name)) if value]
+        why = f"{profile.name}: {', '.join(stated)}"
+        if not rules.measured:
+            return scaled(profile, why, micrograph, seen)
+        if profile.dose is None or (profile.gain == "auto" and seen.measured is None):
+            continue
+        choice = scaled(profile, why, micrograph, seen)
+        dose = choice.counts(finite_mean(micrograph.pixels))
+        if choice.dose_known and profile.dose[0] <= dose <= profile.dose[1]:
+            stated.append(f"measured {dose:.3g} counts per pixel")
+            return replace(choice, why=f"{profile.name}: {', '.join(stated)}")
+    name = config.default_profile
+    return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph, seen)
+
+
+def witness(micrograph: Micrograph) -> Evidence:
+    """What the image and its file say of the counts, before any profile is asked."""
+    taken = micrograph.acquisition
+    per_unit = taken.electrons_per_unit
+    measured, unmeasured = None, None
+    try:
+        measured = measure(micrograph.pixels)
+    except MicrographError as error:
+        unmeasured = str(error)
+    return Evidence(
+        measured=measured,
+        unmeasured=unmeasured,
+        stated_gain=None if per_unit is None else 1 / per_unit,
+        stated_dose=taken.electrons_per_pixel,
+    )
+
+
+def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> Choice:
+    """The profile with its gain and offset as stated, or (gain: auto) as the file states or the image shows them.
+
+    `seen`: the micrograph's `witness`. Raises MicrographError if the gain is to be measured and cannot be.
+    """
+    measured = seen.measured
+    if profile.camera is not None:
+        choice, doubts = _calibrated(profile, why, micrograph, seen)
+        remarks: list[str] = []
+    elif profile.gain != "auto":
+        # A sum of frames has the offset of each.
+        summed = profile.offset * int(micrograph.metadata.get("frames", 1))
+        choice = _spread(Choice(profile, why, profile.gain, summed, evidence=seen), measured)
+        remarks = []
+        doubts = [] if measured is None else against_profile(choice, measured)
+    elif measured is None:
+        raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
+    elif seen.stated_gain is not None and (offset := offset_by_file(seen.stated_gain, measured)) is not None:
+        by_file = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
+        choice = _spread(by_file, measured)
+        remarks, doubts = [], []
+    else:
+        evidence, camera = replace(seen, gain_from="image"), measured.noise
+        choice = Choice(
+            profile,
+            why,
+            camera.gain,
+            camera.offset,
+            dose_known=measured.dose_known,
+            evidence=evidence,
+            readout=camera.readout,
+            psf=camera.psf,
+        )
+        remarks, doubts = [measured.remark] if measured.remark else [], []
+    if measured is not None:
+        doubts += [*against_file(choice, seen, measured), *saturation(measured)]
+    return replace(choice, warnings=(*remarks, *doubts), doubts=tuple(doubts))
+
+
+def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> tuple[Choice, list[str]]:
+    """The camera that the profile names, and warnings where the micrograph cannot be from it."""
+    assert profile.camera is not None
+    path = Path(profile.camera)
+    camera = camera_file.load(path)
+    frames = int(micrograph.metadata.get("frames", 1))  # a sum has the offset and the read-out of each
+    choice = Choice(
+        profile,
+        why,
+        camera.gain,
+        camera.offset * frames,
+        evidence=replace(seen, gain_from="camera"),
+        readout=camera.readout * sqrt(frames),
+        psf=camera.psf,
+    )
+    doubts = []
+    if micrograph.pixels.shape != camera.size:
+        size, own = (f"{width} x {height}" for height, width in (camera.size, micrograph.pixels.shape))
+        doubts.append(
+            f"it is {own} pixels and camera {path.stem} was calibrated at {size}: with another binning its gain and "
+            "point spread differ; calibrate it so, or correct the profile"
+        )
+    volts = micrograph.acquisition.voltage_kv
+    if volts is not None and camera.voltage_kv is not None and abs(volts - camera.voltage_kv) > SAME_VOLTAGE:
+        doubts.append(
+            f"it was taken at {volts:g} kV and camera {path.stem} was calibrated at {camera.voltage_kv:g} kV: an "
+            "electron gives another signal; calibrate it so, or correct the profile"
+        )
+    if seen.measured is not None:
+        doubts += against_profile(choice, seen.measured)
+    return choice, doubts
+
+
+def _spread(stated: Choice, measured: Measured | None) -> Choice:
+    """A stated gain and offset, with the point spread that the image shows, if its noise agrees with all of them."""
+    if measured is None or measured.smear is None:
+        return stated
+    choice = replace(stated, readout=sqrt(measured.readout.value) / stated.gain, psf=measured.psf)
+    expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
+    agrees = expected > 0 and 1 / DISAGREE <= measured.variance / expected <= DISAGREE
+    return choice if agrees else stated
+
+
+def offset_by_file(gain: float, measured: Measured) -> float | None:
+    """The value at zero counts if the file's `gain` is right; None if the image contradicts it."""
+    effective = gain * sharing(measured.psf)
+    counted = measured.variance - measured.readout.value
+    offset = measured.mean - counted / effective  # what gives an average pixel the noise it has
+    if measured.told:
+        if not 1 / AGREE <= measured.gain / gain <= AGREE:
+            return None
+        return offset if measured.offset else 0.0
+    if measured.mean > 0 and 1 / AGREE <= counted / (effective * measured.mean) <= AGREE:
+        return 0.0
+    # Little noise may mean a pedestal, or noise that was smoothed; much of it a subtracted background.
+    possible = measured.unexplained < CORRELATED if offset > 0 else measured.negative > NEGATIVE
+    return offset if possible and offset <= measured.darkest and measured.line.fits(effective) else None
+
+
+def against_profile(choice: Choice, measured: Measured) -> list[str]:
+    """A warning if the image's noise is not that of counts with the gain and offset of the profile."""
+    expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
+    if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
+        return []
+    plain = (choice.gain, choice.offset) == (1.0, 0.0)
+    subject = NO_COUNTS if plain else "the pixel values are not what the profile says"
+    times = f"their noise has {measured.variance / expected:.3g} times the variance of counts with the "
+    spread = f", point spread {choice.psf:.2g} pixels" if choice.psf else ""
+    owner = f"profile {choice.profile.name}" if choice.profile.camera is None else f"camera {choice.profile.camera}"
+    stated = f"gain {choice.gain:g} and offset {choice.offset:g}{spread} of {owner}"
+    fits = (
+        f"it fits {measured.gain:.3g} units per count and {measured.offset:.3g} units at zero counts"
+        if measured.dose_known
+        else "nor does it grow as that of counts"
+    )
+    smoothed = choice.psf == 0 and measured.correlation > CORRELATED and measured.variance < expected
+    cause = f", and neighbours are correlated ({measured.correlation:+.2f}), as after interpolation" if smoothed else ""
+    remedy = (
+        "correct the profile, or state gain: auto in it"
+        if choice.profile.camera is None
+        else "calibrate the camera again, or correct `camera` in the profile"
+    )
+    return [f"{subject}: {times}{stated}; {fits}{cause}; {remedy}"]
+
+
+def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str]:
+    """Warnings if gain or dose as the file states them and as they were found differ more than cameras explain.
+
+    A camera that detects some of the electrons only, or not all alike, shows more noise, as if they were fewer; one
+    that spreads them over neighbours, as interpolation does, less noise in fine detail, as if they were more.
+    """
+    remarks = []
+    most = DISAGREE * smoothing(measured.unexplained)
+    camera = "the calibrated camera's gain was used"
+    used = {"profile": "the profile's gain was used", "camera": camera, "image": "what the image shows was used"}
+    if seen.stated_gain is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
+        gain = measured.gain if measured.told else measured.variance / sharing(measured.psf) / measured.mean
+        # Without a slope, less noise than stated may as well be a pedestal.
+        if gain / seen.stated_gain > 1 / EFFICIENCY or (measured.told and gain / seen.stated_gain < 1 / most):
+            remarks.append(
+                f"the file states {seen.stated_gain:.3g} units per electron, but the noise of its image fits "
+                f"{gain:.3g}; {used[choice.evidence.gain_from]}; check the camera's settings"
+            )
+    dose = choice.counts(measured.mean)
+    if seen.stated_dose is not None and choice.dose_known and not EFFICIENCY <= dose / seen.stated_dose <= most:
+        remarks.append(
+            f"the file states {seen.stated_dose:.3g} electrons per pixel, but {dose:.3g} counts per pixel were found "
+            f"(gain {choice.gain:.3g}, offset {choice.offset:.3g}); if the camera adds a pedestal or scales its "
+            "counts, state gain and offset in a profile"
+        )
+    return remarks
+
+
+def smoothing(correlation: float) -> float:
+    """How many times the noise of pixels coarse detail holds, where neighbours along both axes correlate so."""
+    return (1 + 2 * correlation) ** 2 if correlation > CORRELATED else 1.0
+
+
+def saturation(measured: Measured) -> list[str]:
+    """A warning if the image is saturated."""
+    if measured.saturated < SATURATED:
+        return []
+    return [
+        f"{measured.saturated:.2%} of the pixels share the highest value: the camera or the file is saturated there, "
+        "and the dose is a lower limit; expose less, or export it without clipping"
+    ]

@@ -1,0 +1,139 @@
+"""One noisy image of counts → two independent ones of the same scene, and whether that is allowed.
+
+Binomial thinning: let every count of a Poisson image of mean λ fall into the first part with probability p, else into
+the second. The parts are independent Poisson images of means pλ and (1 - p) λ, so one may serve as input and the
+other as target. For other noise they are not independent: their covariance is p (1 - p) (variance - mean), and a
+network would learn to keep what they share. So values that are not plain counts are refused, with what was measured.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.counts.noise import LEAST_PILE, PILE, Estimate, level, lit, look
+from daemon.micrograph import Image, Pixels
+
+WHOLE = 1e-3
+"""A value counts as whole within this; gain and offset are known to no more digits."""
+MOST_CORRELATED = 0.05
+"""Largest correlation of the noise of neighbouring pixels."""
+GAIN_TOLERANCE = 0.12
+"""Noise variance over mean may miss 1 by so much; the parts then share at most 3 % of the noise."""
+ERRORS = 3.0
+"""What is measured may miss by so many of its standard errors besides."""
+SCALED_8_BIT = 250
+MOST_EMPTY = 0.1
+"""Share of grey levels, in the middle of a well-filled histogram, that nothing but stretching leaves empty."""
+LARGEST_ERROR = 0.2
+"""Relative error of the noise variance beyond which nothing is known: images below about 100 × 100 pixels."""
+SAMPLE = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured of an image, and why it cannot be thinned; no `reasons`: it can."""
+
+    dose: float
+    """Mean counts per pixel."""
+    lowest: float
+    highest: float
+    not_whole: float
+    """Share of values that are not whole numbers."""
+    variance_over_mean: float
+    """Noise variance over mean: 1 for counts, the gain for values proportional to them. NaN: there is no noise."""
+    correlation: float
+    """Of the noise of neighbouring pixels: 0 for counts. NaN: there is no noise."""
+    reasons: tuple[str, ...]
+
+
+def thin(rng: np.random.Generator, counts: Image, share: float) -> tuple[Image, Image]:
+    """Counts (H, W), whole numbers → two independent parts (H, W) float32 with `share` and 1 - `share` of the dose."""
+    whole = np.rint(counts).astype(np.int64)
+    part = rng.binomial(whole, share)
+    return part.astype(np.float32), (whole - part).astype(np.float32)
+
+
+def examine(counts: Pixels, stored: str) -> Evidence:
+    """Measure whether `counts` (H, W), finite, are plain counts. `stored`: the dtype they had in the file ("uint8")."""
+    sample = counts.reshape(-1)[:: max(1, counts.size // SAMPLE)].astype(np.float64)
+    dose, lowest, highest = float(counts.mean(dtype=np.float64)), float(counts.min()), float(counts.max())
+    not_whole = float((np.abs(sample - np.rint(sample)) > WHOLE).mean())
+    reasons: list[str] = []
+    if lowest == highest:
+        reasons.append(f"the image is constant (every pixel is {lowest:g})")
+        return Evidence(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
+    if lowest < -WHOLE:
+        share = float((sample < -WHOLE).mean())
+        reasons.append(
+            f"{share:.2%} of the values are negative, down to {lowest:.4g}, and counts cannot be: something was "
+            "subtracted; state the value at zero counts (`offset`) if you know it"
+        )
+    if not_whole:
+        reasons.append(
+            f"{not_whole:.2%} of the values are not whole numbers: the image was averaged, flattened, resampled or "
+            "aligned after counting; state gain and offset if the file stores scaled counts"
+        )
+    if stored in ("uint8", "int8") and highest >= SCALED_8_BIT:
+        reasons.append(f"the file is 8-bit and its values reach {highest:g}: scaled for display, or clipped")
+    if not not_whole:
+        reasons += histogram_reasons(np.rint(sample).astype(np.int64))
+    spectra = look(lit(counts))
+    spectra = spectra.where(spectra.mean > 0)
+    if not len(spectra):
+        reasons.append("the image holds no counts that noise could be told from")
+        return Evidence(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
+    mean = spectra.mean
+    power = spectra.corner() / mean[:, None]
+    ratio, correlation = level(power), max(spectra.correlations(mean), key=lambda one: abs(one.value))
+    if ratio.error > LARGEST_ERROR * ratio.value:
+        reasons.append(f"{counts.shape[1]} × {counts.shape[0]} pixels are too few to tell whether they are counts")
+    if abs(correlation.value) > max(MOST_CORRELATED, ERRORS * correlation.error):
+        reasons.append(
+            f"the noise of neighbouring pixels is correlated ({correlation.value:+.2f}, where counts have 0): the "
+            "detector spreads each electron, or the image was interpolated or filtered"
+        )
+    for found, brightness in ((ratio, None), *by_brightness(power, mean)):
+        if abs(found.value - 1) > GAIN_TOLERANCE + ERRORS * found.error:
+            where = "" if brightness is None else f" where the mean is {brightness:.3g} ({ratio.value:.3g} overall)"
+            reasons.append(
+                f"the noise variance is {found.value:.3g} times the mean{where}, and counts have 1: the values are "
+                "scaled, or on a pedestal; state gain and offset"
+            )
+            break
+    return Evidence(dose, lowest, highest, not_whole, ratio.value, correlation.value, tuple(reasons))
+
+
+def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
+    """What the histogram of whole numbers says of saturation and of stretching."""
+    reasons = []
+    bottom = int(values.min())
+    if int(values.max()) - bottom >= SAMPLE:
+        return [f"the values span {int(values.max()) - bottom:d} levels, more than any camera counts"]
+    number = np.bincount(values - bottom)
+    top = int(number[-1])
+    below = int(number[-2]) if len(number) > 1 else 0
+    if top >= LEAST_PILE and top > PILE * below:
+        reasons.append(
+            f"{top / values.size:.2%} of the pixels share the highest value, {int(values.max())}, and only "
+            f"{below / values.size:.2%} the one below: the camera or the file is saturated"
+        )
+    # Of the values above the lowest: that one may fill the border of a drift-corrected image, or be vacuum.
+    share = np.cumsum(number[1:]) / max(1, values.size - int(number[0]))
+    low, high = (int(level) for level in np.searchsorted(share, (0.05, 0.95)))
+    middle = number[1 + low : 2 + high]
+    if len(middle) >= 8 and values.size > 100 * len(middle) and (empty := float((middle == 0).mean())) > MOST_EMPTY:
+        reasons.append(f"{empty:.0%} of the grey levels in the middle of the histogram are empty: it was stretched")
+    return reasons
+
+
+def by_brightness(power: NDArray[np.float64], mean: NDArray[np.float64]) -> list[tuple[Estimate, float]]:
+    """Variance over mean and the mean of the darker and of the brighter half of patches; nothing if there are few.
+
+    `power` (n, terms): spectral power over the mean; `mean` (n,): counts per pixel.
+    """
+    if len(mean) < 8:
+        return []
+    order = np.argsort(mean)
+    halves = (order[: len(order) // 2], order[len(order) // 2 :])
+    return [(level(power[half]), float(mean[half].mean())) for half in halves]

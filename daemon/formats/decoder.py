@@ -1,0 +1,259 @@
+"""Reads micrographs; those that need a codec in a child process, where a crash, a hang or a bomb costs only that one.
+
+    parent                                        child
+    path, section, limits  (JSON)          ───►   reads under limits of memory and processor time
+    ◄───  all but the pixels (JSON), and a descriptor of the shared memory that holds them
+
+Plain pixels need no codec and are read in this process, which costs no copy.
+"""
+
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from daemon import formats
+from daemon.errors import MicrographError, TransientError
+from daemon.micrograph import Acquisition, Micrograph, PixelSize
+
+_ONE = 1 << 17
+"""Bytes of the longest message: paths and remarks."""
+_BASE = 1 << 30
+_PER_PIXEL = 24
+"""Bytes: a plane of the widest numbers as read, as decoded and as handed over."""
+_PATIENCE = 5
+"""A share may be slow: the clock may run so many times longer than the processor."""
+_PROGRAM = "from daemon.formats.decoder import main; main()"
+
+
+class Reader:
+    """Reads micrographs of at most `max_pixels`; decoding one may take the processor `seconds`.
+
+    Any number of threads may use it at once; each needs a child of its own, which is started when it is first needed
+    and kept. `close` ends them. `below` as in `formats.open_raw`.
+    """
+
+    def __init__(self, max_pixels: int, seconds: float, program: str = _PROGRAM, below: Path | None = None) -> None:
+        self._max_pixels, self._seconds, self._program, self._below = max_pixels, seconds, program, below
+        self._idle: list[_Child] = []
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, section: int | None = None) -> Micrograph:
+        """As `formats.read`; also raises MicrographError for what brings its reader down."""
+        try:
+            return formats.read(path, self._max_pixels, section, decode=False, below=self._below)
+        except formats.CodecNeededError:
+            pass
+        with self._lock:
+            child = self._idle.pop() if self._idle else None
+        if child is not None and not child.lives:
+            child.end()
+            child = None
+        child = child or _Child(self._program)
+        try:
+            return child.read(path, section, self._max_pixels, self._seconds, self._below)
+        finally:
+            if child.sound:
+                with self._lock:
+                    self._idle.append(child)
+            else:
+                child.end()
+
+    def count(self, path: Path) -> int | None:
+        """As `formats.count`."""
+        return formats.count(path, self._below)
+
+    def close(self) -> None:
+        """End the children. Nobody may be reading."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Child:
+    """One reading process, seen from outside."""
+
+    def __init__(self, program: str) -> None:
+        self.sound = True
+        """Whether all it was asked to read came out: a codec that stumbled may have left its memory in disorder."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # Not from the working folder: there could lie anything of the same name.
+            environment = {**os.environ, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                )
+            except OSError as error:
+                self._socket.close()
+                raise TransientError(f"the process that decodes compressed files does not start: {error}") from error
+
+    def read(self, path: Path, section: int | None, max_pixels: int, seconds: float, below: Path | None) -> Micrograph:
+        self.sound = False
+        self._socket.settimeout(_PATIENCE * seconds)
+        try:
+            told = [str(path), section, max_pixels, seconds, below and str(below)]
+            self._socket.send(json.dumps(told).encode())
+            answer, handed, _, _ = socket.recv_fds(self._socket, _ONE, 1)
+        except TimeoutError as error:
+            raise TransientError(
+                f"{path}: is not read after {_PATIENCE * seconds:.0f} s; it is tried again: check the share it is on"
+            ) from error
+        except OSError:  # it died before or while it was asked
+            answer, handed = b"", []
+        if not answer:
+            raise self._died(path, seconds)
+        found = json.loads(answer)
+        if "error" in found:
+            raise (MicrographError if found["final"] else TransientError)(found["error"])
+        micrograph = _micrograph(path, found, handed[0])
+        self.sound = True
+        return micrograph
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a share that hangs holds it: it ends when the share is back
+            self._process.wait(1)
+
+    def _died(self, path: Path, seconds: float) -> Exception:
+        """Why it did, and whose fault it was."""
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return TransientError(f"{path}: the process that decodes it does not answer; it is tried again")
+        if status == -signal.SIGXCPU:
+            return MicrographError(
+                f"{path}: decoding it takes more than {seconds:g} s (backend.decode_seconds): it is damaged, or very "
+                "large; export it again without compression"
+            )
+        if status < 0 and -status in (signal.SIGKILL, signal.SIGTERM):
+            return TransientError(
+                f"{path}: the process that decodes it was killed from outside, perhaps for want of memory; it is tried "
+                "again"
+            )
+        if status < 0:
+            return MicrographError(
+                f"{path}: its decoder crashed on it ({signal.Signals(-status).name}): it is damaged; copy it again, or "
+                "export it again without compression"
+            )
+        return TransientError(
+            f"{path}: the process that decodes it failed (exit status {status}); run emdenoised doctor"
+        )
+
+
+def _micrograph(path: Path, told: Mapping[str, Any], descriptor: int) -> Micrograph:
+    """The answer, with the pixels where the child put them."""
+    height, width = told["pixels"]
+    dtype = np.dtype(told["dtype"])
+    try:
+        memory = mmap.mmap(descriptor, height * width * dtype.itemsize, prot=mmap.PROT_READ)
+    finally:
+        os.close(descriptor)
+    size = PixelSize(*told["size"]) if told["size"] else None
+    pixels = np.frombuffer(memory, dtype).reshape(height, width)
+    taken = Acquisition(**told["acquisition"])
+    return Micrograph(pixels, path, told["kind"], size, told["metadata"], tuple(told["warnings"]), taken)
+
+
+# The child's side
+
+
+def main() -> None:
+    """Answer until the parent closes the socket or ends. Its descriptor is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with socket.socket(fileno=int(sys.argv[1])) as parent:
+        while request := parent.recv(_ONE):
+            path, section, max_pixels, seconds, below = json.loads(request)
+            _limit(max_pixels, seconds)
+            answer, descriptors = _answer(Path(path), section, max_pixels, below and Path(below))
+            try:
+                socket.send_fds(parent, [json.dumps(answer).encode()], descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+
+def _limit(max_pixels: int, seconds: float) -> None:
+    """From now on: so much processor time, and the memory that `max_pixels` need."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime + seconds) + 1, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _BASE + _PER_PIXEL * max_pixels
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _answer(path: Path, section: int | None, max_pixels: int, below: Path | None) -> tuple[dict[str, Any], list[int]]:
+    try:
+        one = formats.read(path, max_pixels, section, below=below)
+        descriptor = _share(one.pixels)
+    except MemoryError:
+        return _too_large(path), []
+    except TransientError as error:
+        return (_too_large(path) if isinstance(error.__cause__, MemoryError) else _refusal(error, final=False)), []
+    except MicrographError as error:
+        return _refusal(error, final=True), []
+    size = one.pixel_size
+    return {
+        "pixels": one.pixels.shape,
+        "dtype": one.pixels.dtype.str,
+        "size": None if size is None else (size.y, size.x, size.unit),
+        "kind": one.kind,
+        "metadata": dict(one.metadata),
+        "warnings": one.warnings,
+        "acquisition": asdict(one.acquisition),
+    }, [descriptor]
+
+
+def _refusal(error: Exception, *, final: bool) -> dict[str, Any]:
+    return {"error": str(error), "final": final}
+
+
+def _too_large(path: Path) -> dict[str, Any]:
+    text = (
+        f"{path}: decoding it needs more memory than backend.max_pixels allows for; raise that if it is its true size, "
+        "or export it without compression"
+    )
+    return {"error": text, "final": True}
+
+
+def _share(pixels: np.ndarray[Any, Any]) -> int:
+    """The bytes of an array in memory of their own, as a descriptor."""
+    descriptor = os.memfd_create("micrograph")
+    try:
+        data = memoryview(pixels.data).cast("B")
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,262 @@
+"""Vendors' formats, read by RosettaSciIO: DM3/DM4, SER, Velox and other EMD, HyperSpy's HDF5.
+
+RosettaSciIO is optional and under the GPL: it is loaded by name, and only in the process that `decoder` keeps for
+decoding. What is here without it: telling these files, and whether they are whole.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from daemon.errors import EmdenoisedError, MicrographError
+from daemon.formats import emi, ser, stack, taken, tiff_values
+from daemon.formats.reading import (
+    CodecNeededError,
+    DamagedError,
+    Extent,
+    check_pixels,
+    check_plane,
+    first_line,
+    may_pass,
+    pick_section,
+    sum_frames,
+    tail_remark,
+)
+from daemon.formats.units import METRES, pixel_size, reciprocal
+from daemon.micrograph import Micrograph, Pixels
+
+SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_TAIL = 1 << 12
+"""Bytes: the last ones of a whole file are not all zero."""
+_ROWS = ("y", "ry", "row", "rows", "height")
+_COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
+"""Names of the axis along which rows, or columns, follow one another."""
+_WIDEST = 8
+"""Bytes of the widest pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A vendor's format: what people call it, and which of RosettaSciIO's readers reads it."""
+
+    name: str
+    reader: str
+    kind: str
+    """For the JSON."""
+
+
+_DM3 = Format("a DigitalMicrograph DM3 file", "digitalmicrograph", "dm3")
+_DM4 = Format("a DigitalMicrograph DM4 file", "digitalmicrograph", "dm4")
+_SER = Format("a TIA SER file", "tia", "ser")
+_EMD = Format("an EMD file (Velox, NCEM)", "emd", "emd")
+_HSPY = Format("a HyperSpy file", "hspy", "hspy")
+
+
+def recognised(head: bytes, suffix: str) -> Format | None:
+    """Which of these formats the first bytes of a file show; HDF5 files are told apart by their name."""
+    if head.startswith(b"\0\0\0\x03") and head[8:12] in (b"\0\0\0\x01", b"\0\0\0\0"):
+        return _DM3
+    if head.startswith(b"\0\0\0\x04") and head[12:16] in (b"\0\0\0\x01", b"\0\0\0\0"):
+        return _DM4
+    if head.startswith(b"II\x97\x01"):
+        return _SER
+    if head.startswith(_HDF5):
+        return {".emd": _EMD, ".hspy": _HSPY}.get(suffix.lower())
+    return None
+
+
+def extent(head: bytes, form: Format, size: int) -> Extent:
+    """How long the header says the file is. Raises DamagedError where it makes no sense yet."""
+    match form.kind:
+        case "dm3":
+            end = int.from_bytes(head[4:8], "big") + 16
+        case "dm4":
+            end = int.from_bytes(head[4:12], "big") + 24
+        case "ser":
+            end = ser.end(head, size)
+        case _:
+            end = _end_of_hdf5(head, size)
+    if not 0 < end < 1 << 62:
+        raise DamagedError(f"the header of {form.name} makes no sense (yet)")
+    return Extent(0, end, _TAIL)
+
+
+def read(
+    stream: BinaryIO,
+    path: Path,
+    form: Format,
+    max_pixels: int,
+    section: int | None = None,
+    *,
+    decode: bool = True,
+    below: Path | None = None,
+) -> Micrograph:
+    """Read the one image in an open file, frames summed. Arguments and errors: as `tiff.read`, `safe_open.open_raw`."""
+    if not decode:
+        raise CodecNeededError
+    try:
+        reader = import_module(f"rsciio.{form.reader}")
+    except ImportError as error:
+        raise MicrographError(
+            f"{path}: is {form.name}, which needs RosettaSciIO: pip install 'emdenoised[formats]' into the service's "
+            "environment, or export it as TIFF or MRC"
+        ) from error
+    size = os.fstat(stream.fileno()).st_size
+    if form is _SER:
+        ser.check(stream, size)
+    options = {"select_type": "images"} if form is _EMD else {}
+    # Lazily a SER file would be read anew for each frame, and a DM file that claims a billion pixels be cut into chunks
+    # for a minute before its claim can be refused.
+    lazy = form in (_EMD, _HSPY) or (form is not _SER and size > _WIDEST * max_pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        # By a name of ours for the file that is open: it cannot be swapped, and a hostile name is not parsed.
+        alias = Path(folder, f"image.{form.kind}")
+        alias.symlink_to(f"/proc/self/fd/{stream.fileno()}")
+        try:
+            signals = reader.file_reader(str(alias), lazy=lazy, **options)
+            chosen, left_out = _choose(path, form, signals)
+            told = emi.beside(path, below) if form is _SER else None
+            return _micrograph(path, form, chosen, left_out, max_pixels, section, told)
+        except (EmdenoisedError, MemoryError, DamagedError):
+            raise
+        except ImportError as error:  # what reads spectrum images is not installed, for they are no use here
+            raise MicrographError(
+                f"{path}: is {form.name} that holds spectra; save its image as a file of its own"
+            ) from error
+        except Exception as error:  # RosettaSciIO has errors of its own for each format, OSError among them
+            if isinstance(error, OSError) and may_pass(error):
+                raise
+            raise DamagedError(f"RosettaSciIO cannot make sense of it ({first_line(error)})") from error
+
+
+def _choose(path: Path, form: Format, signals: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The image of a file and what else there is in words. Raises MicrographError where there is no or no one image."""
+    images, others = [], []
+    for signal in signals:
+        what = _no_image(signal)
+        if what is None:
+            images.append(signal)
+        else:
+            others.append(what)
+    if not images:
+        raise MicrographError(f"{path}: {form.name} that holds {' and '.join(sorted(set(others))) or 'no image'}, "
+                              "not a micrograph; it was left alone")  # fmt: skip
+    if len(images) > 1:
+        titles = ", ".join(_title(image) for image in images[:9])
+        raise MicrographError(f"{path}: holds {len(images)} images ({titles}); save each one as a file of its own")
+    return images[0], others
+
+
+def _no_image(signal: Mapping[str, Any]) -> str | None:
+    data, axes = signal["data"], signal["axes"]
+    across = [axis for axis in axes if not axis.get("navigate", False)]
+    if data.dtype.kind == "c":
+        return "complex numbers (a Fourier transform or a wave)"
+    if data.dtype.kind not in "iuf":
+        return "colour" if data.dtype.names else "something other than numbers"
+    if len(across) == 1 or (across and any("eV" in str(axis.get("units")) for axis in across)):
+        return "a spectrum"
+    if len(across) != 2 or data.ndim > 3:
+        return f"{data.ndim}-dimensional data"
+    return None
+
+
+def _micrograph(
+    path: Path,
+    form: Format,
+    signal: Mapping[str, Any],
+    left_out: list[str],
+    max_pixels: int,
+    section: int | None,
+    told: emi.Told | None,
+) -> Micrograph:
+    data, y, x = _upright(signal)
+    units = [str(axis.get("units") or "") for axis in (y, x)]
+    if form is _SER and ((told is not None and told.diffraction) or _too_wide(x)):
+        units = ["1/m", "1/m"]
+    for unit in units:
+        if reciprocal(unit):
+            raise MicrographError(
+                f"{path}: is a diffraction pattern (its pixels are measured in {unit}); it was left alone, because "
+                "this denoiser is for images: move it to another folder"
+            )
+    *_, height, width = data.shape
+    stored = 1 if data.ndim == 2 else int(data.shape[0])
+    check_plane(path, height, width)
+    check_pixels(path, height, width, stored, max_pixels)
+    chosen = range(stored) if section is None else pick_section(path, section, stored)
+    pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored)
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    metadata: dict[str, Any] = {"frames": len(chosen), "dtype": data.dtype.newbyteorder("=").name}
+    if section is not None:
+        metadata |= {"section": section + 1, "sections": stored}
+    if title := _title(signal):
+        metadata["title"] = title
+    across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
+    if stored > 1 and across:
+        name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
+        name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO calls it z whatever it is
+        metadata = stack.merged(metadata, stack.of_axis(name, unit, f"{form.kind.upper()} axis"))
+    scales = y.get("scale"), x.get("scale")
+    size = None if None in scales else pixel_size(float(y["scale"]), float(x["scale"]), units[1], units[0])
+    if size is not None:
+        metadata["pixel_size_from"] = f"{form.kind.upper()} header"
+    if left_out:
+        warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
+    warnings += [text for text in [tail_remark(pixels)] if text]
+    metadata |= tiff_values.brightness(*taken.brightness(signal))
+    how = taken.acquisition(signal) if told is None else told.taken
+    return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
+
+
+def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+    """The data with rows before columns, and the axes y and x: by their names, where these say which is which.
+
+    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever it is called.
+    """
+    down, across = (axis for axis in signal["axes"] if not axis.get("navigate", False))
+    data = signal["data"]
+    if _letter(down) in _COLUMNS and _letter(across) in _ROWS:
+        return data.swapaxes(-1, -2), across, down
+    return data, down, across
+
+
+def _letter(axis: Mapping[str, Any]) -> str:
+    """The name of an axis without what is around it: "Y", "y axis" and "R_y" are y."""
+    words = re.findall(r"[a-z]+", str(axis.get("name") or "").lower())
+    return next((word for word in words if word in (*_ROWS, *_COLUMNS)), "")
+
+
+def _too_wide(axis: Mapping[str, Any]) -> bool:
+    """Whether a pixel would be wider than a metre. SER files state metres or, without saying so, their inverse."""
+    return float(axis.get("scale") or 0) * METRES.get(str(axis.get("units")), 0) > 1
+
+
+def _planes(data: Any, chosen: range) -> Iterator[Pixels]:
+    """One frame at a time: a long movie is never in memory as a whole."""
+    for index in chosen:
+        plane = data if data.ndim == 2 else data[index]
+        # Dask would start a thread for each core: they are denoising.
+        yield np.asarray(plane.compute(scheduler="synchronous") if hasattr(plane, "compute") else plane)
+
+
+def _title(signal: Mapping[str, Any]) -> str:
+    return str(signal.get("metadata", {}).get("General", {}).get("title", "") or "")[:200]
+
+
+def _end_of_hdf5(head: bytes, size: int) -> int:
+    """The end-of-file address in an HDF5 superblock (versions 0 to 3)."""
+    version = head[8]
+    wide = head[13] if version < 2 else head[9]
+    at = {0: 24, 1: 28}.get(version, 12) + (2 * wide)
+    if wide not in (4, 8) or version > 3:
+        return size  # a version to come: not ours to judge
+    return int.from_bytes(head[at : at + wide], "little")

@@ -1,0 +1,62 @@
+"""The skeleton of TIA's SER files: where each image of a series lies, and whether it is there and like the others.
+
+RosettaSciIO takes the first image's word for all; here a broken one is named.
+"""
+
+import struct
+from typing import BinaryIO
+
+from daemon.formats.reading import DamagedError
+
+_IMAGES = 0x4122
+_TIME_STAMP = 8
+_BEFORE_PIXELS = 50
+_BYTES = {1: 1, 2: 2, 3: 4, 4: 1, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 16}
+"""Of one pixel, by the number a SER file has for its type."""
+_MOST = 1 << 20
+
+
+def end(head: bytes, size: int) -> int:
+    """Where the last image's time stamp ends, the last thing in a whole file; `head`: its first kilobyte.
+
+    Where the table of images is too long for the head, where that table ends. Raises DamagedError without an image.
+    """
+    wide, total, valid, table = _table(head)
+    last = table + (total + valid - 1) * wide
+    if last + wide > len(head):
+        return min(table + 2 * wide * total, size)
+    return int.from_bytes(head[last : last + wide], "little") + _TIME_STAMP
+
+
+def check(stream: BinaryIO, size: int) -> None:
+    """Raises DamagedError naming the first image that is not whole or unlike the first; spectra are not looked at."""
+    stream.seek(0)
+    head = stream.read(34)
+    wide, _, valid, table = _table(head)
+    if int.from_bytes(head[6:10], "little") != _IMAGES:
+        return
+    if valid > _MOST or table + valid * wide > size:
+        raise DamagedError(f"the SER file claims {valid} images, its table of them is cut off", cut=True)
+    stream.seek(table)
+    offsets = struct.unpack(f"<{valid}{'Q' if wide == 8 else 'I'}", stream.read(valid * wide))
+    first = None
+    for number, offset in enumerate(offsets, 1):
+        which = f"frame {number} of {valid}" if valid > 1 else "its image"
+        if offset + _BEFORE_PIXELS > size:
+            raise DamagedError(f"{which} is placed behind the end of the file", cut=True)
+        stream.seek(offset + 40)
+        kind = struct.unpack("<HII", stream.read(10))
+        first = first or kind
+        if kind != first:
+            raise DamagedError(f"{which} is unlike the first (damaged, or never written)")
+        if offset + _BEFORE_PIXELS + kind[1] * kind[2] * _BYTES.get(kind[0], 1) > size:
+            raise DamagedError(f"{which} is cut off", cut=True)
+
+
+def _table(head: bytes) -> tuple[int, int, int, int]:
+    """Bytes of an offset, how many images there should be and are, and where their offsets start."""
+    wide = 8 if int.from_bytes(head[4:6], "little") >= 0x0220 else 4
+    total, valid = (int.from_bytes(head[at : at + 4], "little") for at in (14, 18))
+    if len(head) < 34 or not 0 < valid <= total:
+        raise DamagedError("the SER file holds no image yet")
+    return wide, total, valid, int.from_bytes(head[22 : 22 + wide], "little")

@@ -1,0 +1,271 @@
+"""The ledger's file on disk: whose it is, what is in it, and what to do when it cannot be used.
+
+Only SQLite opens the database, its log (-wal) and the index of the log (-shm). A process that closes any descriptor of
+a file drops all its POSIX locks on it (fcntl(2)), also those of connections in other threads. The next program that
+closes the ledger would then take itself for its last user and delete the log that the service writes to.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from daemon.errors import ConfigError, EmdenoisedError, TransientError
+from daemon.files import is_network
+
+FILE = "ledger.db"
+LOCK = "lock"
+_APPLICATION = 0x454D6465  # "EMde", so that a foreign database is never taken for ours
+
+Mode = Literal["own", "edit", "read"]
+
+# Paths and outputs are bytes, as the kernel has them. Modification times are text: they are only compared for
+# equality, and a camera with a wrong clock can write one that no 64-bit integer of nanoseconds holds.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY,
+        path BLOB NOT NULL,
+        revision INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        mtime_ns TEXT NOT NULL,
+        sha256 TEXT,
+        state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'retry', 'done', 'quarantined')),
+        live INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        not_before REAL NOT NULL DEFAULT 0,
+        error TEXT,
+        warning TEXT,
+        profile TEXT,
+        timings TEXT NOT NULL DEFAULT '{}',
+        output BLOB,
+        created REAL NOT NULL,
+        updated REAL NOT NULL,
+        UNIQUE (path, revision)
+    );
+    CREATE INDEX waiting ON jobs (live, id) WHERE state = 'pending';
+    CREATE INDEX retrying ON jobs (not_before) WHERE state = 'retry';
+    CREATE INDEX outcomes ON jobs (state, updated);
+    CREATE INDEX latest ON jobs (updated);
+    """,
+    # How many jobs are in each state: counting a million rows each time somebody asks takes too long.
+    """
+    CREATE TABLE tally (state TEXT PRIMARY KEY, jobs INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO tally VALUES ('pending', 0), ('running', 0), ('retry', 0), ('done', 0), ('quarantined', 0);
+    UPDATE tally SET jobs = (SELECT count(*) FROM jobs WHERE jobs.state = tally.state);
+    CREATE TRIGGER job_came AFTER INSERT ON jobs BEGIN
+        UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
+    END;
+    CREATE TRIGGER job_went AFTER DELETE ON jobs BEGIN
+        UPDATE tally SET jobs = jobs - 1 WHERE state = old.state;
+    END;
+    CREATE TRIGGER job_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
+        UPDATE tally SET jobs = jobs - 1 WHERE state = old.state;
+        UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
+    END;
+    """,
+    # How many sections of a stack are done, where they are taken one by one.
+    "ALTER TABLE jobs ADD COLUMN sections INTEGER NOT NULL DEFAULT 0;",
+    # What the live page shows of many micrographs at once, without opening as many JSON files.
+    """
+    ALTER TABLE jobs ADD COLUMN verdict TEXT;
+    ALTER TABLE jobs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';
+    CREATE INDEX verdicts ON jobs (verdict, updated) WHERE verdict IS NOT NULL;
+    """,
+)
+"""Each brings the schema from its index to the next version (PRAGMA user_version). Only ever appended to."""
+
+
+class LedgerError(EmdenoisedError):
+    """The ledger cannot be used as it is; the message says what to do."""
+
+
+class LedgerLockedError(LedgerError):
+    """Another emdenoised works with this state folder."""
+
+
+class LedgerDamagedError(LedgerError):
+    """The file is not a database any more."""
+
+
+class LedgerReplacedError(LedgerError):
+    """A file of the ledger was moved, deleted or replaced while it was in use; what is written now would be lost."""
+
+
+class LedgerUnavailableError(TransientError):
+    """The disk of the state folder is full or failing, or another process holds the ledger; nothing was changed."""
+
+
+def own(folder: Path, filesystem: Callable[[Path], str]) -> int:
+    """Make the state folder if need be and lock it for this process. Returns the descriptor that holds the lock.
+
+    Raises ConfigError (network filesystem, cannot be made) or LedgerLockedError.
+    """
+    kind = filesystem(folder)
+    if is_network(kind):
+        raise ConfigError(
+            f"folders.state: {folder} is on a network filesystem ({kind}), where the ledger would be damaged sooner or"
+            " later; choose a folder on a local disk"
+        )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"folders.state: {folder} cannot be used: {error.strerror}; choose a folder that this user may write to"
+        ) from error
+    try:
+        # Held until the process ends, however it ends. The file itself stays: deleting it would race.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise LedgerLockedError(
+            f"{folder} is in use by another emdenoised (process {owner}); stop that one, or give this one another"
+            " state folder"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def connect(path: Path, mode: Mode) -> sqlite3.Connection:
+    """Open the ledger; "own" creates it and brings it up to date. The connection commits by itself.
+
+    Raises LedgerError (missing, foreign, of another version), LedgerReplacedError (`leave_open` was called for it in
+    this process) or sqlite3.DatabaseError (see `explain`).
+    """
+    if path in _left_open:
+        raise _replaced(path, path)
+    _prepare(path, mode)
+    where = f"{path.absolute().as_uri()}?mode=rw"  # also for reading: SQLite has to share its index of the log
+    database = sqlite3.connect(where, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+    try:
+        version = int(database.execute("PRAGMA user_version").fetchone()[0])
+        application = int(database.execute("PRAGMA application_id").fetchone()[0])
+        empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if empty and mode != "own":  # made this moment, by a service that starts for the first time
+            raise _missing(path)
+        if application != _APPLICATION and not empty:
+            raise LedgerError(f"{path} is not a ledger of emdenoised; move it away, or choose another state folder")
+        if version > len(MIGRATIONS):
+            raise LedgerError(
+                f"{path} was written by a newer emdenoised (its version {version}, this one knows {len(MIGRATIONS)});"
+                " install that one again, or choose another state folder"
+            )
+        if mode == "own":
+            if database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise LedgerError(f"{path}: its disk allows no write-ahead log; choose another state folder")
+            for number in range(version, len(MIGRATIONS)):
+                database.executescript(
+                    f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA application_id = {_APPLICATION};"
+                    f" PRAGMA user_version = {number + 1}; COMMIT;"
+                )
+        elif version < len(MIGRATIONS):
+            raise LedgerError(f"{path} is of an older version; start the service once, which brings it up to date")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(f"PRAGMA query_only = {int(mode == 'read')}")
+    except BaseException:
+        database.close()
+        raise
+    database.row_factory = sqlite3.Row
+    return database
+
+
+def _prepare(path: Path, mode: Mode) -> None:
+    """Make the file ("own") or see that it can be opened, without opening it."""
+    try:
+        if mode == "own":
+            with contextlib.suppress(FileExistsError):
+                # For this user only; SQLite's other files follow its mode. Unlike open(2), mknod(2) leaves no
+                # descriptor to close, whoever else connects at this moment.
+                os.mknod(path, stat.S_IFREG | 0o600)
+        path.stat()
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be opened: {error.strerror}; give this user the right to") from error
+    if not os.access(path, os.R_OK | os.W_OK):  # SQLite would go on without the right to write
+        raise LedgerError(f"{path} cannot be opened: {os.strerror(errno.EACCES)}; give this user the right to")
+
+
+def _missing(path: Path) -> LedgerError:
+    return LedgerError(f"{path}: there is no ledger; the service has not run with this state folder yet")
+
+
+# Whether the files are still those under their names
+
+
+def identities(path: Path) -> dict[Path, tuple[int, int]]:
+    """Device and inode of the database, its log and the log's index, by name. To be called while connected."""
+    found = {}
+    for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if (identity := _identity(name)) is not None:
+            found[name] = identity
+    return found
+
+
+def require_same(path: Path, files: Mapping[Path, tuple[int, int]]) -> None:
+    """Raise LedgerReplacedError for the ledger at `path` unless each name still stands for the same file."""
+    for name, identity in files.items():
+        try:
+            now = _identity(name)
+        except OSError:  # a folder that may not be searched now says nothing about the file
+            continue
+        if now != identity:
+            raise _replaced(path, name)
+
+
+def leave_open(path: Path, database: sqlite3.Connection) -> None:
+    """Keep a connection whose files were replaced until the process ends, and refuse another one to `path`.
+
+    SQLite would copy the deleted log over the present database at closing, and let a new connection share the index
+    of the deleted log.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(database))  # or the interpreter would close it at its end
+    _left_open.add(path)
+
+
+_left_open: set[Path] = set()
+
+
+def _identity(name: Path) -> tuple[int, int] | None:
+    """None if there is no such file; OSError if that cannot be found out."""
+    try:
+        found = name.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _replaced(path: Path, name: Path) -> LedgerReplacedError:
+    return LedgerReplacedError(
+        f"{name} was moved, deleted or replaced while emdenoised used it; the service ends with status 1, and the next"
+        " start (systemd's is automatic) uses the file of that name and recognises finished images by their JSON. Keep"
+        f" programs that clean, copy back or synchronise away from {path.parent}"
+    )
+
+
+def explain(path: Path, error: sqlite3.DatabaseError) -> EmdenoisedError:
+    """SQLite's error as one that says what to do."""
+    text = str(error)
+    if "not a database" in text or "malformed" in text:
+        return LedgerDamagedError(
+            f"{path} is damaged ({text}); stop the service, move {path.name}, {path.name}-wal and {path.name}-shm away"
+            " and start it again: finished images are recognised by their JSON and not made twice"
+        )
+    if "disk is full" in text:
+        return LedgerUnavailableError(f"{path}: the disk is full; make room, the service goes on by itself")
+    if "disk I/O error" in text:
+        return LedgerUnavailableError(f"{path}: the disk cannot be read or written; check that it has room")
+    if "locked" in text:
+        return LedgerUnavailableError(f"{path} is held by another process; close what has it open")
+    if "readonly" in text or "unable to open" in text:
+        return LedgerError(f"{path} cannot be opened or written ({text}); give this user the right to")
+    return LedgerError(f"{path}: {text}")

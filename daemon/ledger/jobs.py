@@ -1,0 +1,494 @@
+"""What has been seen, done and given up, kept across restarts: one SQLite file (WAL) on a local disk.
+
+The ledger is also the queue: whoever wants work claims it here, so nothing can get out of step with it. Each public
+method is one transaction. Commits are not forced to disk one by one: a power cut may lose the last of them, never
+damage the file. What is lost that way is found again by the next scan, and an image already written is adopted
+from its JSON.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon.files import filesystem_type
+from daemon.ledger.database import (
+    FILE,
+    LOCK,
+    LedgerError,
+    LedgerReplacedError,
+    Mode,
+    connect,
+    explain,
+    identities,
+    leave_open,
+    own,
+    require_same,
+)
+
+State = Literal["pending", "running", "retry", "done", "quarantined"]
+_WORST_FIRST = ("reject", "check", "good")
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds between attempts: `first`, then `factor` times longer each, at most `longest`; `attempts` in all."""
+
+    first: float = 5.0
+    factor: float = 2.0
+    longest: float = 600.0
+    attempts: int = 8
+
+    def pause(self, attempts: int) -> float:
+        """How long to wait after that many attempts (at least 1)."""
+        return min(self.longest, self.first * self.factor ** min(attempts - 1, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One revision of one file. Times are seconds of the wall clock, for people; `timings` are seconds by step."""
+
+    id: int
+    path: str
+    """Relative to the drop folder; bytes that are not UTF-8 as surrogates (PEP 383)."""
+    revision: int
+    """1, 2, ...: counts the versions of this file that were worked on."""
+    size: int
+    mtime_ns: int
+    sha256: str | None
+    """Of the file; of its first section, where sections are taken one by one."""
+    state: State
+    live: bool
+    attempts: int
+    not_before: float
+    error: str | None
+    warning: str | None
+    profile: str | None
+    timings: Mapping[str, float]
+    output: str | None
+    created: float
+    updated: float
+    sections: int = 0
+    """How many sections of a stack are done, where they are taken one by one."""
+    verdict: str | None = None
+    """Of the result: good, check or reject."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The few figures of the result's record that are shown of many micrographs at once (`work.facts`)."""
+
+
+class Ledger:
+    """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once.
+
+    `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
+    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder is on a network
+    filesystem or cannot be made, LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the
+    file is foreign, missing (edit, read) or of another version, and, from any method, LedgerUnavailableError while the
+    disk is full or another process holds the file. What changes something raises LedgerReplacedError once the files
+    are no longer those under their names (`require_in_place`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode = "own",
+        *,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.time,
+        filesystem: Callable[[Path], str] = filesystem_type,
+    ) -> None:
+        self.path = folder / FILE
+        self._backoff = backoff or Backoff()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._held = own(folder, filesystem) if mode == "own" else None
+        self._files: dict[Path, tuple[int, int]] = {}
+        """By name, the device and inode of what is open."""
+        try:
+            with self._explained():
+                self._db = connect(self.path, mode)
+            self._files = identities(self.path)
+            if self._held is not None:
+                lock = os.fstat(self._held)
+                self._files[folder / LOCK] = lock.st_dev, lock.st_ino
+        except BaseException:
+            self._release_folder()
+            raise
+
+    def close(self) -> None:
+        """Close the file and let another service have the folder. Safe to call twice."""
+        with self._lock:
+            try:
+                self.require_in_place()
+            except LedgerReplacedError:
+                leave_open(self.path, self._db)
+            else:
+                self._db.close()
+            self._files = {}
+            self._release_folder()
+
+    def require_in_place(self) -> None:
+        """Raise LedgerReplacedError if a file that is open here is no longer the one under its name."""
+        require_same(self.path, self._files)
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What arrives
+
+    def known(self, path: str, size: int, mtime_ns: int) -> bool:
+        """Whether this very file (same size and modification time) was registered before, whatever became of it."""
+        with self._explained():
+            return self._same(path, size, mtime_ns)
+
+    def register(
+        self,
+        path: str,
+        size: int,
+        mtime_ns: int,
+        *,
+        live: bool,
+        warning: str | None = None,
+        refused: str | None = None,
+        by_section: bool = False,
+    ) -> Job | None:
+        """Take a finished file in: pending, or quarantined at once if `refused` says why. None if it is known already.
+
+        A file that changed is a new revision if the last one was worked on; one that still waits, or was
+        quarantined, has made no output and is taken in again under the same number. So is a stack taken in
+        `by_section`: it has grown, and its first sections are done.
+        """
+        new: dict[str, object] = {
+            "size": size,
+            "mtime_ns": str(mtime_ns),
+            "live": live,
+            "state": "pending" if refused is None else "quarantined",
+            "error": _text(refused),
+            "warning": _text(warning),
+        }
+        with self._transaction():
+            if self._same(path, size, mtime_ns):
+                return None
+            last = self._one("SELECT * FROM jobs WHERE path = ? ORDER BY revision DESC LIMIT 1", os.fsencode(path))
+            if last is not None and by_section:
+                if last.state == "running":  # `finish` sees that it has grown meanwhile
+                    new = {"size": size, "mtime_ns": str(mtime_ns)}
+                return self._move(last, (last.state,), **new, attempts=last.attempts if last.state == "running" else 0)
+            waiting: tuple[State, ...] = ("pending", "retry", "quarantined")
+            if last is not None and last.state in waiting:
+                return self._move(last, waiting, **new, attempts=0, not_before=0.0, sha256=None, profile=None)
+            now = self._clock()
+            revision = 1 if last is None else last.revision + 1
+            new |= {"path": os.fsencode(path), "revision": revision, "created": now, "updated": now}
+            marks = ", ".join("?" * len(new))
+            row = self._db.execute(f"INSERT INTO jobs ({', '.join(new)}) VALUES ({marks})", tuple(new.values()))
+            return self.get(int(row.lastrowid or 0))
+
+    # The queue
+
+    def claim(self, live_first: bool = True) -> Job | None:
+        """Take the next job, now running: the newest live one, else the oldest of the backlog; None if none is due.
+
+        `live_first=False`: the oldest of the backlog, else the oldest live one. The attempt is counted here, so that
+        a file which brings the whole service down is given up in the end (`recover`).
+        """
+        live = "SELECT id FROM jobs WHERE state = 'pending' AND live = 1 ORDER BY id {} LIMIT 1"
+        backlog = "SELECT id FROM jobs WHERE state = 'pending' AND live = 0 ORDER BY id LIMIT 1"
+        order = (live.format("DESC"), backlog) if live_first else (backlog, live.format("ASC"))
+        with self._transaction():
+            now = self._clock()
+            awake = "UPDATE jobs SET state = 'pending' WHERE state = 'retry' AND not_before"
+            self._db.execute(f"{awake} <= ?", (now,))
+            # Further away than the longest pause: the clock was set back meanwhile.
+            self._db.execute(f"{awake} > ?", (now + self._backoff.longest,))
+            for query in order:
+                if (row := self._db.execute(query).fetchone()) is not None:
+                    job = self.get(row["id"])
+                    return self._move(job, ("pending",), state="running", attempts=job.attempts + 1)
+            return None
+
+    def next_retry(self) -> float | None:
+        """Seconds until the first failed job is due again (0 if it is now), or None if none waits."""
+        with self._explained():
+            row = self._db.execute("SELECT min(not_before), max(not_before) FROM jobs WHERE state = 'retry'").fetchone()
+        if row[0] is None:
+            return None
+        now = self._clock()
+        return 0.0 if row[1] > now + self._backoff.longest else max(0.0, row[0] - now)
+
+    def same_content(self, job: Job, sha256: str) -> Job | None:
+        """Keep the hash of what was read, and return the finished revision of this file with the same bytes, if any.
+
+        Only the time of such a file was touched: `finish` this job with that one's output.
+        """
+        with self._transaction():
+            self._move(job, ("running",), sha256=sha256)
+            return self._one(
+                "SELECT * FROM jobs WHERE path = ? AND sha256 = ? AND state = 'done' ORDER BY revision DESC LIMIT 1",
+                os.fsencode(job.path),
+                sha256,
+            )
+
+    def finish(
+        self,
+        job: Job,
+        output: str,
+        *,
+        sha256: str | None = None,
+        profile: str | None = None,
+        timings: Mapping[str, float] | None = None,
+        warning: str | None = None,
+        verdict: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        sections: int = 0,
+        more: bool = False,
+    ) -> Job:
+        """Running -> done, once `output` lies whole on the disk. None leaves what was known before.
+
+        `sections`: so many of a stack are done now; of their verdicts the worst is kept. If there are `more`, or it has
+        grown meanwhile -> pending.
+        """
+        changes = {"sha256": sha256, "profile": _text(profile), "warning": _text(warning)}
+        kept: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
+        if facts is not None:
+            kept |= {"verdict": verdict, "facts": json.dumps(dict(facts))}
+        times = json.dumps(dict(timings or {}))
+        with self._transaction():
+            kept |= {"output": os.fsencode(output), "error": None, "timings": times}
+            if sections:
+                now = self.get(job.id)
+                more = more or (now.size, now.mtime_ns) != (job.size, job.mtime_ns)
+                kept |= {"sections": sections, "attempts": 0}
+                if facts is not None and sections > 1:
+                    kept["verdict"] = _worse(now.verdict, verdict)
+            return self._move(job, ("running",), state="pending" if more else "done", **kept)
+
+    def replaced(self, job: Job) -> Job:
+        """Running -> pending: another stack has come under the name of one that is taken in section by section."""
+        changes: dict[str, object] = {"revision": job.revision + 1, "sections": 0, "sha256": None, "verdict": None}
+        with self._transaction():
+            return self._move(job, ("running",), state="pending", attempts=0, **changes)
+
+    def fail_transient(self, job: Job, error: str) -> Job:
+        """Running -> retry, after a pause that survives restarts; after the last attempt -> quarantined."""
+        with self._transaction():
+            attempts = self.get(job.id).attempts
+            if attempts >= self._backoff.attempts:
+                reason = f"given up after {attempts} attempts: {error}"
+                return self._move(job, ("running",), state="quarantined", error=_text(reason))
+            due = self._clock() + self._backoff.pause(attempts)
+            return self._move(job, ("running",), state="retry", error=_text(error), not_before=due)
+
+    def quarantine(self, job: Job, reason: str) -> Job:
+        """Pending, retry or running -> quarantined, until the file changes or `retry` is called."""
+        with self._transaction():
+            return self._move(job, ("pending", "retry", "running"), state="quarantined", error=_text(reason))
+
+    def release(self, job: Job) -> Job:
+        """Running -> pending without counting the attempt: the service stops, or the output disk is full."""
+        with self._transaction():
+            attempts = max(0, self.get(job.id).attempts - 1)
+            return self._move(job, ("running",), state="pending", attempts=attempts)
+
+    def forget(self, job: Job) -> None:
+        """Running -> as if never seen: the file is gone, or another one now. Seen again, it is taken in anew.
+
+        A newer revision that still waits takes over the number, so that its result has the plain name.
+        """
+        waiting = "state IN ('pending', 'retry', 'quarantined')"
+        with self._transaction():
+            self._move(job, ("running",), error=None)
+            self._db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+            self._db.execute(
+                f"UPDATE jobs SET revision = revision - 1 WHERE path = ? AND revision = ? AND {waiting}",
+                (os.fsencode(job.path), job.revision + 1),
+            )
+
+    def recover(self, impatient: bool = False) -> list[Job]:
+        """At the start: what was running when the service died is pending again. Returns these jobs.
+
+        One that has used up its attempts in this way is quarantined: it is probably what brought the service down.
+        `impatient`: failed jobs are due now, whatever pause they had left.
+        """
+        with self._transaction():
+            found = []
+            if impatient:
+                self._db.execute("UPDATE jobs SET not_before = 0 WHERE state = 'retry'")
+            for job in self._many("SELECT * FROM jobs WHERE state = 'running' ORDER BY id"):
+                if job.attempts >= self._backoff.attempts:
+                    reason = f"given up after {job.attempts} attempts; the service died during the last one"
+                    found.append(self._move(job, ("running",), state="quarantined", error=reason))
+                else:
+                    found.append(self._move(job, ("running",), state="pending"))
+            return found
+
+    def retry(self, pattern: str = "*") -> list[Job]:
+        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew."""
+        with self._transaction():
+            candidates = self._many(
+                "SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND NOT EXISTS (SELECT 1 FROM jobs"
+                " AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id"
+            )
+            return [
+                self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
+                for job in candidates
+                if fnmatchcase(job.path, pattern) or fnmatchcase(job.path.rpartition("/")[2], pattern)
+            ]
+
+    # What people ask
+
+    def get(self, job_id: int) -> Job:
+        """The job as it stands now; LedgerError if there is none."""
+        with self._explained():
+            job = self._one("SELECT * FROM jobs WHERE id = ?", job_id)
+        if job is None:
+            raise LedgerError(f"{self.path}: there is no job {job_id}")
+        return job
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        found: dict[State, int] = {"pending": 0, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
+        with self._explained():
+            rows = self._db.execute("SELECT state, jobs FROM tally")
+            found.update({row["state"]: row["jobs"] for row in rows})
+        return found
+
+    def busy(self) -> bool:
+        """Whether any job is pending or running."""
+        counts = self.counts()
+        return counts["pending"] + counts["running"] > 0
+
+    def oldest_waiting(self) -> float:
+        """Seconds since the job that has waited longest was first seen; 0 if none waits."""
+        first = "SELECT created FROM jobs WHERE state = 'pending' AND live = {} ORDER BY id LIMIT 1"
+        parts = [f"SELECT * FROM ({first.format(live)})" for live in (0, 1)]
+        parts += [f"SELECT min(created) AS created FROM jobs WHERE state = '{state}'" for state in ("retry", "running")]
+        with self._explained():
+            row = self._db.execute(f"SELECT min(created) FROM ({' UNION ALL '.join(parts)})").fetchone()
+        return 0.0 if row[0] is None else max(0.0, self._clock() - row[0])
+
+    def recent(
+        self,
+        limit: int,
+        state: State | None = None,
+        verdict: str | None = None,
+        before: tuple[float, int] | None = None,
+    ) -> list[Job]:
+        """The jobs that changed last, newest first: only those in `state`, or of that `verdict`, if given.
+
+        `before`: only those older than this (updated, id), the last of an earlier answer.
+        """
+        stated = {"state = ?": state, "verdict = ?": verdict, "updated <= ?": before and before[0]}
+        given = {rule: value for rule, value in stated.items() if value is not None}
+        rules = [*given] + ["(updated, id) < (?, ?)"] * (before is not None)
+        where = f"WHERE {' AND '.join(rules)}" if rules else ""
+        query = f"SELECT * FROM jobs {where} ORDER BY updated DESC, id DESC LIMIT ?"
+        with self._explained():
+            return self._many(query, *given.values(), *(before or ()), limit)
+
+    def each(self, state: State, *, newest_first: bool = False, updated_before: float | None = None) -> Iterator[Job]:
+        """Every job in a state, by the time it came to it; a page at a time, so that nobody waits for whoever asks."""
+        order, after = ("DESC", "<") if newest_first else ("ASC", ">")
+        end = float("inf") if updated_before is None else updated_before
+        here = (float("inf"), 1 << 62) if newest_first else (float("-inf"), -1)
+        query = (
+            f"SELECT * FROM jobs WHERE state = ? AND (updated, id) {after} (?, ?) AND updated < ? "
+            f"ORDER BY updated {order}, id {order} LIMIT 500"
+        )
+        while True:
+            with self._explained():
+                page = self._many(query, state, *here, end)
+            yield from page
+            if not page:
+                return
+            here = page[-1].updated, page[-1].id
+
+    def drop(self, jobs: Iterable[Job]) -> int:
+        """Forget these jobs, where they are still done or quarantined as they were; returns how many."""
+        with self._transaction():
+            return sum(
+                self._db.execute(
+                    "DELETE FROM jobs WHERE id = ? AND state = ? AND updated = ?", (job.id, job.state, job.updated)
+                ).rowcount
+                for job in jobs
+            )
+
+    # Beneath
+
+    def _same(self, path: str, size: int, mtime_ns: int) -> bool:
+        query = "SELECT 1 FROM jobs WHERE path = ? AND size = ? AND mtime_ns = ? LIMIT 1"
+        return self._db.execute(query, (os.fsencode(path), size, str(mtime_ns))).fetchone() is not None
+
+    def _move(self, job: Job, allowed: tuple[State, ...], **changes: Any) -> Job:
+        now = self.get(job.id)
+        if now.state not in allowed:
+            raise LedgerError(f"{self.path}: {job.path} is {now.state} and not {' or '.join(allowed)}")
+        names = ", ".join(f"{name} = ?" for name in changes)
+        values = (*changes.values(), self._clock(), job.id)
+        self._db.execute(f"UPDATE jobs SET {names}, updated = ? WHERE id = ?", values)
+        return self.get(job.id)
+
+    def _one(self, query: str, *values: object) -> Job | None:
+        jobs = self._many(query, *values)
+        return jobs[0] if jobs else None
+
+    def _many(self, query: str, *values: Any) -> list[Job]:
+        return [_job(row) for row in self._db.execute(query, values)]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained():
+            if self._db.in_transaction:
+                raise LedgerError(f"{self.path}: a transaction within a transaction")
+            self.require_in_place()
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One thread at a time, and SQLite's errors in words that say what to do."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.DatabaseError as error:
+                self.require_in_place()
+                raise explain(self.path, error) from error
+
+    def _release_folder(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
+
+def _worse(one: str | None, other: str | None) -> str | None:
+    return next((word for word in _WORST_FIRST if word in (one, other)), other)
+
+
+def _text(text: str | None) -> str | None:
+    """SQLite takes no surrogates, and messages name files."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _job(row: sqlite3.Row) -> Job:
+    values = dict(row)
+    values["path"] = os.fsdecode(row["path"])
+    values["output"] = None if row["output"] is None else os.fsdecode(row["output"])
+    values["mtime_ns"] = int(row["mtime_ns"])
+    values["live"] = bool(row["live"])
+    values["timings"], values["facts"] = json.loads(row["timings"]), json.loads(row["facts"])
+    return Job(**values)

@@ -1,0 +1,76 @@
+"""Which micrographs make a session: since the last long pause, of one day, or of one sub-folder."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from daemon.errors import ConfigError
+from daemon.ledger.jobs import Job, Ledger
+from daemon.settings.names import folded
+
+PAUSE_SECONDS = 4 * 3600.0
+"""Between two results: what comes after a longer one is another session."""
+_PAGE = 500
+
+HELP = (
+    "'last' (all since the last pause of 4 hours), 'today', a day such as 2026-11-25, or a sub-folder of the drop "
+    "folder such as 'grid 2' or 'alice/*'"
+)
+
+
+def find(ledger: Ledger, named: str = "last") -> list[Job]:
+    """The micrographs of a session that came to an end, done or quarantined, oldest first; `named` as HELP says.
+
+    Raises ConfigError where `named` is none of these or finds nothing, and what the ledger raises.
+    """
+    ended = (job for job in _newest_first(ledger) if job.state in ("done", "quarantined"))
+    if named == "last":
+        found = list(_since_the_pause(ended))
+    elif (day := _day(named)) is not None:
+        begin, end = day.timestamp(), (day + timedelta(days=1)).timestamp()
+        found = [job for job in _until(ended, begin) if job.updated < end]
+    else:
+        wanted = folded(named.strip("/"))
+        found = [job for job in ended if _below(job.path, wanted)]
+    if not found:
+        raise ConfigError(f"session {named!r}: the ledger has no micrographs of it; a session is {HELP}")
+    return found[::-1]
+
+
+def _newest_first(ledger: Ledger) -> Iterator[Job]:
+    before = None
+    while page := ledger.recent(_PAGE, before=before):
+        yield from page
+        before = page[-1].updated, page[-1].id
+
+
+def _since_the_pause(ended: Iterator[Job]) -> Iterator[Job]:
+    later: float | None = None
+    for job in ended:
+        if later is not None and later - job.updated > PAUSE_SECONDS:
+            return
+        later = job.updated
+        yield job
+
+
+def _until(ended: Iterator[Job], begin: float) -> Iterator[Job]:
+    for job in ended:
+        if job.updated < begin:
+            return
+        yield job
+
+
+def _below(path: str, wanted: str) -> bool:
+    parts = folded(path).split("/")[:-1]
+    return any(fnmatchcase("/".join(parts[: depth + 1]), wanted) for depth in range(len(parts)))
+
+
+def _day(named: str) -> datetime | None:
+    """Midnight, local time, at which a day begins; None for what names no day."""
+    if named == "today":
+        named = time.strftime("%Y-%m-%d", time.localtime(time.time()))
+    try:
+        return datetime.strptime(named, "%Y-%m-%d").astimezone()
+    except ValueError:
+        return None

@@ -1,0 +1,366 @@
+"""Pictures of results for people who look: made when they are asked for, and never on the way of a micrograph.
+
+Raw and denoised have one contrast, that of the denoised image. Few pictures are made at once, by threads of low
+priority; whoever would have to wait too long is told to come back (`BusyError`). Micrographs that are looked at are
+held in memory within a limit and let go after a while; small pictures are made once and kept on a shelf.
+"""
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from daemon import __version__
+from daemon.errors import EmdenoisedError, MicrographError, TransientError
+from daemon.formats import turned
+from daemon.formats.decoder import Reader
+from daemon.formats.partial import ResultFile, open_result
+from daemon.ledger.jobs import Job
+from daemon.live_page import pictures
+from daemon.live_page.picture_cache import Shelf
+from daemon.micrograph import Pixels
+from daemon.output import writing
+from daemon.output.preview import binned, grey, window
+from daemon.settings.folders import Folders
+
+T = TypeVar("T")
+Plane = Literal["raw", "denoised", "residual"]
+
+AT_ONCE = 2
+PATIENCE_SECONDS = 2.0
+HELD_SECONDS = 60.0
+THUMBNAIL = 192
+"""Longest side, pixels."""
+RESIDUAL_SIGMAS = 4.0
+"""Black and white of the residual, in its own standard deviations at that level."""
+_NICE = 5
+_SAMPLE = 2048
+_RECORDS = 16
+
+
+class BusyError(EmdenoisedError):
+    """Too many pictures are asked for at once: ask again in a second."""
+
+
+class NotThereError(EmdenoisedError):
+    """There is no such picture; the message says why, for whoever looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result as it lies in the output folder, and what can be shown of it."""
+
+    job: Job
+    image: Path
+    key: str
+    """Changes with the image file, and with the program that draws it."""
+    shape: tuple[int, int]
+    """Height and width, pixels."""
+    record: Mapping[str, Any] = field(repr=False)
+    """The JSON beside it."""
+    raw_gone: str
+    """Why the raw image cannot be shown; empty if it can, as far as is known without reading it."""
+
+
+@dataclass(slots=True)
+class _Held:
+    pixels: Pixels | ResultFile
+    used: float
+    memo: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Contrasts that were worked out."""
+
+
+class Gallery:
+    """Made for one set of folders; any number of threads may ask. `close` when nobody does any more."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        reader: Reader,
+        *,
+        memory: int,
+        disk: int,
+        patience: float = PATIENCE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folders, self._reader = folders, reader
+        self._memory, self._patience, self._clock = memory, patience, clock
+        self.shelf = Shelf(folders.state / "page", disk)
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
+        self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def close(self) -> None:
+        """Let everything go. Waits for pictures that are being made, but not for a share that hangs."""
+        for _ in range(AT_ONCE):
+            self._places.acquire(timeout=PATIENCE_SECONDS)
+        with self._lock:
+            self._held.clear()
+        self._reader.close()
+
+    @property
+    def held(self) -> int:
+        """Bytes of micrographs in memory."""
+        with self._lock:
+            return sum(one.pixels.nbytes for one in self._held.values())
+
+    def tidy(self) -> None:
+        """Let go of what nobody has looked at for a while."""
+        before = self._clock() - HELD_SECONDS
+        with self._lock:
+            for name in [name for name, one in self._held.items() if one.used < before]:
+                del self._held[name]
+
+    def find(self, job: Job) -> Result:
+        """The result of a job. Raises NotThereError."""
+        if job.output is None:
+            raise NotThereError(f"{job.path} has no result" + (f": {job.error}" if job.error else " yet"))
+        image = Path(job.output)
+        try:
+            state = image.lstat()
+            if not stat.S_ISREG(state.st_mode):
+                raise NotThereError(f"{image} is no file of ours and is not shown")
+            if not image.parent.resolve().is_relative_to(self._folders.output.resolve()):
+                raise NotThereError(f"{image} lies outside the output folder and is not shown")
+            told = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
+            key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+            record = self._record(key, image)
+        except OSError as error:
+            raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error
+        return Result(job, image, key, _shape(image, record), record, self._why_gone(job, record))
+
+    def tile(self, result: Result, plane: Plane, level: int, row: int, column: int) -> bytes:
+        """PNG of one tile (see `pictures.tile_of`). Raises NotThereError, BusyError."""
+
+        def draw() -> bytes:
+            with self._explained(result):
+                denoised = self._open(result, "denoised")
+                if level > (highest := pictures.levels(denoised.pixels.shape)):
+                    raise NotThereError(f"there are levels 0 to {highest}")
+                raw = denoised if plane == "denoised" else self._open(result, "raw")
+                found = pictures.tile_of(raw.pixels, level, row, column)
+                if found is None:
+                    raise NotThereError("the image has no such tile")
+                if plane != "residual":
+                    return pictures.png(grey(found, *self._contrast(denoised)))
+                other = pictures.tile_of(denoised.pixels, level, row, column)
+                assert other is not None
+                return pictures.png(grey(found - other, *self._spread(raw, denoised, level)))
+
+        small = row == column == 0 and 0 < level == pictures.levels(result.shape)
+        return self._kept(f"{result.key}-{plane}", draw) if small else self.quietly(draw)
+
+    def thumbnail(self, result: Result) -> bytes:
+        """JPEG of the denoised image. Raises NotThereError, BusyError."""
+
+        def draw() -> bytes:
+            with self._explained(result):
+                denoised = self._open(result, "denoised")
+                small = binned(denoised.pixels, ceil(max(denoised.pixels.shape) / THUMBNAIL))
+                return pictures.jpeg(grey(small, *window(small)))
+
+        return self._kept(f"{result.key}-thumbnail", draw)
+
+    def spectrum(self, result: Result, plane: Literal["raw", "denoised"]) -> bytes:
+        """PNG of the logarithm of the power, both in the grey scale of raw; X-ray hits are filled in.
+
+        Raises NotThereError, BusyError.
+        """
+
+        def draw() -> bytes:
+            with self._explained(result):
+                spots = _spots(result.record)
+                found = reference = pictures.spectrum(self._open(result, plane).pixels, spots)
+                if plane != "raw" and not result.raw_gone:
+                    with suppress(EmdenoisedError):  # a raw file that cannot be read: the denoised image alone
+                        reference = pictures.spectrum(self._open(result, "raw").pixels, spots)
+                return pictures.png(grey(found.power, *pictures.spectrum_window(reference)))
+
+        return self._kept(f"{result.key}-spectrum-{plane}", draw)
+
+    def profile(
+        self, result: Result, begin: tuple[float, float], end: tuple[float, float], width: int
+    ) -> dict[str, list[float | None]]:
+        """Values along a line (see `pictures.along`) of raw, if it is there, and denoised, in the file's units.
+
+        Raises NotThereError, BusyError.
+        """
+        planes: tuple[Literal["raw", "denoised"], ...] = ("denoised",) if result.raw_gone else ("raw", "denoised")
+
+        def measure() -> dict[str, list[float | None]]:
+            with self._explained(result):
+                values = {
+                    plane: pictures.along(self._open(result, plane).pixels, begin, end, width) for plane in planes
+                }
+            return {plane: [float(one) if np.isfinite(one) else None for one in line] for plane, line in values.items()}
+
+        return self.quietly(measure)
+
+    def quietly(self, work: Callable[[], T]) -> T:
+        """Do what people wait for and micrographs must not, in a thread that gives way to theirs. Raises BusyError."""
+        if not self._places.acquire(timeout=self._patience):
+            raise BusyError("other pictures are being made; ask again")
+        done: Future[T] = Future()
+
+        def paint() -> None:
+            try:
+                _give_way()
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+            finally:
+                self._places.release()
+
+        # Not one of a pool: the process can end while it waits for a share.
+        threading.Thread(target=paint, name="painter", daemon=True).start()
+        return done.result()
+
+    # Beneath
+
+    def _record(self, key: str, image: Path) -> dict[str, Any]:
+        """The JSON beside an image; those asked for last are remembered, as pictures of one come in dozens."""
+        with self._lock:
+            if (known := self._records.get(key)) is not None:
+                self._records.move_to_end(key)
+                return known
+        record = writing.own_record(image)
+        if record is None:
+            raise NotThereError(f"{image} has no record of ours beside it and is not shown")
+        with self._lock:
+            self._records[key] = record
+            while len(self._records) > _RECORDS:
+                self._records.popitem(last=False)
+        return record
+
+    def _why_gone(self, job: Job, record: Mapping[str, Any]) -> str:
+        """Whether the raw file is the one the result was made from, as far as size and time tell."""
+        try:
+            state = (self._folders.drop / job.path).stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return "the raw file is not there any more"
+        except OSError as error:
+            return f"the raw file cannot be reached ({error.strerror})"
+        raw = record.get("raw") or {}
+        if "section" not in raw and (state.st_size, state.st_mtime_ns) != (raw.get("size"), raw.get("mtime_ns")):
+            return "the raw file is not the one that was denoised: it has changed since"
+        return ""
+
+    def _open(self, result: Result, plane: Literal["raw", "denoised"]) -> _Held:
+        """Pixels, from memory if they are held. Raises as `Reader.read` does, and NotThereError."""
+        name = result.key, plane
+        with self._opening:
+            with self._lock:
+                if (found := self._held.get(name)) is not None:
+                    found.used = self._clock()
+                    self._held.move_to_end(name)
+                    return found
+            one = _Held(self._read_raw(result) if plane == "raw" else self._read_denoised(result), self._clock())
+            with self._lock:
+                if one.pixels.nbytes <= self._memory:
+                    self._held[name] = one
+                while sum(held.pixels.nbytes for held in self._held.values()) > self._memory:
+                    self._held.popitem(last=False)
+            return one
+
+    def _read(self, path: Path, section: int | None = None) -> Pixels:
+        return self._reader.read(path, section).pixels
+
+    def _read_denoised(self, result: Result) -> Pixels | ResultFile:
+        """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
+        turns = turned.stored((result.record.get("output") or {}).get("turned"))
+        plain = open_result(result.image, result.shape, turns)
+        if plain is not None:
+            return plain
+        pixels: Pixels = turned.undone(self._read(result.image), turns)
+        if pixels.shape != result.shape:
+            raise NotThereError(f"{result.image} is not the result that its record describes: its size is another")
+        return pixels
+
+    def _read_raw(self, result: Result) -> Pixels:
+        if result.raw_gone:
+            raise NotThereError(result.raw_gone)
+        raw = result.record.get("raw") or {}
+        section = raw.get("section")
+        pixels = self._read(self._folders.drop / result.job.path, None if section is None else int(section) - 1)
+        if list(pixels.shape) != raw.get("shape"):
+            raise NotThereError("the raw file is not the one that was denoised: its size is another")
+        if section is not None and hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest() != raw.get("sha256"):
+            raise NotThereError("the stack is not the one that was denoised: it has changed since")
+        return pixels
+
+    def _contrast(self, denoised: _Held) -> tuple[float, float]:
+        if "window" not in denoised.memo:
+            shape = denoised.pixels.shape
+            denoised.memo["window"] = window(binned(denoised.pixels, 1 << pictures.levels(shape)))
+        return denoised.memo["window"]
+
+    def _spread(self, raw: _Held, denoised: _Held, level: int) -> tuple[float, float]:
+        """The residual's black and white at one level: noise averages out, structure that was removed does not."""
+        name = f"spread {level}"
+        if name not in raw.memo:
+            rows, columns = (slice(max(0, (side - _SAMPLE) // 2), (side + _SAMPLE) // 2) for side in raw.pixels.shape)
+            middle = rows, columns
+            left = binned(raw.pixels[middle], 1 << level) - binned(denoised.pixels[middle], 1 << level)
+            # By quartiles, because X-ray hits are in it.
+            low, high = np.percentile(left, (25, 75))
+            spread = RESIDUAL_SIGMAS * float(high - low) / 1.349
+            raw.memo[name] = (-spread, spread) if spread > 0 else (-1.0, 1.0)
+        return raw.memo[name]
+
+    def _kept(self, name: str, draw: Callable[[], bytes]) -> bytes:
+        found = self.shelf.get(name)
+        if found is None:
+            found = self.quietly(draw)
+            self.shelf.put(name, found)
+        return found
+
+    @contextmanager
+    def _explained(self, result: Result) -> Iterator[None]:
+        """A file that cannot be read, and a file that is another one now, in words."""
+        try:
+            yield
+        except (MicrographError, TransientError) as error:
+            raise NotThereError(str(error)) from error
+        except MemoryError as error:
+            raise NotThereError(f"{result.image}: there is not enough memory to show it now") from error
+
+
+def _give_way() -> None:
+    """Linux has a priority for each thread; a child process that decodes for this one has it too."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def _shape(image: Path, record: Mapping[str, Any]) -> tuple[int, int]:
+    match record.get("output"):
+        case {"shape": [int(height), int(width)]} if height > 0 and width > 0:
+            return height, width
+    raise NotThereError(f"the record beside {image} does not say its size: it is damaged")
+
+
+def _spots(record: Mapping[str, Any]) -> list[tuple[int, int, float]]:
+    """Row, column and new value of the spikes that the record lists."""
+    match record.get("spikes"):
+        case {"listed": [*listed]}:
+            pass
+        case _:
+            return []
+    return [
+        (row, column, value)
+        for one in listed
+        for row, column, value in [(one.get("row"), one.get("column"), one.get("filled_with"))]
+        if isinstance(row, int) and isinstance(column, int) and isinstance(value, float)
+    ]

@@ -1,0 +1,310 @@
+"""The live page: what it asks for, and the answers. It only reads, and knows micrographs by their number in the ledger.
+
+/, /page.css, ...                         the page itself (`daemon/live_page/site`)
+/data/state                               how the service is, and whether anything is new: cheap, asked all the time
+/data/list?show=good&before=...           some micrographs, newest first
+/data/micrograph/7                        all that is known of one
+/data/profile/7?y0=..&x0=..&y1=..&x1=..   values along a line
+/data/session                             the present session as curves
+/picture/7/raw/2/0/0                      a tile: plane, level, row, column
+/picture/7/thumbnail, /picture/7/spectrum/raw
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from daemon import __version__
+from daemon.errors import EmdenoisedError
+from daemon.formats.decoder import Reader
+from daemon.ledger.database import LedgerError
+from daemon.ledger.jobs import Job, Ledger, State
+from daemon.live_page import pictures
+from daemon.live_page.gallery import BusyError, Gallery, NotThereError, Plane, Result
+from daemon.live_page.server import Answer, Health, Request
+from daemon.live_page.session_curves import SessionSummary
+from daemon.logs import one_line
+from daemon.settings.config import Config
+
+log = logging.getLogger(__name__)
+
+SITE = Path(__file__).parent / "site"
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+LISTED = 100
+"""At most so many in one list."""
+RATE_SECONDS = 600.0
+"""The rate is that of the last ten minutes."""
+_RATED = 60
+_WIDEST = 200
+_ENDED: tuple[State, ...] = ("done", "quarantined")
+_WAITING: tuple[State, ...] = ("running", "pending", "retry")
+_BY_STATE: Mapping[str, tuple[State, ...]] = {"all": _ENDED, "quarantined": ("quarantined",), "waiting": _WAITING}
+_VERDICTS = ("good", "check", "reject")
+_NUMBER = r"(\d{1,15})"
+_SMALL = r"(\d{1,6})"
+
+
+class Page:
+    """What the monitor shows (`server.Site`), for one set of settings; any number of threads may ask.
+
+    It has its own connection to the ledger, so that nobody waits for it who has a micrograph in hand. Raises
+    LedgerError where there is no ledger yet.
+    """
+
+    def __init__(self, config: Config, health: Callable[[], Health], clock: Callable[[], float] = time.time) -> None:
+        self._health, self._clock = health, clock
+        self._ledger = Ledger(config.folders.state, "read", clock=clock)
+        self.gallery = Gallery(
+            config.folders,
+            Reader(config.backend.max_pixels, config.backend.decode_seconds),
+            memory=config.monitor.page_memory_mib << 20,
+            disk=config.keep.page_mib << 20,
+        )
+        self._summary = SessionSummary(self._ledger)
+        self._files = {f"/{path.name}": _static(path) for path in SITE.iterdir() if path.suffix in KINDS}
+        self._files["/"] = self._files.pop("/index.html")
+        self._routes: tuple[tuple[re.Pattern[str], Callable[..., Answer]], ...] = tuple(
+            (re.compile(pattern), answer)
+            for pattern, answer in (
+                ("/data/state", self._state),
+                ("/data/list", self._list),
+                ("/data/session", self._session),
+                (f"/data/micrograph/{_NUMBER}", self._micrograph),
+                (f"/data/profile/{_NUMBER}", self._profile),
+                (f"/picture/{_NUMBER}/thumbnail", self._thumbnail),
+                (f"/picture/{_NUMBER}/spectrum/(raw|denoised)", self._spectrum),
+                (f"/picture/{_NUMBER}/({'|'.join(get_args(Plane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
+            )
+        )
+
+    def close(self) -> None:
+        """Nobody may ask any more."""
+        self.gallery.close()
+        self._ledger.close()
+
+    def tidy(self) -> None:
+        """Called now and then."""
+        self.gallery.tidy()
+
+    def answer(self, request: Request) -> Answer | None:
+        """None for what is not there."""
+        if (file := self._files.get(request.path)) is not None:
+            return file
+        for pattern, answer in self._routes:
+            if (match := pattern.fullmatch(request.path)) is not None:
+                return _guarded(answer, request, *match.groups())
+        return None
+
+    # What there is
+
+    def _state(self, _: Request) -> Answer:
+        """Everything here is a look into an index of the ledger, however many micrographs it holds."""
+        health, counts = self._health(), self._ledger.counts()
+        latest, newest = self._ledger.recent(1), self._ledger.recent(1, "done")
+        return _json(
+            {
+                "version": __version__,
+                "health": {"state": health.state, "detail": health.detail, "backend": health.backend},
+                "counts": counts,
+                "waiting": sum(counts[state] for state in _WAITING),
+                "oldest_waiting": self._ledger.oldest_waiting(),
+                "per_hour": self._per_hour(),
+                # The counts as well: a clock that was set back makes what is new look old.
+                "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
+                "newest": _brief(newest[0]) if newest else None,
+            }
+        )
+
+    def _per_hour(self) -> float:
+        """Micrographs done in the last ten minutes, as a rate."""
+        now = self._clock()
+        since = now - RATE_SECONDS
+        found = [job.updated for job in self._ledger.recent(_RATED, "done") if since <= job.updated <= now]
+        if len(found) < 2:
+            return 3600 * len(found) / RATE_SECONDS
+        span = now - found[-1] if len(found) == _RATED else RATE_SECONDS
+        return 3600 * len(found) / max(span, 1.0)
+
+    def _list(self, request: Request) -> Answer:
+        show = request.given.get("show", "all")
+        limit = min(LISTED, _whole(request.given.get("limit", "40"), 1))
+        before = _place_of(request.given.get("before", ""))
+        if show in _VERDICTS:
+            found = self._ledger.recent(limit + 1, verdict=show, before=before)
+        elif show in _BY_STATE:
+            found = [job for state in _BY_STATE[show] for job in self._ledger.recent(limit + 1, state, before=before)]
+        else:
+            raise _WrongError(f"show: one of {', '.join((*_BY_STATE, *_VERDICTS))}")
+        found.sort(key=lambda job: (job.updated, job.id), reverse=True)
+        shown = found[:limit]
+        return _json({"micrographs": [_brief(job) for job in shown], "more": len(found) > limit})
+
+    def _micrograph(self, _: Request, number: str) -> Answer:
+        job = self._job(number)
+        told: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
+        if job.output is None:
+            return _json(told)
+        try:
+            result = self.gallery.find(job)
+        except NotThereError as error:
+            return _json({**told, "missing": str(error)})
+        return _json({**told, "shown": _shown(result), "record": _of_record(result)})
+
+    def _session(self, _: Request) -> Answer:
+        return _json(self.gallery.quietly(self._summary.refresh))
+
+    def _profile(self, request: Request, number: str) -> Answer:
+        y0, x0, y1, x1 = (_real(request.given.get(name, "")) for name in ("y0", "x0", "y1", "x1"))
+        width = min(_WIDEST, _whole(request.given.get("width", "1"), 1))
+        return _json(self.gallery.profile(self._result(number), (y0, x0), (y1, x1), width))
+
+    # Pictures
+
+    def _thumbnail(self, request: Request, number: str) -> Answer:
+        return _picture(request, self._result(number), "thumbnail", "image/jpeg", self.gallery.thumbnail)
+
+    def _spectrum(self, request: Request, number: str, plane: Any) -> Answer:
+        result = self._result(number)
+        return _picture(request, result, f"s-{plane}", "image/png", lambda one: self.gallery.spectrum(one, plane))
+
+    def _tile(self, request: Request, number: str, plane: Any, *place: str) -> Answer:
+        level, row, column = map(int, place)
+        version = "-".join((plane, *place))
+
+        def draw(result: Result) -> bytes:
+            return self.gallery.tile(result, plane, level, row, column)
+
+        return _picture(request, self._result(number), version, "image/png", draw)
+
+    def _job(self, number: str) -> Job:
+        try:
+            return self._ledger.get(int(number))
+        except LedgerError as error:
+            raise NotThereError(f"there is no micrograph {number}") from error
+
+    def _result(self, number: str) -> Result:
+        return self.gallery.find(self._job(number))
+
+
+class _WrongError(EmdenoisedError):
+    """The request makes no sense."""
+
+
+def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> Answer:
+    """What goes wrong, in words and with the status it has on the web."""
+    try:
+        return answer(request, *groups)
+    except BusyError as error:
+        return _json({"error": str(error)}, 503, retry_after=1)
+    except NotThereError as error:
+        return _json({"error": str(error)}, 404)
+    except _WrongError as error:
+        return _json({"error": str(error)}, 400)
+    except EmdenoisedError as error:
+        return _json({"error": str(error)}, 503, retry_after=1)
+    except Exception as error:
+        # A record that was written by hand, or a defect of ours: whoever looks is told, and can look at the others.
+        log.debug("traceback", exc_info=True)
+        return _json({"error": f"this cannot be shown ({error!r}): its record is damaged, or please report it"}, 500)
+
+
+def _picture(request: Request, result: Result, version: str, kind: str, draw: Callable[[Result], bytes]) -> Answer:
+    etag = f'"{result.key}-{version}"'
+    return Answer(200, kind, b"" if request.etag == etag else draw(result), etag)
+
+
+def _static(path: Path) -> Answer:
+    body = path.read_bytes()
+    return Answer(200, KINDS[path.suffix], body, f'"{hashlib.sha256(body).hexdigest()[:24]}"')
+
+
+def _json(content: Mapping[str, Any], status: int = 200, retry_after: int = 0) -> Answer:
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return Answer(status, "application/json", text.encode("ascii"), retry_after=retry_after)
+
+
+def _brief(job: Job) -> dict[str, Any]:
+    """What is shown of many at once."""
+    return {
+        "id": job.id,
+        "place": _place(job),
+        "path": _readable(job.path),
+        "revision": job.revision,
+        "sections": job.sections,
+        "state": job.state,
+        "updated": job.updated,
+        "verdict": job.verdict if job.state == "done" else None,
+        "profile": job.profile,
+        "error": job.error,
+        "size": job.size,
+        "facts": dict(job.facts),
+    }
+
+
+def _shown(result: Result) -> dict[str, Any]:
+    """What the page must know to draw it."""
+    height, width = result.shape
+    side, factor = pictures.spectrum_size(result.shape)
+    return {
+        "key": result.key,
+        "height": height,
+        "width": width,
+        "tile": pictures.TILE,
+        "levels": pictures.levels(result.shape),
+        "raw_gone": result.raw_gone,
+        "spectrum": {"side": side, "factor": factor},
+        "name": _readable(result.image.name),
+    }
+
+
+def _of_record(result: Result) -> dict[str, Any]:
+    """Of the JSON beside the image what is shown of one micrograph; the long lists stay where they are."""
+    record = result.record
+    raw = record.get("raw") or {}
+    return {
+        **{name: record.get(name) for name in ("dose", "profile", "backend", "verdict", "warnings", "finished")},
+        "seconds": record.get("seconds"),
+        "weights": (record.get("weights") or {}).get("name"),
+        "spikes": (record.get("spikes") or {}).get("count"),
+        **{name: raw.get(name) for name in ("kind", "dtype", "pixel_size", "acquisition", "section")},
+    }
+
+
+def _place(job: Job) -> str:
+    """A job's place in the order of time, as `before` takes it."""
+    return f"{job.updated!r}_{job.id}"
+
+
+def _place_of(text: str) -> tuple[float, int] | None:
+    if not text:
+        return None
+    updated, _, number = text.partition("_")
+    return _real(updated), _whole(number, 0)
+
+
+def _real(text: str) -> float:
+    if not re.fullmatch(r"-?\d{1,15}(\.\d{1,17})?(e[+-]?\d\d?)?", text):
+        raise _WrongError("a number is missing, or is none")
+    return float(text)
+
+
+def _whole(text: str, least: int) -> int:
+    if not re.fullmatch(r"\d{1,15}", text) or int(text) < least:
+        raise _WrongError("a whole number is missing, or is none")
+    return int(text)
+
+
+def _readable(path: str) -> str:
+    """Bytes of a name that are not UTF-8, as people can read them; nothing in it is turned round or hidden."""
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))

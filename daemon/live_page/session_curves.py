@@ -1,0 +1,111 @@
+"""The present session as a few curves: counts by outcome, throughput, mean dose and hot pixels over time."""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.sessions import PAUSE_SECONDS
+
+LONGEST = 20_000
+"""Of a longer session the newest micrographs are summed up."""
+BINS = 60
+_SHORTEST_BIN = 10.0
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    at: float
+    outcome: str
+    dose: float | None
+    spikes: float | None
+    """Hot pixels and X-ray hits, for each million of pixels."""
+
+
+class SessionSummary:
+    """Kept up to date by `refresh`, which reads only what has come since. Any number of threads may use it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._points: dict[int, _Point] = {}
+
+    def refresh(self) -> dict[str, Any]:
+        """Everything as plain JSON types: seconds of the wall clock; lists have one entry for each bin of time.
+
+        Raises what the ledger raises.
+        """
+        with self._lock:
+            for job in self._new():
+                if self._points and job.updated - self._last > PAUSE_SECONDS:
+                    self._points.clear()
+                self._points.pop(job.id, None)  # to the end: they are in the order of time
+                self._points[job.id] = _point(job)
+            while len(self._points) > LONGEST:
+                del self._points[next(iter(self._points))]
+            return _told(list(self._points.values()))
+
+    @property
+    def _last(self) -> float:
+        return next(reversed(self._points.values())).at
+
+    def _new(self) -> list[Job]:
+        """What has come to an end since the last time, or since the session began, oldest first."""
+        known = {(self._last, number) for number in self._points} if self._points else set()
+        last = self._last if self._points else float("-inf")
+        found: list[Job] = []
+        before = None
+        while page := self._ledger.recent(_PAGE, before=before):
+            before = page[-1].updated, page[-1].id
+            for job in page:
+                if job.updated < last or (job.updated, job.id) in known or len(found) == LONGEST:
+                    return found[::-1]
+                if job.state not in ("done", "quarantined"):
+                    continue
+                if found and found[-1].updated - job.updated > PAUSE_SECONDS:
+                    return found[::-1]
+                found.append(job)
+        return found[::-1]
+
+
+def _point(job: Job) -> _Point:
+    if job.state == "quarantined":
+        return _Point(job.updated, "quarantined", None, None)
+    shape, spikes, dose = (job.facts.get(name) for name in ("shape", "spikes", "dose"))
+    pixels = shape[0] * shape[1] if isinstance(shape, list) and len(shape) == 2 else 0
+    rate = 1e6 * spikes / pixels if pixels and isinstance(spikes, int) else None
+    return _Point(job.updated, job.verdict or "unjudged", dose, rate)
+
+
+def _told(points: list[_Point]) -> dict[str, Any]:
+    if not points:
+        return {"micrographs": 0}
+    # A clock that was set back puts them out of order.
+    begin, end = min(point.at for point in points), max(point.at for point in points)
+    number = min(BINS, max(1, int((end - begin) / _SHORTEST_BIN)))
+    width = max(_SHORTEST_BIN, (end - begin) / number)
+    bins: list[list[_Point]] = [[] for _ in range(number)]
+    for point in points:
+        bins[min(number - 1, int((point.at - begin) / width))].append(point)
+    counts = Counter(point.outcome for point in points)
+    outcomes = [name for name in ("good", "check", "reject", "unjudged", "quarantined") if counts[name]]
+    return {
+        "micrographs": len(points),
+        "begin": begin,
+        "end": end,
+        "bin_seconds": width,
+        "counts": {name: counts[name] for name in outcomes},
+        "outcomes": {name: [sum(point.outcome == name for point in one) for one in bins] for name in outcomes},
+        "per_hour": [3600 * sum(point.outcome != "quarantined" for point in one) / width for one in bins],
+        "dose": [_mean([point.dose for point in one]) for one in bins],
+        "spikes": [_mean([point.spikes for point in one]) for one in bins],
+        "mean_dose": _mean([point.dose for point in points]),
+        "mean_spikes": _mean([point.spikes for point in points]),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,205 @@
+"""The disk or share that results go to: is it still there, what does its refusal mean, who left half a file on it."""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.formats.safe_open import open_folder
+
+LEFTOVER_SECONDS = 86_400.0
+"""A half-written file this old belongs to nobody, whoever made it."""
+
+_PREFIX, _SUFFIX = ".emdenoised-", ".tmp"
+_HOST = re.sub(r"[^0-9A-Za-z]", "", socket.gethostname())[:32] or "here"
+
+# No time will make these better: something about this one name, or this one size, does not suit the disk.
+_NAME = {
+    errno.ENAMETOOLONG: "the name is too long for the output disk; shorten the file name",
+    errno.EINVAL: "the output disk does not take this name; rename the file, without characters such as : ? * < >",
+    errno.EILSEQ: "the output disk does not take this name; rename the file, without unusual characters",
+    errno.EFBIG: "the result is larger than the output disk takes in one file; choose another disk",
+    errno.ELOOP: "a link in the output folder stands in the place of a folder and is not followed; remove it",
+    errno.EEXIST: "a file has the name of the folder that is needed here; move it away, then `emdenoised retry`",
+    errno.ENOTDIR: "a file has the name of the folder that is needed here; move it away, then `emdenoised retry`",
+    errno.EISDIR: "a folder has the name that is needed here; move it away, then `emdenoised retry`",
+}
+# These concern the whole disk, whatever else on it may still answer.
+_DISK = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EROFS: "the disk is mounted read-only: check it and mount it writable",
+    errno.EIO: "the disk or share reports an input/output error: check its cable, share or health",
+    errno.ESTALE: "the share went away: check that it is mounted",
+}
+_OTHER = {
+    errno.EACCES: "writing is not allowed: give the service's user the right to write there",
+    errno.EPERM: "writing is not allowed: give the service's user the right to write there",
+    errno.ENOENT: "the output folder is gone: check that its disk or share is mounted",
+}
+
+
+class Mounted:
+    """Remembers where the disk or share of `root` is mounted. Raises StorageError once only the bare place is left."""
+
+    def __init__(self, root: Path, is_mount: Callable[[Path], bool] = os.path.ismount) -> None:
+        self._root, self._is_mount = root, is_mount
+        self._point = self._mount_point()
+
+    def require(self) -> None:
+        """Results written now would silently fill the disk beneath a share that went away: rather wait."""
+        point = self._mount_point()
+        if point in self._point.parents:
+            raise StorageError(
+                f"{self._root}: the disk or share of the output folder is no longer mounted at {self._point}; "
+                "mount it again"
+            )
+        self._point = point
+
+    def _mount_point(self) -> Path:
+        real = Path(os.path.realpath(self._root))
+        return next((folder for folder in (real, *real.parents) if self._is_mount(folder)), Path("/"))
+
+
+@contextmanager
+def explained(root: Path, path: Path) -> Iterator[None]:
+    """Turn an OSError about `path` into words, and into what has to happen next.
+
+    MicrographError: this one will never be taken. StorageError: nothing is taken below `root` now. TransientError:
+    others are.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(root, path, error) from error
+
+
+def _refusal(root: Path, path: Path, error: OSError) -> EmdenoisedError:
+    code = error.errno
+    if code is None:  # numpy's short write
+        what = f"it could not be written completely ({error}): the disk is probably full"
+        return StorageError(f"{path}: cannot be written now, {what}; it is tried again")
+    what = _DISK.get(code) or _OTHER.get(code) or f"{error.strerror}: check the output folder"
+    wanted = f"{path}: cannot be written now, {what}; it is tried again"
+    if code in _DISK or not root.is_dir():
+        return StorageError(wanted)
+    if code in _NAME:
+        return MicrographError(f"{path}: cannot be written, {_NAME[code]}")
+    try:
+        with temporary_files() as temporary:
+            temporary(root)
+    except OSError:
+        return StorageError(wanted)
+    return TransientError(wanted)
+
+
+@contextmanager
+def held(folder: Path, root: Path) -> Iterator[Path]:
+    """Yields a path to a folder below `root` that stays that very folder, whoever puts a link in its place meanwhile.
+
+    Raises OSError, with ELOOP where a link stands on the way.
+    """
+    descriptor = open_folder(folder, root)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def temporary_files() -> Iterator[Callable[[Path], Path]]:
+    """Yields a function that makes an empty temporary file in a folder; those that were not renamed are removed.
+
+    Their names say which process on which machine is writing them.
+    """
+    made: list[Path] = []
+
+    def make(folder: Path) -> Path:
+        made.append(folder / f"{_PREFIX}{_HOST}-{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}")
+        made[-1].open("xb").close()
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for path in made:
+            with suppress(OSError):  # the fault that brought us here is the one to report
+                path.unlink(missing_ok=True)
+
+
+def clean_temporary(root: Path) -> int:
+    """Remove what an interrupted run left half-written below `root`; returns how many files. Never follows links.
+
+    To be called before this process writes anything. What another process may still be writing is left alone.
+    """
+    removed = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                path = Path(folder) / name
+                with suppress(OSError):  # a leftover that cannot be removed does no harm
+                    if _left_over(path):
+                        path.unlink()
+                        removed += 1
+    return removed
+
+
+def _left_over(path: Path) -> bool:
+    host, _, rest = path.name.removeprefix(_PREFIX).partition("-")
+    process = rest.partition("-")[0]
+    if host == _HOST and process.isascii() and process.isdigit():
+        if int(process) == os.getpid():  # an earlier life of ours: in a container the number is always the same
+            return True
+        try:
+            os.kill(int(process), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:
+            pass  # it lives, and belongs to somebody else
+    return time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS
+
+
+def flush(path: Path) -> None:
+    """Force a file, or a folder's list of names, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some shares cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def place(source: Path, target: Path, known_as: Path) -> None:
+    """Give a finished file its name, and never another file's. Raises MicrographError if the name is taken.
+
+    `known_as`: the target as people know it, where its folder is `held`.
+    """
+    try:
+        os.link(source, target)  # unlike a rename, this fails where the name is taken
+    except FileExistsError as error:
+        raise MicrographError(
+            f"{known_as}: appeared in the output folder while the result was being written and was "
+            "not replaced: move it away, then run `emdenoised retry`"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
+            raise
+        source.rename(target)  # FAT and some shares know no links; the name was free a moment ago
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

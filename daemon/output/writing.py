@@ -1,0 +1,283 @@
+"""Writes results so that they are whole or absent: preview and JSON first, the image last.
+
+The name of an image in the output folder is the promise that everything about it is there. Each file is written
+under a temporary name in its own folder, flushed to the disk and only then renamed; nothing that somebody else
+put into the output folder is ever replaced.
+"""
+
+import errno
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from daemon import formats
+from daemon.errors import MicrographError
+from daemon.micrograph import Image, Micrograph
+from daemon.output import preview
+from daemon.output.disk import explained, flush, held, place, sha256, temporary_files
+
+log = logging.getLogger(__name__)
+
+WRITER = "emdenoised"
+_RECORD_LIMIT = 16 << 20
+_DRAWING_FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What lies in the output folder for one micrograph. `adopted`: it was there already, from an earlier run."""
+
+    image: Path
+    record: Path
+    preview: Path | None
+    sha256: str
+    adopted: bool
+    content: Mapping[str, Any] = field(repr=False)
+    """What the JSON says."""
+    warnings: tuple[str, ...] = ()
+
+
+def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kind) -> Path:
+    """Where the image of a raw file goes: same relative path, `.r2` and so on for later revisions.
+
+    Where the kind changes, the new ending is appended (a.mrc → a.mrc.tif), so that a.tif and a.mrc never meet.
+    """
+    stem, ending = relative.stem, relative.suffix
+    name = relative.name if revision <= 1 else f"{stem}.r{revision}{ending}"
+    if ending.lower() not in formats.SUFFIXES[kind]:
+        name += formats.SUFFIXES[kind][0]
+    return root / relative.parent / name
+
+
+def preview_path(image: Path) -> Path:
+    """Where the preview of an image is, if it has one."""
+    return _beside(image, ".png")
+
+
+def write_outputs(
+    root: Path,
+    relative: PurePath,
+    revision: int,
+    micrograph: Micrograph,
+    denoised: Image,
+    provenance: Mapping[str, Any],
+    *,
+    kind: formats.Kind,
+    preview_pixels: int | None = 1024,
+    caption: str = "",
+    same_settings: bool = False,
+) -> Written:
+    """Write preview, JSON and image of one micrograph below `root`, in that order.
+
+    `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; what is
+    written adds ``writer`` and ``output``. `preview_pixels` None or 0 writes no preview. Outputs that an earlier
+    run finished for the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were
+    the same too. Where `revision` has the result of other bytes (the ledger was lost, or a raw file is really called
+    a.r2.tif), the next free one is taken. Raises MicrographError where a foreign file has the name, the path leads out
+    of `root` or the disk will never take it, StorageError where the disk or share refuses now, TransientError where
+    it refuses only this one.
+    """
+    adopted = _find(root, relative, revision, provenance, same_settings)
+    if adopted is not None:
+        return adopted
+    folder = output_path(root, relative, revision, kind).parent
+    with ExitStack() as stack:
+        stack.enter_context(explained(root, folder / relative.name))
+        _make_folder(root, folder)
+        # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
+        here = stack.enter_context(held(folder, root))
+        temporary = stack.enter_context(temporary_files())
+        while own_record(here / output_path(root, relative, revision, kind).name) is not None:
+            revision += 1
+        name = output_path(root, relative, revision, kind).name
+        _refuse_foreign(here, folder, name)
+        unfinished = temporary(here)
+        stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
+        formats.write(unfinished, kind, stored, like, _description(relative, provenance))
+        flush(unfinished)
+        digest = sha256(unfinished)
+        steps: list[tuple[Path, Path]] = []
+        remarks: tuple[str, ...] = ()
+        if preview_pixels:
+            try:
+                drawn = _draw(temporary, here, micrograph, denoised, preview_pixels, str(relative), caption)
+                steps.append((drawn, preview_path(here / name)))
+            except _DRAWING_FAULTS as error:
+                # The picture is for a quick look: a fault in drawing it must not cost the image.
+                log.debug("traceback", exc_info=True)
+                remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
+        shown = preview_path(folder / name) if steps else None
+        output = {
+            "name": name,
+            "sha256": digest,
+            "shape": list(denoised.shape),
+            "turned": turns,
+            "dtype": "float32",
+            "kind": kind,
+            "revision": revision,
+            "preview": None if shown is None else shown.name,
+        }
+        content = {"writer": WRITER, **provenance, "output": output}
+        if remarks:
+            content["warnings"] = [*provenance.get("warnings", ()), *remarks]
+        steps.append((temporary(here), _beside(here / name, ".json")))
+        text = json.dumps(_plain(content), indent=1, allow_nan=False)
+        steps[-1][0].write_text(text + "\n", encoding="ascii")
+        for source, target in steps:
+            flush(source)
+            source.replace(target)
+        flush(here)
+        image = folder / name
+        place(unfinished, here / name, image)
+        flush(here)
+    return Written(image, _beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
+
+
+def _draw(
+    temporary: Callable[[Path], Path],
+    folder: Path,
+    micrograph: Micrograph,
+    denoised: Image,
+    pixels: int,
+    title: str,
+    caption: str,
+) -> Path:
+    shown = preview.render(
+        micrograph.pixels, denoised, pixels=pixels, size=micrograph.pixel_size, title=title, caption=caption
+    )
+    path = temporary(folder)
+    preview.save(shown, path, WRITER)
+    return path
+
+
+def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:
+    """The finished outputs of these very raw bytes, as `revision` or a later one, or None.
+
+    Finished means: image and JSON are there, the JSON names the raw file's SHA-256, and the image still has the
+    SHA-256 the JSON gives. Raises as `write_outputs` does.
+    """
+    return _find(root, relative, revision, {"raw": {"sha256": raw_sha256}}, same_settings=False)
+
+
+def _find(
+    root: Path, relative: PurePath, revision: int, provenance: Mapping[str, Any], same_settings: bool
+) -> Written | None:
+    kinds: tuple[formats.Kind, ...] = ("tiff", "mrc")
+    for number in count(revision):
+        taken = False
+        for image in dict.fromkeys(output_path(root, relative, number, kind) for kind in kinds):
+            with explained(root, image):
+                _refuse_outside(root, image.parent)
+                content = own_record(image)
+                if content is None:
+                    continue
+                taken = True
+                if _get(content, "raw", "sha256") != provenance["raw"]["sha256"]:
+                    continue
+                if same_settings and _settings(content) != _settings(_plain(provenance)):
+                    continue
+                digest = sha256(image)
+                if _get(content, "output", "sha256") == digest:
+                    picture = preview_path(image)
+                    found = picture if picture.is_file() else None
+                    return Written(image, _beside(image, ".json"), found, digest, adopted=True, content=content)
+        if not taken:
+            break
+    return None
+
+
+def own_record(image: Path) -> dict[str, Any] | None:
+    """The JSON of an image that is there and is a result of ours, or None."""
+    if image.is_symlink() or not image.is_file():
+        return None
+    content = _read_record(_beside(image, ".json"))
+    return content if content is not None and _get(content, "output", "name") == image.name else None
+
+
+def _settings(content: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a result depends on besides the raw bytes."""
+    return _get(content, "profile", "name"), _get(content, "weights", "sha256"), content.get("config_sha256")
+
+
+def _beside(image: Path, ending: str) -> Path:
+    return image.with_name(image.name + ending)
+
+
+def _refuse_outside(root: Path, folder: Path) -> None:
+    if ".." in folder.relative_to(root).parts or not folder.resolve().is_relative_to(root.resolve()):
+        raise MicrographError(f"{folder}: leads out of the output folder {root}; remove the '..' or the link in it")
+
+
+def _make_folder(root: Path, folder: Path) -> None:
+    _refuse_outside(root, folder)
+    if not root.is_dir():  # never made here: it may be the mount point of a share that is gone
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        flush(new.parent)
+
+
+def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
+    """An image is never replaced; JSON and preview only where they are ours, left by a run that did not finish.
+
+    `here`: the folder as `held` has it; `folder`: as people know it.
+    """
+    image = here / name
+    record, picture = _beside(image, ".json"), preview_path(image)
+    for path, ours in (
+        (image, False),
+        (record, _read_record(record) is not None),
+        (picture, preview.written_by(picture) == WRITER),
+    ):
+        if os.path.lexists(path) and not ours:
+            raise MicrographError(
+                f"{folder / path.name}: a file of this name is already in the output folder and is not the result "
+                "of this micrograph; it was not replaced: move or rename it, then try "
+                "again (the service: `emdenoised retry`)"
+            )
+
+
+def _read_record(record: Path) -> dict[str, Any] | None:
+    """One of our JSON files, or None if it is not there, not ours or damaged."""
+    try:
+        with formats.open_raw(record) as stream:  # a pipe of that name would hold the writer for ever
+            content = json.loads(stream.read(_RECORD_LIMIT))  # what is longer is cut, and then no JSON
+    except (FileNotFoundError, MicrographError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and content.get("writer") == WRITER else None
+
+
+def _get(content: Mapping[str, Any], section: str, key: str) -> object:
+    inner = content.get(section)
+    return inner.get(key) if isinstance(inner, dict) else None
+
+
+def _description(relative: PurePath, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The few words that travel inside the image; everything else is in the JSON beside it."""
+    return {
+        "denoised from": str(relative).encode("ascii", "replace").decode(),
+        "raw SHA-256": str(provenance["raw"]["sha256"]),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON types; what is not finite becomes null, because JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

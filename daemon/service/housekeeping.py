@@ -1,0 +1,97 @@
+"""What would grow for ever is kept within limits: the pictures for a quick look, and the ledger's memory."""
+
+import logging
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.ledger.jobs import Job, Ledger
+from daemon.output import preview
+from daemon.output.writing import WRITER, preview_path
+from daemon.service.steps import gone
+from daemon.settings.config import Config
+
+log = logging.getLogger(__name__)
+
+DAY = 86_400.0
+_AT_ONCE = 500
+_SWEPT = 5000
+"""So many in a row without a preview, beyond the limit: an earlier sweep has been here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed, or would be."""
+
+    previews: int
+    preview_bytes: int
+    rows: int
+
+    def __str__(self) -> str:
+        size = f"{self.preview_bytes / 2**30:.2f} GiB"
+        return f"{self.previews} previews ({size}), {self.rows} micrographs in the ledger whose raw files are gone"
+
+
+def prune(
+    config: Config,
+    ledger: Ledger,
+    *,
+    dry_run: bool = False,
+    wanted: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = time.time,
+) -> Pruned:
+    """Bring previews and ledger within `config.keep`; `dry_run` only counts.
+
+    Results, their JSON and raw files are never touched. `wanted` is asked now and then whether to go on. A folder that
+    is away costs nothing: what cannot be seen is not removed. Raises LedgerError, LedgerUnavailableError.
+    """
+    previews = size = rows = 0
+    if config.keep.previews_gib is not None:
+        left, missing = config.keep.previews_gib * 2**30, 0
+        for job in ledger.each("done", newest_first=True):
+            if not wanted() or (left < 0 and missing > _SWEPT):
+                break
+            picture = preview_path(Path(job.output or ""))
+            length = _length(picture)
+            missing = 0 if length else missing + 1
+            left -= length
+            if length and left < 0 and (dry_run or _remove(picture)):
+                previews, size = previews + 1, size + length
+    if config.keep.ledger_days is not None and config.folders.drop.is_dir():
+        before = clock() - config.keep.ledger_days * DAY
+        for state in ("done", "quarantined"):
+            batch: list[Job] = []
+            for job in ledger.each(state, updated_before=before):
+                if not wanted():
+                    break
+                if gone(config.folders.drop / job.path):
+                    rows += 1
+                    batch.append(job)
+                if len(batch) == _AT_ONCE:
+                    rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
+                    batch = []
+            rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
+    return Pruned(previews, size, rows)
+
+
+def _length(picture: Path) -> int:
+    """Bytes of a regular file; 0 for anything else."""
+    try:
+        found = picture.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _remove(picture: Path) -> bool:
+    """Only what we drew."""
+    try:
+        if preview.written_by(picture) != WRITER:
+            return False
+        picture.unlink()
+    except OSError as error:
+        log.debug("%s: %s", picture, error)
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""The network's side of the service: one thread that owns the backends and feeds them a stream."""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.backends import Backend, open_backend
+from daemon.denoiser import canary
+from daemon.errors import BackendError, MicrographError
+from daemon.ledger.jobs import Job
+from daemon.micrograph import Denoised, Plane
+from daemon.service.steps import Weights, Work
+from daemon.settings.config import BackendConfig
+
+
+class _GivenUpError(Exception):
+    """Nobody waits for the networks any more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claimed:
+    """A job on its way and the micrograph it brought."""
+
+    job: Job
+    work: Work
+
+
+class Inference:
+    """Runs the networks of `weights` on what is `put`, in order, until `stop` is set. `run` is its thread's body.
+
+    It reports in that thread: `delivered` with the result; `refused` if this micrograph cannot be denoised (the
+    others can); `lost` if the network failed while it was in it, perhaps because of it.
+    """
+
+    def __init__(
+        self,
+        settings: BackendConfig,
+        weights: Iterable[Weights],
+        engines: Path,
+        stop: threading.Event,
+        delivered: Callable[[Claimed, Denoised], None],
+        refused: Callable[[Claimed, MicrographError], None],
+        lost: Callable[[Claimed, BaseException], None],
+        idle_canary_seconds: float | None = None,
+    ) -> None:
+        self.backend_name = ""
+        self.beats = 0
+        """Counts tiles and canaries: as long as it grows, the thread is alive."""
+        self.opened = threading.Event()
+        """Set once every network has proved itself on the canary tile."""
+        self._settings, self._weights, self._engines, self._stop = settings, list(weights), engines, stop
+        self._delivered, self._refused, self._lost = delivered, refused, lost
+        self._canary_seconds = idle_canary_seconds
+        self._ready: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
+        self._again: deque[Claimed] = deque()
+
+    def put(self, claimed: Claimed | None) -> None:
+        """Queue a micrograph; None only wakes the thread, to see that it must stop. Called by any thread."""
+        self._ready.put(claimed)
+
+    def run(self) -> None:
+        """Open the backends, prove them, serve. Raises what ends the service.
+
+        Opening may take minutes, where an engine is built for a GPU; `stop` ends that, too.
+        """
+        backends: dict[Path, Backend] = {}
+        try:
+            for weights in self._weights:
+                if weights.folder not in backends:
+                    backends[weights.folder] = open_backend(self._settings, weights.folder, self._engines, self._beat)
+            for backend in backends.values():
+                canary(backend)
+                self.backend_name = backend.name
+            self.opened.set()
+            while not self._stop.is_set():
+                claimed = self._next()
+                if claimed is not None:
+                    weights = claimed.work.weights
+                    self._again.appendleft(claimed)
+                    del claimed  # or its pixels would stay in memory until the next one comes
+                    self._stream(weights, backends[weights.folder])
+                elif not self._stop.is_set():
+                    for backend in backends.values():
+                        canary(backend)
+        except _GivenUpError:
+            return
+        finally:
+            for backend in backends.values():
+                backend.close()
+
+    def _beat(self) -> None:
+        self.beats += 1
+        if self._stop.is_set() and not self.opened.is_set():
+            raise _GivenUpError
+
+    def _next(self, wait: bool = True) -> Claimed | None:
+        """The next micrograph; None after `idle_canary_seconds` without one, or when woken to stop."""
+        if self._again:
+            return self._again.popleft()
+        try:
+            return self._ready.get(wait, self._canary_seconds if wait else None)
+        except queue.Empty:
+            return None
+
+    def _stream(self, weights: Weights, backend: Backend) -> None:
+        """Feed the backend as long as micrographs for these weights are waiting."""
+        flying: deque[Claimed] = deque()
+        begin = time.perf_counter()
+
+        def source() -> Iterator[Plane | None]:
+            while True:
+                claimed = None if self._stop.is_set() else self._next(wait=False)
+                if claimed is not None and claimed.work.weights != weights:
+                    self._again.appendleft(claimed)
+                    claimed = None
+                if claimed is not None:
+                    flying.append(claimed)
+                    yield claimed.work.plane
+                elif flying:
+                    yield None
+                else:
+                    return
+
+        try:
+            for denoised in backend.denoise(source()):
+                claimed = flying.popleft()
+                now = time.perf_counter()
+                claimed.work.seconds["network"] = round(now - begin, 4)
+                begin = now
+                self._delivered(claimed, denoised)
+                del claimed, denoised  # or their pixels would stay in memory until the next ones are there
+            if flying:
+                raise BackendError(f"{backend.name}: {len(flying)} micrographs went in and never came out; restart")
+        except MicrographError as error:
+            claimed = flying.popleft()
+            self._again.extendleft(reversed(flying))
+            flying.clear()
+            self._refused(claimed, error)
+        except BaseException as error:
+            for claimed in flying:
+                self._lost(claimed, error)
+            raise

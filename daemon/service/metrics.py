@@ -1,0 +1,131 @@
+"""What the service has done and how it is, as numbers for Prometheus."""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from daemon.errors import EmdenoisedError
+from daemon.ledger.jobs import State
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+VERDICTS = ("good", "check", "reject")
+OUTCOMES = ("done", "adopted", "unchanged", "retried", "quarantined", "forgotten", "released")
+
+
+class Metrics:
+    """Counters that any thread may raise, and figures that are asked for when somebody reads them.
+
+    They count from the start of the process; a reload of the settings does not reset them.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._outcomes = Counter(
+            "emdenoised_micrographs", "What became of micrographs.", ["outcome"], registry=self._registry
+        )
+        for outcome in OUTCOMES:
+            self._outcomes.labels(outcome)
+        self._seconds = Histogram(
+            "emdenoised_step_seconds",
+            "How long each step of a finished micrograph took.",
+            ["step"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._verdicts = Counter(
+            "emdenoised_verdicts", "What results were judged to be.", ["verdict"], registry=self._registry
+        )
+        for verdict in VERDICTS:
+            self._verdicts.labels(verdict)
+        self._bytes = Counter("emdenoised_raw_bytes", "Bytes of the raw files denoised.", registry=self._registry)
+        self._spikes = Counter(
+            "emdenoised_spikes", "X-ray hits and hot pixels filled in, in all micrographs.", registry=self._registry
+        )
+        self._registry.register(_Asked(lambda: self._service))
+        self._service: Callable[[], Iterable[Metric]] = tuple
+
+    def count(self, outcome: str) -> None:
+        """One more micrograph came to one of OUTCOMES."""
+        self._outcomes.labels(outcome).inc()
+
+    def finished(self, seconds: Mapping[str, float], raw_bytes: int, spikes: int, verdict: str) -> None:
+        """A micrograph was denoised, judged to be one of VERDICTS, and written."""
+        self._verdicts.labels(verdict).inc()
+        for step, value in seconds.items():
+            self._seconds.labels(step).observe(value)
+        self._bytes.inc(raw_bytes)
+        self._spikes.inc(spikes)
+
+    def ask(self, service: Callable[[], Iterable[Metric]]) -> None:
+        """From now on `service` tells what can only be asked at the moment: queue, health, GPU."""
+        self._service = service
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Asked(Collector):
+    def __init__(self, service: Callable[[], Callable[[], Iterable[Metric]]]) -> None:
+        self._service = service
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # or the registry would ask before there is a service
+
+    def collect(self) -> Iterable[Metric]:
+        return self._service()()
+
+
+def gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Metric:
+    """One figure, or one for each value of `label`."""
+    family = GaugeMetricFamily(f"emdenoised_{name}", text, labels=[label] if label else [])
+    for key, value in values.items():
+        family.add_metric([key] if label else [], value)
+    return family
+
+
+def graphics_card(device: int) -> list[Metric]:
+    """Memory and utilisation of the GPU that nvidia-smi calls `device`; nothing where NVIDIA's library is not there."""
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # no package, no driver, another version: the figures are for information
+        return []
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(device)
+        memory, busy = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetUtilizationRates(handle)
+        return [
+            gauge(
+                "gpu_memory_bytes",
+                "Memory of the graphics card.",
+                {"used": float(memory.used), "total": float(memory.total)},
+                "kind",
+            ),
+            gauge("gpu_utilisation", "Share of time the graphics card was busy, 0 to 1.", {"": busy.gpu / 100}),
+        ]
+    except nvml.NVMLError:
+        return []
+    finally:
+        nvml.nvmlShutdown()
+
+
+def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[], float]) -> list[Metric]:
+    """Of the ledger; nothing while it cannot be read."""
+    try:
+        found, waiting = counts(), oldest()
+    except EmdenoisedError:
+        return []
+    return [
+        gauge(
+            "ledger_micrographs",
+            "Micrographs in the ledger, by state.",
+            {state: float(number) for state, number in found.items()},
+            "state",
+        ),
+        gauge("oldest_waiting_seconds", "Since when the longest-waiting micrograph waits; 0 if none does.",
+              {"": waiting}),
+    ]  # fmt: skip

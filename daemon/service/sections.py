@@ -1,0 +1,183 @@
+"""Stacks: frames of one exposure are summed, all others are taken section by section, and may grow meanwhile.
+
+A sum of what is no exposure's frames is a wrong number, so it needs evidence: a profile, the file or its name.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from daemon.arrival.rules import Rules
+from daemon.errors import EmdenoisedError, MicrographError, TransientError
+from daemon.formats import stack
+from daemon.formats.decoder import Reader
+from daemon.micrograph import Micrograph
+from daemon.settings.config import Config, Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a stack; the stack may have more by now than it had when this was read."""
+
+    number: int
+    """From 1."""
+    of: int
+    sha256: str
+    """Of its pixels: that of the file changes with each section that comes."""
+    first: str
+    """That of the first section, by which the stack is known again."""
+    raw: dict[str, Any]
+    """What `steps.fingerprint` says of a whole file."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For `Ledger.finish`."""
+        return {"sha256": self.first, "sections": self.number, "more": self.number < self.of}
+
+    def __str__(self) -> str:
+        return f"section {self.number} of {self.of}"
+
+
+UNKNOWN = "its file does not say what its sections are"
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What becomes of a stack, and why."""
+
+    apart: bool
+    """Whether each section is a micrograph of its own."""
+    why: str
+
+    @property
+    def words(self) -> str:
+        """For the record."""
+        return "each by itself" if self.apart else "summed"
+
+
+def stated(config: Config, rules: Rules, path: str, profile: str | None = None) -> Taking | None:
+    """What the settings say of the stacks at `path` (relative to the drop folder), whatever is in the file.
+
+    As `profile` says, or the one that folder and name choose, or the default where none does; else as
+    `arrival.sections` says; None where all are silent.
+    """
+    relative = PurePosixPath(path)
+    chosen = next(_fitting(config, relative), config.profiles[config.default_profile])
+    if profile is not None:
+        chosen = config.profiles[profile]
+    if chosen.frames is not None:
+        return Taking(chosen.frames == "each", f"profile {chosen.name} has frames: {chosen.frames}")
+    return Taking(True, "arrival.sections names it") if rules.by_section(path) else None
+
+
+def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
+    for profile in config.profiles.values():
+        if profile.match.states_a_rule and not profile.match.measured and profile.match.path_fits(relative):
+            yield profile
+
+
+def apart(config: Config, rules: Rules, path: str, profile: str | None = None) -> bool:
+    """Whether the settings say that each section of `path` is a micrograph of its own."""
+    by_settings = stated(config, rules, path, profile)
+    return by_settings is not None and by_settings.apart
+
+
+def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
+    """What becomes of the stack at `path` of which `micrograph` is a section or the sum: settings, file, then name.
+
+    Raises MicrographError where a profile asks for the sum of what is certainly not one exposure.
+    """
+    told = micrograph.metadata.get("stack")
+    by_settings = stated(config, rules, path, profile)
+    if by_settings is not None:
+        if not by_settings.apart and told is not None and told["are"] in stack.NEVER_SUMMED:
+            raise MicrographError(
+                f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}), but "
+                f"{by_settings.why}: their sum would be no image; give it a profile with frames: each"
+            )
+        return by_settings
+    named = rules.of_frames(path)
+    if told is not None and (told["sure"] or not named):
+        return Taking(told["are"] != "frames", f"its sections are {stack.WORDS[told['are']]} ({told['by']})")
+    return Taking(not named, "arrival.frames names it" if named else UNKNOWN)
+
+
+def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
+    """The micrograph with a note on what became of its stack and why, and a remark where that may be wrong."""
+    metadata = dict(micrograph.metadata)
+    told = metadata.get("stack") or {"are": "unknown", "by": ""}
+    metadata["stack"] = {**told, "taken": taking.words, "because": taking.why}
+    remarks = []
+    if taking.why == UNKNOWN:
+        remarks.append(
+            f"{UNKNOWN}: each is taken by itself; if they are frames of one exposure, state frames: sum in its profile "
+            "or its name in arrival.frames"
+        )
+    elif not taking.apart and told["are"] not in ("frames", "unknown"):
+        remarks.append(f"its sections were summed because {taking.why}, but {told['by']} says {told['are']}")
+    return replace(micrograph, metadata=metadata, warnings=(*micrograph.warnings, *remarks))
+
+
+def whole(
+    reader: Reader, config: Config, rules: Rules, path: Path, relative: str, profile: str | None = None
+) -> Micrograph | None:
+    """The micrograph in a file, its only image or the sum of its frames; None where its sections are to be `read`.
+
+    `relative`: what the file is called below the drop folder. Raises as `Reader.read` and `taking` do.
+    """
+    if apart(config, rules, relative, profile):
+        return None
+    if reader.count(path) == 1:
+        return reader.read(path)
+    first = reader.read(path, 0)
+    if first.metadata["sections"] == 1:
+        alone = {key: value for key, value in first.metadata.items() if key not in ("section", "sections")}
+        return replace(first, metadata=alone)
+    found = taking(config, rules, relative, first, profile)
+    return None if found.apart else noted(reader.read(path), found)
+
+
+def grows(reader: Reader, config: Config, rules: Rules, path: Path, relative: str) -> bool:
+    """Whether a file is a stack whose sections are taken one by one; False for one that cannot be told yet."""
+    by_settings = stated(config, rules, relative)
+    if by_settings is not None:
+        return by_settings.apart
+    try:
+        if (reader.count(path) or 1) == 1:
+            return False
+        return taking(config, rules, relative, reader.read(path, 0)).apart
+    except EmdenoisedError:
+        return False  # reading it tells why
+
+
+def name(path: str, number: int) -> PurePosixPath:
+    """What a section is called, relative to the drop folder: tilt.st → tilt.s0007.st."""
+    stack = PurePosixPath(path)
+    return stack.with_name(f"{stack.stem}.s{number:04d}{stack.suffix}")
+
+
+def read(reader: Reader, path: Path, number: int, first: str | None = None) -> tuple[Micrograph, Section]:
+    """Read one section, counted from 1; `first`: the hash of the first one, if this is another.
+
+    Raises as `Reader.read` does: a stack that does not have that section cannot be processed as it is.
+    """
+    micrograph = reader.read(path, number - 1)
+    digest = hashlib.sha256(np.ascontiguousarray(micrograph.pixels).data).hexdigest()
+    try:
+        state = path.stat(follow_symlinks=False)
+    except OSError as error:
+        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+    total = int(micrograph.metadata["sections"])
+    raw = {
+        "path": str(path),
+        "sha256": digest,
+        "sha256_of": f"the pixels of section {number}",
+        "section": number,
+        "size": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+    }
+    return micrograph, Section(number, total, digest, first or digest, raw)

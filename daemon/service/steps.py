@@ -1,0 +1,323 @@
+"""One micrograph's way from file to finished output, step by step, without threads and without the ledger."""
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from daemon import __version__, formats
+from daemon.backends import manifest
+from daemon.backends.manifest import Manifest
+from daemon.counts import profiles
+from daemon.counts.profiles import Choice
+from daemon.denoiser import plane
+from daemon.errors import MicrographError, TransientError
+from daemon.formats.decoder import Reader
+from daemon.micrograph import Denoised, Micrograph, Plane, Prepared
+from daemon.output import writing
+from daemon.service import voids
+from daemon.service.sections import Section
+from daemon.settings.config import Config
+from daemon.verdict import judge
+
+LONGEST = 512
+"""Bytes of file for each pixel that a plane may have: a movie of hundreds of frames."""
+SPIKES_LISTED = 1000
+"""The JSON lists so many spikes and counts the rest."""
+REASONS_KEPT = 3
+"""So many reasons of a verdict are in the ledger; the JSON has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A weights folder and its verified manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A micrograph on its way. `relative`: path below the drop folder; `seconds`: what each step took so far."""
+
+    relative: PurePath
+    raw: dict[str, Any]
+    """Path, SHA-256, size and modification time of the raw file."""
+    micrograph: Micrograph
+    choice: Choice
+    weights: Weights
+    plane: Plane
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    section: Section | None = None
+    """Which of a stack it is, where sections are taken one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of it, for log, ledger and the user."""
+
+    written: writing.Written
+    dose: str
+    """In words: so many counts per pixel, or unknown."""
+    profile: str
+    spikes: int
+    verdict: str
+    """good, check or reject."""
+    warnings: tuple[str, ...]
+    """The verdict's reasons among them."""
+    seconds: dict[str, float]
+
+    def describe(self, path: str, revision: int) -> str:
+        """The log's one line about a finished micrograph."""
+        seconds = ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items())
+        spikes = f", {self.spikes} spikes filled in" if self.spikes else ""
+        number = f" (revision {revision})" if revision > 1 else ""
+        text = (
+            f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.verdict}, {self.dose}, "
+            f"profile {self.profile}{spikes}, {sum(self.seconds.values()):.2f} s ({seconds})"
+        )
+        return text + "".join(f"; warning: {warning}" for warning in self.warnings)
+
+
+class ChangedError(TransientError):
+    """The file is not the one that was announced any more: what it is now is taken in on its own."""
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add what the block takes to ``seconds[step]``."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - begin, 4)
+
+
+def load_weights(config: Config) -> dict[str, Weights]:
+    """Profile's `weights` → folder and verified manifest, for all profiles. Raises WeightsError."""
+    wanted = {profile.weights for profile in config.profiles.values()}
+    return {name: Weights(folder := manifest.locate(name), manifest.load(folder)) for name in sorted(wanted)}
+
+
+def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> dict[str, Any]:
+    """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
+
+    Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
+    TransientError if it cannot be read now.
+    """
+    digest = hashlib.sha256()
+    try:
+        with formats.open_raw(path, below) as stream:
+            state = os.fstat(stream.fileno())
+            if state.st_size > max_pixels * LONGEST:  # a sparse file costs nothing and would be read for hours
+                raise MicrographError(
+                    f"{path}: is {state.st_size / 2**30:.0f} GiB long, more than backend.max_pixels allows for; raise "
+                    "that if it is its true size"
+                )
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            state = os.fstat(stream.fileno())
+    except OSError as error:
+        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+    return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def gone(path: Path) -> bool:
+    """Whether a file certainly is not there, as opposed to out of reach."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read(
+    config: Config,
+    weights: dict[str, Weights],
+    path: Path,
+    relative: PurePath,
+    raw: dict[str, Any],
+    reader: Reader,
+    warning: str | None = None,
+    profile: str | None = None,
+    micrograph: Micrograph | None = None,
+) -> Work:
+    """Read one file and choose its profile. `raw` is its `fingerprint`; `profile` overrides the rules.
+
+    A stack is summed, unless `micrograph` is what was read of the file already. Raises MicrographError if it can never
+    be processed as it is, TransientError if not now.
+    """
+    begin = time.perf_counter()
+    micrograph = micrograph or reader.read(path)
+    took = time.perf_counter() - begin
+    try:
+        after = path.stat()
+    except OSError as error:
+        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+    if (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
+        raise ChangedError(f"{path}: changed while it was read; it is read again once it has settled")
+    one = prepare(config, weights, path, relative, raw, micrograph, warning, profile)
+    one.seconds["read"] = round(took, 4)
+    return one
+
+
+def prepare(
+    config: Config,
+    weights: dict[str, Weights],
+    path: Path,
+    relative: PurePath,
+    raw: dict[str, Any],
+    micrograph: Micrograph,
+    warning: str | None = None,
+    profile: str | None = None,
+) -> Work:
+    """Choose the profile of what was read. Raises MicrographError, TransientError."""
+    seconds: dict[str, float] = {}
+    with timed(seconds, "prepare"):
+        try:
+            choice = profiles.choose(config, relative, micrograph, profile)
+            chosen = weights[choice.profile.weights]
+            given = plane(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
+        except MicrographError as error:
+            raise MicrographError(f"{path}: {error}") from error
+    warnings = (*([warning] if warning else []), *micrograph.warnings)
+    return Work(relative, raw, micrograph, choice, chosen, given, warnings, seconds)
+
+
+def dose_in_words(choice: Choice, prepared: Prepared) -> str:
+    """For log, preview and terminal."""
+    return f"{prepared.dose:.3g} counts per pixel" if choice.dose_known else "dose unknown"
+
+
+def finish(
+    config: Config,
+    work: Work,
+    denoised: Denoised,
+    root: Path,
+    revision: int = 1,
+    *,
+    same_settings: bool = False,
+) -> Outcome:
+    """Judge and write one result below `root`; `same_settings` and what it raises as in `writing.write_outputs`."""
+    prepared, image = denoised.prepared, denoised.image
+    with timed(work.seconds, "judge"):
+        verdict = judge.judge(image, prepared, work.choice)
+        image = voids.restored(image, prepared)
+    warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *prepared.warnings)))
+    dose = dose_in_words(work.choice, prepared)
+    name = work.choice.profile.name
+    kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
+    with timed(work.seconds, "write"):
+        written = writing.write_outputs(
+            root,
+            work.relative,
+            revision,
+            work.micrograph,
+            image,
+            provenance(config, work, prepared, verdict, warnings, denoised.backend),
+            kind=kind if config.output.format == "same" else config.output.format,
+            preview_pixels=config.output.preview_pixels if config.output.preview else None,
+            caption=f"{dose}, profile {name}, verdict: {verdict.word}",
+            same_settings=same_settings,
+        )
+    warnings = (*warnings, *written.warnings)
+    return Outcome(written, dose, name, len(prepared.spikes) - len(prepared.void), verdict.word, warnings, work.seconds)
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of a result's JSON, as `Ledger.finish` takes it; older records say less."""
+    verdict = record.get("verdict") or {}
+    raw, spikes = record.get("raw") or {}, record.get("spikes") or {}
+    facts = {
+        "dose": record.get("dose"),
+        "shape": raw.get("shape"),
+        "pixel_size": raw.get("pixel_size"),
+        "spikes": spikes.get("count", 0),
+        "reasons": verdict.get("reasons", [])[:REASONS_KEPT],
+        "backend": record.get("backend"),
+    }
+    return {"verdict": verdict.get("word"), "facts": facts}
+
+
+def provenance(
+    config: Config,
+    work: Work,
+    prepared: Prepared,
+    verdict: judge.Verdict,
+    warnings: tuple[str, ...],
+    backend: str,
+) -> dict[str, Any]:
+    """Everything needed to know, years later, how an image was made; plain JSON types."""
+    micrograph, spikes, scaling = work.micrograph, prepared.spikes, prepared.scaling
+    single = np.isin(spikes.rows * micrograph.pixels.shape[1] + spikes.columns, prepared.void, invert=True)
+    rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
+    listed = [
+        {
+            "row": int(row),
+            "column": int(column),
+            "raw": micrograph.pixels[row, column].item(),
+            "filled_with": float(value),
+        }
+        for row, column, value, _ in zip(rows, columns, values, range(SPIKES_LISTED), strict=False)
+    ]
+    size = micrograph.pixel_size
+    return {
+        "raw": {
+            **work.raw,
+            "relative": str(work.relative),
+            "kind": micrograph.kind,
+            "shape": list(micrograph.pixels.shape),
+            "dtype": str(micrograph.pixels.dtype),
+            "metadata": dict(micrograph.metadata),
+            "acquisition": micrograph.acquisition.as_json(),
+            "pixel_size": None if size is None else {"y": size.y, "x": size.x, "unit": size.unit},
+        },
+        "dose": prepared.dose if work.choice.dose_known else None,
+        "profile": {
+            "name": work.choice.profile.name,
+            "why": work.choice.why,
+            "gain": work.choice.gain,
+            "offset": work.choice.offset,
+            "readout": work.choice.readout,
+            "psf": work.choice.psf,
+            "effective_gain": work.choice.noise.effective_gain,
+            "effective_offset": work.choice.noise.effective_offset,
+        },
+        "dose_evidence": work.choice.evidence.as_json(),
+        "scaling": {
+            "kind": work.weights.manifest.scaling,
+            "zero": scaling.zero,
+            "unit": scaling.unit,
+            "level": scaling.level,
+        },
+        "spikes": {"count": len(rows), "listed": listed},
+        "void": voids.as_json(prepared.void, micrograph.pixels),
+        "weights": {
+            "name": work.weights.manifest.name,
+            "network": work.weights.manifest.network,
+            "sha256": work.weights.manifest.sha256,
+        },
+        "config_sha256": config.fingerprint(),
+        "backend": backend,
+        "verdict": verdict.as_json(),
+        "warnings": list(warnings),
+        "seconds": dict(work.seconds),
+        "versions": {
+            "emdenoised": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "onnxruntime", "tifffile", "mrcfile")},
+        },
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,69 @@
+"""Regions without numbers: parts of the field of view that were never recorded, as at the border of a drift correction.
+
+Single pixels without a number are defects and are filled in (`daemon.counts.spikes`); a region is left as it is in the result,
+because nothing is known there.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.micrograph import Image, Pixels, Prepared
+
+Indices = NDArray[np.intp]
+
+RADIUS = 4
+CROWD = 25
+"""A pixel belongs to a region if so many of the 9 x 9 pixels around it, itself one of them, have no number: the corner
+of a region has 25."""
+NOWHERE: Indices = np.empty(0, np.intp)
+
+
+def find(missing: Indices, shape: tuple[int, int]) -> Indices:
+    """Of the flat places (n,) of pixels without a number, ascending, those within regions of them.
+
+    Rows or columns at the edge of the image without any number are regions however thin.
+    """
+    height, width = shape
+    if len(missing) < min(CROWD, height, width):
+        return NOWHERE
+    mask = np.zeros(shape, np.bool_)
+    mask.reshape(-1)[missing] = True
+    rows, columns = np.divmod(missing, width)
+    crowded = _around(mask)[rows, columns] >= CROWD
+    border = _border(np.all(mask, axis=1))[rows] | _border(np.all(mask, axis=0))[columns]
+    return missing[crowded | border]
+
+
+def restored(image: Image, prepared: Prepared) -> Image:
+    """The result (H, W) with its regions without numbers as the micrograph has them; a copy where there are any."""
+    if not len(prepared.void):
+        return image
+    image = image.copy()
+    image.reshape(-1)[prepared.void] = prepared.pixels.reshape(-1)[prepared.void]
+    return image
+
+
+def as_json(void: Indices, pixels: Pixels) -> dict[str, Any]:
+    """For the record: how many pixels, and the rows and columns (first and last) they lie within."""
+    if not len(void):
+        return {"pixels": 0}
+    rows, columns = np.divmod(void, pixels.shape[1])
+    return {
+        "pixels": len(void),
+        "rows": [int(rows.min()), int(rows.max())],
+        "columns": [int(columns.min()), int(columns.max())],
+    }
+
+
+def _around(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """How many of the pixels within `RADIUS` of each are marked."""
+    side = 2 * RADIUS + 1
+    sums = np.pad(mask, ((RADIUS + 1, RADIUS), (RADIUS + 1, RADIUS))).astype(np.int32).cumsum(0).cumsum(1)
+    return np.asarray(sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side])
+
+
+def _border(whole: Any) -> NDArray[np.bool_]:
+    """Which lines (n,) lie in a run of marked ones that begins at either end."""
+    return np.logical_and.accumulate(whole) | np.logical_and.accumulate(whole[::-1])[::-1]

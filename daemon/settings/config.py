@@ -1,0 +1,458 @@
+"""The settings of the daemon: one strict model of config.yaml, read once at start and never changed."""
+
+import hashlib
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import inf, isfinite
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from daemon.errors import ConfigError
+from daemon.settings import camera_file, folders, yaml_file
+from daemon.settings.folders import Folders, expand_home, to_path
+from daemon.settings.names import folded
+from daemon.settings.yaml_file import Section
+
+EX_CONFIG = 78
+"""Exit status for a configuration that cannot be used (sysexits.h); the service manager does not restart on it."""
+
+
+def _to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: object) -> float | None:
+    """A finite number as a float; None for anything else (true and false are no numbers)."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else inf
+    except OverflowError:
+        return None
+    return number if isfinite(number) else None
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400)]
+Word = Annotated[str, Field(min_length=1)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_to_tuple)]
+
+
+class Arrival(Section):
+    """When a file counts as complete, and which files count at all."""
+
+    settle_seconds: Seconds = 1.0
+    """Seconds a file must stay unchanged before it is read."""
+    suspicious_tail_seconds: SecondsOrZero = 30.0
+    """Seconds a file whose end is all zeros must stay unchanged; 0 treats it like any other."""
+    rescan_seconds: Seconds = 10.0
+    """Seconds between full looks at the drop folder, whatever the notifications said."""
+    polling: Literal["auto", "always", "never"] = "auto"
+    """Whether to look often instead of waiting for notifications; auto: on network filesystems only."""
+    poll_seconds: Seconds = 1.0
+    """Seconds between looks while polling."""
+    recursive: bool = True
+    """Whether sub-folders are watched too."""
+    extensions: Words = Field(
+        default=(".tif", ".tiff", ".mrc", ".st", ".dm3", ".dm4", ".ser", ".emd", ".hspy", ".eer"), min_length=1
+    )
+    """File-name endings that are micrographs, lower case, with their dot; capitals in a file's name do not matter."""
+    ignore: Words = ("*.tmp", "*.temp", "*.part", "*.partial", "*.filepart", "*.crdownload", ".*", "~*")
+    """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""
+    sections: Words = ("*.st",)
+    """Patterns of names of stacks whose sections are micrographs of their own, whatever the file says."""
+    frames: Words = ("*movie*", "*frames*", "*fractions*", "*.eer", "movies/*", "*/movies/*")
+    """Patterns of names of stacks whose sections are frames of one exposure, unless their file says otherwise."""
+    require_sidecar: Literal["epu", "serialem"] | None = None
+    """Wait for the file that the acquisition software writes beside each finished exposure; null: do not."""
+
+    @field_validator("extensions", mode="after")
+    @classmethod
+    def _dotted(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        for extension in extensions:
+            if not re.fullmatch(r"(\.\w+)+", extension):
+                raise ValueError(f"`{extension}` is not a file-name ending; write it with its dot, such as .mrc")
+        return tuple(extension.lower() for extension in extensions)
+
+
+class Order(Section):
+    """Which micrograph is next."""
+
+    backlog_every: int = Field(default=4, ge=1, le=1000)
+    """While new micrographs keep coming, one in this many is taken from the backlog; 1: the backlog goes first."""
+
+
+class Retry(Section):
+    """How a micrograph that failed for a passing reason is tried again."""
+
+    first_seconds: Seconds = 5.0
+    """Seconds before the second attempt."""
+    factor: float = Field(default=2.0, ge=1, le=100)
+    """Each further wait is this many times longer; 1 keeps it the same."""
+    longest_seconds: Seconds = 600.0
+    """No wait is longer than this many seconds."""
+    attempts: int = Field(default=8, ge=1, le=1000)
+    """Attempts before a micrograph is quarantined; 1 never tries again."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> "Retry":
+        if self.longest_seconds < self.first_seconds:
+            raise ValueError(
+                f"longest_seconds ({self.longest_seconds:g}) is shorter than first_seconds "
+                f"({self.first_seconds:g}); make it at least as long"
+            )
+        return self
+
+
+class BackendConfig(Section):
+    """What runs the network, and how much of the computer it may take."""
+
+    kind: Literal["auto", "cpu", "tensorrt"] = "auto"
+    """auto: TensorRT where an NVIDIA driver answers, else the CPU; decided once, at start."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Processor cores the network may use; 0: all."""
+    tile: int = Field(default=0, ge=0, le=8192)
+    """Side of the square tiles a micrograph is cut into, pixels; 0: 1024 on a GPU, else as the weights recommend."""
+    batch: int = Field(default=1, ge=1, le=256)
+    """Tiles computed at once."""
+    device: int = Field(default=0, ge=0, le=63)
+    """Which GPU, as nvidia-smi counts them."""
+    flavour: Literal["auto", "tensorrt", "rtx"] = "auto"
+    """Which TensorRT; auto: TensorRT-RTX on the cards it is made for, where it is installed, else TensorRT."""
+    rebuild: bool = True
+    """Whether an engine that is missing or no longer fits is built at the start; false: that is an error."""
+    queue: int = Field(default=2, ge=1, le=64)
+    """Micrographs that may wait in memory between reading, network and writing."""
+    max_pixels: int = Field(default=150_000_000, ge=1024)
+    """Larger micrographs, in pixels, are quarantined instead of filling the memory."""
+    decode_seconds: Seconds = 60.0
+    """A compressed micrograph that takes the processor longer to decode is quarantined."""
+
+    @field_validator("tile", mode="after")
+    @classmethod
+    def _not_tiny(cls, tile: int) -> int:
+        if 0 < tile < 64:
+            raise ValueError("must be 0 (as the weights recommend) or at least 64")
+        return tile
+
+
+class Output(Section):
+    """What is written for each micrograph."""
+
+    format: Literal["same", "tiff", "mrc"] = "same"
+    """File format of the result; same: the micrograph's own."""
+    preview: bool = True
+    """Whether to write a PNG picture, raw beside denoised."""
+    preview_pixels: int = Field(default=1024, ge=64, le=8192)
+    """Longest side of each of the preview's two pictures, pixels."""
+
+
+class Keep(Section):
+    """How much is kept of what would grow for ever. Results, their JSON and raw files are never removed."""
+
+    previews_gib: float | None = Field(default=50.0, ge=0, le=1e6)
+    """GiB of previews kept, the newest; null: all."""
+    ledger_days: float | None = Field(default=365.0, ge=0, le=1e5)
+    """Days after which the ledger forgets a micrograph whose raw file is gone; null: never."""
+    page_mib: int = Field(default=256, ge=0, le=1_000_000)
+    """MiB of small pictures that the live page has made, kept in the state folder, the latest used; 0: none."""
+
+
+class SpikesConfig(Section):
+    """X-ray hits and hot pixels."""
+
+    find: bool = True
+    """Whether to find them, fill them in for the network, and list them in the JSON."""
+
+
+class Match(Section):
+    """When a profile applies: every rule that is stated must hold. Case and composition of letters do not matter."""
+
+    folder: Word | None = None
+    """Pattern of a sub-folder of `drop`; it and all below it match. null: any."""
+    name: Word | None = None
+    """Pattern of the file's name. null: any."""
+    measured: bool = False
+    """Whether the measured mean counts per pixel must lie in the profile's `dose`."""
+
+    @property
+    def states_a_rule(self) -> bool:
+        """False for a profile that is only ever chosen by name or as the default."""
+        return self.folder is not None or self.name is not None or self.measured
+
+    def path_fits(self, relative: PurePath) -> bool:
+        """Whether the rules on folder and name, if any, hold for a file's path relative to `drop`."""
+        folders = [folded(folder.as_posix()) for folder in relative.parents if folder.name]
+        wanted = None if self.folder is None else folded(self.folder.strip("/"))
+        return (wanted is None or any(fnmatchcase(folder, wanted) for folder in folders)) and (
+            self.name is None or fnmatchcase(folded(relative.name), folded(self.name))
+        )
+
+
+class Profile(Section):
+    """How micrographs of one kind are taken: their dose, the weights for them, and the camera's scale."""
+
+    name: Word
+    """The profile's name, from its heading in the file."""
+    dose: tuple[float, float] | None = None
+    """Lowest and highest mean counts per pixel it is meant for; null: any."""
+    weights: Word = "fast"
+    """Name of weights that came with the program, or (with a slash in it) the path of a folder of weights."""
+    gain: float | Literal["auto"] = 1.0
+    """The file's units per detected count; auto: it and the offset are measured from the image's own noise."""
+    offset: float = 0.0
+    """The file's value where no electron hit; not used with gain: auto."""
+    camera: Word | None = None
+    """Name of a calibrated camera, of cameras/NAME.yaml beside the settings, or its file's full path; null: none."""
+    frames: Literal["sum", "each"] | None = None
+    """What becomes of a movie or stack: one sum, or each frame a micrograph; null: as `arrival.sections` says."""
+    match: Match = Match()
+    """When this profile is chosen; without a rule, only by name or as the default."""
+
+    @field_validator("dose", mode="before")
+    @classmethod
+    def _range(cls, dose: object) -> object:
+        if dose is None:
+            return None
+        low, high = map(_number, dose) if isinstance(dose, (list, tuple)) and len(dose) == 2 else (None, None)
+        if low is None or high is None:
+            raise ValueError("must be two numbers, lowest and highest, such as [0.5, 100], or null")
+        if not 0 <= low < high:
+            raise ValueError("the lowest must be 0 or more, and less than the highest, such as [0.5, 100]")
+        return low, high
+
+    @field_validator("gain", mode="before")
+    @classmethod
+    def _positive(cls, gain: object) -> object:
+        if gain == "auto":
+            return gain
+        number = _number(gain)
+        if number is None or number <= 0:
+            raise ValueError("must be a number greater than 0, or auto")
+        return number
+
+    @field_validator("camera", mode="after")
+    @classmethod
+    def _found(cls, camera: str | None, info: ValidationInfo) -> str | None:
+        if camera is None:
+            return None
+        is_path = "/" in camera or camera.startswith(("~", "$"))
+        path = to_path(camera if is_path else f"cameras/{camera}.yaml", info)
+        try:
+            camera_file.load(path)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return str(path)
+
+    @field_validator("weights", mode="after")
+    @classmethod
+    def _located(cls, weights: str, info: ValidationInfo) -> str:
+        is_path = "/" in weights or weights.startswith(("~", "$"))
+        return str(to_path(weights, info)) if is_path else weights
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "Profile":
+        if self.camera is not None and (self.gain != 1.0 or self.offset != 0.0):
+            raise ValueError(
+                "`camera` states the gain and the offset; remove the lines `gain` and `offset`, or the line `camera`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "Profile":
+        if self.match.measured and self.dose is None:
+            raise ValueError(
+                "match.measured is true but there is no `dose` to compare with; add one, such as "
+                "[0.5, 100], or set measured to false"
+            )
+        if self.match.measured and self.frames is not None:
+            raise ValueError(
+                "match.measured is true, so the profile is known only once the frames are read; leave `frames` null "
+                "here, and state it in a profile with a folder or a name"
+            )
+        return self
+
+
+class Log(Section):
+    """What is written to the log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important messages to write; info has one line per micrograph."""
+    format: Literal["text", "json"] = "text"
+    """text: lines for people; json: one object a line, for programs that collect logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: an address of this computer's own (loopback) and a port; 0: any that is free."""
+
+    host: str
+    port: int
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """IPv4 or IPv6."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _to_address(value: object) -> Address | None:
+    if value is None or isinstance(value, Address):
+        return value
+    match = (
+        re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([0-9.]+|localhost)):(\d{1,5})", value)
+        if isinstance(value, str)
+        else None
+    )
+    if match is None or int(match[3]) > 65_535:
+        raise ValueError("must be an address and a port, such as 127.0.0.1:8642, or null")
+    try:
+        found = ipaddress.ip_address("127.0.0.1" if match[2] == "localhost" else match[1] or match[2])
+    except ValueError as error:
+        raise ValueError("has no valid address; write 127.0.0.1 and a port, such as 127.0.0.1:8642") from error
+    if not found.is_loopback:
+        raise ValueError(
+            "is not this computer's own address: it would be open to the network; write 127.0.0.1 and, to look from "
+            "elsewhere, use an SSH tunnel or a web server that asks who it is"
+        )
+    return Address(str(found), int(match[3]))
+
+
+class MonitorConfig(Section):
+    """What the service shows of itself to people and programs on this computer."""
+
+    listen: Annotated[
+        Address | None, BeforeValidator(_to_address), PlainSerializer(lambda one: None if one is None else str(one))
+    ] = Address("127.0.0.1", 8642)
+    """Address and port of the live page, /metrics and /healthz; null: nothing listens."""
+    page: bool = True
+    """Whether there is a live page: the micrographs, before and after, at full resolution."""
+    page_memory_mib: int = Field(default=256, ge=0, le=1_000_000)
+    """MiB of micrographs that the page holds in memory while somebody looks at them."""
+
+
+def _named(profiles: object) -> object:
+    """Each profile is told its name, which in the file is its heading."""
+    if not isinstance(profiles, Mapping):
+        return profiles
+    for name, value in profiles.items():
+        if isinstance(value, Mapping) and value.get("name", name) != name:
+            raise ValueError(f"`{name}` has a key `name` that says otherwise; remove it: the heading is the name")
+    return {name: {**value, "name": name} if isinstance(value, Mapping) else value for name, value in profiles.items()}
+
+
+_SHIPPED = {
+    "low": Profile(name="low", dose=(0.5, 100.0), match=Match(folder="low")),
+    "ordinary": Profile(name="ordinary", dose=(100.0, 3000.0), match=Match(folder="ordinary")),
+    "auto": Profile(name="auto", gain="auto"),
+}
+
+
+class Config(Section):
+    """Everything in config.yaml. The folders must be given; everything else has a default."""
+
+    folders: Folders
+    """Where micrographs come from and results go."""
+    arrival: Arrival = Arrival()
+    order: Order = Order()
+    retry: Retry = Retry()
+    profiles: Annotated[Mapping[str, Profile], BeforeValidator(_named)] = _SHIPPED
+    """By name, in the order of the file: the first whose rules hold is chosen."""
+    default_profile: Word = Field(default="auto", validate_default=True)
+    """The profile for micrographs that no rule fits."""
+    spikes: SpikesConfig = SpikesConfig()
+    output: Output = Output()
+    keep: Keep = Keep()
+    backend: BackendConfig = BackendConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    log: Log = Log()
+
+    @field_validator("default_profile", mode="after")
+    @classmethod
+    def _exists(cls, name: str, info: ValidationInfo) -> str:
+        profiles = info.data.get("profiles")
+        if profiles is not None and name not in profiles:
+            raise ValueError(
+                f"no profile has this name; use one of: {', '.join(profiles)}"
+                if profiles
+                else "there are no profiles; remove the line `profiles` for the shipped ones"
+            )
+        return name
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of the settings that influence pixels, for provenance.
+
+        Profiles (with their order, rules and weights' names), spikes and tile. Not the folders, the
+        schedule or the file format; the backend that ran and the weights' own hash are recorded beside it.
+        """
+        influences = {
+            "profiles": [_influences(profile) for profile in self.profiles.values()],
+            "default_profile": self.default_profile,
+            "spikes": self.spikes.model_dump(mode="json"),
+            "tile": self.backend.tile,
+        }
+        return hashlib.sha256(json.dumps(influences, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _influences(profile: Profile) -> dict[str, Any]:
+    """A profile's settings; of a camera what its file says, wherever it is."""
+    values = profile.model_dump(mode="json")
+    if values.pop("camera") is not None and profile.camera is not None:
+        values["camera"] = camera_file.load(Path(profile.camera)).model_dump(mode="json")
+    return values
+
+
+def weights_named(given: str) -> str:
+    """Weights of the command line as a profile has them: a name as it is, a path (with a slash in it) in full."""
+    return str(expand_home(Path(given)).absolute()) if "/" in given or given.startswith("~") else given
+
+
+def default_config_path() -> Path:
+    """The config.yaml that came with the program: in the package when installed, else at the repository's top."""
+    here = Path(__file__).resolve().parents[1]
+    installed = here / "config.yaml"
+    return installed if installed.is_file() else here.parent / "config.yaml"
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Path] | None = None) -> Config:
+    """Read and check the configuration; None reads the one that came with the program.
+
+    `overrides` (any of "drop", "output", "state") replace folders of the file. Relative paths in the file
+    start at the file's folder, overrides at the working folder. Raises ConfigError, one line per problem:
+    file, line, key, value, cause, remedy.
+    """
+    path = (default_config_path() if path is None else expand_home(path)).absolute()
+    document = yaml_file.read(path)
+    values: dict[str, Any] = dict(document.values)
+    if overrides:
+        stated = values.get("folders") or {}
+        if isinstance(stated, dict):
+            values["folders"] = stated | {name: expand_home(folder) for name, folder in overrides.items()}
+    error = None
+    try:
+        config = Config.model_validate(values, context={"base": path.parent})
+        if not document.problems:
+            return config
+    except ValidationError as found:
+        error = found
+    raise ConfigError(yaml_file.explain(path, document, Config, error)) from error
+
+
+def prepare_folders(config: Config, create_drop: bool = False) -> None:
+    """Create the folders that are missing; see `daemon.settings.folders.prepare`."""
+    folders.prepare(config.folders, create_drop)

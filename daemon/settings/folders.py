@@ -1,0 +1,198 @@
+"""The three folders of the settings: their paths made absolute, kept apart, and created with care."""
+
+import errno
+import getpass
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, ValidationInfo, model_validator
+
+from daemon.errors import ConfigError, EmdenoisedError, TransientError
+from daemon.files import filesystem_type, is_network
+from daemon.settings.yaml_file import Section
+
+
+def to_path(value: object, info: ValidationInfo) -> Path:
+    """Text of a settings file → absolute path; a Path (from the command line) is taken as the shell gave it.
+
+    `~` and environment variables are replaced; relative paths start at the validation context's "base" (the
+    settings file's folder), else at the working folder. Raises ValueError.
+    """
+    if isinstance(value, Path):
+        return value.absolute()
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be the path of a folder, as text")
+    if any(ord(letter) < 32 for letter in value):
+        raise ValueError("has a control character in it; write the path in single quotes or without any")
+
+    def variable(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise ValueError(f"the environment variable {name} is not set; set it or write the path out")
+        return os.environ[name]
+
+    text = re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value)
+    expanded = expand_home(Path(text))
+    if expanded.parts[0].startswith("~"):
+        raise ValueError(f"the home folder of `{expanded.parts[0]}` is not known here; write the path out")
+    base: Path = (info.context or {}).get("base", Path.cwd())
+    return base / expanded
+
+
+Folder = Annotated[Path, BeforeValidator(to_path)]
+
+
+class Folders(Section):
+    """Where micrographs come from, where results go, where the daemon remembers what it did. Absolute paths."""
+
+    drop: Folder
+    """The folder to watch. Files in it are only ever read."""
+    output: Folder
+    """The folder for the results, which mirrors the sub-folders of `drop`."""
+    state: Folder
+    """The folder of the ledger and the GPU engines; on a local disk, never on a network share."""
+
+    @property
+    def engines(self) -> Path:
+        """Where engines for a GPU are kept."""
+        return self.state / "engines"
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Folders":
+        problems = []
+        for one, other in (("drop", "output"), ("drop", "state"), ("output", "state")):
+            first, second = getattr(self, one), getattr(self, other)
+            if _lies_in(first, second) and _lies_in(second, first):
+                problems.append(f"`{one}` and `{other}` are the same folder ({first}); give each its own")
+            elif _lies_in(second, first) and one == "drop":
+                problems.append(
+                    f"`{other}` ({second}) lies inside `drop` ({first}), where the daemon would take its "
+                    f"own files for micrographs; move `{other}` outside"
+                )
+            elif _lies_in(first, second) and other == "output":
+                problems.append(
+                    f"`drop` ({first}) lies inside `output` ({second}), where results could land among "
+                    "the micrographs; move one of them outside the other"
+                )
+        kind = filesystem_type(self.state)
+        if is_network(kind):
+            problems.append(
+                f"`state` ({self.state}) is on a network filesystem ({kind}), where the ledger could be "
+                "damaged; choose a folder on a local disk"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def prepare(folders: Folders, create_drop: bool = False) -> None:
+    """Create the state and output folders where missing, and the drop folder only when told to.
+
+    A missing drop folder is usually a share that is not mounted: made anew on the local disk it would stay
+    empty for ever. So it is created only with `create_drop`, and like the output folder only in the user's
+    home or where its parent exists. Raises ConfigError for what a person must change, TransientError for
+    what may pass (share not mounted, disk full).
+    """
+    for name in ("state", "output"):
+        folder = getattr(folders, name)
+        _create(name, folder, parents=name == "state" or _at_home(folder))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{folder}: the {name} folder may not be written by the user {_user()}; "
+                f"change its owner or permissions, or choose another `folders.{name}`"
+            )
+    drop = folders.drop
+    if create_drop:
+        _create("drop", drop, parents=_at_home(drop))
+    try:
+        is_folder = stat.S_ISDIR(drop.stat().st_mode)
+    except FileNotFoundError as error:
+        raise TransientError(f"{drop}: the drop folder is not there; mount the share it is on, or create it") from error
+    except OSError as error:
+        raise _kind(error)(
+            f"{drop}: the drop folder cannot be reached ({error.strerror}); check the share it is on "
+            f"and what the user {_user()} may read"
+        ) from error
+    if not is_folder:
+        raise ConfigError(f"{drop}: the drop folder is a file; choose another `folders.drop`")
+    if not os.access(drop, os.R_OK | os.X_OK):
+        raise ConfigError(
+            f"{drop}: the drop folder may not be read by the user {_user()}; "
+            "change its permissions, or choose another `folders.drop`"
+        )
+
+
+_MAY_PASS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ETIMEDOUT,
+    errno.ENODEV,
+    errno.EAGAIN,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+def _create(name: str, folder: Path, parents: bool) -> None:
+    try:
+        if not parents and not folder.parent.is_dir():
+            raise TransientError(
+                f"{folder}: the {name} folder cannot be created because {folder.parent} is not there; "
+                "mount the share it is on, or create it"
+            )
+        folder.mkdir(parents=parents, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{folder}: the {name} folder cannot be created because there is a file of that name on "
+            f"the way; remove it, or choose another `folders.{name}`"
+        ) from error
+    except OSError as error:
+        raise _kind(error)(
+            f"{folder}: the {name} folder cannot be created ({error.strerror}); create it for the user "
+            f"{_user()}, or choose another `folders.{name}`"
+        ) from error
+
+
+def _kind(error: OSError) -> type[EmdenoisedError]:
+    return TransientError if error.errno in _MAY_PASS else ConfigError
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    """Whether `inner` is `outer` or below it, through symlinks, bind mounts and case-blind filesystems."""
+    real, wall = Path(os.path.realpath(inner)), Path(os.path.realpath(outer))
+    for folder in (real, *real.parents):
+        if folder == wall:
+            return True
+        try:
+            if folder.samefile(wall):
+                return True
+        except OSError:
+            continue  # one of the two does not exist yet, or cannot be reached: their names decide
+    return False
+
+
+def expand_home(path: Path) -> Path:
+    """`~` and `~name` replaced by the home folder; left as it is where that is not known."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError instead
+
+
+def _at_home(folder: Path) -> bool:
+    home = expand_home(Path("~"))
+    real = Path(os.path.realpath(folder))
+    return home.is_absolute() and home != Path("/") and real.is_relative_to(os.path.realpath(home))
+
+
+def _user() -> str:
+    """The name of the user this process runs as, or its number where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,175 @@
+"""How good is the denoising of an image whose truth nobody knows? Two independent halves of its own counts tell.
+
+Binomial thinning (`daemon.counts.thinning`) makes two images A and B of half the dose with independent noise. Then
+``mean((denoised A - B)²) = mean((denoised A - truth)²) + mean(truth)``, for B is truth and Poisson noise: so the
+squared error of a denoised half is known without the truth. Fourier ring correlations between halves tell up to which
+detail they agree. All of it holds at half the dose, and for counts only; at the full dose the result is better.
+"""
+
+from dataclasses import asdict, dataclass
+from math import log10, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.backends import Backend
+from daemon.backends.manifest import Manifest
+from daemon.counts.profiles import Choice
+from daemon.counts.thinning import examine, thin
+from daemon.denoiser import plane
+from daemon.errors import MicrographError
+from daemon.micrograph import Image, Pixels
+
+LARGEST = 2048
+"""Side of the middle of a larger image that is looked at, pixels."""
+BLOCK, FEWEST = 64, 4
+"""Errors are taken from the spread over blocks of about this side, and so many along each axis at least."""
+RINGS = 32
+THRESHOLD = 1 / 7
+"""Of the Fourier ring correlation of two halves, where their detail ends (Rosenthal and Henderson, 2003: 0.143)."""
+CHANCE = 4.0
+"""Standard errors of a ring's correlation, below which it may be chance."""
+PEAK_PERCENTILE = 99.9
+"""Of the denoised half: the peak that PSNR refers to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Squared errors in counts², at half the dose; `frc_*` are means over RINGS rings up to half a cycle per pixel."""
+
+    dose: float
+    """Mean counts per pixel of a half."""
+    error: float
+    """Mean squared error of a denoised half."""
+    error_deviation: float
+    """Its standard error."""
+    raw_error: float
+    """That of a half as recorded: its mean counts."""
+    psnr: float
+    """Of a denoised half, dB."""
+    raw_psnr: float
+    frc_raw: tuple[float, ...]
+    """Of the two halves as recorded."""
+    frc_denoised: tuple[float, ...]
+    """Of the two denoised: also what a network makes up is the same in both, so this is no proof of detail."""
+    frc_cross: tuple[float, ...]
+    """Of a denoised half with the other as recorded: only what is really there can be in both."""
+    detail_raw: float | None
+    """Period in pixels up to which the halves agree; None: nowhere."""
+    detail_cross: float | None
+
+    @property
+    def gain_db(self) -> float:
+        """What denoising brings, dB."""
+        return self.psnr - self.raw_psnr
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "gain_db": self.gain_db, "holds": "at half the dose"}
+
+    def describe(self) -> str:
+        """For the terminal."""
+        low, high = (self.error + sign * 2 * self.error_deviation for sign in (-1, 1))
+        raw, cross = ("none" if one is None else f"{one:.3g} pixels" for one in (self.detail_raw, self.detail_cross))
+        return (
+            f"at half the dose ({self.dose:.3g} counts per pixel): squared error {self.error:.3g} counts² "
+            f"({max(low, 0):.3g} to {high:.3g}), {self.raw_error:.3g} as recorded: {self.gain_db:+.1f} dB; PSNR "
+            f"{self.psnr:.1f} dB, {self.raw_psnr:.1f} as recorded; detail down to {cross}, {raw} as recorded"
+        )
+
+
+def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, seed: int = 0) -> Assessment:
+    """Assess the denoising of an image (H, W) by `backend`, which runs `weights`. Costs two halves of it.
+
+    Raises MicrographError where its values are not plain counts, and says what was measured.
+    """
+    height, width = pixels.shape
+    top, left = (max(0, (side - LARGEST) // 2) for side in (height, width))
+    middle = pixels[top : top + LARGEST, left : left + LARGEST]
+    counts: Image = ((middle.astype(np.float64) - choice.offset) / choice.gain).astype(np.float32)
+    if not np.isfinite(counts).all():
+        raise MicrographError("not applicable: some of its values are no numbers")
+    evidence = examine(counts, middle.dtype.name)
+    if evidence.reasons:
+        raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
+    plain = Choice(choice.profile, "a half", 1.0, 0.0)
+    halves = thin(np.random.default_rng(seed), counts, 0.5)
+    done = list(backend.denoise([plane(half, plain, weights) for half in halves]))
+    sound = np.ones(counts.shape, bool)
+    for one in done:  # X-ray hits and hot pixels are in both halves
+        sound[one.prepared.spikes.rows, one.prepared.spikes.columns] = False
+    (first, second), (ours, other) = (tuple(one.image for one in done), halves)
+    error, deviation = _error(((first, other), (second, ours)), sound)
+    dose = float(np.mean([half[sound].mean(dtype=np.float64) for half in halves]))
+    peak = float(np.percentile(first, PEAK_PERCENTILE))
+    for image, half in ((first, ours), (second, other)):
+        half[~sound] = image[~sound]
+    raw, denoised = ring_correlation(ours, other), ring_correlation(first, second)
+    cross = (ring_correlation(first, other) + ring_correlation(second, ours)) / 2
+    return Assessment(
+        dose=dose,
+        error=error,
+        error_deviation=deviation,
+        raw_error=dose,
+        psnr=_psnr(peak, error),
+        raw_psnr=_psnr(peak, dose),
+        frc_raw=_listed(raw),
+        frc_denoised=_listed(denoised),
+        frc_cross=_listed(cross),
+        detail_raw=_detail(raw, counts.shape),
+        detail_cross=_detail(cross, counts.shape),
+    )
+
+
+def _error(pairs: tuple[tuple[Image, Image], ...], sound: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean squared error of denoised halves against the truth, each (denoised, other half), and its standard error."""
+    parts = []
+    for denoised, other in pairs:
+        excess = np.square(denoised.astype(np.float64) - other) - other
+        excess[~sound] = 0
+        parts.append(excess)
+    excess = np.mean(parts, axis=0)
+    rows, columns = (max(FEWEST, side // BLOCK) for side in excess.shape)
+    blocks = np.array(
+        [part.mean() for band in np.array_split(excess, rows) for part in np.array_split(band, columns, 1)]
+    )
+    return float(excess.mean() * excess.size / sound.sum()), float(blocks.std(ddof=1)) / sqrt(len(blocks))
+
+
+def ring_correlation(first: Image, second: Image) -> NDArray[np.float64]:
+    """Fourier ring correlation of two images (H, W), for RINGS rings up to half a cycle per pixel."""
+    window = np.outer(*(np.hanning(side) for side in first.shape))
+    one, two = (np.fft.rfft2((image - image.mean()) * window) for image in (first, second))
+    ring, width = _rings(first.shape), first.shape[1]
+    twins = np.full(width // 2 + 1, 2)  # the half that is not there mirrors all but these columns
+    twins[0] = 1
+    if width % 2 == 0:
+        twins[-1] = 1
+    common, *powers = (
+        np.bincount(ring, (terms * twins).ravel(), RINGS + 1)[:RINGS]
+        for terms in ((one * two.conj()).real, np.square(np.abs(one)), np.square(np.abs(two)))
+    )
+    found: NDArray[np.float64] = common / np.maximum(np.sqrt(powers[0] * powers[1]), 1e-30)
+    return found
+
+
+def _rings(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """The ring of each term of a half spectrum, flat; RINGS for those beyond the last."""
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
+    ring: NDArray[np.intp] = np.minimum((frequency * 2 * RINGS).astype(np.intp), RINGS).ravel()
+    return ring
+
+
+def _detail(correlation: NDArray[np.float64], shape: tuple[int, ...]) -> float | None:
+    """Period in pixels of the finest ring that agrees, and not by chance; None if there is none."""
+    terms = np.bincount(_rings(shape), minlength=RINGS + 1)[:RINGS]
+    above = np.flatnonzero(correlation >= np.maximum(THRESHOLD, CHANCE / np.sqrt(np.maximum(terms, 1))))
+    return float(2 * RINGS / (above[-1] + 0.5)) if len(above) else None
+
+
+def _psnr(peak: float, error: float) -> float:
+    return 10 * log10(peak**2 / error) if error > 0 and peak > 0 else float("inf")
+
+
+def _listed(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(round(float(value), 4) for value in values)

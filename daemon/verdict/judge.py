@@ -1,0 +1,246 @@
+"""May the result be believed? Checks against the raw data that hold whatever network ran, and a plain word."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.counts.profiles import Choice
+from daemon.counts.scaling import Scaling, sharing
+from daemon.errors import MicrographError
+from daemon.micrograph import Image, Pixels, Prepared, Spikes
+from daemon.verdict import residual
+from daemon.verdict.residual import Evidence
+
+Word = Literal["good", "check", "reject"]
+
+BLOCK = 64
+MEAN_TOLERANCE = 1e-3
+COUNTING_ERRORS = 3.0
+BLOCK_COUNTING_ERRORS = 4.0
+"""The mean must be kept within 0.1 % or 3 counting errors, and in each 64 × 64 block within 4 counting errors."""
+DARKEST = 0.05
+"""Share of the dose below which no block is taken to be; and no darker than one electron."""
+FLOAT32_PEDESTAL = 1e3
+"""Up to so many noise units of pedestal float32 is exact enough, and half the time."""
+
+# How far each figure may go; what these catch and what they let pass is measured by benchmarks/verdict.py.
+REJECTED = 0.95
+"""Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
+STRONGLY_CORRELATED, REJECTED_CORRELATED = 0.4, 0.8
+"""Where the noise of neighbours is more correlated than the first, its spectrum is less certain: the limit is lower."""
+MOSTLY_STRUCTURE = 0.4
+"""Share of the noise that was kept: above it, it can hardly be told from structure."""
+NOISE_KEPT, UNTOUCHED = 0.45, 0.9
+"""Share of the noise that was kept where there is nothing else, all over the image and in one patch."""
+BLOCK_REMOVED = 1.5
+"""Of a block, over the noise: no more than that is removed."""
+CORRELATED = 0.2
+NOT_NOISE = 0.1
+"""By so much may what was removed be more correlated between neighbours than the detector makes it."""
+STRUCTURE_LOST = 0.15
+LINE_LOST = 20.0
+STRONG_CONTRAST = 1.2
+SMALLEST = 128
+"""Pixels: the networks are trained on crops of this side and larger, and fewer say too little for `_doubts`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Means in the micrograph's own units, over pixels that are not spikes; errors in counting errors."""
+
+    word: Word
+    """good: nothing speaks against it; check: look at it; reject: it is probably worse than the raw image."""
+    reasons: tuple[str, ...]
+    """Why it is not good, the most important first."""
+    mean_raw: float
+    mean_denoised: float
+    mean_shift: float
+    """Change of the mean counts, as a share of them."""
+    mean_shift_counting_errors: float
+    worst_block_counting_errors: float
+    """Largest change of a 64 × 64 block's mean; a block darker than a twentieth of the dose counts as of that."""
+    worst_block_removed: float
+    """Largest mean square of what was removed from such a block, over the noise expected from its counts."""
+    removed_noise: float
+    """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
+    evidence: Evidence | None
+    """What the difference between raw and denoised says; None where the image shows no noise."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
+    """Compare a denoised image (H, W) with what it was made from. Raises MicrographError if it is not finite."""
+    pixels, spikes, scaling = prepared.pixels, prepared.spikes, prepared.scaling
+    dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
+    narrow = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+    with np.errstate(all="ignore"):
+        sums = None
+        if narrow and abs(scaling.zero) < FLOAT32_PEDESTAL * scaling.unit:
+            sums = _compare(pixels, denoised, spikes, choice, scaling, np.dtype(np.float32))
+        # Also where float32 overflowed, which may not be the result's fault.
+        if sums is None:
+            sums = _compare(pixels, denoised, spikes, choice, scaling, np.dtype(np.float64))
+    if sums is None:
+        raise MicrographError(
+            "the network's result holds NaN or Inf and was thrown away; "
+            "report this file, and check the profile's gain and offset"
+        )
+    number = pixels.size - len(spikes)
+    shift = sums.removed / number
+    # Counts that are smeared leave the noise of single pixels, not that of the mean of many.
+    errors = abs(shift) * sqrt(number * sharing(choice.psf) / dose)
+    noise = sqrt(max(sums.squares / number - shift**2, 0.0) / dose)
+    mean_denoised = scaling.zero + gain * sums.total / pixels.size
+    removed = sums.squares / number / dose
+    evidence = residual.examine(pixels, denoised, spikes, choice, scaling, removed)
+    rejected = [] if evidence is None else list(_against(evidence))
+    reasons = list(rejected)
+    counted = scaling.zero - choice.offset
+    change = -shift * gain / (counted if counted > 0 else dose * gain)
+    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
+        reasons.append(f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
+    if sums.worst > BLOCK_COUNTING_ERRORS:
+        reasons.append(f"the mean of a {BLOCK} x {BLOCK} block changed by {sums.worst:.1f} counting errors")
+    if evidence is None:
+        reasons.append("it shows no noise (blank, enlarged or synthetic), so nothing tells how good the result is")
+    elif min(pixels.shape) >= SMALLEST:
+        reasons += _doubts(evidence, choice.dose_known)
+        if sums.most > BLOCK_REMOVED * evidence.noise:
+            reasons.append(
+                f"{sums.most / evidence.noise:.2g} times the noise was removed from a {BLOCK} x {BLOCK} block: "
+                "compare the raw image"
+            )
+    if min(pixels.shape) < SMALLEST:
+        height, width = pixels.shape
+        reasons.append(f"{width} x {height} pixels are fewer than the network was trained on")
+    reasons += prepared.doubts
+    return Verdict(
+        word="reject" if rejected else "check" if reasons else "good",
+        reasons=tuple(reasons),
+        mean_raw=mean_denoised + gain * shift,
+        mean_denoised=mean_denoised,
+        mean_shift=change,
+        mean_shift_counting_errors=errors,
+        worst_block_counting_errors=sums.worst,
+        worst_block_removed=sums.most,
+        removed_noise=noise,
+        evidence=evidence,
+    )
+
+
+def _against(found: Evidence) -> Iterator[str]:
+    """Why the result is probably worse than the raw image."""
+    limit = REJECTED_CORRELATED if found.detector_correlation > STRONGLY_CORRELATED else REJECTED
+    if found.error_ratio > limit:
+        yield (
+            f"its squared error is estimated at {found.error_ratio:.2g} times the raw image's: use that one, and check "
+            "gain, offset and profile"
+        )
+
+
+def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
+    """What else somebody should look at."""
+    structured = found.kept > MOSTLY_STRUCTURE and dose_known
+    if found.kept_alone > NOISE_KEPT:
+        yield f"about {found.kept_alone:.0%} of the noise is still in it, also where nothing else is to be seen"
+    elif found.kept_most > UNTOUCHED:
+        yield f"in a part of it about {min(found.kept_most, 1):.0%} of the noise is still there: compare the raw image"
+    if found.detector_correlation > CORRELATED and not structured:
+        yield (
+            f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
+            "interpolation makes it: the network was trained on noise that is not, and may leave false structure"
+        )
+    if found.residual_correlation > max(found.detector_correlation, 0) + NOT_NOISE:
+        yield (
+            "more than noise was removed: what was is correlated between neighbouring pixels "
+            f"({found.residual_correlation:.2f})"
+        )
+    if found.structure_removed > STRUCTURE_LOST:
+        yield f"the strongest structure lost about {min(found.structure_removed, 1):.0%} of its contrast"
+    if found.line_removed > LINE_LOST and found.line_share > STRUCTURE_LOST:
+        yield (
+            f"a structure of {found.line_spacing:.3g} pixels lost about {found.line_share:.0%} of its contrast: "
+            "compare the raw image"
+        )
+    if found.contrast > STRONG_CONTRAST:
+        yield f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
+
+
+Values = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Over all pixels, in counts relative to the dose: of the result, of what was removed, and of its square."""
+
+    total: float
+    removed: float
+    squares: float
+    worst: float
+    """Largest change of a block's mean, in its counting errors."""
+    most: float
+    """Largest mean square removed from a block, over the noise expected of it."""
+
+
+def _compare(
+    pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling, exact: np.dtype[Any]
+) -> _Sums | None:
+    """One pass over both images in bands of BLOCK rows that stay in the cache; None if a sum is not finite.
+
+    `exact` is the type differences are taken in; within a band sums are taken in it, too, beyond it in float64.
+    """
+    height, width = pixels.shape
+    dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
+    room = np.empty((min(BLOCK, height), width), exact)
+    # A block without light would have no counting error, and no network is as exact as that. A dose that is not known
+    # is a stand-in, and the noise is even as far as anybody knows.
+    darkest = max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose
+    total = removed = squares = worst = most = 0.0
+    for top in range(0, height, BLOCK):
+        rows = slice(top, min(top + BLOCK, height))
+        shift, level, square = _band(rows, pixels, denoised, spikes, scaling, room)
+        total += float((level - shift).sum())
+        removed += float(shift.sum())
+        squares += float(square.sum())
+        if rows.stop - top < BLOCK <= height:  # the last rows are judged as a block flush with the edge
+            shift, level, square = _band(slice(height - BLOCK, height), pixels, denoised, spikes, scaling, room)
+        if min(height, width) >= BLOCK:
+            shifts, levels, powers = _blocks(shift / gain), _blocks(level / gain), _blocks(square / gain**2)
+            noise = np.maximum(levels + dose, darkest)
+            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise / sharing(choice.psf))).max()))
+            most = max(most, float((powers / noise).max()))
+    if not np.isfinite((total, removed, squares)).all():
+        return None
+    return _Sums(total / gain, removed / gain, squares / gain**2, worst, most)
+
+
+def _band(
+    rows: slice, pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling, room: Values
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of some rows, sums over each column (W,): of raw minus denoised, of raw less the mean, of the first's square.
+
+    In the micrograph's units. Spikes, NaN and Inf among them, count as unchanged.
+    """
+    difference = room[: rows.stop - rows.start]
+    out = denoised[rows]
+    np.copyto(difference, pixels[rows], casting="unsafe")
+    difference -= out
+    inside = slice(*np.searchsorted(spikes.rows, (rows.start, rows.stop)))
+    difference[spikes.rows[inside] - rows.start, spikes.columns[inside]] = 0
+    shift = difference.sum(axis=0).astype(np.float64)
+    kept = out.sum(axis=0, dtype=room.dtype).astype(np.float64) - len(out) * scaling.zero
+    return shift, kept + shift, np.einsum("ij,ij->j", difference, difference).astype(np.float64)
+
+
+def _blocks(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of the blocks in a band of BLOCK rows from sums over its columns (W,); the last is flush with the edge."""
+    width = len(sums)
+    starts = np.array([*range(0, width - BLOCK + 1, BLOCK), width - BLOCK])
+    means: NDArray[np.float64] = np.diff(np.cumsum(np.pad(sums, (1, 0)))[np.stack([starts, starts + BLOCK])], axis=0)[0]
+    return means / BLOCK**2

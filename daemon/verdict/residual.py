@@ -1,0 +1,304 @@
+"""What the difference between a micrograph and its denoised image says of both: judged without knowing the truth.
+
+Patches spread over the image are compared in Fourier space, each over the noise that its own mean should have
+(Poisson), so that counting noise has the power 1 at every frequency. Means over patches give each the weight of its
+noise, so that they are of the whole image and a dark patch, whose noise is small, counts for little. Patches without
+counts are left out. Three things are told apart there:
+
+- the **noise of the detector**, N(f), from the raw patches alone: a low quantile of the power in each ring of spatial
+  frequency, which lattices and edges hardly reach, and a line through its logarithm over f², which is what a Gaussian
+  point spread makes of white noise. It needs no gain and no network to be right.
+- how much of the noise **the result still holds**, a(f): the share of the raw image's amplitude that is in it.
+- the **squared error** of the result, by Stein's estimate: what was removed, less the noise, plus twice the noise that
+  was kept. C. M. Stein, Ann. Statist. 9, 1135 (1981); for a linear filter in Fourier space it is exact on average.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from math import log, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.counts.noise import WINDOW
+from daemon.counts.profiles import Choice
+from daemon.counts.scaling import Scaling
+from daemon.micrograph import Image, Pixels, Spikes
+
+SIDE, SMALL_SIDE = 64, 32
+"""Of a patch, pixels; the smaller one where the image is not larger."""
+MOST = 16
+"""At most 16 x 16 patches: a million pixels say enough, whatever the image's size."""
+RINGS = (0.025, 0.10, 0.17, 0.24, 0.31, 0.38, 0.44, 0.50)
+"""Edges of the rings in which the noise is measured, cycles per pixel."""
+FITTED = slice(2, 6)
+"""The rings that decide on its spectrum: above where specimens have most of their power, below the corner."""
+QUANTILE = 0.25
+FLATTEST = 0.6
+"""Share of the patches in which the noise is measured: those whose result has the least structure."""
+LEAST_PATCHES = 8
+DARKEST = 1e-2
+"""Share of the dose below which a patch is left out: the border of a drift-corrected image, a stop, an aperture."""
+MOST_MISSING = 0.1
+"""Share of a patch's pixels that may be spikes, NaN or Inf."""
+NOISELESS = 1e-3
+"""Of the noise expected: below it the image shows none, and nothing can be judged by it."""
+ALONE, ENOUGH, LIT = 1.3, 0.05, 0.25
+"""Terms with less than so many times the noise's power hold nothing but noise; so large a share of a patch's terms
+must, and it have so large a share of the mean counts: where light ends, the edge is everywhere in the spectrum."""
+STRONG = 10.0
+"""Terms in which the result has so many times the noise's power are certainly structure."""
+TINY = 1e-20
+CERTAIN = 5.0
+"""Standard errors beyond which it is no chance that structure was removed."""
+
+Terms = NDArray[np.float32]
+Amplitudes = NDArray[np.complex64]
+ONE = np.ones(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Variances are over the noise expected from the counts; all are of the whole of the patches and frequencies."""
+
+    noise: float
+    """Variance of the raw image's own noise: 1 if gain and offset are right."""
+    removed: float
+    """Mean square of what was removed, over all pixels."""
+    kept: float
+    """Share of the noise that is still in the result, or would be if what looks like structure were none."""
+    kept_alone: float
+    """That share where the raw image shows nothing but noise."""
+    kept_most: float
+    """The largest of any patch."""
+    error_ratio: float
+    """Estimated squared error of the result over that of the raw image: above 1 it is worse than the raw image."""
+    detector_correlation: float
+    """Of the noise of neighbouring pixels, as the raw image shows it: 0 for counts."""
+    residual_correlation: float
+    """Of what was removed at neighbouring pixels; below 0 where broad structure was left alone, as it should be."""
+    structure_removed: float
+    """Amplitude of the result's strong structure in what was removed, over that in the result: 0 if none is lost."""
+    line_removed: float
+    """Power of the strongest single spatial frequency in what was removed, in standard errors above its ring."""
+    line_share: float
+    """What is missing of that frequency's amplitude, as a share of it."""
+    line_spacing: float
+    """Of that frequency, pixels."""
+    contrast: float
+    """Standard deviation of the result over its mean counts, on scales above a few pixels."""
+
+
+def examine(
+    pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling, removed: float
+) -> Evidence | None:
+    """Compare (H, W) raw pixels, any real dtype, with their denoised image (H, W) float32, both in the file's units.
+
+    `removed`: mean square of their difference over all pixels but spikes, over the noise that the dose should have.
+    None where the image shows no noise, so that nothing can be told. Costs the same for all large images.
+    """
+    raw, result, blank = _patches(pixels, denoised, spikes, scaling)
+    plan = _Plan.of(raw.shape[-1])
+    # Under the window's square the mean of the counts is the variance of what the window lets through of their noise.
+    level = np.einsum("nij,ij->n", raw, np.square(plan.window))
+    gain, dose = choice.noise.effective_gain, choice.effective_counts(scaling.zero)
+    counts = level * scaling.unit / gain + dose
+    if not choice.dose_known:  # gain and offset are stand-ins, and the noise is even as far as anybody knows
+        counts = np.full_like(counts, dose)
+    told = ~blank & (counts > DARKEST * dose)
+    if not told.any():
+        return None
+    raw, result, level, counts = raw[told], result[told], level[told, None, None], counts[told]
+    # The noise variance of each patch, from its mean counts, in the scaling's units squared.
+    strength = (scaling.unit / gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
+    seen = plan.transform((raw - level) * strength)
+    left = plan.transform((result - level) * strength)
+    lost = seen - left
+    power, shown, gone = _power(seen), _power(left), _power(lost)
+    noise = plan.noise(power, shown)
+    if noise is None:
+        return None
+    weights = counts / counts.sum()
+    common, there = _around((left * seen.conj()).real), _around(power)
+    kept = plan.mean(np.clip(common / np.maximum(there, TINY), 0, 1) * noise, weights)
+    alone, most = plan.alone(common, there, noise, weights)
+    variance = plan.mean(noise[None])
+    line, share, spacing = plan.line(gone, power, weights)
+    return Evidence(
+        noise=variance,
+        removed=removed,
+        kept=kept / variance,
+        kept_alone=alone,
+        kept_most=most,
+        error_ratio=max(0.0, (removed - variance + 2 * kept) / variance),
+        detector_correlation=plan.neighbours(noise[None]),
+        residual_correlation=plan.neighbours(gone, weights),
+        structure_removed=plan.shared((lost * left.conj()).real, shown, noise, weights),
+        line_removed=line,
+        line_share=share,
+        line_spacing=spacing,
+        contrast=sqrt(plan.broad(shown, weights) / float(counts.mean())),
+    )
+
+
+def _patches(
+    pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling
+) -> tuple[Terms, Terms, NDArray[np.bool_]]:
+    """Raw and denoised patches (n, side, side) in the scaling's units, without spikes; which say nothing (n,)."""
+    side = SIDE if min(pixels.shape) >= SIDE else SMALL_SIDE
+    tops, lefts = (
+        np.unique(np.linspace(0, extent - side, min(MOST, extent // side)).astype(int)) for extent in pixels.shape
+    )
+    shape = len(tops), len(lefts), side, side
+    raw, result = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for i, top in enumerate(tops):
+        for j, left in enumerate(lefts):
+            here = slice(top, top + side), slice(left, left + side)
+            raw[i, j], result[i, j] = scaling.to_units(pixels[here]), scaling.to_units(denoised[here])
+    row = np.searchsorted(tops, spikes.rows, "right") - 1
+    column = np.searchsorted(lefts, spikes.columns, "right") - 1
+    y, x = spikes.rows - tops[row], spikes.columns - lefts[column]
+    inside = (y < side) & (x < side)
+    at = row[inside], column[inside], y[inside], x[inside]
+    raw[at] = result[at]
+    missing = np.zeros(shape[:2])
+    np.add.at(missing, at[:2], 1 / side**2)
+    blank = (missing > MOST_MISSING) | (raw.max(axis=(2, 3)) == raw.min(axis=(2, 3)))
+    return raw.reshape(-1, side, side), result.reshape(-1, side, side), blank.ravel()
+
+
+def _power(amplitudes: Amplitudes) -> Terms:
+    return np.square(amplitudes.real) + np.square(amplitudes.imag)
+
+
+def _average(terms: NDArray[np.floating[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of (n, side, side // 2 + 1) over n patches whose weights (n,) add up to 1."""
+    return np.tensordot(weights.astype(terms.dtype), terms, 1).astype(np.float64)
+
+
+def _around(terms: Terms) -> Terms:
+    """Sums over each term of half spectra (n, side, side // 2 + 1) and its eight neighbours.
+
+    A single term's amplitude may be next to nothing by chance, and its share then says nothing.
+    """
+    down = terms.copy()
+    down[:, 1:] += terms[:, :-1]
+    down[:, :-1] += terms[:, 1:]
+    down[:, 0] += terms[:, -1]
+    down[:, -1] += terms[:, 0]
+    across = down.copy()
+    across[..., 1:] += down[..., :-1]
+    across[..., :-1] += down[..., 1:]
+    return across
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """Frequencies, weights and rings of the half spectra (side, side // 2 + 1) of patches."""
+
+    window: Terms
+    frequency: NDArray[np.float64]
+    """Cycles per pixel."""
+    weight: NDArray[np.float64]
+    """Of each term in a mean over the whole spectrum; they add up to 1."""
+    cosine: NDArray[np.float64]
+    """Of the phase to the neighbouring pixel, mean of both axes."""
+    rings: tuple[NDArray[np.intp], ...]
+    """Flat places of the terms in each ring, without those that have one real number only."""
+
+    @classmethod
+    @cache
+    def of(cls, side: int) -> "_Plan":
+        taper = np.hanning(side + 2)[1:-1]
+        window = np.outer(taper, taper)
+        y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+        frequency = np.hypot(y, x)
+        weight = np.full(frequency.shape, 2.0)
+        weight[:, [0, -1]] = 1
+        proper = np.broadcast_to((x > 0) & (x < 0.5), frequency.shape)
+        rings = tuple(np.flatnonzero(proper & (low <= frequency) & (frequency < high)) for low, high in pairwise(RINGS))
+        cosine = (np.cos(2 * np.pi * y) + np.cos(2 * np.pi * x)) / 2
+        normed = (window / np.sqrt(np.square(window).sum())).astype(np.float32)
+        return cls(normed, frequency, weight / weight.sum(), cosine, rings)
+
+    def transform(self, patches: Terms) -> Amplitudes:
+        spectra: Amplitudes = np.fft.rfft2(patches * self.window).astype(np.complex64, copy=False)
+        return spectra
+
+    def mean(self, terms: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
+        """Over patches (n,) of these weights and the whole spectrum: a variance, if `terms` are power."""
+        return float((_average(terms, weights) * self.weight).sum())
+
+    def neighbours(self, power: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
+        """Correlation of neighbouring pixels of what has this power."""
+        terms = _average(power, weights) * self.weight
+        return float((terms * self.cosine).sum() / max(terms.sum(), 1e-30))
+
+    def noise(self, power: Terms, structure: Terms) -> NDArray[np.float64] | None:
+        """Spectrum of the raw noise (side, side // 2 + 1), or None if there is none."""
+        busy = (structure * (self.weight * (self.frequency > RINGS[0]))).sum(axis=(1, 2))
+        flat = np.argsort(busy)[: max(LEAST_PATCHES, int(FLATTEST * len(busy)))]
+        terms = power.reshape(len(power), -1)[flat]
+        level = np.array([np.quantile(terms[:, ring], QUANTILE) for ring in self.rings]) / -log(1 - QUANTILE)
+        fitted = level[FITTED]
+        if fitted[0] < NOISELESS:
+            return None
+        centres = (np.array(RINGS[1:]) + np.array(RINGS[:-1])) / 2
+        slope, height = np.polyfit(centres[FITTED] ** 2, np.log(np.maximum(fitted, NOISELESS**2)), 1)
+        if slope > 0:  # sharpened, or chance: no detector's noise grows towards fine detail
+            slope, height = 0.0, log(float(np.median(fitted)))
+        # Broad structure adds to the first ring, so the noise is at most what is seen there.
+        spectrum: NDArray[np.float64] = np.minimum(np.exp(height + slope * self.frequency**2), max(level[0], NOISELESS))
+        return spectrum
+
+    def alone(
+        self, common: Terms, there: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """Share of the noise that was kept in terms where there is nothing else, and the largest of any patch.
+
+        Sums of `_around`: `common`, of what result and raw image have in common; `there`, of the raw image's power.
+        """
+        chosen = (there < (ALONE * 9 * noise).astype(np.float32)) & (self.frequency > RINGS[1])
+        chance = (chosen * self.weight).sum(axis=(1, 2))
+        sound = (chance > ENOUGH) & (weights > LIT * weights.mean())
+        weight = np.where(sound, weights, 0)[:, None] * self.weight.reshape(1, -1)
+        kept, seen = (np.where(chosen, terms, 0).reshape(len(terms), -1) for terms in (common, there))
+        kept, seen = (np.einsum("nt,nt->n", terms, weight) for terms in (kept, seen))
+        if not seen.any():
+            return 0.0, 0.0
+        return float(kept.sum() / seen.sum()), float((kept[seen > 0] / seen[seen > 0]).max())
+
+    def shared(self, product: Terms, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+        """How much of the result's strong structure is in what was removed; 0 if it may be chance.
+
+        `product`: of the amplitudes of both; `power`: of the result's.
+        """
+        weight = weights[:, None, None] * self.weight
+        strong = np.where((power > STRONG * noise) & (self.frequency > RINGS[0]), weight, 0)
+        common = float((product * strong).sum())
+        chance = sqrt(WINDOW / 2 * float((power * noise * np.square(strong)).sum()))
+        return common / float((power * strong).sum()) if abs(common) > CERTAIN * chance else 0.0
+
+    def line(self, gone: Terms, seen: Terms, weights: NDArray[np.float64]) -> tuple[float, float, float]:
+        """The single frequency that stands out most from its ring in what was removed.
+
+        In standard errors; its share of the amplitude that the raw image has there above noise, 0 if it may be chance;
+        its spacing in pixels.
+        """
+        removed, raw = (_average(power, weights).ravel() for power in (gone, seen))
+        patches = 1 / np.square(weights).sum()  # as many of equal weight would say as much
+        best = 0.0, 0.0, 0.0
+        for ring in self.rings:
+            usual = max(float(np.median(removed[ring])), 1e-30)
+            at = int(ring[np.argmax(removed[ring])])
+            excess = float(removed[at] / usual - 1) * sqrt(patches)
+            if excess > best[0]:
+                lost = sqrt((removed[at] - usual) / max(raw[at] - usual, removed[at] - usual))
+                best = excess, lost if excess > 2 * CERTAIN else 0.0, float(1 / self.frequency.ravel()[at])
+        return best
+
+    def broad(self, power: Terms, weights: NDArray[np.float64]) -> float:
+        """Power of the result on scales above a few pixels, without the very broadest, which is a gradient."""
+        return self.mean(power * ((self.frequency > 0) & (self.frequency < RINGS[1])), weights)

@@ -1,0 +1,539 @@
+"""Results are whole or absent, in the right order, and nothing of anybody else's is ever replaced."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from daemon import formats
+from daemon.errors import MicrographError, StorageError, TransientError
+from daemon.micrograph import Micrograph, PixelSize
+from daemon.output import disk as output_disk
+from daemon.output import preview, writing
+
+RAW_SHA = "ab" * 32
+
+
+def micrograph(height: int = 96, width: int = 128) -> Micrograph:
+    pixels = np.random.default_rng(3).poisson(20, (height, width)).astype(np.uint16)
+    return Micrograph(pixels, Path("raw.tif"), "tiff", PixelSize(0.2, 0.2, "nm"))
+
+
+def denoised(height: int = 96, width: int = 128) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return (20 + 5 * np.sin(np.arange(height * width).reshape(height, width) / 9)).astype(np.float32)
+
+
+def save(
+    root: Path,
+    relative: str = "sub/a.tif",
+    revision: int = 1,
+    kind: formats.Kind = "tiff",
+    sha256: str = RAW_SHA,
+    **more: Any,
+) -> writing.Written:
+    provenance = {"raw": {"name": relative, "sha256": sha256}, "dose": 20.0, **more.pop("extra", {})}
+    return writing.write_outputs(
+        root,
+        PurePath(relative),
+        revision,
+        micrograph(),
+        denoised(),
+        provenance,
+        kind=kind,
+        preview_pixels=more.pop("preview_pixels", 64),
+        caption="20 counts/px · low",
+        same_settings=more.pop("same_settings", False),
+    )
+
+
+def listing(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+
+
+def test_three_files_and_the_json_describes_the_image(tmp_path: Path) -> None:
+    written = save(tmp_path)
+    assert listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json", "sub/a.tif.png"}
+    record = json.loads(written.record.read_text())
+    assert record["raw"]["sha256"] == RAW_SHA and record["writer"] == "emdenoised" and record["dose"] == 20.0
+    assert record["output"]["sha256"] == hashlib.sha256(written.image.read_bytes()).hexdigest() == written.sha256
+    assert record["output"]["shape"] == [96, 128] and record["output"]["dtype"] == "float32"
+    again = formats.read(written.image, 1 << 20)
+    np.testing.assert_array_equal(again.pixels, denoised())
+    assert again.pixel_size == PixelSize(0.2, 0.2, "nm")
+    assert not written.adopted and oct(written.image.stat().st_mode)[-3:] != "600"
+
+
+@pytest.mark.parametrize(
+    ("relative", "revision", "kind", "name"),
+    [
+        ("a.tif", 1, "tiff", "a.tif"),
+        ("a.TIFF", 1, "tiff", "a.TIFF"),
+        ("x/y/a.mrc", 1, "mrc", "x/y/a.mrc"),
+        ("a.tif", 2, "tiff", "a.r2.tif"),
+        ("a.mrc", 1, "tiff", "a.mrc.tif"),
+        ("a.mrc", 3, "tiff", "a.r3.mrc.tif"),
+        ("a.tif", 1, "mrc", "a.tif.mrc"),
+        ("a.b.mrcs", 2, "mrc", "a.b.r2.mrcs"),
+        ("a", 1, "tiff", "a.tif"),
+    ],
+)
+def test_names(relative: str, revision: int, kind: formats.Kind, name: str) -> None:
+    assert writing.output_path(Path("/out"), PurePath(relative), revision, kind) == Path("/out") / name
+
+
+def test_every_step_is_flushed_before_the_next_and_the_image_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    replace, link, fsync = Path.replace, os.link, os.fsync
+
+    def name(path: Any) -> str:
+        return "temporary" if Path(path).name.startswith(".emdenoised-") else Path(path).name
+
+    def recorded_replace(self: Path, target: Path) -> Path:
+        steps.append(f"rename {name(target)}")
+        return replace(self, target)
+
+    def recorded_link(source: Path, target: Path) -> None:
+        assert source.parent == target.parent
+        steps.append(f"rename {name(target)}")
+        link(source, target)
+
+    def recorded_fsync(descriptor: int) -> None:
+        steps.append(f"flush {name(Path(f'/proc/self/fd/{descriptor}').readlink())}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(Path, "replace", recorded_replace)
+    monkeypatch.setattr(os, "link", recorded_link)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    (tmp_path / "sub").mkdir()
+    save(tmp_path)
+    assert steps == [
+        "flush temporary",
+        "flush temporary",
+        "rename a.tif.png",
+        "flush temporary",
+        "rename a.tif.json",
+        "flush sub",
+        "rename a.tif",
+        "flush sub",
+    ]
+
+
+class Crash(BaseException):
+    """A power cut: nothing after it runs."""
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_crash_at_any_step_leaves_no_image_and_the_next_run_succeeds(
+    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def counted(function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > at:
+                raise Crash
+            return function(*arguments, **options)
+
+        return call
+
+    (tmp_path / "sub").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted(Path.replace))
+        patch.setattr(Path, "unlink", counted(Path.unlink))  # a power cut does not tidy up
+        patch.setattr(os, "link", counted(os.link))
+        patch.setattr(os, "fsync", counted(os.fsync))
+        with pytest.raises(Crash):
+            save(tmp_path)
+    whole = (tmp_path / "sub/a.tif").exists()
+    assert whole == (at >= 7)
+    assert any(".emdenoised-" in name for name in listing(tmp_path))
+    assert output_disk.clean_temporary(tmp_path) >= 1
+    assert (writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, RAW_SHA) is not None) == whole
+    assert save(tmp_path).adopted == whole
+    assert listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json", "sub/a.tif.png"}
+    np.testing.assert_array_equal(formats.read(tmp_path / "sub/a.tif", 1 << 20).pixels, denoised())
+
+
+@pytest.mark.parametrize("kind", ["tiff", "mrc"])
+def test_finished_work_is_adopted_only_if_raw_and_image_match(tmp_path: Path, kind: formats.Kind) -> None:
+    first = save(tmp_path, kind=kind)
+    time = first.image.stat().st_mtime_ns
+    found = writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, RAW_SHA)
+    assert found is not None and found.adopted and found.image == first.image and found.sha256 == first.sha256
+    assert save(tmp_path, kind=kind).adopted and first.image.stat().st_mtime_ns == time
+    assert writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, "cd" * 32) is None
+    assert writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 2, RAW_SHA) is None
+    with first.image.open("r+b") as stream:
+        stream.seek(-4, os.SEEK_END)
+        stream.write(b"\x01\x02\x03\x04")
+    assert writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, RAW_SHA) is None
+
+
+def test_a_revision_gets_its_own_name_beside_the_first(tmp_path: Path) -> None:
+    first = save(tmp_path)
+    before = first.image.read_bytes()
+    second = save(tmp_path, revision=2, sha256="cd" * 32)
+    assert second.image.name == "a.r2.tif" and first.image.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.tif.json", "a.tif.png"])
+@pytest.mark.parametrize("content", [b"mine", b"{}", b"[1]", b"\x89PNG\r\n\x1a\n"])
+def test_foreign_files_are_never_replaced(tmp_path: Path, name: str, content: bytes) -> None:
+    foreign = tmp_path / "sub" / name
+    foreign.parent.mkdir()
+    foreign.write_bytes(content)
+    with pytest.raises(MicrographError, match="already in the output folder"):
+        save(tmp_path)
+    assert foreign.read_bytes() == content and listing(tmp_path) == {f"sub/{name}"}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["a.tif", "a.tif.json", "a.tif.png"])
+def test_a_pipe_in_a_results_place_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(MicrographError, match="already in the output folder"):
+        save(tmp_path, "a.tif")
+    assert listing(tmp_path) == {name}
+
+
+def test_a_foreign_picture_is_told_from_ours(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    Picture.new("L", (8, 8)).save(tmp_path / "sub/a.tif.png")
+    with pytest.raises(MicrographError, match="already in the output folder"):
+        save(tmp_path)
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def intrude(self: Path, target: Path) -> Path:
+        (tmp_path / "sub/a.tif").write_bytes(b"mine")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", intrude)
+    with pytest.raises(MicrographError, match="appeared in the output folder"):
+        save(tmp_path)
+    assert (tmp_path / "sub/a.tif").read_bytes() == b"mine"
+    assert not [name for name in listing(tmp_path) if ".emdenoised-" in name]
+
+
+def test_a_disk_without_links_is_served_by_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    save(tmp_path)
+    assert listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json", "sub/a.tif.png"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EIO, "input/output error"),
+        (errno.ESTALE, "share went away"),
+    ],
+)
+@pytest.mark.parametrize("step", ["write", "flush", "rename"])
+def test_disk_faults_are_tried_again_and_leave_nothing_behind(
+    tmp_path: Path, code: int, words: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "sub").mkdir()
+    target = {"write": (formats, "write"), "flush": (os, "fsync"), "rename": (Path, "replace")}[step]
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, fail)
+        with pytest.raises(TransientError, match=words) as caught:
+            save(tmp_path)
+    assert "a.tif" in str(caught.value) and listing(tmp_path) == set()
+    assert not save(tmp_path).adopted
+
+
+def test_a_short_write_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise OSError("12288 requested and 4096 written")
+
+    monkeypatch.setattr(formats, "write", short)
+    with pytest.raises(TransientError, match="disk is probably full"):
+        save(tmp_path)
+
+
+def test_a_missing_output_folder_is_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="output folder is gone"):
+        save(tmp_path / "unmounted")
+    assert not (tmp_path / "unmounted").exists()
+
+
+def test_names_too_long_for_the_disk_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MicrographError, match="shorten"):
+        save(tmp_path, "n" * 250 + ".tif")
+
+
+@pytest.mark.parametrize("relative", ["../a.tif", "sub/../../a.tif", "link/a.tif", "link/deeper/a.tif"])
+def test_nothing_leaves_the_output_folder(tmp_path: Path, relative: str) -> None:
+    root, outside = tmp_path / "out", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    with pytest.raises(MicrographError, match="leads out of the output folder"):
+        save(root, relative)
+    assert listing(outside) == set() and not (tmp_path / "a.tif").exists()
+
+
+def test_a_folder_exchanged_for_a_link_while_its_result_is_written_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, outside, moved = tmp_path / "out", tmp_path / "outside", tmp_path / "out" / "moved"
+    root.mkdir()
+    outside.mkdir()
+    write = formats.write
+
+    def exchanged(path: Path, *arguments: Any) -> None:
+        (root / "sub").rename(moved)
+        (root / "sub").symlink_to(outside)
+        write(path, *arguments)
+
+    monkeypatch.setattr(formats, "write", exchanged)
+    save(root, "sub/a.tif")
+    assert listing(outside) == set()
+    assert listing(moved) == {"a.tif", "a.tif.json", "a.tif.png"}
+
+
+def test_a_link_in_the_place_of_the_image_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "out/sub").mkdir(parents=True)
+    (tmp_path / "out/sub/a.tif").symlink_to(victim)
+    with pytest.raises(MicrographError, match="already in the output folder"):
+        save(tmp_path / "out")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_only_what_nobody_is_writing_any_more_is_cleaned(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    host = output_disk._HOST
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    ours = [f".emdenoised-{host}-{os.getpid()}-ab.tmp", f"sub/.emdenoised-{host}-{ended.pid}-cd.tmp"]
+    old = [".emdenoised-0123.tmp", f"sub/.emdenoised-{host}-{os.getppid()}-ef.tmp"]
+    kept = [f".emdenoised-{host}-{os.getppid()}-ab.tmp", ".emdenoised-elsewhere-1-ab.tmp", ".emdenoised-4567.tmp"]
+    kept += ["a.tmp", ".emdenoised-notes.txt", "sub/.tmp"]
+    for name in (*ours, *old, *kept):
+        (tmp_path / name).write_bytes(b"x")
+    for name in (*old, "a.tmp"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    assert output_disk.clean_temporary(tmp_path) == 4
+    assert listing(tmp_path) == set(kept)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EILSEQ, errno.EFBIG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR])
+def test_what_ails_one_name_is_that_micrographs_fate(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(formats, "write", fail)
+    with pytest.raises(MicrographError, match=r"a\.tif: cannot be written, "):
+        save(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sub", "sub/a.tif.json"])
+def test_a_file_where_a_folder_is_needed_or_the_reverse_is_named(tmp_path: Path, name: str) -> None:
+    if name == "sub":
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(MicrographError, match="move"):
+        save(tmp_path)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENXIO])
+def test_a_refusal_concerns_one_micrograph_unless_the_whole_disk_refuses(
+    tmp_path: Path, code: int, everywhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(formats, "write", fail)
+    real = Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.parent == tmp_path:
+            fail()
+        return real(self, *arguments, **options)
+
+    if everywhere:
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(TransientError) as caught:
+        save(tmp_path)
+    assert isinstance(caught.value, StorageError) is everywhere
+    assert listing(tmp_path) == set()
+
+
+def test_the_place_of_an_unmounted_share_is_not_taken_for_it(tmp_path: Path) -> None:
+    points = {Path("/"), tmp_path}
+    root = tmp_path / "out"
+    root.mkdir()
+    disk = output_disk.Mounted(root, points.__contains__)
+    disk.require()
+    points.remove(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=f"no longer mounted at {tmp_path}"):
+            disk.require()
+    points.add(tmp_path)
+    disk.require()
+    points.add(root)  # something mounted on top is where results go from now on
+    disk.require()
+    points.remove(root)
+    with pytest.raises(StorageError, match="mount it again"):
+        disk.require()
+
+
+def test_results_of_earlier_revisions_are_recognised_without_a_ledger(tmp_path: Path) -> None:
+    first, second = save(tmp_path), save(tmp_path, revision=2, sha256="cd" * 32)
+    found = writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, "cd" * 32)
+    assert found is not None and found.image == second.image
+    third = save(tmp_path, sha256="ef" * 32)
+    assert third.image.name == "a.r3.tif" and json.loads(third.record.read_text())["output"]["revision"] == 3
+    assert save(tmp_path).image == first.image
+
+
+def test_a_raw_file_called_like_a_revision_has_its_own_name(tmp_path: Path) -> None:
+    save(tmp_path)
+    other = save(tmp_path, "sub/a.r2.tif", sha256="cd" * 32)
+    second = save(tmp_path, revision=2, sha256="ef" * 32)
+    assert (other.image.name, second.image.name) == ("a.r2.tif", "a.r3.tif")
+
+
+def test_with_other_settings_the_same_raw_file_is_done_again(tmp_path: Path) -> None:
+    low, auto = ({"profile": {"name": name}, "config_sha256": "1", "weights": {}} for name in ("low", "auto"))
+    first = save(tmp_path, extra=low, same_settings=True)
+    second = save(tmp_path, extra=auto, same_settings=True)
+    assert not second.adopted and second.image.name == "a.r2.tif"
+    for extra, image in ((low, first.image), (auto, second.image)):
+        again = save(tmp_path, extra=extra, same_settings=True)
+        assert again.adopted and again.image == image
+    assert save(tmp_path, extra=auto).image == first.image, "the service asks for the raw bytes only"
+
+
+def test_a_fault_in_the_picture_does_not_cost_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("zero-size array")
+
+    monkeypatch.setattr(preview, "render", fail)
+    written = save(tmp_path, extra={"warnings": ["dark"]})
+    assert written.preview is None and listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json"}
+    record = json.loads(written.record.read_text())
+    assert record["output"]["preview"] is None and record["warnings"] == ["dark", *written.warnings]
+    assert "no preview" in written.warnings[0] and "zero-size array" in written.warnings[0]
+
+
+def test_json_is_strict_whatever_the_provenance_holds(tmp_path: Path) -> None:
+    extra = {
+        "numbers": {"nan": float("nan"), "array": np.arange(3), "float": np.float32(0.5), "inf": [np.inf]},
+        "path": Path("/x/y"),
+        "name": "µ\udcff",
+    }
+    record = json.loads(save(tmp_path, extra=extra).record.read_text(encoding="ascii"), parse_constant=pytest.fail)
+    assert record["numbers"] == {"nan": None, "array": [0, 1, 2], "float": 0.5, "inf": [None]}
+    assert record["path"] == "/x/y"
+
+
+def test_without_a_preview(tmp_path: Path) -> None:
+    written = save(tmp_path, preview_pixels=None)
+    assert written.preview is None and listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json"}
+
+
+# --- the preview ----------------------------------------------------------------------------------------------------
+
+
+def render(height: int, width: int, pixels: int, size: PixelSize | None = None, title: str = "a.tif") -> Picture.Image:
+    return preview.render(
+        micrograph(height, width).pixels,
+        denoised(height, width),
+        pixels=pixels,
+        size=size,
+        title=title,
+        caption="20 counts/px · low",
+    )
+
+
+def test_both_sides_use_one_contrast(tmp_path: Path) -> None:
+    truth = denoised(512, 512)
+    picture = np.asarray(preview.render(truth, truth, pixels=512, size=None, title="a", caption=""))
+    np.testing.assert_array_equal(picture[100:500, 100:500], picture[100:500, 616:1016])
+    brighter = np.asarray(preview.render(truth + 100, truth, pixels=512, size=None, title="a", caption=""))
+    assert (brighter[100:500, 100:500] == 255).all()
+    np.testing.assert_array_equal(brighter[100:500, 616:1016], picture[100:500, 616:1016])
+
+
+def test_binning_keeps_the_mean_by_area() -> None:
+    plane = np.zeros((600, 900), np.uint16)
+    plane[:, 450:] = 400
+    found = preview.binned(plane, 6)
+    assert found.shape == (100, 150) and found.dtype == np.float32
+    np.testing.assert_array_equal(found[:, 74:77], np.tile([0, 400, 400], (100, 1)))
+    noise = np.random.default_rng(0).poisson(5, (601, 907)).astype(np.uint8)
+    exact = noise[:600, :906].reshape(100, 6, 151, 6).mean(axis=(1, 3))
+    np.testing.assert_allclose(preview.binned(noise, 6), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pixels"),
+    [(32, 32, 1024), (2048, 1024, 256), (33, 900, 300), (900, 33, 300), (2, 4000, 64), (100, 100, 100)],
+)
+def test_any_shape_makes_a_picture_of_bounded_size(height: int, width: int, pixels: int) -> None:
+    picture = render(height, width, pixels, PixelSize(0.2, 0.2, "nm"), "ü" * 300 + "\udcff中\n\x1b.tif")
+    assert picture.mode == "L"
+    assert picture.width <= 2 * max(pixels, 256) + 8 and picture.height <= max(pixels, 256) + 60
+
+
+def test_a_scale_bar_appears_only_with_a_pixel_size() -> None:
+    plain, scaled = (np.asarray(render(512, 512, 512, size)) for size in (None, PixelSize(0.2, 0.2, "nm")))
+    changed = np.argwhere(plain != scaled)
+    assert len(changed) and changed[:, 1].min() > 512 and changed[:, 0].min() > 400
+    ends = [np.flatnonzero(np.concatenate(([True], row != 255, [True]))) for row in scaled[440:512]]
+    assert 100 <= max(np.diff(row).max() for row in ends) - 1 <= 102, "20 nm at 0.2 nm per pixel"
+
+
+@pytest.mark.parametrize(
+    ("side", "unit", "at_most", "label", "pixels"),
+    [
+        (0.2, "nm", 128, "20 nm", 100),
+        (1.0, "angstrom", 256, "20 nm", 200),
+        (2.4e-11, "m", 100, "2 nm", 83.33),
+        (3.4e-6, "m", 128, "200 um", 58.82),
+        (0.0168, "um", 100, "1 um", 59.52),
+        (0.003, "nm", 100, "0.2 nm", 66.67),
+        (1.0, "furlong", 100, "100 furlong", 100),
+    ],
+)
+def test_the_bar_has_a_round_length(side: float, unit: str, at_most: float, label: str, pixels: float) -> None:
+    length, text = preview.round_length(PixelSize(side, side, unit), at_most)
+    assert text == label and length == pytest.approx(pixels, rel=1e-3)
+
+
+def test_nan_constant_and_signed_images_make_a_picture() -> None:
+    flat = np.full((64, 64), 7, np.float32)
+    broken = flat.copy()
+    broken[3:9] = np.nan
+    for raw in (broken, flat.astype(np.int16) * -1, flat.astype(np.float64)):
+        assert preview.render(raw, flat, pixels=64, size=None, title="a", caption="").width > 2 * 64

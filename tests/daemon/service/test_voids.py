@@ -1,0 +1,80 @@
+"""Regions without numbers stay as they are in the result; single pixels without one are filled in."""
+
+import json
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+
+from daemon.commands import main
+from daemon.denoiser import Denoiser
+from daemon.service import voids
+
+SHAPE = (96, 96)
+
+
+def found(mask: np.ndarray) -> np.ndarray:
+    places = voids.find(np.flatnonzero(mask), mask.shape)
+    back = np.zeros(mask.shape, bool)
+    back.reshape(-1)[places] = True
+    return back
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        np.s_[:3, :], np.s_[:1, :], np.s_[:, -1:], np.s_[-2:, :], np.s_[40:60, 30:50], np.s_[0:5, 0:5], np.s_[:, 70:],
+        np.s_[90:, 80:],
+    ],
+    ids=["border", "one-row", "one-column", "two-rows", "hole", "corner", "half", "lower-corner"],
+)  # fmt: skip
+def test_a_region_is_found_whole_and_nothing_else(region: tuple[slice, slice]) -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[region] = True
+    np.testing.assert_array_equal(found(mask), mask)
+    single = mask.copy()
+    single[20, 20] = single[71, 60] = True
+    np.testing.assert_array_equal(found(single), mask)
+
+
+def test_defects_are_no_regions() -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[10, 10] = mask[0, 0] = mask[-1, 5] = mask[30:34, 30:34] = True
+    mask[50, :90] = mask[:, 70] = False
+    mask[60, 10:60] = True  # a dead line
+    assert not found(mask).any()
+    assert not found(np.zeros(SHAPE, bool)).any()
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.mrc"])
+def test_a_void_stays_a_void_and_the_record_says_where(tmp_path: Path, name: str) -> None:
+    image = np.random.default_rng(0).poisson(50, SHAPE).astype(np.float32)
+    image[:, 80:] = np.nan
+    image[10, 10] = np.nan
+    path, out = tmp_path / name, tmp_path / "out"
+    if name.endswith("tif"):
+        tifffile.imwrite(path, image)
+    else:
+        with pytest.warns(RuntimeWarning, match="NaN"):
+            mrcfile.write(path, image)
+    assert main.main(["denoise", str(path), "-o", str(out)]) == 0
+    record = json.loads((out / f"{name}.json").read_text())
+    assert record["void"] == {"pixels": 16 * 96, "rows": [0, 95], "columns": [80, 95]}
+    assert record["spikes"]["count"] == 1 and record["spikes"]["listed"][0]["row"] == 10
+    assert any("holds no numbers: it was left as it is" in text for text in record["warnings"])
+    result = tifffile.imread(out / name) if name.endswith("tif") else mrcfile.read(out / name)
+    assert np.isnan(result[:, 80:]).all() and np.isfinite(result[:, :80]).all()
+    assert float(result[:, :80].mean()) == pytest.approx(50, rel=0.02)
+    if name.endswith("mrc"):
+        with mrcfile.open(out / name) as file:
+            assert np.isfinite([file.header.dmin, file.header.dmax, file.header.dmean, file.header.rms]).all()
+
+
+def test_arrays_keep_theirs_too() -> None:
+    image = np.random.default_rng(0).poisson(50, SHAPE).astype(np.float32)
+    image[:10] = np.nan
+    with Denoiser() as denoiser, pytest.warns(UserWarning, match="holds no numbers"):
+        result = denoiser.denoise(image)
+    assert np.isnan(result[:10]).all() and np.isfinite(result[10:]).all()

@@ -1,0 +1,137 @@
+"""The error of a result without its truth, compared with the truth that only a simulation knows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from daemon.backends import manifest
+from daemon.backends.cpu import CpuBackend
+from daemon.commands import main
+from daemon.counts.profiles import Choice
+from daemon.counts.thinning import thin
+from daemon.denoiser import plane
+from daemon.errors import MicrographError
+from daemon.settings.config import Profile
+from daemon.verdict.halves import RINGS, Assessment, assess, ring_correlation
+
+WEIGHTS = manifest.locate("fast")
+MANIFEST = manifest.load(WEIGHTS)
+PLAIN = Choice(Profile(name="p"), "test", 1.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def backend() -> CpuBackend:
+    return CpuBackend(WEIGHTS, MANIFEST)
+
+
+def truth(dose: float, side: int = 384) -> NDArray[np.float64]:
+    """Broad shapes, and a lattice of 8 pixels in a corner."""
+    y, x = np.indices((side, side))
+    lattice = np.sin(2 * np.pi * x / 8) * np.sin(2 * np.pi * y / 8) * (x < side // 2)
+    return dose * (1 + 0.4 * np.sin(y / 31) * np.cos(x / 23) + 0.2 * lattice)
+
+
+@pytest.mark.parametrize("dose", [4.0, 60.0, 1000.0])
+def test_the_error_that_is_told_is_the_true_one(backend: CpuBackend, dose: float) -> None:
+    known = truth(dose)
+    counts = np.random.default_rng(1).poisson(known).astype(np.uint16)
+    told = assess(counts, PLAIN, MANIFEST, backend, seed=3)
+    halves = thin(np.random.default_rng(3), counts.astype(np.float32), 0.5)
+    done = list(backend.denoise([plane(half, PLAIN, MANIFEST) for half in halves]))
+    true = float(np.mean([np.mean(np.square(one.image - known / 2)) for one in done]))
+    assert abs(told.error - true) < 3.5 * told.error_deviation
+    assert told.error_deviation < 0.05 * told.raw_error
+    assert told.raw_error == pytest.approx(dose / 2, rel=0.02)
+    assert told.gain_db > 3
+    assert told.psnr - told.raw_psnr == pytest.approx(10 * np.log10(told.raw_error / told.error))
+
+
+def test_detail_ends_where_the_specimens_does(backend: CpuBackend) -> None:
+    counts = np.random.default_rng(2).poisson(truth(400.0)).astype(np.uint16)
+    told = assess(counts, PLAIN, MANIFEST, backend)
+    period = 8 / np.sqrt(2)  # of the product of two waves; the lattice's edge is finer still
+    assert told.detail_raw is not None and 0.8 * period < told.detail_raw < 1.1 * period
+    assert told.detail_cross is not None and 0.8 * period < told.detail_cross < 1.1 * period
+    flat = assess(np.random.default_rng(2).poisson(400.0, (384, 384)).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert flat.detail_raw is None and max(flat.frc_raw) < 0.5
+
+
+def test_the_empty_border_of_a_drift_corrected_image_is_no_stretching(backend: CpuBackend) -> None:
+    known = truth(60.0)
+    known[:60] = known[:, -30:] = 0
+    told = assess(np.random.default_rng(1).poisson(known).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert told.dose == pytest.approx(known.mean() / 2, rel=0.01)
+    assert told.gain_db > 3
+
+
+def test_a_small_image_has_a_standard_error_too(backend: CpuBackend) -> None:
+    told = assess(np.random.default_rng(3).poisson(truth(60.0, 110)).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert 0 < told.error_deviation < 0.1 * told.raw_error
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (75, 90), (80, 81)])
+def test_ring_correlations_are_those_of_the_whole_spectrum(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(9)
+    scene = truth(20.0, 90)[: shape[0], : shape[1]]
+    one, two = (rng.poisson(scene).astype(np.float32) for _ in range(2))
+    window = np.outer(*(np.hanning(side) for side in shape))
+    first, second = (np.fft.fft2((image - image.mean()) * window) for image in (one, two))
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
+    plain = []
+    for ring in range(RINGS):
+        inside = (frequency >= ring / 2 / RINGS) & (frequency < (ring + 1) / 2 / RINGS)
+        common = (first * second.conj())[inside].sum().real
+        plain.append(common / np.sqrt(np.square(abs(first[inside])).sum() * np.square(abs(second[inside])).sum()))
+    assert ring_correlation(one, two) == pytest.approx(np.array(plain), abs=1e-5)
+
+
+def test_x_rays_are_no_error_of_the_network(backend: CpuBackend) -> None:
+    counts = np.random.default_rng(4).poisson(truth(60.0)).astype(np.uint16)
+    clean = assess(counts, PLAIN, MANIFEST, backend)
+    hits = counts[::61, ::53]
+    hits += np.random.default_rng(8).integers(3000, 9000, hits.shape).astype(np.uint16)
+    assert assess(counts, PLAIN, MANIFEST, backend).error < clean.error + 4 * clean.error_deviation
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda counts: counts * 7, "the noise variance is"),
+        (lambda counts: counts * 1.5, "not whole numbers"),
+        (lambda counts: counts - 100.0, "negative"),
+        (lambda counts: counts + np.roll(counts, 1, 0) + np.roll(counts, 1, 1), "correlated"),
+        (lambda counts: np.where(counts == counts[0, 0], np.nan, counts), "no numbers"),
+        (lambda counts: np.full_like(counts, 9), "constant"),
+    ],
+)
+def test_what_is_not_plain_counts_is_not_applicable(backend: CpuBackend, change: object, reason: str) -> None:
+    counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.float32)
+    with pytest.raises(MicrographError, match=f"not applicable: .*{reason}"):
+        assess(change(counts), PLAIN, MANIFEST, backend)  # type: ignore[operator]
+
+
+def test_gain_and_offset_of_the_profile_make_counts_of_values(backend: CpuBackend) -> None:
+    counts = np.random.default_rng(6).poisson(truth(60.0)).astype(np.float32)
+    scaled = Choice(Profile(name="p", gain=4.0, offset=100.0), "test", 4.0, 100.0)
+    assert assess(4 * counts + 100, scaled, MANIFEST, backend) == assess(counts, PLAIN, MANIFEST, backend)
+
+
+def test_the_command_tells_each_file_and_json_holds_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.tif", tmp_path / "bad.tif"
+    counts = np.random.default_rng(7).poisson(truth(60.0, 256)).astype(np.uint16)
+    tifffile.imwrite(good, counts)
+    tifffile.imwrite(bad, counts * 1.5)
+    assert main.main(["assess", str(good), str(bad), str(tmp_path / "none.tif")]) == 0
+    said = capsys.readouterr().out
+    assert "at half the dose (29.8 counts per pixel)" in said and "not applicable" in said and "No such file" in said
+    assert main.main(["assess", "--json", str(good), str(bad)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        set(Assessment.__dataclass_fields__) < set(told[str(good)]) and told[str(good)]["holds"] == "at half the dose"
+    )
+    assert "not whole numbers" in told[str(bad)]["not applicable"]
+    assert main.main(["assess", str(bad)]) == 1

@@ -1,0 +1,93 @@
+"""Simulated scenes: in range, reproducible, of several kinds, and what is held out stays unseen by training."""
+
+import ast
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import training
+from daemon.demo import camera
+from training.data.simulate import HELD_OUT, SHARES, TRAINING, bank, turns
+
+FAMILIES = {**TRAINING, **HELD_OUT}
+
+MEASURING = {"simulate", "pairs", "guards", "command", "report", "figures"}
+"""Modules that may know the held-out families."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("side", [64, 129])
+def test_a_scene_fills_0_to_1_and_comes_again_from_the_same_seed(name: str, side: int) -> None:
+    for seed in range(6):
+        scene = FAMILIES[name](np.random.default_rng(seed), side)
+        assert scene.shape == (side, side)
+        assert scene.dtype == np.float32
+        assert np.isfinite(scene).all()
+        assert scene.min() == 0
+        assert scene.max() == 1
+        assert np.array_equal(scene, FAMILIES[name](np.random.default_rng(seed), side))
+
+
+@pytest.mark.parametrize("families", [TRAINING, HELD_OUT])
+def test_a_bank_takes_the_kinds_in_turn(families: dict[str, training.data.simulate.Generator]) -> None:
+    scenes = bank(7, 6, 64, families)
+    rng = np.random.default_rng(7)
+    assert len(scenes) == 6
+    for name, scene in zip(turns(families), scenes, strict=False):
+        assert np.array_equal(scene, families[name](rng, 64))
+    assert not np.array_equal(scenes[0], scenes[4])
+
+
+def test_families_are_drawn_in_their_shares_and_those_without_one_alike() -> None:
+    assert set(SHARES) == set(TRAINING)
+    total = sum(SHARES.values())
+    drawn = list(islice(turns(TRAINING), 3 * total))
+    for end in range(1, len(drawn) + 1):
+        for name, share in SHARES.items():
+            assert abs(drawn[:end].count(name) - end * share / total) < 1
+    lattices = SHARES["atomic_columns"] + SHARES["lattice_fringes"]
+    assert 1 / 3 < lattices / total < 0.4
+    assert list(islice(turns(HELD_OUT), 8)) == [*HELD_OUT, *HELD_OUT]
+
+
+def test_nobody_asks_for_the_held_out_families_by_default() -> None:
+    assert all(np.array_equal(a, b) for a, b in zip(bank(3, 4, 64), bank(3, 4, 64, TRAINING), strict=True))
+    assert set(TRAINING.values()).isdisjoint(HELD_OUT.values())
+    assert camera.scene in HELD_OUT.values()
+    assert camera.scene not in TRAINING.values()
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_scenes_have_no_noise_of_their_own(name: str) -> None:
+    """Finer detail than two pixels could not be told from noise, and no optics pass it."""
+    shares = []
+    for seed in range(4):
+        spectrum = np.abs(np.fft.rfft2(HELD_OUT[name](np.random.default_rng(seed), 256) - 0.5)) ** 2
+        frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)[None, :])
+        spectrum[0, 0] = 0
+        shares.append(spectrum[frequency > 0.45].sum() / spectrum.sum())
+    assert np.mean(shares) < 0.02
+
+
+def imported(source: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or ""
+            names |= {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+    return names
+
+
+def test_training_never_sees_what_is_held_out() -> None:
+    """What is measured on these families, the demo's camera among them, is honest only while no training saw them."""
+    sources = sorted(Path(training.__file__).parent.rglob("*.py"))
+    assert len(sources) > 10
+    for source in sources:
+        names = imported(source)
+        assert not any("daemon.demo.run" in name for name in names), source
+        if source.stem != "simulate":
+            assert not any("daemon.demo.camera" in name for name in names), source
+        if source.stem not in MEASURING:
+            assert "HELD_OUT" not in source.read_text(), source

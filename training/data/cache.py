@@ -1,0 +1,73 @@
+"""Images prepared once, kept in a folder and memory-mapped from then on. The folder may be deleted at any time that
+nothing trains on it.
+
+An entry is ``KEY-0.npy, KEY-1.npy, ...`` and, written last, ``KEY.json``, without which the others do not count. Every
+file is written under another name and moved into place, so what is there is whole, and processes that write the same
+entry at the same time do each other no harm.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from daemon.errors import ConfigError
+from daemon.whole import write_whole
+from training.data.exposure import Image
+
+
+class Stored(Sequence[Image]):
+    """Images in .npy files, memory-mapped read-only when they are looked at: any number of them, few files open."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Stored": ...
+    def __getitem__(self, index: int | slice) -> "Image | Stored":
+        """Raises ConfigError if the file has gone."""
+        if isinstance(index, slice):
+            return Stored(self._paths[index])
+        try:
+            return _mapped(self._paths[index])
+        except (OSError, EOFError, ValueError) as error:
+            raise ConfigError(
+                f"{self._paths[index]}: the cache was deleted or damaged while in use ({error}); run the same command "
+                "again to resume"
+            ) from error
+
+
+def get(folder: Path, key: str) -> tuple[Stored, dict[str, Any]] | None:
+    """The images of an entry and the notes that were put with them; None if there is no such entry, or not whole."""
+    try:
+        entry = json.loads((folder / f"{key}.json").read_bytes())
+        stored = Stored([folder / f"{key}-{index}.npy" for index in range(len(entry["shapes"]))])
+        whole = [list(image.shape) for image in stored] == entry["shapes"]
+        return (stored, dict(entry["notes"])) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return None
+
+
+def put(folder: Path, key: str, images: Sequence[Image], notes: dict[str, Any]) -> Stored:
+    """Write an entry. `notes` are of JSON types. Raises OSError (disk full, no right to write)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{key}-{index}.npy" for index in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        write_whole(path, partial(np.save, arr=image, allow_pickle=False))
+    entry = json.dumps({"shapes": [image.shape for image in images], "notes": notes}).encode()
+    write_whole(folder / f"{key}.json", lambda stream: stream.write(entry))
+    return Stored(paths)
+
+
+@lru_cache(maxsize=256)
+def _mapped(path: Path) -> Image:
+    """A view of a .npy file, without NumPy's class for it, of which slices are slow."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from daemon import __version__
 from daemon.counts import profiles
 from daemon.counts.gain import measure
-from daemon.demo.camera import expose
+from daemon.demo.specimen import expose
 from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Acquisition, Micrograph

@@ -32,13 +32,14 @@ from gpu_rivals import Rivals, flop_of
 from stand_in import stand_in, why_tensorrt_does_not_run
 from timeline import Timeline, draw
 
-from daemon.backends import SLOTS, manifest, open_backend, tiling
+from daemon.backends import manifest, open_backend, tiling
 from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, manifest_of, tile_of
 from daemon.backends.gpu.nvidia import choose, find_gpu, load_tensorrt
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.backends.manifest import Manifest
+from daemon.backends.protocol import SLOTS
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
-from daemon.denoiser import plane
 from daemon.service import inference
 from daemon.service.service import Service
 from daemon.settings.config import BackendConfig, Config, Profile
@@ -116,7 +117,7 @@ def pipeline(opened: Any, side: int, plan: Plan, weights: Manifest, expected: fl
     given = frames_of(side, SLOTS)
     number = max(3 * SLOTS, plan.frames(expected))
     with Timer() as timer:
-        source = (plane(given[index % SLOTS], choice(), weights) for index in range(number))
+        source = (plane(given[index % SLOTS], choice(), weights.dose_range) for index in range(number))
         ended = [time.perf_counter() for _ in opened.denoise(source)]
     steady = [later - earlier for earlier, later in zip(ended[SLOTS:], ended[SLOTS + 1 :], strict=False)]
     mean = (ended[-1] - ended[SLOTS]) / (len(ended) - 1 - SLOTS)
@@ -198,10 +199,10 @@ def timeline(opened: Any, side: int, weights: Manifest, frames: int) -> list[dic
     recorder = Timeline(opened.driver, opened.network)
     one = Pipeline(recorder, recorder.network, weights, halo=weights.halo)
     given = frames_of(side, SLOTS)
-    for _ in one.denoise(plane(given[index % SLOTS], choice(), weights) for index in range(2 * SLOTS)):
+    for _ in one.denoise(plane(given[index % SLOTS], choice(), weights.dose_range) for index in range(2 * SLOTS)):
         pass
     recorder.begin()
-    for _ in one.denoise(plane(given[index % SLOTS], choice(), weights) for index in range(frames)):
+    for _ in one.denoise(plane(given[index % SLOTS], choice(), weights.dose_range) for index in range(frames)):
         pass
     spans = recorder.spans()
     one.close()

@@ -32,7 +32,8 @@ from PIL import Image as Picture
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
-from daemon.demo.camera import encode, expose, scene
+from daemon.demo.camera import encode
+from daemon.demo.specimen import expose, scene
 
 SIDE = 1024
 BRIGHT = 80

@@ -14,8 +14,8 @@ from statistics import mean
 import numpy as np
 
 from daemon import Denoiser, __version__
-from daemon.demo.camera import expose, scene
 from daemon.demo.run import USUAL_SIGMA, best_gaussian, gaussian, psnr
+from daemon.demo.specimen import expose, scene
 
 SIDE = 512
 DOSES = (5.0, 20.0, 200.0, 1000.0)

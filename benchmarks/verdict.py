@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 
 from daemon.backends import manifest, open_backend
 from daemon.backends.gpu.engine import default_folder
+from daemon.counts.plane import Denoised
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, scaled, witness
-from daemon.denoiser import plane
 from daemon.errors import MicrographError
-from daemon.micrograph import Denoised, Micrograph
+from daemon.micrograph import Micrograph
 from daemon.settings.config import BackendConfig, Profile
 from daemon.verdict import judge
 from training.data import simulate
@@ -147,7 +148,7 @@ class Bench:
         micrograph = Micrograph(raw, Path("simulated.tif"), "tiff")
         profile = Profile(name="p", gain=gain, offset=offset)
         choice = scaled(profile, "benchmark", micrograph, witness(micrograph))
-        (done,) = self._backend.denoise([plane(raw, choice, self._manifest)])
+        (done,) = self._backend.denoise([plane(raw, choice, self._manifest.dose_range)])
         return done, choice
 
     def case(self, rng: np.random.Generator, stratum: str, source: Source, fault: str) -> Case | None:

@@ -1,8 +1,6 @@
 """From a micrograph to a denoised one, without folders or ledger: prepare, run a backend, judge."""
 
-import logging
 import warnings
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -10,99 +8,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daemon.backends import Backend, manifest, open_backend
+from daemon.backends import manifest, open_backend
 from daemon.backends.gpu.engine import default_folder
-from daemon.backends.manifest import Manifest
-from daemon.backends.tiling import SMALLEST
-from daemon.counts import spikes
-from daemon.counts.profiles import Choice, Evidence, scaled, witness
-from daemon.counts.scaling import noise_units
-from daemon.errors import BackendError, EmdenoisedError, MicrographError
-from daemon.micrograph import Micrograph, Pixels, Plane, Prepared, Spikes, Survey
+from daemon.counts.plane import Plane
+from daemon.counts.prepare import plane, require_plane
+from daemon.counts.profiles import Evidence, scaled, witness
+from daemon.errors import MicrographError
+from daemon.micrograph import Micrograph, Pixels
 from daemon.service import voids
 from daemon.settings.config import BackendConfig, Profile
-
-log = logging.getLogger(__name__)
-
-CANARY_DOSE = 20.0
-CANARY_SIDE = 256
-NO_SPIKES = Spikes(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
-
-
-def require_plane(pixels: Pixels) -> None:
-    """Raises MicrographError for what is no image plane (H, W) of real numbers, or too small to denoise."""
-    if pixels.dtype.kind not in "biuf" or pixels.ndim != 2:
-        raise MicrographError(f"an image plane (H, W) of real numbers is needed, not {pixels.dtype} {pixels.shape}")
-    if min(pixels.shape) < SMALLEST:
-        height, width = pixels.shape
-        raise MicrographError(
-            f"the image is {width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed to denoise it"
-        )
-
-
-def plane(pixels: Pixels, choice: Choice, weights: Manifest, find_spikes: bool = True) -> Plane:
-    """One (H, W) plane of any real dtype for a backend; it is only read.
-
-    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result, in which only regions
-    of them come back (`daemon.service.voids`). Raises
-    MicrographError for what is no image plane.
-    """
-    require_plane(pixels)
-    false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
-    gain, offset = choice.noise.effective_gain, choice.noise.effective_offset
-    return Plane(pixels, gain, offset, false_alarm, partial(_prepare, pixels, choice, weights, false_alarm))
-
-
-def _prepare(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
-    """Spikes, dose and scaling. Raises MicrographError if the plane cannot be turned into counts."""
-    try:
-        return _judged(pixels, choice, weights, false_alarm, survey)
-    except (EmdenoisedError, MemoryError):
-        raise
-    except Exception as error:
-        # A backend calls this: a defect of ours must cost one micrograph and not the session.
-        log.debug("traceback", exc_info=True)
-        raise MicrographError(f"internal error, please report it: {error!r}") from error
-
-
-def _judged(pixels: Pixels, choice: Choice, weights: Manifest, false_alarm: float, survey: Survey) -> Prepared:
-    noise = choice.noise
-    found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=survey)
-    places = found.rows * pixels.shape[1] + found.columns
-    counted = np.isin(places, survey.missing, assume_unique=True, invert=True)
-    flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
-    mean = (survey.total - float(flagged)) / (pixels.size - len(found))
-    dose, scaling = choice.counts(mean), noise.scaling(mean)
-    doubts = list(choice.doubts)
-    for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", weights.dose_range)):
-        if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:
-            doubts.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
-    void = voids.find(survey.missing, pixels.shape)
-    single = len(found) - len(void)
-    if single > 1e-3 * pixels.size:
-        doubts.append(f"{single} pixels ({single / pixels.size:.1%}) were X-ray hits, hot or not finite")
-    remarks = [f"a region of {len(void)} pixels ({len(void) / pixels.size:.1%}) holds no numbers: it was left as it is"]
-    warnings = tuple(dict.fromkeys((*choice.warnings, *doubts, *(remarks if len(void) else ()))))
-    return Prepared(pixels, found, scaling, dose, warnings, tuple(doubts), void)
-
-
-def canary(backend: Backend) -> None:
-    """Run a small known image; raises BackendError if what comes back is not a denoised version of it."""
-    rng = np.random.default_rng(0)
-    wave = np.sin(np.arange(CANARY_SIDE) / 9)
-    truth = CANARY_DOSE * (1 + 0.5 * wave[:, None] * wave)
-    counts = rng.poisson(truth).astype(np.uint16)
-    dose = float(counts.mean())
-    try:
-        (result,) = backend.denoise([Plane.known(Prepared(counts, NO_SPIKES, noise_units(dose), dose))])
-    except MicrographError as error:
-        raise BackendError(f"{backend.name}: the canary tile failed: {error}") from error
-    before, after = (float(np.square(image - truth).mean()) for image in (counts, result.image))
-    if not after < 0.5 * before:  # also when it is NaN
-        raise BackendError(
-            f"{backend.name}: the canary tile came out wrong (mean squared error {after:.3g}, {before:.3g} "
-            "before denoising); the process or the weights are damaged: restart, then reinstall"
-        )
 
 
 class Denoiser:
@@ -179,7 +93,7 @@ class Denoiser:
         seen = witness(micrograph) if self._gain == "auto" else Evidence()
         profile = Profile(name="array", gain=self._gain, offset=self._offset)
         choice = scaled(profile, "asked for", micrograph, seen)
-        return plane(pixels, choice, self.manifest, self._find_spikes)
+        return plane(pixels, choice, self.manifest.dose_range, self._find_spikes)
 
     def close(self) -> None:
         """Free the network."""

@@ -1,8 +1,14 @@
 """Which filesystem a folder lies on: network filesystems send no events and cannot hold the ledger safely."""
 
+import hashlib
 import os
 import re
+import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from daemon.errors import ConfigError
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 UNKNOWN = "unknown"
@@ -82,3 +88,37 @@ def is_network(fstype: str) -> bool:
 def _unescape(text: str) -> str:
     """The kernel writes space, tab, newline and backslash as octal escapes of bytes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file, whoever else writes it. Raises OSError, and leaves what was there."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        with temporary.open("xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(path: Path, content: bytes) -> None:
+    """Write a file of a run. Raises ConfigError where the disk refuses."""
+    try:
+        write_whole(path, lambda stream: stream.write(content))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror or error}); what was saved before is untouched. "
+            "Make room, or choose another --out, and run the same command again to go on"
+        ) from error

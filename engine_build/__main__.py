@@ -28,8 +28,8 @@ from daemon.backends import manifest, tiling
 from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of, tile_of
 from daemon.backends.gpu.nvidia import RTX_TARGETS, Flavour, find_gpu, load_tensorrt
 from daemon.errors import BackendError, ConfigError, EmdenoisedError, WeightsError
+from daemon.files import save
 from daemon.settings.config import EX_CONFIG
-from daemon.whole import save
 from engine_build import gate, on_card
 from engine_build.build import build
 from engine_build.half import finite, half_body

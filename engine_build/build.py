@@ -14,7 +14,7 @@ from typing import Any
 from daemon.backends.gpu.engine import WORKSPACE
 from daemon.backends.gpu.nvidia import Flavour, listen, load_tensorrt, told
 from daemon.errors import BackendError, ConfigError, WeightsError
-from daemon.whole import save
+from daemon.files import save
 
 
 @dataclass(frozen=True, slots=True)

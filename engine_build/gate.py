@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from daemon.backends.gpu.engine import Gate
 from daemon.counts.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
-from daemon.demo import camera
+from daemon.demo import specimen
 from daemon.errors import WeightsError
 from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of
 
@@ -42,7 +42,7 @@ class Case:
 def cases(tile: int, scaling: Kind) -> list[Case]:
     """Usual tiles and the extremes of a camera, all seeded: what half precision could stumble over."""
     rng = np.random.default_rng(4)
-    scene = camera.scene(rng, tile)
+    scene = specimen.scene(rng, tile)
     found = []
 
     def add(name: str, counts: NDArray[np.generic], dose: float, truth: NDArray[np.generic] | None = None) -> None:
@@ -55,7 +55,7 @@ def cases(tile: int, scaling: Kind) -> list[Case]:
         )
 
     for dose, contrast in ((0.5, 1.0), (20.0, 0.2), (200.0, 1.0), (2500.0, 0.05), (5000.0, 1.0)):
-        counts, truth = camera.expose(scene, dose, contrast, rng)
+        counts, truth = specimen.expose(scene, dose, contrast, rng)
         add(f"{dose:g} counts, contrast {contrast:g}", counts, dose, truth)
     add("pure noise", rng.poisson(20, (tile, tile)), 20.0, np.full((tile, tile), 20.0))
     add("black, in a frame of 20 counts", np.zeros((tile, tile)), 20.0)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from daemon.errors import ConfigError
-from daemon.whole import save
+from daemon.files import save
 
 log = logging.getLogger(__name__)
 

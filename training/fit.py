@@ -17,7 +17,7 @@ from torch import nn
 
 from daemon.backends.manifest import sha256
 from daemon.errors import ConfigError
-from daemon.whole import save
+from daemon.files import save
 from training.curve import PICTURE
 from training.data import cache as store
 from training.data import simulate

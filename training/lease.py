@@ -29,7 +29,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from daemon.errors import ConfigError, EmdenoisedError
-from daemon.whole import save
+from daemon.files import save
 from training.curve import CURVE, PICTURE
 from training.data import simulate
 from training.data.exposure import Image

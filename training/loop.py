@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from daemon.errors import ConfigError
-from daemon.whole import save
+from daemon.files import save
 from training.curve import PICTURE, Curve, draw, read
 from training.data.samples import Drawn
 from training.distributed import Place

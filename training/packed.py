@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import ConfigError
-from daemon.whole import save
+from daemon.files import save
 from training.data.exposure import Image
 from training.data.truths import Truth, bin2, own_noise
 from training.presets import Recipe

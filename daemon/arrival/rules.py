@@ -7,6 +7,8 @@ from fnmatch import translate
 from functools import cached_property
 from typing import Literal
 
+from daemon.service.sections import stated
+from daemon.settings.config import Config
 from daemon.settings.names import folded
 
 
@@ -98,3 +100,24 @@ class _Globs:
 
 def _any_of(globs: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
+
+
+def apart(config: Config, rules: Rules, path: str, profile: str | None = None) -> bool:
+    """Whether the settings say that each section of `path` is a micrograph of its own."""
+    by_settings = stated(config, rules, path, profile)
+    return by_settings is not None and by_settings.apart
+
+
+def rules_of(config: Config) -> Rules:
+    """The arrival settings as the tracker wants them."""
+    arrival = config.arrival
+    return Rules(
+        settle_seconds=arrival.settle_seconds,
+        suspicious_tail_seconds=arrival.suspicious_tail_seconds,
+        extensions=arrival.extensions,
+        ignore=arrival.ignore,
+        sections=arrival.sections,
+        frames=arrival.frames,
+        require_sidecar=arrival.require_sidecar,
+        recursive=arrival.recursive,
+    )

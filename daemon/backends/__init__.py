@@ -1,60 +1,21 @@
-"""One word for "a thing that runs the network": a stream of micrographs in, a stream out, in order."""
+"""A thing that runs the network: a stream of planes in, a stream of denoised images out, in order.
 
-import ctypes
+In: a weights folder and `counts.plane.Plane`s. Out: `Denoised` images; the processor here, NVIDIA's cards in `gpu`.
+Front door: `open_backend` and `protocol.Backend`; `manifest` loads and checks a folder of weights.
+"""
+
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from daemon.backends import manifest
-from daemon.micrograph import Denoised, Plane
+from daemon.backends.gpu.nvidia import driver_answers
+from daemon.backends.protocol import Backend
 from daemon.settings.config import BackendConfig
 
 # Before ONNX Runtime is imported, which otherwise keeps a file in the home folder and reports to its makers.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-
-SLOTS = 3
-"""Micrographs a GPU backend holds at once: one each in upload, compute and download."""
-
-
-OUT_OF_MEMORY = (
-    "there is not enough memory for this micrograph; lower backend.queue, or backend.max_pixels to refuse such files "
-    "at once"
-)
-
-
-class Backend(Protocol):
-    """Runs one network. Used by one thread, as a context manager; `close` frees what it holds."""
-
-    @property
-    def name(self) -> str:
-        """What ran, for logs and provenance: e.g. "cpu: ONNX Runtime 1.32.0, float32, 2 threads"."""
-        ...
-
-    def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
-        """Yield one finished (H, W) float32 image, in the micrograph's own units, for each input, in order.
-
-        May read ahead of what it has yielded (that is how a GPU overlaps); a None among the inputs says that
-        nothing more is waiting just now, and is the moment to finish what was read ahead. Every image is the
-        caller's to keep. Raises MicrographError for the first input not yet yielded (the stream is over then, and
-        inputs read ahead of it must be given again), BackendError when the process can no longer denoise at all.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free everything. Called once, by the thread that used it."""
-        ...
-
-
-def driver_answers() -> bool:
-    """Whether an NVIDIA driver with at least one GPU is there. Asks libcuda itself: anything later may segfault."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def resolve(kind: Literal["auto", "cpu", "tensorrt"]) -> Literal["cpu", "tensorrt"]:

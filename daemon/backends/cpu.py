@@ -8,13 +8,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from daemon.backends import OUT_OF_MEMORY, tiling
+from daemon.backends import tiling
 from daemon.backends.manifest import Manifest
+from daemon.backends.protocol import OUT_OF_MEMORY
 from daemon.counts import spikes
+from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
 from daemon.counts.spikes import infill, within
 from daemon.errors import BackendError, MicrographError, WeightsError
-from daemon.micrograph import Denoised, Image, Plane, Prepared
+from daemon.micrograph import Image
 
 
 class CpuBackend:

@@ -1,14 +1,16 @@
 """The manifest of a weights folder: what a network is, how it was trained, and how it must be served."""
 
-import hashlib
-from importlib.resources import files
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from daemon import files
 from daemon.counts.scaling import Kind
 from daemon.errors import WeightsError
+from daemon.settings.config import Config
 
 MANIFEST = "manifest.json"
 
@@ -44,7 +46,7 @@ class Manifest(BaseModel):
 
 def shipped_weights() -> Path:
     """The folder of weights installed with the package."""
-    return Path(str(files("weights")))
+    return Path(str(resources.files("weights")))
 
 
 def load(folder: Path) -> Manifest:
@@ -83,10 +85,20 @@ def locate(weights: str) -> Path:
 def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal. Raises WeightsError if it cannot be read."""
     try:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); reinstall the weights") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A weights folder and its verified manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def load_weights(config: Config) -> dict[str, Weights]:
+    """Profile's `weights` → folder and verified manifest, for all profiles. Raises WeightsError."""
+    wanted = {profile.weights for profile in config.profiles.values()}
+    return {name: Weights(folder := locate(name), load(folder)) for name in sorted(wanted)}

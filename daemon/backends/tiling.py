@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.backends.manifest import Manifest
+from daemon.counts.plane import SMALLEST
 from daemon.errors import MicrographError, WeightsError
-
-SMALLEST = 32
-"""Shortest side of an image worth denoising, pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

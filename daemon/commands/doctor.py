@@ -1,5 +1,6 @@
 """`emdenoised doctor`: is this installation sound, and if not, what to do about it."""
 
+import argparse
 import os
 import platform
 import shutil
@@ -14,9 +15,9 @@ from watchdog.observers import Observer
 
 import daemon
 from daemon.backends import manifest, open_backend
+from daemon.backends.canary import canary
 from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
-from daemon.denoiser import canary
 from daemon.errors import EmdenoisedError
 from daemon.files import filesystem_type, is_network
 from daemon.settings import config as settings
@@ -229,3 +230,16 @@ def backend(config: Config) -> Iterator[Finding]:
         yield Finding("ok", f"backend {opened.name}: the canary tile came out right")
     finally:
         opened.close()
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+
+    given = {"drop": options.drop, "output": options.out, "state": options.state}
+    faults = 0
+    for finding in examine(options.config, {name: folder for name, folder in given.items() if folder is not None}):
+        faults += finding.verdict == "fault"
+        print(f"{ {'ok': '  ok  ', 'note': ' note ', 'fault': 'FAULT '}[finding.verdict] } {finding.text}")
+        if finding.remedy:
+            print(f"        → {finding.remedy}")
+    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to mend")
+    return 1 if faults else 0

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image as Picture
 
+from daemon.files import write_whole
 from daemon.logs import one_line
-from daemon.whole import write_whole
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c2024; max-width: 1180px; margin: 2rem auto;

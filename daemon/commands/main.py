@@ -1,27 +1,21 @@
-"""The `emdenoised` command."""
+"""The `emdenoised` command: its options, and which module does what. Quick: `--help` loads no image library."""
 
 import argparse
 import io
-import json
-import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from daemon import __version__, logs
-from daemon.commands import calibrate
-from daemon.commands import shared as offline
-from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
+from daemon.commands import assess, calibrate, denoise
+from daemon.commands.doctor import run_doctor
+from daemon.commands.run import run_check, run_once, run_service
+from daemon.commands.status import run_prune, run_retry, run_status
+from daemon.errors import ConfigError, EmdenoisedError, WeightsError
 from daemon.ledger import sessions
 from daemon.ledger.database import LedgerDamagedError
-from daemon.ledger.jobs import Ledger
-from daemon.logs import one_line
 from daemon.settings import config as settings
 from daemon.settings.config import EX_CONFIG
-
-log = logging.getLogger(__name__)
 
 SETTINGS = f"settings (default: {settings.default_config_path()})".replace("%", "%%")
 
@@ -74,11 +68,11 @@ def parser() -> argparse.ArgumentParser:
             "--create-drop", action="store_true", help="make the drop folder if it is missing"
         )
     one_off = add(
-        "denoise", offline.denoise, "denoise the named files now, without drop folder or ledger", shared=False
+        "denoise", denoise.denoise, "denoise the named files now, without drop folder or ledger", shared=False
     )
     how_good = add(
         "assess",
-        offline.assess,
+        assess.assess,
         "how good the denoising of the named files is, told from two halves of their own counts, at half the dose",
         shared=False,
     )
@@ -98,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
         )
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
     how_good.add_argument("--json", action="store_true", help="print as JSON, with the ring correlations")
-    lab = add("report", offline.report_session, "a session as one HTML page for a lab book: pictures, verdicts, hashes")
-    again = add("replay", offline.replay_session, "run a past session through other weights and compare the verdicts")
+    lab = add("report", run_report, "a session as one HTML page for a lab book: pictures, verdicts, hashes")
+    again = add("replay", run_replay, "run a past session through other weights and compare the verdicts")
     for command in (lab, again):
         command.add_argument("session", metavar="SESSION", help=sessions.HELP)
         command.add_argument(
@@ -149,102 +143,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def start(options: argparse.Namespace, once: bool) -> int:
-    from daemon.service.supervisor import supervise
-
-    config = offline.settings_of(options)
-    logs.set_up(config.log.level, config.log.format)
-    try:
-        settings.prepare_folders(config, options.create_drop)
-    except TransientError as error:
-        if once:
-            raise
-        log.warning("%s; the service starts and waits for it", error)
-    return supervise(config, once, lambda: offline.settings_of(options))
-
-
-def run_service(options: argparse.Namespace) -> int:
-    return start(options, once=False)
-
-
-def run_once(options: argparse.Namespace) -> int:
-    return start(options, once=True)
-
-
-def run_check(options: argparse.Namespace) -> int:
-    config = offline.settings_of(options)
-    print(f"{options.config or settings.default_config_path()}: usable")
-    print(f"  drop    {config.folders.drop}\n  output  {config.folders.output}\n  state   {config.folders.state}")
-    for profile in config.profiles.values():
-        dose = "any dose" if profile.dose is None else f"{profile.dose[0]:g} to {profile.dose[1]:g} counts per pixel"
-        default = " (default)" if profile.name == config.default_profile else ""
-        print(f"  profile {profile.name}{default}: {dose}, weights {profile.weights}, gain {profile.gain}")
-    return 0
-
-
 def run_doctor(options: argparse.Namespace) -> int:
-    from daemon.commands.doctor import examine
+    from daemon.commands import doctor
 
-    given = {"drop": options.drop, "output": options.out, "state": options.state}
-    faults = 0
-    for finding in examine(options.config, {name: folder for name, folder in given.items() if folder is not None}):
-        faults += finding.verdict == "fault"
-        print(f"{ {'ok': '  ok  ', 'note': ' note ', 'fault': 'FAULT '}[finding.verdict] } {finding.text}")
-        if finding.remedy:
-            print(f"        → {finding.remedy}")
-    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to mend")
-    return 1 if faults else 0
+    return doctor.run_doctor(options)
 
 
-def run_status(options: argparse.Namespace) -> int:
-    with Ledger(offline.settings_of(options).folders.state, "read") as ledger:
-        counts = ledger.counts()
-        recent, set_aside = ledger.recent(10), ledger.recent(1_000_000 if options.json else 100, "quarantined")
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    "counts": counts,
-                    "recent": [asdict(job) for job in recent],
-                    "quarantined": [asdict(job) for job in set_aside],
-                },
-                indent=1,
-                default=str,
-            )
-        )
-        return 0
-    print(", ".join(f"{number} {state}" for state, number in counts.items()))
-    for job in recent:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
-        remark = job.error or job.warning or ""
-        word = job.verdict if job.state == "done" and job.verdict else job.state
-        print(f"  {when}  {word:11}  {job.path!r}{f'  ({one_line(remark)})' if remark else ''}")
-    if set_aside:
-        print("quarantined; looked at again when they change, or with: emdenoised retry")
-        for job in set_aside:
-            print(f"  {job.path!r}: {one_line(job.error or '')}")
-        if (more := counts["quarantined"] - len(set_aside)) > 0:
-            print(f"  and {more} more: emdenoised status --json")
-    return 0
+def run_report(options: argparse.Namespace) -> int:
+    from daemon.commands import report
+
+    return report.report_session(options)
 
 
-def run_retry(options: argparse.Namespace) -> int:
-    with Ledger(offline.settings_of(options).folders.state, "edit") as ledger:
-        jobs = ledger.retry(options.pattern)
-    for job in jobs:
-        print(f"again: {job.path!r}")
-    print(f"{len(jobs)} to be tried again" if jobs else f"nothing quarantined matches {options.pattern!r}")
-    return 0
+def run_replay(options: argparse.Namespace) -> int:
+    from daemon.commands import replay
 
-
-def run_prune(options: argparse.Namespace) -> int:
-    from daemon.service.housekeeping import prune
-
-    config = offline.settings_of(options)
-    with Ledger(config.folders.state, "read" if options.dry_run else "edit") as ledger:
-        pruned = prune(config, ledger, dry_run=options.dry_run)
-    print(f"{'would be removed' if options.dry_run else 'removed'}: {pruned}")
-    return 0
+    return replay.replay_session(options)
 
 
 def run_demo(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """A past session through other weights: what would have come out, and where it differs from what did."""
 
+import argparse
 import heapq
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,23 +13,28 @@ import numpy as np
 from PIL import Image as Picture
 
 from daemon import formats
-from daemon.backends import Backend, open_backend
+from daemon.backends import manifest, open_backend
+from daemon.backends.protocol import Backend
 from daemon.commands import html
 from daemon.commands.html import text
 from daemon.commands.progress import Progress
 from daemon.commands.report import WORDS
+from daemon.commands.shared import settings_of
 from daemon.errors import MicrographError, TransientError
+from daemon.files import write_whole
 from daemon.formats import turned
 from daemon.formats.decoder import Reader
-from daemon.ledger.jobs import Job
+from daemon.ledger import sessions
+from daemon.ledger.jobs import Job, Ledger
 from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
-from daemon.output import paths, writing
+from daemon.output import paths
 from daemon.output.preview import grey, window
-from daemon.service import sections, steps
+from daemon.output.record import own_record
+from daemon.service import raw_file, sections, steps
+from daemon.settings import config as settings
 from daemon.settings.config import Config
 from daemon.verdict import judge
-from daemon.whole import write_whole
 
 CROP = 256
 """Side of the detail that is shown of each micrograph, pixels."""
@@ -98,13 +104,13 @@ def run(
 
 def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progress) -> Iterator[Comparison | Skipped]:
     new = _candidate(config, weights)
-    loaded = steps.load_weights(new)
+    loaded = manifest.load_weights(new)
     (only,) = loaded.values()
     backend = open_backend(config.backend, only.folder, config.folders.engines, progress.beat)
     try:
         with Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader:
             for job in jobs:
-                for result in paths.of(job):
+                for result in paths.results_of(job):
                     relative = result.relative
                     progress.next(str(relative))
                     try:
@@ -120,7 +126,7 @@ def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progre
 
 def _compared(
     new: Config,
-    loaded: dict[str, steps.Weights],
+    loaded: dict[str, manifest.Weights],
     backend: Backend,
     reader: Reader,
     job: Job,
@@ -128,7 +134,7 @@ def _compared(
 ) -> Comparison:
     relative, section, image = result.relative, result.section, result.image
     path = new.folders.drop / job.path
-    record = writing.own_record(image)
+    record = own_record(image)
     if record is None:
         raise MicrographError(f"{image}: the result, or the JSON beside it, is no longer there")
     match record:
@@ -137,7 +143,7 @@ def _compared(
         case _:
             raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
     if section is None:
-        raw = steps.fingerprint(path, new.backend.max_pixels)
+        raw = raw_file.fingerprint(path, new.backend.max_pixels)
     else:
         micrograph, found = sections.read(reader, path, section)
         raw = found.raw
@@ -256,3 +262,20 @@ def _summary(found: Sequence[Comparison], skipped: Sequence[Skipped]) -> Mapping
 
 def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
+
+
+def replay_session(options: argparse.Namespace) -> int:
+    """A session through other weights."""
+
+    config = settings_of(options)
+    with Ledger(config.folders.state, "read") as ledger:
+        jobs = [job for job in sessions.find(ledger, options.session) if job.state == "done"]
+    weights = settings.weights_named(options.weights)
+    options.to.mkdir(parents=True, exist_ok=True)
+    with Progress(sum(max(1, job.sections) for job in jobs)) as progress:
+        found, skipped = run(config, jobs, weights, max(0, options.pictures), progress)
+    write(options.to, options.session, options.weights, found, skipped)
+    changed = sum(one.old != one.new for one in found)
+    told = f"{len(found)} compared, {changed} with another verdict, {len(skipped)} not compared"
+    print(f"{told} → {options.to / 'replay.html'}")
+    return 0 if found else 1

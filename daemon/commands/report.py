@@ -1,5 +1,6 @@
 """A session as one page for a lab book: what was done, pictures, settings, hashes and verdicts."""
 
+import argparse
 import struct
 import time
 from collections import Counter
@@ -15,9 +16,12 @@ from PIL import Image as Picture
 from daemon import __version__, formats
 from daemon.commands import html
 from daemon.commands.html import text
+from daemon.commands.shared import settings_of
 from daemon.errors import MicrographError
-from daemon.ledger.jobs import Job
-from daemon.output import paths, writing
+from daemon.ledger import sessions
+from daemon.ledger.jobs import Job, Ledger
+from daemon.output import paths
+from daemon.output.record import own_record
 from daemon.settings.config import Config
 
 WORDS = ("reject", "check", "good")
@@ -81,9 +85,9 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
 
 def _results(job: Job) -> Iterator[_Result]:
     """One, or one for each section of a stack: the ledger knows of those together only the worst verdict."""
-    for found in paths.of(job):
+    for found in paths.results_of(job):
         try:
-            record = writing.own_record(found.image)
+            record = own_record(found.image)
         except OSError:
             record = None
         if record is not None and isinstance(record.get("spikes"), dict):
@@ -163,7 +167,7 @@ def _preview(image: Path) -> Picture.Image | None:
     """The preview beside a result, small enough for a page."""
     try:
         with (
-            formats.open_raw(writing.preview_path(image)) as stream,
+            formats.open_raw(paths.preview_path(image)) as stream,
             Picture.open(stream, formats=["PNG"]) as found,
         ):
             picture = found.convert("L")
@@ -201,3 +205,17 @@ def _listed(value: object) -> list[str]:
 
 def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def report_session(options: argparse.Namespace) -> int:
+    """A page about a session."""
+    from daemon.output import paths
+
+    config = settings_of(options)
+    with Ledger(config.folders.state, "read") as ledger:
+        jobs = sessions.find(ledger, options.session)
+    options.to.parent.mkdir(parents=True, exist_ok=True)
+    write(config, jobs, options.session, options.to, max(0, options.pictures))
+    number = sum(len(list(paths.results_of(job))) or 1 for job in jobs)
+    print(f"{number} micrographs → {options.to}")
+    return 0

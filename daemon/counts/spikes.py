@@ -24,8 +24,9 @@ from math import exp, isfinite, log
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.counts.plane import Spikes, Survey
 from daemon.errors import MicrographError
-from daemon.micrograph import Pixels, Spikes, Survey
+from daemon.micrograph import Pixels
 
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]

@@ -25,7 +25,8 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from daemon.demo.camera import PIXEL_NM, SESSION, Exposure
+from daemon.demo.camera import SESSION, Exposure
+from daemon.demo.specimen import PIXEL_NM
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
 

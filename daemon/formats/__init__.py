@@ -1,6 +1,7 @@
 """Micrograph files: is it complete, read it, write one. TIFF, MRC and vendors' formats, told apart by their content.
 
-Raw files are only ever opened for reading.
+In: a path. Out: a `Micrograph`, or why there is none; raw files are only ever opened for reading.
+Front door: `probe`, `read` and `write`; `decoder.Reader` reads in a child process what needs a codec.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import mdoc, mrc, references, rosettasciio, stack, tiff, tiff_layout, turned
+from daemon.formats import mrc, references, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
 from daemon.formats.reading import CodecNeededError, DamagedError, Extent, explained
 from daemon.formats.safe_open import open_raw
 from daemon.formats.units import convert
@@ -123,7 +124,7 @@ def read(
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
     _refuse_no_picture(path, micrograph)
-    micrograph = mdoc.merged(_with_credible_size(micrograph), below)
+    micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), below)
     if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError
-from daemon.formats import emi, ser, stack, taken, tiff_values
+from daemon.formats import ser, sidecars, stack, tiff_values
 from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
@@ -30,7 +30,7 @@ from daemon.formats.reading import (
     tail_remark,
 )
 from daemon.formats.units import METRES, pixel_size, reciprocal
-from daemon.micrograph import Micrograph, Pixels
+from daemon.micrograph import Acquisition, Micrograph, Pixels
 
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -41,6 +41,14 @@ _COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
 """Names of the axis along which rows, or columns, follow one another."""
 _WIDEST = 8
 """Bytes of the widest pixel."""
+_WANTED = {
+    "voltage_kv": ("beam_energy",),
+    "magnification": ("magnification",),
+    "exposure_seconds": ("exposure", "dwell_time"),
+    "microscope": ("microscope",),
+    "detector": ("Name",),
+}
+_ELECTRONS = ("e-", "e", "electrons", "e⁻")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ def read(
         try:
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             chosen, left_out = _choose(path, form, signals)
-            told = emi.beside(path, below) if form is _SER else None
+            told = sidecars.emi_beside(path, below) if form is _SER else None
             return _micrograph(path, form, chosen, left_out, max_pixels, section, told)
         except (EmdenoisedError, MemoryError, DamagedError):
             raise
@@ -176,7 +184,7 @@ def _micrograph(
     left_out: list[str],
     max_pixels: int,
     section: int | None,
-    told: emi.Told | None,
+    told: sidecars.EmiRecord | None,
 ) -> Micrograph:
     data, y, x = _upright(signal)
     units = [str(axis.get("units") or "") for axis in (y, x)]
@@ -212,8 +220,8 @@ def _micrograph(
     if left_out:
         warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
     warnings += [text for text in [tail_remark(pixels)] if text]
-    metadata |= tiff_values.brightness(*taken.brightness(signal))
-    how = taken.acquisition(signal) if told is None else told.taken
+    metadata |= tiff_values.brightness(*brightness(signal))
+    how = acquisition(signal) if told is None else told.taken
     return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
 
 
@@ -260,3 +268,74 @@ def _end_of_hdf5(head: bytes, size: int) -> int:
     if wide not in (4, 8) or version > 3:
         return size  # a version to come: not ours to judge
     return int.from_bytes(head[at : at + wide], "little")
+
+
+def acquisition(signal: Mapping[str, Any]) -> Acquisition:
+    """What is stated of one image, by RosettaSciIO's table of where each vendor says what, and by a look of our own."""
+    original = signal.get("original_metadata", {})
+    found: dict[str, Any] = {}
+    for place, (target, convert) in signal.get("mapping", {}).items():
+        value = at(original, place)
+        if value is None:
+            continue
+        try:
+            found[target.rpartition(".")[2]] = convert(value) if convert else value
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            continue  # the vendor wrote something else there: unknown
+    values = {key: next((found[name] for name in names if name in found), None) for key, names in _WANTED.items()}
+    general = signal.get("metadata", {}).get("General", {})
+    values["recorded"] = " ".join(str(general[key]) for key in ("date", "time") if general.get(key))
+    return Acquisition.stated(**{**values, **_gatan(original), **_velox(original)})
+
+
+def at(tree: Any, *places: str) -> Any:
+    """The first value there is at these places in a tree of mappings; no key on the way has a dot in its name."""
+    for place in places:
+        found = tree
+        for key in place.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if found is not None:
+            return found
+    return None
+
+
+def brightness(signal: Mapping[str, Any]) -> tuple[float, float, str]:
+    """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and none where it states none."""
+    told = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
+    try:
+        return float(at(told, "Origin") or 0.0), float(at(told, "Scale") or 1.0), str(at(told, "Units") or "")
+    except (TypeError, ValueError):
+        return 0.0, 1.0, ""
+
+
+def _gatan(original: Mapping[str, Any]) -> dict[str, Any]:
+    image = at(original, "ImageList.TagGroup0") or {}
+    brightness = at(image, "ImageData.Calibrations.Brightness") or {}
+    exposure = at(
+        image, "ImageTags.DataBar.Exposure Time (s)", "ImageTags.Acquisition.Parameters.High Level.Exposure (s)"
+    )
+    in_electrons = str(at(brightness, "Units") or "").strip().lower() in _ELECTRONS
+    return _known(
+        exposure_seconds=exposure,
+        detector=at(image, "ImageTags.Acquisition.Device.Name"),
+        electrons_per_unit=at(brightness, "Scale") if in_electrons else None,
+    )
+
+
+def _velox(original: Mapping[str, Any]) -> dict[str, Any]:
+    result = at(original, "BinaryResult") or {}
+    name, index = (at(result, key) for key in ("Detector", "DetectorIndex"))
+    properties = at(original, "CustomProperties") or {}
+    dwell = at(original, "Scan.DwellTime")  # only where a beam was scanned
+    return _known(
+        detector=name,
+        magnification=at(
+            original, "Optics.NominalMagnification" if dwell is None else "CustomProperties.StemMagnification.value"
+        ),
+        exposure_seconds=at(original, f"Detectors.Detector-{index}.ExposureTime") or dwell,
+        electrons_per_unit=at(properties.get(f"Detectors[{name}].CountsToElectrons"), "value"),
+    )
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
-from daemon.formats import emi
+from daemon.formats import sidecars
 from daemon.formats.units import convert, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, PixelSize
 
@@ -132,7 +132,7 @@ def _of_jeol(told: Mapping[str, str]) -> Acquisition:
 def fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
     """What Thermo Fisher's newer software writes as XML: single values, or a list of labels."""
     text = _text(tags.get(_FEI_XML))
-    return {**_elements(text), **emi.labelled(text)}
+    return {**_elements(text), **sidecars.labelled(text)}
 
 
 def tescan(tags: Mapping[int, Any]) -> dict[str, str]:

@@ -30,8 +30,8 @@ from daemon.ledger.jobs import Job
 from daemon.live_page import pictures
 from daemon.live_page.picture_cache import Shelf
 from daemon.micrograph import Pixels
-from daemon.output import writing
 from daemon.output.preview import binned, grey, window
+from daemon.output.record import own_record
 from daemon.settings.folders import Folders
 
 T = TypeVar("T")
@@ -236,7 +236,7 @@ class Gallery:
             if (known := self._records.get(key)) is not None:
                 self._records.move_to_end(key)
                 return known
-        record = writing.own_record(image)
+        record = own_record(image)
         if record is None:
             raise NotThereError(f"{image} has no record of ours beside it and is not shown")
         with self._lock:

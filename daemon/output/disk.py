@@ -1,7 +1,6 @@
 """The disk or share that results go to: is it still there, what does its refusal mean, who left half a file on it."""
 
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -194,12 +193,3 @@ def place(source: Path, target: Path, known_as: Path) -> None:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
             raise
         source.rename(target)  # FAT and some shares know no links; the name was free a moment ago
-
-
-def sha256(path: Path) -> str:
-    """A file's SHA-256, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

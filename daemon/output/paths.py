@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from daemon import formats
 from daemon.ledger.jobs import Job
-from daemon.output import writing
-from daemon.service import sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class Result:
     image: Path
 
 
-def of(job: Job) -> Iterator[Result]:
+def results_of(job: Job) -> Iterator[Result]:
     """What a job brought: nothing, one image, or one for each section of a stack."""
     if job.output is None:
         return
@@ -30,6 +28,33 @@ def of(job: Job) -> Iterator[Result]:
         yield Result(PurePosixPath(job.path), None, last)
     kind: formats.Kind = "mrc" if last.suffix.lower() in formats.SUFFIXES["mrc"] else "tiff"
     for number in range(1, job.sections + 1):
-        relative = sections.name(job.path, number)
-        image = last.with_name(writing.output_path(Path(), relative, job.revision, kind).name)
+        relative = section_name(job.path, number)
+        image = last.with_name(output_path(Path(), relative, job.revision, kind).name)
         yield Result(relative, number, image)
+
+
+def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kind) -> Path:
+    """Where the image of a raw file goes: same relative path, `.r2` and so on for later revisions.
+
+    Where the kind changes, the new ending is appended (a.mrc → a.mrc.tif), so that a.tif and a.mrc never meet.
+    """
+    stem, ending = relative.stem, relative.suffix
+    name = relative.name if revision <= 1 else f"{stem}.r{revision}{ending}"
+    if ending.lower() not in formats.SUFFIXES[kind]:
+        name += formats.SUFFIXES[kind][0]
+    return root / relative.parent / name
+
+
+def preview_path(image: Path) -> Path:
+    """Where the preview of an image is, if it has one."""
+    return beside(image, ".png")
+
+
+def beside(image: Path, ending: str) -> Path:
+    return image.with_name(image.name + ending)
+
+
+def section_name(path: str, number: int) -> PurePosixPath:
+    """What a section is called, relative to the drop folder: tilt.st → tilt.s0007.st."""
+    stack = PurePosixPath(path)
+    return stack.with_name(f"{stack.stem}.s{number:04d}{stack.suffix}")

@@ -8,7 +8,6 @@ put into the output folder is ever replaced.
 import errno
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,18 +16,16 @@ from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-
 from daemon import formats
 from daemon.errors import MicrographError
+from daemon.files import sha256
 from daemon.micrograph import Image, Micrograph
 from daemon.output import preview
-from daemon.output.disk import explained, flush, held, place, sha256, temporary_files
+from daemon.output.disk import explained, flush, held, place, temporary_files
+from daemon.output.paths import beside, output_path, preview_path
+from daemon.output.record import WRITER, entry, own_record, plain, read_record, settings_of
 
 log = logging.getLogger(__name__)
-
-WRITER = "emdenoised"
-_RECORD_LIMIT = 16 << 20
 _DRAWING_FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -44,23 +41,6 @@ class Written:
     content: Mapping[str, Any] = field(repr=False)
     """What the JSON says."""
     warnings: tuple[str, ...] = ()
-
-
-def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kind) -> Path:
-    """Where the image of a raw file goes: same relative path, `.r2` and so on for later revisions.
-
-    Where the kind changes, the new ending is appended (a.mrc → a.mrc.tif), so that a.tif and a.mrc never meet.
-    """
-    stem, ending = relative.stem, relative.suffix
-    name = relative.name if revision <= 1 else f"{stem}.r{revision}{ending}"
-    if ending.lower() not in formats.SUFFIXES[kind]:
-        name += formats.SUFFIXES[kind][0]
-    return root / relative.parent / name
-
-
-def preview_path(image: Path) -> Path:
-    """Where the preview of an image is, if it has one."""
-    return _beside(image, ".png")
 
 
 def write_outputs(
@@ -129,8 +109,8 @@ def write_outputs(
         content = {"writer": WRITER, **provenance, "output": output}
         if remarks:
             content["warnings"] = [*provenance.get("warnings", ()), *remarks]
-        steps.append((temporary(here), _beside(here / name, ".json")))
-        text = json.dumps(_plain(content), indent=1, allow_nan=False)
+        steps.append((temporary(here), beside(here / name, ".json")))
+        text = json.dumps(plain(content), indent=1, allow_nan=False)
         steps[-1][0].write_text(text + "\n", encoding="ascii")
         for source, target in steps:
             flush(source)
@@ -139,7 +119,7 @@ def write_outputs(
         image = folder / name
         place(unfinished, here / name, image)
         flush(here)
-    return Written(image, _beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
+    return Written(image, beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
 
 
 def _draw(
@@ -181,35 +161,18 @@ def _find(
                 if content is None:
                     continue
                 taken = True
-                if _get(content, "raw", "sha256") != provenance["raw"]["sha256"]:
+                if entry(content, "raw", "sha256") != provenance["raw"]["sha256"]:
                     continue
-                if same_settings and _settings(content) != _settings(_plain(provenance)):
+                if same_settings and settings_of(content) != settings_of(plain(provenance)):
                     continue
                 digest = sha256(image)
-                if _get(content, "output", "sha256") == digest:
+                if entry(content, "output", "sha256") == digest:
                     picture = preview_path(image)
                     found = picture if picture.is_file() else None
-                    return Written(image, _beside(image, ".json"), found, digest, adopted=True, content=content)
+                    return Written(image, beside(image, ".json"), found, digest, adopted=True, content=content)
         if not taken:
             break
     return None
-
-
-def own_record(image: Path) -> dict[str, Any] | None:
-    """The JSON of an image that is there and is a result of ours, or None."""
-    if image.is_symlink() or not image.is_file():
-        return None
-    content = _read_record(_beside(image, ".json"))
-    return content if content is not None and _get(content, "output", "name") == image.name else None
-
-
-def _settings(content: Mapping[str, Any]) -> tuple[object, ...]:
-    """What a result depends on besides the raw bytes."""
-    return _get(content, "profile", "name"), _get(content, "weights", "sha256"), content.get("config_sha256")
-
-
-def _beside(image: Path, ending: str) -> Path:
-    return image.with_name(image.name + ending)
 
 
 def _refuse_outside(root: Path, folder: Path) -> None:
@@ -233,10 +196,10 @@ def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
     `here`: the folder as `held` has it; `folder`: as people know it.
     """
     image = here / name
-    record, picture = _beside(image, ".json"), preview_path(image)
+    record, picture = beside(image, ".json"), preview_path(image)
     for path, ours in (
         (image, False),
-        (record, _read_record(record) is not None),
+        (record, read_record(record) is not None),
         (picture, preview.written_by(picture) == WRITER),
     ):
         if os.path.lexists(path) and not ours:
@@ -247,37 +210,9 @@ def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
             )
 
 
-def _read_record(record: Path) -> dict[str, Any] | None:
-    """One of our JSON files, or None if it is not there, not ours or damaged."""
-    try:
-        with formats.open_raw(record) as stream:  # a pipe of that name would hold the writer for ever
-            content = json.loads(stream.read(_RECORD_LIMIT))  # what is longer is cut, and then no JSON
-    except (FileNotFoundError, MicrographError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) and content.get("writer") == WRITER else None
-
-
-def _get(content: Mapping[str, Any], section: str, key: str) -> object:
-    inner = content.get(section)
-    return inner.get(key) if isinstance(inner, dict) else None
-
-
 def _description(relative: PurePath, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The few words that travel inside the image; everything else is in the JSON beside it."""
     return {
         "denoised from": str(relative).encode("ascii", "replace").decode(),
         "raw SHA-256": str(provenance["raw"]["sha256"]),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Plain JSON types; what is not finite becomes null, because JSON knows no NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | bool | None) else str(value)

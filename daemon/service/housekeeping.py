@@ -9,8 +9,9 @@ from pathlib import Path
 
 from daemon.ledger.jobs import Job, Ledger
 from daemon.output import preview
-from daemon.output.writing import WRITER, preview_path
-from daemon.service.steps import gone
+from daemon.output.paths import preview_path
+from daemon.output.record import WRITER
+from daemon.service.raw_file import gone
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)

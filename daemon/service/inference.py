@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.backends import Backend, open_backend
-from daemon.denoiser import canary
+from daemon.backends import open_backend
+from daemon.backends.canary import canary
+from daemon.backends.manifest import Weights
+from daemon.backends.protocol import Backend
+from daemon.counts.plane import Denoised, Plane
 from daemon.errors import BackendError, MicrographError
 from daemon.ledger.jobs import Job
-from daemon.micrograph import Denoised, Plane
-from daemon.service.steps import Weights, Work
+from daemon.service.steps import Work
 from daemon.settings.config import BackendConfig
 
 

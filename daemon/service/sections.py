@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daemon.arrival.rules import Rules
+from daemon.arrival.rules import Rules, apart
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
@@ -31,7 +31,7 @@ class Section:
     first: str
     """That of the first section, by which the stack is known again."""
     raw: dict[str, Any]
-    """What `steps.fingerprint` says of a whole file."""
+    """What `raw_file.fingerprint` says of a whole file."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -78,12 +78,6 @@ def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
     for profile in config.profiles.values():
         if profile.match.states_a_rule and not profile.match.measured and profile.match.path_fits(relative):
             yield profile
-
-
-def apart(config: Config, rules: Rules, path: str, profile: str | None = None) -> bool:
-    """Whether the settings say that each section of `path` is a micrograph of its own."""
-    by_settings = stated(config, rules, path, profile)
-    return by_settings is not None and by_settings.apart
 
 
 def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
@@ -152,12 +146,6 @@ def grows(reader: Reader, config: Config, rules: Rules, path: Path, relative: st
         return taking(config, rules, relative, reader.read(path, 0)).apart
     except EmdenoisedError:
         return False  # reading it tells why
-
-
-def name(path: str, number: int) -> PurePosixPath:
-    """What a section is called, relative to the drop folder: tilt.st → tilt.s0007.st."""
-    stack = PurePosixPath(path)
-    return stack.with_name(f"{stack.stem}.s{number:04d}{stack.suffix}")
 
 
 def read(reader: Reader, path: Path, number: int, first: str | None = None) -> tuple[Micrograph, Section]:

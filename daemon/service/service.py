@@ -23,19 +23,20 @@ from pathlib import Path, PurePosixPath
 from prometheus_client.core import Metric
 
 from daemon import formats
-from daemon.arrival.rules import Rules
+from daemon.arrival.rules import rules_of
 from daemon.arrival.tracker import Arrived, Lanes, Tracker
 from daemon.arrival.watcher import Watcher
-from daemon.backends import SLOTS, resolve
+from daemon.backends import manifest, resolve
+from daemon.backends.protocol import SLOTS
+from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.jobs import Backoff, Job, Ledger
 from daemon.live_page.server import Health
-from daemon.micrograph import Denoised
-from daemon.output import writing
+from daemon.output import paths, record, writing
 from daemon.output.disk import Mounted, clean_temporary
-from daemon.service import sections, steps
+from daemon.service import raw_file, sections, steps
 from daemon.service.accounts import Accounts
 from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
@@ -55,21 +56,6 @@ PATIENCE_SECONDS = 0.25
 HOUSEKEEPING_SECONDS = 3600.0
 FOLDER_AWAY_SECONDS = 1.0
 """Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
-
-
-def rules(config: Config) -> Rules:
-    """The arrival settings as the tracker wants them."""
-    arrival = config.arrival
-    return Rules(
-        settle_seconds=arrival.settle_seconds,
-        suspicious_tail_seconds=arrival.suspicious_tail_seconds,
-        extensions=arrival.extensions,
-        ignore=arrival.ignore,
-        sections=arrival.sections,
-        frames=arrival.frames,
-        require_sidecar=arrival.require_sidecar,
-        recursive=arrival.recursive,
-    )
 
 
 class Service:
@@ -93,11 +79,11 @@ class Service:
         backoff = Backoff(
             first=retry.first_seconds, factor=retry.factor, longest=retry.longest_seconds, attempts=retry.attempts
         )
-        self._weights = steps.load_weights(config)
+        self._weights = manifest.load_weights(config)
         self.ledger = Ledger(config.folders.state, backoff=backoff)
         self._once = once
         self._lanes = Lanes(config.order.backlog_every)
-        wanted = self._rules = rules(config)
+        wanted = self._rules = rules_of(config)
         self._tracker = Tracker(
             wanted,
             lambda path: formats.probe(config.folders.drop / path, config.folders.drop),
@@ -380,9 +366,9 @@ class Service:
                 self._why_blocked = str(error)
                 self.watcher.wake()
                 self._accounts.release(job)
-            elif isinstance(error, steps.ChangedError):
+            elif isinstance(error, raw_file.ChangedError):
                 self._accounts.forget(job, str(error))
-            elif steps.gone(self.config.folders.drop / job.path):
+            elif raw_file.gone(self.config.folders.drop / job.path):
                 self._accounts.forget(job, "it was gone before it could be read; should it come back, it is done then")
             else:
                 self._accounts.postpone(job, str(error))
@@ -412,15 +398,15 @@ class Service:
         path = self.config.folders.drop / job.path
         if job.sections or self._by_section(job.path):
             return self._read_section(job, path)
-        raw = steps.fingerprint(path, self.config.backend.max_pixels, self.config.folders.drop)
+        raw = raw_file.fingerprint(path, self.config.backend.max_pixels, self.config.folders.drop)
         if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
-            raise steps.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
+            raise raw_file.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
         relative = PurePosixPath(job.path)
         if self._done_before(job, raw["sha256"]):
             return True
         adopted = writing.find_adoptable(self.config.folders.output, relative, job.revision, raw["sha256"])
         if adopted is not None:
-            self._accounts.finish(job, str(adopted.image), "adopted", **steps.summary(adopted.content))
+            self._accounts.finish(job, str(adopted.image), "adopted", **record.summary(adopted.content))
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
         seconds: dict[str, float] = {}
@@ -445,12 +431,12 @@ class Service:
                 self._accounts.finish(job, job.output or "", "unchanged", sections=job.sections)
                 return True
         number = job.sections + 1
-        relative = sections.name(job.path, number)
+        relative = paths.section_name(job.path, number)
         micrograph, section = sections.read(self._reader, path, number, job.sha256 if job.sections else None)
         taking = sections.taking(self.config, self._rules, job.path, micrograph)
         adopted = writing.find_adoptable(self.config.folders.output, relative, job.revision, section.sha256)
         if adopted is not None:
-            told = {**section.told, **steps.summary(adopted.content)}
+            told = {**section.told, **record.summary(adopted.content)}
             self._accounts.finish(job, str(adopted.image), "adopted", **told)
             log.info("adopted %s of %r: it was finished before", section, job.path)
             return True
@@ -484,7 +470,7 @@ class Service:
             profile=outcome.profile,
             timings=outcome.seconds,
             warning="; ".join(outcome.warnings) or None,
-            **steps.summary(outcome.written.content),
+            **record.summary(outcome.written.content),
             **(section.told if section else {}),
         )
         self._pause = 0.0

@@ -1,10 +1,8 @@
 """One micrograph's way from file to finished output, step by step, without threads and without the ledger."""
 
-import hashlib
-import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -15,34 +13,23 @@ from typing import Any
 import numpy as np
 
 from daemon import __version__, formats
-from daemon.backends import manifest
-from daemon.backends.manifest import Manifest
+from daemon.backends.manifest import Weights
 from daemon.counts import profiles
+from daemon.counts.plane import Denoised, Plane, Prepared
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
-from daemon.denoiser import plane
 from daemon.errors import MicrographError, TransientError
 from daemon.formats.decoder import Reader
-from daemon.micrograph import Denoised, Micrograph, Plane, Prepared
+from daemon.micrograph import Micrograph
 from daemon.output import writing
 from daemon.service import voids
+from daemon.service.raw_file import ChangedError
 from daemon.service.sections import Section
 from daemon.settings.config import Config
 from daemon.verdict import judge
 
-LONGEST = 512
-"""Bytes of file for each pixel that a plane may have: a movie of hundreds of frames."""
 SPIKES_LISTED = 1000
 """The JSON lists so many spikes and counts the rest."""
-REASONS_KEPT = 3
-"""So many reasons of a verdict are in the ledger; the JSON has them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A weights folder and its verified manifest."""
-
-    folder: Path
-    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,10 +76,6 @@ class Outcome:
         return text + "".join(f"; warning: {warning}" for warning in self.warnings)
 
 
-class ChangedError(TransientError):
-    """The file is not the one that was announced any more: what it is now is taken in on its own."""
-
-
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     """Add what the block takes to ``seconds[step]``."""
@@ -101,46 +84,6 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
         yield
     finally:
         seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - begin, 4)
-
-
-def load_weights(config: Config) -> dict[str, Weights]:
-    """Profile's `weights` → folder and verified manifest, for all profiles. Raises WeightsError."""
-    wanted = {profile.weights for profile in config.profiles.values()}
-    return {name: Weights(folder := manifest.locate(name), manifest.load(folder)) for name in sorted(wanted)}
-
-
-def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> dict[str, Any]:
-    """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
-
-    Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
-    TransientError if it cannot be read now.
-    """
-    digest = hashlib.sha256()
-    try:
-        with formats.open_raw(path, below) as stream:
-            state = os.fstat(stream.fileno())
-            if state.st_size > max_pixels * LONGEST:  # a sparse file costs nothing and would be read for hours
-                raise MicrographError(
-                    f"{path}: is {state.st_size / 2**30:.0f} GiB long, more than backend.max_pixels allows for; raise "
-                    "that if it is its true size"
-                )
-            while block := stream.read(1 << 20):
-                digest.update(block)
-            state = os.fstat(stream.fileno())
-    except OSError as error:
-        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
-    return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
-
-
-def gone(path: Path) -> bool:
-    """Whether a file certainly is not there, as opposed to out of reach."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def read(
@@ -189,7 +132,7 @@ def prepare(
         try:
             choice = profiles.choose(config, relative, micrograph, profile)
             chosen = weights[choice.profile.weights]
-            given = plane(micrograph.pixels, choice, chosen.manifest, config.spikes.find)
+            given = plane(micrograph.pixels, choice, chosen.manifest.dose_range, config.spikes.find)
         except MicrographError as error:
             raise MicrographError(f"{path}: {error}") from error
     warnings = (*([warning] if warning else []), *micrograph.warnings)
@@ -234,21 +177,6 @@ def finish(
         )
     warnings = (*warnings, *written.warnings)
     return Outcome(written, dose, name, len(prepared.spikes) - len(prepared.void), verdict.word, warnings, work.seconds)
-
-
-def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a result's JSON, as `Ledger.finish` takes it; older records say less."""
-    verdict = record.get("verdict") or {}
-    raw, spikes = record.get("raw") or {}, record.get("spikes") or {}
-    facts = {
-        "dose": record.get("dose"),
-        "shape": raw.get("shape"),
-        "pixel_size": raw.get("pixel_size"),
-        "spikes": spikes.get("count", 0),
-        "reasons": verdict.get("reasons", [])[:REASONS_KEPT],
-        "backend": record.get("backend"),
-    }
-    return {"verdict": verdict.get("word"), "facts": facts}
 
 
 def provenance(

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 
 from daemon import logs
+from daemon.backends import manifest
 from daemon.errors import EmdenoisedError, TransientError
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health, Monitor
-from daemon.service import steps
 from daemon.service.metrics import Metrics
 from daemon.service.service import Service
 from daemon.service.systemd import Notifier, watchdog_interval
@@ -228,7 +228,7 @@ class _Supervisor:
             new = self._reload()
             with contextlib.suppress(TransientError):  # a share that is away: the service waits for it
                 settings.prepare_folders(new)
-            steps.load_weights(new)
+            manifest.load_weights(new)
         except EmdenoisedError as error:
             log.error("the settings were not changed: %s", error)
             self._notifier.ready(

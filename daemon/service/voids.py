@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.micrograph import Image, Pixels, Prepared
+from daemon.counts.plane import Prepared
+from daemon.micrograph import Image, Pixels
 
 Indices = NDArray[np.intp]
 

@@ -8,9 +8,9 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from daemon.errors import ConfigError
+from daemon.files import write_whole
 from daemon.settings import yaml_file
 from daemon.settings.yaml_file import Section
-from daemon.whole import write_whole
 
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 Row = Annotated[tuple[float, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.backends import Backend
 from daemon.backends.manifest import Manifest
+from daemon.backends.protocol import Backend
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.counts.thinning import examine, thin
-from daemon.denoiser import plane
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
 
@@ -94,7 +94,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
         raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
     plain = Choice(choice.profile, "a half", 1.0, 0.0)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
-    done = list(backend.denoise([plane(half, plain, weights) for half in halves]))
+    done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))
     sound = np.ones(counts.shape, bool)
     for one in done:  # X-ray hits and hot pixels are in both halves
         sound[one.prepared.spikes.rows, one.prepared.spikes.columns] = False

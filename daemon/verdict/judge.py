@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.counts.plane import Prepared, Spikes
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import Scaling, sharing
 from daemon.errors import MicrographError
-from daemon.micrograph import Image, Pixels, Prepared, Spikes
+from daemon.micrograph import Image, Pixels
 from daemon.verdict import residual
 from daemon.verdict.residual import Evidence
 

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.counts.noise import WINDOW
+from daemon.counts.plane import Spikes
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import Scaling
-from daemon.micrograph import Image, Pixels, Spikes
+from daemon.micrograph import Image, Pixels
 
 SIDE, SMALL_SIDE = 64, 32
 """Of a patch, pixels; the smaller one where the image is not larger."""

@@ -9,11 +9,11 @@ from fake_gpu import plug_in
 from numpy.typing import NDArray
 
 from daemon import Denoiser
+from daemon.backends.canary import canary
 from daemon.counts import spikes
-from daemon.demo.camera import expose, scene
-from daemon.denoiser import canary
+from daemon.counts.plane import Denoised, Plane, Prepared
+from daemon.demo.specimen import expose, scene
 from daemon.errors import BackendError, MicrographError, WeightsError
-from daemon.micrograph import Denoised, Plane, Prepared
 
 Counts = Callable[..., NDArray[np.uint16]]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from daemon.counts import spikes
+from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import MicrographError
-from daemon.micrograph import Denoised, Plane, Prepared
 
 CANARY = (256, 256)
 """Images of this shape are the canary's, and are left alone by `hook`."""

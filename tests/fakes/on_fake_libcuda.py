@@ -14,8 +14,8 @@ from daemon.backends.gpu.cuda import Cuda
 from daemon.backends.gpu.device import OutOfMemoryError
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.counts import spikes
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
-from daemon.denoiser import plane
 from daemon.errors import BackendError
 from daemon.settings.config import Profile
 
@@ -49,7 +49,7 @@ for blend in (0, 8):
     one = Pipeline(driver, Copy(), WEIGHTS, halo=8, blend=blend)
     kept = []
     for image, result in zip(
-        given * 2, one.denoise(plane(image, COUNTED, WEIGHTS) for image in given * 2), strict=True
+        given * 2, one.denoise(plane(image, COUNTED, WEIGHTS.dose_range) for image in given * 2), strict=True
     ):
         np.testing.assert_allclose(result.image, spikes.infill(image, result.prepared.spikes), rtol=1e-5, atol=1e-4)
         kept.append((result.image, result.image.copy()))

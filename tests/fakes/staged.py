@@ -27,13 +27,13 @@ from fake_gpu import plug_in
 from daemon import files
 from daemon.backends.gpu import provision
 from daemon.commands.main import main
+from daemon.counts.plane import Prepared
 from daemon.errors import BackendError
 from daemon.formats import decoder
 from daemon.ledger.jobs import Ledger
-from daemon.micrograph import Prepared
 from daemon.service import inference, service
 
-_rules = service.rules
+_rules = service.rules_of
 
 
 def _fail(one: Prepared) -> None:
@@ -114,7 +114,7 @@ match sys.argv[1]:
     case "building":
         inference.open_backend = _build
     case "impatient":
-        service.rules = lambda config: replace(_rules(config), stuck_seconds=1.0)
+        service.rules_of = lambda config: replace(_rules(config), stuck_seconds=1.0)
     case "crashing-codec":
         inference.open_backend = _forgetful
         staged = "import os; from daemon import formats as f; from daemon.formats import decoder; r = f.read; "

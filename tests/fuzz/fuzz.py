@@ -126,7 +126,7 @@ def _holds(do: Callable[[], None]) -> bool:
 def sidecar() -> Callable[[bytes], None]:
     """Read a sound stack with a SerialEM .mdoc of these bytes beside it, and TIA's .emi: none may spoil the image."""
     from daemon import formats
-    from daemon.formats import emi
+    from daemon.formats import sidecars
 
     path = _scratch(".mrc")
     path.write_bytes((CORPUS / "mrc" / "stack.mrc").read_bytes())
@@ -135,7 +135,7 @@ def sidecar() -> Callable[[bytes], None]:
         path.with_name(path.name + ".mdoc").write_bytes(data)
         for section in (0, 1):
             formats.read(path, MAX_PIXELS, section)
-            emi.parse(data, section + 1)
+            sidecars.parse_emi(data, section + 1)
 
     return one
 

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from stand_in import stand_in, why_tensorrt_does_not_run
 
 from daemon.backends import manifest, open_backend
+from daemon.backends.canary import canary
 from daemon.backends.gpu.cuda import Cuda
 from daemon.backends.gpu.engine import load_manifest
 from daemon.backends.gpu.nvidia import find_gpu
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.counts import spikes
+from daemon.counts.plane import Plane
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
-from daemon.denoiser import canary, plane
 from daemon.errors import EmdenoisedError
-from daemon.micrograph import Plane
 from daemon.service.service import Service
 from daemon.settings.config import BackendConfig, Config, Profile
 
@@ -54,7 +55,7 @@ class Copy:
 
 
 def asked(pixels: NDArray[Any]) -> Plane:
-    return plane(pixels, COUNTED, WEIGHTS)
+    return plane(pixels, COUNTED, WEIGHTS.dose_range)
 
 
 @pytest.mark.parametrize("blend", [0, 24])

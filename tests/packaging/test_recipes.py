@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
+from daemon.arrival.rules import rules_of
 from daemon.counts import profiles
 from daemon.micrograph import Micrograph
-from daemon.service.service import rules
 from daemon.settings import config as settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "acquisition.md").read_text("utf-8")
@@ -39,7 +39,7 @@ def test_a_recipe(tmp_path: Path, software: str, file: str, wanted: bool, profil
     path.write_text(FOLDERS + RECIPES[software], "utf-8")
     assert len(RECIPES[software].splitlines()) <= 10
     config = settings.load(path)
-    arrival = rules(config)
+    arrival = rules_of(config)
     assert arrival.wants(file) == wanted
     if wanted:
         counts = np.random.default_rng(0).poisson(50, (256, 256)).astype(np.uint16)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from daemon.errors import ConfigError
-from daemon.whole import save
+from daemon.files import save
 from training import curve, loop
 from training.data import simulate
 from training.data.samples import Batch, Draw, batch

@@ -7,9 +7,9 @@ import pytest
 
 from daemon.backends import manifest
 from daemon.counts import spikes
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, scaled, witness
 from daemon.counts.scaling import Scaling
-from daemon.denoiser import plane
 from daemon.micrograph import Micrograph
 from daemon.settings.config import Profile
 from training.data.exposure import Detector, Image, expose
@@ -35,7 +35,7 @@ def exposed(detector: Detector) -> tuple[Image, Image]:
 def served(pixels: Image, choice: Choice) -> Scaling:
     """The scaling of the service for these pixels."""
     gain, offset = choice.noise.effective_gain, choice.noise.effective_offset
-    made = plane(pixels, choice, WEIGHTS, find_spikes=False)
+    made = plane(pixels, choice, WEIGHTS.dose_range, find_spikes=False)
     return made.prepare(spikes.survey(pixels, gain, offset, false_alarm=0.0)).scaling
 
 

@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from daemon.errors import ConfigError
-from daemon.whole import write_whole
+from daemon.files import write_whole
 from training.data.exposure import Image
 
 

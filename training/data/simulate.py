@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.demo import camera
+from daemon.demo import specimen
 from training.data.crystal_scenes import atomic_columns, lattice_fringes, single_atoms
 from training.data.drawing import Scene, filtered_noise, smooth_field, splat, stretch
 
@@ -216,7 +216,7 @@ SHARES: dict[str, int] = {
 """Of the families to train on, in parts of their sum: five in fourteen scenes show a lattice."""
 
 HELD_OUT: dict[str, Generator] = {
-    "nanoparticles": camera.scene,
+    "nanoparticles": specimen.scene,
     "grains": grains,
     "sheet_with_adatoms": sheet_with_adatoms,
     "capsids": capsids,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
-from daemon.whole import save
+from daemon.files import save
 from training.data import cache as store
 from training.data.exposure import Image
 

@@ -50,7 +50,7 @@ import numpy as np
 
 from daemon import __version__
 from daemon.errors import ConfigError, MicrographError
-from daemon.whole import save
+from daemon.files import save
 from training.data import drawing, exposure, simulate
 from training.evaluation import (
     defect_guards,

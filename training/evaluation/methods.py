@@ -28,14 +28,14 @@ from scipy.stats import poisson
 from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv_chambolle, denoise_wavelet
 
 from daemon import backends
-from daemon import denoiser as denoise
-from daemon.backends import cpu, manifest, tiling
-from daemon.counts import scaling, spikes
+from daemon import denoiser as arrays
+from daemon.backends import cpu, manifest, protocol, tiling
+from daemon.counts import plane, prepare, scaling, spikes
 from daemon.counts.scaling import ANSCOMBE, minmax_crop, noise_units
 from daemon.denoiser import Denoiser
 from daemon.errors import ConfigError
+from daemon.files import write_whole
 from daemon.micrograph import Image
-from daemon.whole import write_whole
 from training.data.exposure import Pair
 
 RECORD, WEIGHTS = "record.json", "model.safetensors"
@@ -162,7 +162,7 @@ def digest_of(*modules: ModuleType) -> str:
     return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:8]
 
 
-SERVING = digest_of(backends, cpu, denoise, scaling, spikes, tiling)
+SERVING = digest_of(backends, protocol, cpu, arrays, plane, prepare, scaling, spikes, tiling)
 """Changes with the code that serves weights: rows measured with other code are measured again."""
 _SETTINGS = 1
 """Counted up when parameters of a method above change."""

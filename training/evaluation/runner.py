@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
-from daemon.whole import write_whole
+from daemon.files import write_whole
 from training.evaluation import pairs, rows
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Instance, Key

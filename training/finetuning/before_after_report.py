@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
+from daemon.files import save
 from daemon.micrograph import Image
-from daemon.whole import save
 from training.averages import Interval
 from training.finetuning.before_after import ENOUGH_FILES, Case, Outcome
 

@@ -20,7 +20,7 @@ from daemon.backends import manifest
 from daemon.backends.manifest import Manifest
 from daemon.counts.scaling import NOISE_UNITS
 from daemon.errors import ConfigError, StorageError, WeightsError
-from daemon.whole import save
+from daemon.files import save
 from training.data import samples, simulate
 from training.data.truths import Truth, load_truths, split_by_source
 from training.distributed import alone

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.backends import SLOTS, tiling
+from daemon.backends import tiling
 from daemon.backends.gpu.device import DeviceMemory, Driver, HostMemory, OutOfMemoryError
+from daemon.backends.protocol import SLOTS
+from daemon.counts.plane import Prepared
 from daemon.errors import BackendError
-from daemon.micrograph import Prepared
 
 LENT = 4
 """Results that the caller may hold in page-locked memory; further ones are copied."""

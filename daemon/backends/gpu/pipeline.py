@@ -24,14 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from daemon.backends import OUT_OF_MEMORY, SLOTS, tiling
+from daemon.backends import tiling
 from daemon.backends.gpu.buffers import HEADER, SURVEYORS, Buffers, Details, Events, Lease, Slot, finds_of
 from daemon.backends.gpu.device import CODES, DeviceMemory, Driver, Network, OutOfMemoryError
 from daemon.backends.manifest import Manifest
+from daemon.backends.protocol import OUT_OF_MEMORY, SLOTS
 from daemon.counts import spikes
+from daemon.counts.plane import Denoised, Plane, Prepared, Survey
 from daemon.counts.scaling import MINMAX_CROP, Scaling, minmax_crop
 from daemon.errors import MicrographError
-from daemon.micrograph import Denoised, Image, Pixels, Plane, Prepared, Survey
+from daemon.micrograph import Image, Pixels
 
 MISSING = np.uint64(1) << np.uint64(63)
 """Marks the place of a pixel that is not finite."""

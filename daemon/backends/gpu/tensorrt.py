@@ -13,10 +13,10 @@ from daemon.backends.gpu.engine import EngineManifest, tile_of
 from daemon.backends.gpu.nvidia import choose, find_gpu, listen, load_tensorrt, require_driver, told
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.backends.manifest import Manifest
+from daemon.counts.plane import Denoised, Plane
 from daemon.errors import BackendError
-from daemon.micrograph import Denoised, Plane
+from daemon.files import save
 from daemon.settings.config import BackendConfig
-from daemon.whole import save
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from stand_in import stand_in, why_tensorrt_does_not_run
 
 from daemon import backends
-from daemon.backends import Backend, manifest, open_backend
+from daemon.backends import manifest, open_backend
+from daemon.backends.canary import NO_SPIKES, canary
+from daemon.backends.protocol import Backend
+from daemon.counts.plane import Plane, Prepared, Spikes, Survey
 from daemon.counts.scaling import noise_units
-from daemon.denoiser import NO_SPIKES, canary
 from daemon.errors import BackendError, MicrographError, WeightsError
-from daemon.micrograph import Plane, Prepared, Spikes, Survey
 from daemon.settings.config import BackendConfig
 
 WEIGHTS = manifest.locate("fast")

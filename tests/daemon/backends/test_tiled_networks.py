@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from daemon.backends import manifest, tiling
 from daemon.backends.cpu import CpuBackend
 from daemon.backends.manifest import Manifest
+from daemon.counts.plane import Plane, Prepared, Spikes
 from daemon.counts.scaling import ANSCOMBE, NOISE_UNITS, noise_units
-from daemon.demo import camera
-from daemon.micrograph import Image, Plane, Prepared, Spikes
+from daemon.demo import specimen
+from daemon.micrograph import Image
 from engine_build.export import to_onnx
 from training.network import Ede2018
 
@@ -54,8 +55,8 @@ def jump(image: NDArray[np.floating], rows: list[int], columns: list[int]) -> fl
 @pytest.mark.parametrize("dose", [2, 20, 200, 2000])
 def test_the_shipped_network_in_tiles_agrees_with_the_whole_frame(dose: float) -> None:
     rng = np.random.default_rng(3)
-    truth_scene = camera.scene(rng, 928)[:700, :900]
-    counts, truth = camera.expose(truth_scene, dose, 1.0, rng)
+    truth_scene = specimen.scene(rng, 928)[:700, :900]
+    counts, truth = specimen.expose(truth_scene, dose, 1.0, rng)
     folder = manifest.locate("fast")
     weights = manifest.load(folder)
     tiled, whole = (CpuBackend(folder, weights, tile=tile) for tile in (512, 2048))
@@ -126,7 +127,7 @@ def test_two_tilings_of_the_papers_network_agree_and_neither_shows_its_seams(
 ) -> None:
     _, backend = paper
     rng = np.random.default_rng(3)
-    counts, _ = camera.expose(camera.scene(rng, SIDE), 200, 1.0, rng)
+    counts, _ = specimen.expose(specimen.scene(rng, SIDE), 200, 1.0, rng)
     shifted = np.pad(counts, HALF_STRIDE, "reflect")
     inner = slice(HALF_STRIDE, HALF_STRIDE + SIDE)
     scaling = noise_units(float(counts.mean()))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from daemon.counts import gain as gains
 from daemon.counts.gain import Measured, measure
-from daemon.demo.camera import expose, scene
+from daemon.demo.specimen import expose, scene
 from daemon.errors import MicrographError
 from training.data.simulate import HELD_OUT, TRAINING
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from daemon.backends.canary import NO_SPIKES
 from daemon.counts import profiles
 from daemon.counts.gain import Measured, measure
 from daemon.counts.noise import look
 from daemon.counts.noise_fit import smear
 from daemon.counts.noise_spectrum import Cells
+from daemon.counts.plane import Prepared
 from daemon.counts.scaling import Noise, neighbours, sharing
-from daemon.denoiser import NO_SPIKES
-from daemon.micrograph import Acquisition, Micrograph, Prepared
+from daemon.micrograph import Acquisition, Micrograph
 from daemon.settings.config import Profile
 from daemon.verdict import judge
 from training.data.exposure import Detector, expose

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from daemon.counts import gain, profiles
 from daemon.counts.profiles import Choice
-from daemon.demo.camera import expose, scene
+from daemon.demo.specimen import expose, scene
 from daemon.errors import MicrographError
 from daemon.micrograph import Acquisition, Micrograph
 from daemon.settings.config import Config, Profile

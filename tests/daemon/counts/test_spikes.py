@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.counts import spikes
+from daemon.counts.plane import Spikes
 from daemon.errors import MicrographError
-from daemon.micrograph import Pixels, Spikes
+from daemon.micrograph import Pixels
 
 
 def flagged(image: Pixels, gain: float = 1.0, offset: float = 0.0) -> set[tuple[int, int]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from daemon.counts.scaling import noise_units
 from daemon.counts.thinning import examine, thin
-from daemon.demo.camera import scene
+from daemon.demo.specimen import scene
 from training.data import simulate
 from training.data.exposure import smear
 from training.data.samples import Batch

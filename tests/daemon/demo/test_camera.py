@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from daemon.demo import camera
+from daemon.demo import camera, specimen
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_scene_is_normalised_band_limited_and_not_flat(seed: int) -> None:
-    scene = camera.scene(np.random.default_rng(seed), 256)
+    scene = specimen.scene(np.random.default_rng(seed), 256)
     assert scene.shape == (256, 256)
     assert scene.dtype == np.float32
     assert (scene.min(), scene.max()) == (0.0, 1.0)
@@ -26,17 +26,17 @@ def test_scene_is_normalised_band_limited_and_not_flat(seed: int) -> None:
 
 
 def test_scene_shows_lattice_rows_of_gold() -> None:
-    scene = camera.scene(np.random.default_rng(5), 512)
+    scene = specimen.scene(np.random.default_rng(5), 512)
     window = np.hanning(512)
     power = np.abs(np.fft.rfft2((scene - scene.mean()) * np.outer(window, window))) ** 2
     frequency = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512)[None, :])
-    row = camera.PIXEL_NM / 0.2355
+    row = specimen.PIXEL_NM / 0.2355
     ring = power[np.abs(frequency - row) < 0.004]
     assert ring.max() > 20 * np.median(ring), "no crystal stands out"
 
 
 def test_scenes_depend_on_the_seed_alone() -> None:
-    first, again, other = (camera.scene(np.random.default_rng(seed), 128) for seed in (1, 1, 2))
+    first, again, other = (specimen.scene(np.random.default_rng(seed), 128) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -45,8 +45,8 @@ def test_scenes_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("contrast", [0.02, 0.2, 1.0])
 def test_exposure_has_the_stated_dose_contrast_and_poisson_noise(dose: float, contrast: float) -> None:
     rng = np.random.default_rng(3)
-    scene = camera.scene(rng, 256)
-    counts, expected = camera.expose(scene, dose, contrast, rng)
+    scene = specimen.scene(rng, 256)
+    counts, expected = specimen.expose(scene, dose, contrast, rng)
     assert counts.dtype == np.uint16
     assert expected.dtype == np.float32
     assert expected.mean(dtype=np.float64) == pytest.approx(dose, rel=1e-5)
@@ -59,7 +59,7 @@ def test_exposure_has_the_stated_dose_contrast_and_poisson_noise(dose: float, co
 @pytest.mark.parametrize(("dose", "contrast"), [(0, 0.5), (-1, 0.5), (20, 0), (20, 1.1)])
 def test_exposure_refuses_what_cannot_be(dose: float, contrast: float) -> None:
     with pytest.raises(ValueError, match="dose must be positive"):
-        camera.expose(np.ones((4, 4), np.float32), dose, contrast, np.random.default_rng(0))
+        specimen.expose(np.ones((4, 4), np.float32), dose, contrast, np.random.default_rng(0))
 
 
 def test_files_carry_counts_and_pixel_size(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_files_carry_counts_and_pixel_size(tmp_path: Path) -> None:
         assert tif.imagej_metadata is not None
         assert tif.imagej_metadata["unit"] == "nm"
         numerator, denominator = tif.pages.first.tags["XResolution"].value
-        assert denominator / numerator == pytest.approx(camera.PIXEL_NM)
+        assert denominator / numerator == pytest.approx(specimen.PIXEL_NM)
     assert mrcfile.validate(tmp_path / "image.mrc")
     with mrcfile.open(tmp_path / "image.mrc") as mrc:
         assert np.array_equal(mrc.data, counts)
-        assert float(mrc.voxel_size.x) == pytest.approx(10 * camera.PIXEL_NM)
+        assert float(mrc.voxel_size.x) == pytest.approx(10 * specimen.PIXEL_NM)
 
 
 def watch(manner: str, path: Path, data: bytes) -> list[bytes | None]:

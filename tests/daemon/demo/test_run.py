@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from daemon.demo import camera, run
+from daemon.demo import camera, run, specimen
 from daemon.errors import ConfigError
 from daemon.settings.config import load
 
@@ -63,7 +63,7 @@ def test_gaussian_keeps_the_mean_spreads_a_point_and_takes_any_shape() -> None:
 
 def test_best_gaussian_finds_the_best_of_its_widths() -> None:
     rng = np.random.default_rng(0)
-    counts, truth = camera.expose(camera.scene(rng, 192), 20, 0.2, rng)
+    counts, truth = specimen.expose(specimen.scene(rng, 192), 20, 0.2, rng)
     raw = counts.astype(np.float32)
     best, sigma = run.best_gaussian(raw, truth)
     widths = (0.5, 0.7, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16)
@@ -90,7 +90,7 @@ def test_table_of_nothing_has_a_heading() -> None:
 
 def test_picture_shows_the_same_place_at_the_same_contrast(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    truth = camera.scene(rng, 300)
+    truth = specimen.scene(rng, 300)
     small = truth[:90, :70]
     rows = [("20 counts per pixel", truth + 1, truth, truth), ("a small one", small, small - 9, small)]
     run.picture(rows, tmp_path / "picture.png", side=200)

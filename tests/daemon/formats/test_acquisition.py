@@ -11,7 +11,7 @@ import tifffile
 
 from daemon import formats
 from daemon.errors import MicrographError
-from daemon.formats import emi
+from daemon.formats import sidecars
 from daemon.micrograph import Acquisition, PixelSize
 
 LIMIT = 1 << 24
@@ -116,7 +116,7 @@ def test_a_hostile_header_takes_no_time(tmp_path: Path, text: str) -> None:
     begin = time.process_time()
     for path in paths:
         formats.read(path, LIMIT)
-    assert emi.parse(hostile.encode(), 1) in (None, emi.Told(Acquisition(), False))
+    assert sidecars.parse_emi(hostile.encode(), 1) in (None, sidecars.EmiRecord(Acquisition(), False))
     assert time.process_time() - begin < 5  # a search that starts anew at each of them would take many minutes
 
 

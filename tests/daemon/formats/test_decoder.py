@@ -16,7 +16,7 @@ from site_of_daemon import Site, until
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
 from daemon.formats.decoder import Reader
-from daemon.service import steps
+from daemon.service import raw_file
 
 LIMIT = 1 << 20
 PATIENT = 60.0
@@ -96,12 +96,12 @@ def test_no_link_is_followed_below_the_drop_folder_which_may_be_one_itself(
     path = drop / "sub" / "deeper" / name
     with Reader(LIMIT, PATIENT, below=drop) as reader:
         assert reader.read(path).pixels.size
-        assert steps.fingerprint(path, LIMIT, drop)["size"] == path.stat().st_size
+        assert raw_file.fingerprint(path, LIMIT, drop)["size"] == path.stat().st_size
         (real / "sub").rename(real / "away")
         (real / "sub").symlink_to(secret)
         for use in (
             reader.read,
-            lambda path: steps.fingerprint(path, LIMIT, drop),
+            lambda path: raw_file.fingerprint(path, LIMIT, drop),
             lambda path: formats.probe(path, drop),
         ):
             with pytest.raises(MicrographError, match="lies behind one"):

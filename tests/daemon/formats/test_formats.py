@@ -19,7 +19,7 @@ from daemon import formats
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats.reading import explained
 from daemon.micrograph import Micrograph, PixelSize
-from daemon.service import steps
+from daemon.service import raw_file
 
 LIMIT = 1 << 24
 DATA = Path(os.environ.get("EMDENOISED_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -745,14 +745,14 @@ def test_what_took_a_files_place_is_not_opened(tmp_path: Path) -> None:
         with pytest.raises(MicrographError, match=said):
             formats.read(path, LIMIT)
         with pytest.raises(MicrographError, match=said):
-            steps.fingerprint(path, LIMIT)
+            raw_file.fingerprint(path, LIMIT)
 
 
 def test_a_sparse_file_of_impossible_length_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = write_mrc(tmp_path / "long.mrc", np.ones((40, 40), np.float32))
     os.truncate(path, 1 << 41)
     with pytest.raises(MicrographError, match="GiB long"):
-        steps.fingerprint(path, LIMIT)
+        raw_file.fingerprint(path, LIMIT)
 
 
 def test_a_sparse_directory_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:

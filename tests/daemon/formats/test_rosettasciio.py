@@ -15,7 +15,7 @@ from mrcfile.dtypes import get_ext_header_dtype
 
 from daemon import formats
 from daemon.errors import MicrographError
-from daemon.formats import mdoc
+from daemon.formats import sidecars
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Acquisition, PixelSize
 
@@ -326,7 +326,7 @@ def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None
     (tmp_path / "tilt.mrc.mdoc").unlink()
     (tmp_path / "tilt.mrc.mdoc").write_bytes(b"\xff\0Voltage = -3\nVoltage = nan\n[ZValue = 0]\nExposureDose = inf\n")
     assert formats.read(path, LIMIT, 0).acquisition == Acquisition()
-    assert mdoc.parse("[ZValue = 1]\nA = 2\n", 0) == {}
+    assert sidecars.parse_mdoc("[ZValue = 1]\nA = 2\n", 0) == {}
     (tmp_path / "tilt.mrc.mdoc").write_text(f"[ZValue = {'9' * 5000}]\nVoltage = 300\n")
     assert formats.read(path, LIMIT, 0).pixels.shape == (32, 48)
     (tmp_path / "tilt.mrc.mdoc").unlink()

@@ -27,7 +27,8 @@ from daemon.live_page import pictures
 from daemon.live_page.gallery import AT_ONCE, HELD_SECONDS, BusyError, Gallery, NotThereError
 from daemon.live_page.picture_cache import Shelf
 from daemon.micrograph import Micrograph, PixelSize
-from daemon.output import preview, writing
+from daemon.output import preview
+from daemon.output.record import own_record
 from daemon.settings.config import Config
 
 SHAPE = (1100, 1300)
@@ -410,7 +411,7 @@ def test_a_damaged_record_is_a_clear_answer(finished: Finished, gallery: Gallery
 def test_one_without_a_result_says_why(finished: Finished, gallery: Gallery) -> None:
     with pytest.raises(NotThereError, match="it is a picture of a cat"):
         gallery.find(finished.quarantine("cat.tif", "it is a picture of a cat"))
-    assert writing.own_record(finished.config.folders.output / "cat.tif") is None
+    assert own_record(finished.config.folders.output / "cat.tif") is None
 
 
 # The shelf

@@ -17,7 +17,7 @@ from daemon import formats
 from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.micrograph import Micrograph, PixelSize
 from daemon.output import disk as output_disk
-from daemon.output import preview, writing
+from daemon.output import paths, preview, writing
 
 RAW_SHA = "ab" * 32
 
@@ -86,7 +86,7 @@ def test_three_files_and_the_json_describes_the_image(tmp_path: Path) -> None:
     ],
 )
 def test_names(relative: str, revision: int, kind: formats.Kind, name: str) -> None:
-    assert writing.output_path(Path("/out"), PurePath(relative), revision, kind) == Path("/out") / name
+    assert paths.output_path(Path("/out"), PurePath(relative), revision, kind) == Path("/out") / name
 
 
 def test_every_step_is_flushed_before_the_next_and_the_image_comes_last(

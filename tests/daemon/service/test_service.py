@@ -21,14 +21,14 @@ from fake_gpu import plug_in
 from mrc_bytes import write_mrc
 
 from daemon.backends import manifest
+from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.jobs import Job, Ledger
-from daemon.micrograph import Denoised, Plane, Prepared
 from daemon.output import writing
 from daemon.output.disk import Mounted
+from daemon.service import raw_file, steps, supervisor
 from daemon.service import service as service_module
-from daemon.service import steps, supervisor
 from daemon.service.service import Service
 from daemon.settings.config import Config
 
@@ -335,7 +335,7 @@ def test_a_full_disk_pauses_keeps_the_queue_and_goes_on_by_itself(
 def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, away = threading.Event(), bench.drop.with_name("elsewhere")
     gone = threading.Event()
-    real = steps.fingerprint
+    real = raw_file.fingerprint
 
     def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
         if gone.is_set():
@@ -346,7 +346,7 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
         bench.write(f"{number}.tif", number)
     service = bench.start()
     until(lambda: len(bench.images()) == 3)
-    monkeypatch.setattr(steps, "fingerprint", fingerprint)
+    monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
     gone.set()
     for number in range(3, 9):
         bench.write(f"{number}.tif", number)
@@ -494,7 +494,7 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
 ) -> None:
     # Nothing else wakes the service: no rescan within the test's patience.
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
-    real, calls = steps.fingerprint, 0
+    real, calls = raw_file.fingerprint, 0
 
     def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
         nonlocal calls
@@ -503,7 +503,7 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
             raise steps.TransientError(f"{path}: locked")
         return real(path, limit, below)
 
-    monkeypatch.setattr(steps, "fingerprint", fingerprint)
+    monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
     bench.write("a.tif")
     bench.start()
     until(lambda: bench.images() == {"a.tif"})
@@ -694,16 +694,16 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 
 
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = steps.fingerprint, 0
+    real, calls = raw_file.fingerprint, 0
 
     def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise steps.ChangedError(f"{path}: was another one for a moment")
+            raise raw_file.ChangedError(f"{path}: was another one for a moment")
         return real(path, limit, below)
 
-    monkeypatch.setattr(steps, "fingerprint", fingerprint)
+    monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
     bench.write("a.tif")
     service = bench.finish()
     assert bench.images() == {"a.tif"} and bench.states() == {"a.tif#1": "done"} and service.unsuccessful == 0

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from daemon.backends import manifest
 from daemon.backends.cpu import CpuBackend
 from daemon.commands import main
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.counts.thinning import thin
-from daemon.denoiser import plane
 from daemon.errors import MicrographError
 from daemon.settings.config import Profile
 from daemon.verdict.halves import RINGS, Assessment, assess, ring_correlation
@@ -41,7 +41,7 @@ def test_the_error_that_is_told_is_the_true_one(backend: CpuBackend, dose: float
     counts = np.random.default_rng(1).poisson(known).astype(np.uint16)
     told = assess(counts, PLAIN, MANIFEST, backend, seed=3)
     halves = thin(np.random.default_rng(3), counts.astype(np.float32), 0.5)
-    done = list(backend.denoise([plane(half, PLAIN, MANIFEST) for half in halves]))
+    done = list(backend.denoise([plane(half, PLAIN, MANIFEST.dose_range) for half in halves]))
     true = float(np.mean([np.mean(np.square(one.image - known / 2)) for one in done]))
     assert abs(told.error - true) < 3.5 * told.error_deviation
     assert told.error_deviation < 0.05 * told.raw_error

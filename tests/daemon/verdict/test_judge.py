@@ -8,11 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from daemon.backends.canary import NO_SPIKES
+from daemon.counts.plane import Prepared, Spikes
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import noise_units
-from daemon.denoiser import NO_SPIKES
 from daemon.errors import MicrographError
-from daemon.micrograph import Prepared, Spikes
 from daemon.settings.config import Profile
 from daemon.verdict import judge as trust
 

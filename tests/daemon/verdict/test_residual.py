@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from daemon.backends.canary import NO_SPIKES
+from daemon.counts.plane import Spikes
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import noise_units
-from daemon.denoiser import NO_SPIKES
-from daemon.micrograph import Spikes
 from daemon.settings.config import Profile
 from daemon.verdict import residual
 from daemon.verdict.residual import Evidence

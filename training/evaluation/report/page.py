@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import ConfigError
-from daemon.whole import save
+from daemon.files import save
 from training.evaluation import rows
 from training.evaluation.report import figures, html, plots
 from training.evaluation.report import tables as report_tables

@@ -10,18 +10,20 @@ import pytest
 from fake_cuda import FakeCuda, FakeNetwork
 from numpy.typing import NDArray
 
-from daemon.backends import SLOTS, manifest, tiling
+from daemon.backends import manifest, tiling
 from daemon.backends.gpu import buffers, pipeline
 from daemon.backends.gpu.buffers import LENT
 from daemon.backends.gpu.device import Network, OutOfMemoryError
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.backends.manifest import Manifest
+from daemon.backends.protocol import SLOTS
 from daemon.counts import spikes
+from daemon.counts.plane import Denoised, Plane, Prepared
+from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
-from daemon.denoiser import plane
 from daemon.errors import MicrographError
-from daemon.micrograph import Denoised, Image, Plane, Prepared
+from daemon.micrograph import Image
 from daemon.settings.config import Profile
 
 SCHEDULES = 300
@@ -32,7 +34,7 @@ COUNTED = Choice(Profile(name="test"), "", 1.0, 0.0)
 
 
 def asked(pixels: NDArray[Any], choice: Choice = COUNTED) -> Plane:
-    return plane(pixels, choice, WEIGHTS)
+    return plane(pixels, choice, WEIGHTS.dose_range)
 
 
 def images(number: int = 7, seed: int = 0) -> list[NDArray[Any]]:

@@ -1,7 +1,8 @@
-"""SerialEM's .mdoc files: what it says of a stack or an image in a text file beside it."""
+"""Text files beside an image that say how it was taken: TIA's .emi (its pixels are in .ser files), SerialEM's .mdoc."""
 
+import html
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemon.formats import safe_open, stack
@@ -9,11 +10,56 @@ from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
 
+_LABELLED = re.compile(r"<Label>([^<]*)</Label>\s*<Value>([^<]*)</Value>\s*<Unit>([^<]*)</Unit>")
+_VALUE = re.compile(r"<(AcquireDate|CameraNamePath|DwellTimePath)>([^<]*)</")
 _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d{1,9})\s*\]")
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
-def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
+@dataclass(frozen=True, slots=True)
+class EmiRecord:
+    """What an .emi file says of one .ser file."""
+
+    taken: Acquisition
+    diffraction: bool
+    """Whether the microscope showed its detector a diffraction pattern."""
+
+
+def emi_beside(path: Path, below: Path | None = None) -> EmiRecord | None:
+    """What the .emi file of a .ser file says (`name_1.ser`: `name.emi`), None without one. `below`: see `safe_open`."""
+    match = re.fullmatch(r"(.*)_(\d+)\.ser", path.name, re.IGNORECASE)
+    data = safe_open.beside(path.with_name(f"{match[1]}.emi"), below) if match else None
+    return None if match is None or data is None else parse_emi(data, int(match[2]))
+
+
+def parse_emi(data: bytes, number: int) -> EmiRecord | None:
+    """The record of the .ser file of this number, from 1; None if there is none."""
+    records = data.split(b"<ObjectInfo>")
+    if not 0 < number < len(records):
+        return None
+    record = html.unescape(records[number].partition(b"</ObjectInfo>")[0].decode("utf-8", "replace"))
+    labels = labelled(record)
+    values = dict(_VALUE.findall(record))
+    camera = values.get("CameraNamePath", "")
+    mode = labels.get("Mode", "")
+    taken = Acquisition.stated(
+        voltage_kv=labels.get("High tension kV"),
+        magnification=labels.get("Magnification x"),
+        exposure_seconds=values.get("DwellTimePath"),
+        microscope=labels.get("Microscope", "").removeprefix("Microscope "),
+        detector=camera,
+        recorded=values.get("AcquireDate"),
+    )
+    # In STEM the scanned image is one of the specimen, and what a camera sees meanwhile is not.
+    return EmiRecord(taken, bool(camera) if "STEM" in mode else "Diffraction" in mode)
+
+
+def labelled(text: str) -> dict[str, str]:
+    """Thermo Fisher's list of labels, values and units, as "label unit" → value."""
+    return {f"{label} {unit}".strip(): value.strip() for label, value, unit in _LABELLED.findall(text)}
+
+
+def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     """The micrograph with what its .mdoc says and its own header does not. `below` as in `safe_open.open_raw`."""
     path = micrograph.source
     names = (path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc"))
@@ -22,7 +68,7 @@ def merged(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
         return micrograph
     section = int(micrograph.metadata.get("section", 1)) - 1
     text = data.decode("utf-8", "replace")
-    values = parse(text, section)
+    values = parse_mdoc(text, section)
     if micrograph.metadata["frames"] > 1 and "[ZValue" in text:
         values.pop("ExposureDose", None)  # that of the first section; a FrameSet's is of all its frames
     spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0
@@ -56,7 +102,7 @@ def nature(text: str, stored: int) -> Stack | None:
     numbers = sorted({int(match[2]) for match in _SECTION.finditer(text) if match[1] == "ZValue"})
     by = "SerialEM .mdoc"
     if len(numbers) < 2:
-        one = parse(text, numbers[0] if numbers else 0)
+        one = parse_mdoc(text, numbers[0] if numbers else 0)
         of_one = "[FrameSet" in text or one.get("NumSubFrames") == str(stored)
         return Stack("frames", by) if of_one else None
     tilts = re.findall(r"^\s*TiltAngle\s*=\s*([-+.\deE]{1,24})\s*$", text, re.MULTILINE)
@@ -80,7 +126,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def parse(text: str, section: int) -> dict[str, str]:
+def parse_mdoc(text: str, section: int) -> dict[str, str]:
     """Keys that hold for one section (counted from 0): the file's own, then those of its [ZValue] or [FrameSet]."""
     found: dict[str, str] = {}
     here = True

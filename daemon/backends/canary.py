@@ -1,0 +1,31 @@
+"""A small known image, by which a backend is proved before it is trusted with a micrograph."""
+
+import numpy as np
+
+from daemon.backends.protocol import Backend
+from daemon.counts.plane import Plane, Prepared, Spikes
+from daemon.counts.scaling import noise_units
+from daemon.errors import BackendError, MicrographError
+
+CANARY_DOSE = 20.0
+CANARY_SIDE = 256
+NO_SPIKES = Spikes(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
+
+
+def canary(backend: Backend) -> None:
+    """Run a small known image; raises BackendError if what comes back is not a denoised version of it."""
+    rng = np.random.default_rng(0)
+    wave = np.sin(np.arange(CANARY_SIDE) / 9)
+    truth = CANARY_DOSE * (1 + 0.5 * wave[:, None] * wave)
+    counts = rng.poisson(truth).astype(np.uint16)
+    dose = float(counts.mean())
+    try:
+        (result,) = backend.denoise([Plane.known(Prepared(counts, NO_SPIKES, noise_units(dose), dose))])
+    except MicrographError as error:
+        raise BackendError(f"{backend.name}: the canary tile failed: {error}") from error
+    before, after = (float(np.square(image - truth).mean()) for image in (counts, result.image))
+    if not after < 0.5 * before:  # also when it is NaN
+        raise BackendError(
+            f"{backend.name}: the canary tile came out wrong (mean squared error {after:.3g}, {before:.3g} "
+            "before denoising); the process or the weights are damaged: restart, then reinstall"
+        )

@@ -1,0 +1,76 @@
+"""From a camera's pixels to what a backend is given: spikes, dose and scaling, once the plane has been surveyed."""
+
+import logging
+from functools import partial
+
+import numpy as np
+
+from daemon.counts import spikes
+from daemon.counts.plane import SMALLEST, Plane, Prepared, Survey
+from daemon.counts.profiles import Choice
+from daemon.errors import EmdenoisedError, MicrographError
+from daemon.micrograph import Pixels
+from daemon.service import voids
+
+log = logging.getLogger(__name__)
+
+
+def require_plane(pixels: Pixels) -> None:
+    """Raises MicrographError for what is no image plane (H, W) of real numbers, or too small to denoise."""
+    if pixels.dtype.kind not in "biuf" or pixels.ndim != 2:
+        raise MicrographError(f"an image plane (H, W) of real numbers is needed, not {pixels.dtype} {pixels.shape}")
+    if min(pixels.shape) < SMALLEST:
+        height, width = pixels.shape
+        raise MicrographError(
+            f"the image is {width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed to denoise it"
+        )
+
+
+def plane(pixels: Pixels, choice: Choice, doses: tuple[float, float], find_spikes: bool = True) -> Plane:
+    """One (H, W) plane of any real dtype for a backend; it is only read.
+
+    `doses`: the mean counts per pixel that the weights were trained for, from and to.
+
+    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result, in which only regions
+    of them come back (`daemon.service.voids`). Raises
+    MicrographError for what is no image plane.
+    """
+    require_plane(pixels)
+    false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
+    gain, offset = choice.noise.effective_gain, choice.noise.effective_offset
+    return Plane(pixels, gain, offset, false_alarm, partial(_prepare, pixels, choice, doses, false_alarm))
+
+
+def _prepare(
+    pixels: Pixels, choice: Choice, doses: tuple[float, float], false_alarm: float, survey: Survey
+) -> Prepared:
+    """Spikes, dose and scaling. Raises MicrographError if the plane cannot be turned into counts."""
+    try:
+        return _judged(pixels, choice, doses, false_alarm, survey)
+    except (EmdenoisedError, MemoryError):
+        raise
+    except Exception as error:
+        # A backend calls this: a defect of ours must cost one micrograph and not the session.
+        log.debug("traceback", exc_info=True)
+        raise MicrographError(f"internal error, please report it: {error!r}") from error
+
+
+def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_alarm: float, survey: Survey) -> Prepared:
+    noise = choice.noise
+    found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=survey)
+    places = found.rows * pixels.shape[1] + found.columns
+    counted = np.isin(places, survey.missing, assume_unique=True, invert=True)
+    flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
+    mean = (survey.total - float(flagged)) / (pixels.size - len(found))
+    dose, scaling = choice.counts(mean), noise.scaling(mean)
+    doubts = list(choice.doubts)
+    for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", doses)):
+        if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:
+            doubts.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
+    void = voids.find(survey.missing, pixels.shape)
+    single = len(found) - len(void)
+    if single > 1e-3 * pixels.size:
+        doubts.append(f"{single} pixels ({single / pixels.size:.1%}) were X-ray hits, hot or not finite")
+    remarks = [f"a region of {len(void)} pixels ({len(void) / pixels.size:.1%}) holds no numbers: it was left as it is"]
+    warnings = tuple(dict.fromkeys((*choice.warnings, *doubts, *(remarks if len(void) else ()))))
+    return Prepared(pixels, found, scaling, dose, warnings, tuple(doubts), void)

@@ -1,0 +1,50 @@
+"""A raw file before it is read: its fingerprint, and whether it still is the file that was announced."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from daemon import formats
+from daemon.errors import MicrographError, TransientError
+
+LONGEST = 512
+"""Bytes of file for each pixel that a plane may have: a movie of hundreds of frames."""
+
+
+class ChangedError(TransientError):
+    """The file is not the one that was announced any more: what it is now is taken in on its own."""
+
+
+def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> dict[str, Any]:
+    """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
+
+    Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
+    TransientError if it cannot be read now.
+    """
+    digest = hashlib.sha256()
+    try:
+        with formats.open_raw(path, below) as stream:
+            state = os.fstat(stream.fileno())
+            if state.st_size > max_pixels * LONGEST:  # a sparse file costs nothing and would be read for hours
+                raise MicrographError(
+                    f"{path}: is {state.st_size / 2**30:.0f} GiB long, more than backend.max_pixels allows for; raise "
+                    "that if it is its true size"
+                )
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            state = os.fstat(stream.fileno())
+    except OSError as error:
+        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+    return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def gone(path: Path) -> bool:
+    """Whether a file certainly is not there, as opposed to out of reach."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

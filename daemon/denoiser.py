@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from daemon.backends import manifest, open_backend
 from daemon.backends.gpu.engine import default_folder
+from daemon.counts import voids
 from daemon.counts.plane import Plane
 from daemon.counts.prepare import plane, require_plane
 from daemon.counts.profiles import Evidence, scaled, witness
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph, Pixels
-from daemon.service import voids
 from daemon.settings.config import BackendConfig, Profile
 
 

@@ -1,14 +1,14 @@
 """What a site calls a micrograph, by its name, and how long it waits for one. Pure: no file is touched."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Literal
 
-from daemon.service.sections import stated
-from daemon.settings.config import Config
+from daemon.settings.config import Config, Profile
 from daemon.settings.names import folded
 
 
@@ -100,6 +100,41 @@ class _Globs:
 
 def _any_of(globs: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What becomes of a stack, and why."""
+
+    apart: bool
+    """Whether each section is a micrograph of its own."""
+    why: str
+
+    @property
+    def words(self) -> str:
+        """For the record."""
+        return "each by itself" if self.apart else "summed"
+
+
+def stated(config: Config, rules: Rules, path: str, profile: str | None = None) -> Taking | None:
+    """What the settings say of the stacks at `path` (relative to the drop folder), whatever is in the file.
+
+    As `profile` says, or the one that folder and name choose, or the default where none does; else as
+    `arrival.sections` says; None where all are silent.
+    """
+    relative = PurePosixPath(path)
+    chosen = next(_fitting(config, relative), config.profiles[config.default_profile])
+    if profile is not None:
+        chosen = config.profiles[profile]
+    if chosen.frames is not None:
+        return Taking(chosen.frames == "each", f"profile {chosen.name} has frames: {chosen.frames}")
+    return Taking(True, "arrival.sections names it") if rules.by_section(path) else None
+
+
+def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
+    for profile in config.profiles.values():
+        if profile.match.states_a_rule and not profile.match.measured and profile.match.path_fits(relative):
+            yield profile
 
 
 def apart(config: Config, rules: Rules, path: str, profile: str | None = None) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from daemon import __version__, logs
 from daemon.commands import assess, calibrate, denoise
-from daemon.commands.doctor import run_doctor
 from daemon.commands.run import run_check, run_once, run_service
 from daemon.commands.status import run_prune, run_retry, run_status
 from daemon.errors import ConfigError, EmdenoisedError, WeightsError

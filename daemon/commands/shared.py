@@ -56,11 +56,12 @@ def _pictures(
     config: Config, weights: "dict[str, Weights]", path: Path, relative: PurePath, reader: "Reader", profile: str | None
 ) -> "Iterator[Work]":
     """The micrograph of a file, or those of its sections, each with its profile. Raises as `steps.read` does."""
+    from daemon.arrival.rules import rules_of
     from daemon.output import paths
-    from daemon.service import raw_file, sections, service, steps
+    from daemon.service import raw_file, sections, steps
 
     path = path.resolve(strict=True)
-    rules, name = service.rules_of(config), relative.as_posix()
+    rules, name = rules_of(config), relative.as_posix()
     raw = raw_file.fingerprint(path, config.backend.max_pixels)
     seconds: dict[str, float] = {}
     with steps.timed(seconds, "read"):

@@ -5,12 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from daemon.counts import spikes
+from daemon.counts import spikes, voids
 from daemon.counts.plane import SMALLEST, Plane, Prepared, Survey
 from daemon.counts.profiles import Choice
 from daemon.errors import EmdenoisedError, MicrographError
 from daemon.micrograph import Pixels
-from daemon.service import voids
 
 log = logging.getLogger(__name__)
 

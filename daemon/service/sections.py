@@ -4,19 +4,18 @@ A sum of what is no exposure's frames is a wrong number, so it needs evidence: a
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from daemon.arrival.rules import Rules, apart
+from daemon.arrival.rules import Rules, Taking, apart, stated
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph
-from daemon.settings.config import Config, Profile
+from daemon.settings.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,41 +42,6 @@ class Section:
 
 
 UNKNOWN = "its file does not say what its sections are"
-
-
-@dataclass(frozen=True, slots=True)
-class Taking:
-    """What becomes of a stack, and why."""
-
-    apart: bool
-    """Whether each section is a micrograph of its own."""
-    why: str
-
-    @property
-    def words(self) -> str:
-        """For the record."""
-        return "each by itself" if self.apart else "summed"
-
-
-def stated(config: Config, rules: Rules, path: str, profile: str | None = None) -> Taking | None:
-    """What the settings say of the stacks at `path` (relative to the drop folder), whatever is in the file.
-
-    As `profile` says, or the one that folder and name choose, or the default where none does; else as
-    `arrival.sections` says; None where all are silent.
-    """
-    relative = PurePosixPath(path)
-    chosen = next(_fitting(config, relative), config.profiles[config.default_profile])
-    if profile is not None:
-        chosen = config.profiles[profile]
-    if chosen.frames is not None:
-        return Taking(chosen.frames == "each", f"profile {chosen.name} has frames: {chosen.frames}")
-    return Taking(True, "arrival.sections names it") if rules.by_section(path) else None
-
-
-def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
-    for profile in config.profiles.values():
-        if profile.match.states_a_rule and not profile.match.measured and profile.match.path_fits(relative):
-            yield profile
 
 
 def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:

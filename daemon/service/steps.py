@@ -14,7 +14,7 @@ import numpy as np
 
 from daemon import __version__, formats
 from daemon.backends.manifest import Weights
-from daemon.counts import profiles
+from daemon.counts import profiles, voids
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
@@ -22,7 +22,6 @@ from daemon.errors import MicrographError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph
 from daemon.output import writing
-from daemon.service import voids
 from daemon.service.raw_file import ChangedError
 from daemon.service.sections import Section
 from daemon.settings.config import Config

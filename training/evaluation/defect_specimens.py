@@ -1,7 +1,7 @@
 """Specimens with one place that is unlike the others, and the means to measure how much so; the truth is known.
 
-None of this is what is trained on (`training.data.defects`): every lattice here is perfect but for the one defect, and made
-by other code.
+None of this is what is trained on (`training.data.defects`): every lattice here is perfect but for the one defect, and
+made by other code.
 """
 
 from collections.abc import Callable

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from daemon.commands import main
+from daemon.counts import voids
 from daemon.denoiser import Denoiser
-from daemon.service import voids
 
 SHAPE = (96, 96)
 

@@ -1,7 +1,7 @@
 """Regions without numbers: parts of the field of view that were never recorded, as at the border of a drift correction.
 
-Single pixels without a number are defects and are filled in (`daemon.counts.spikes`); a region is left as it is in the result,
-because nothing is known there.
+Single pixels without a number are defects and are filled in (`daemon.counts.spikes`); a region is left as it is in the
+result, because nothing is known there.
 """
 
 from typing import Any

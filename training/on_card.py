@@ -2,7 +2,8 @@
 
 One processor core draws some hundred crops a second, one graphics card learns from ten thousand. The laws are those of
 `training.data.samples.sample` and `training.data.exposure.expose`, the samples are others: whole batches are drawn at
-once from torch's generator, seeded by (seed, step), so that a training that resumes on the same kind of device sees the same.
+once from torch's generator, seeded by (seed, step), so that a training that resumes on the same kind of device sees the
+same.
 """
 
 from collections.abc import Sequence

@@ -246,5 +246,5 @@ DRAWN_BY = ("crystal_scenes", "crystals", "defects", "drawing", "simulate")
 
 def fingerprint() -> str:
     """SHA-256 of the code that draws scenes, so that stored ones are told from those of other code."""
-    sources = (inspect.getsource(sys.modules[f"training.{name}"]) for name in DRAWN_BY)
+    sources = (inspect.getsource(sys.modules[f"training.data.{name}"]) for name in DRAWN_BY)
     return hashlib.sha256("".join(sources).encode()).hexdigest()

@@ -180,8 +180,8 @@ def flat_fields(
 def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequence[float] = FLAT_MEANS[1:]) -> Guard:
     """Flat fields of cameras that smear counts over pixels and read them out: how much of their noise is left?
 
-    The denoiser gets what it is served: effective counts (`daemon.counts.scaling.Noise`), in which a pixel's variance is
-    its mean. What is left is compared with the noise of the same counts and read-out unsmeared: smearing hides noise
+    The denoiser is given what it is served: effective counts (`daemon.counts.scaling.Noise`), whose variance in a pixel
+    is its mean. What is left is compared with the noise of the same counts and read-out unsmeared: smearing hides noise
     from single pixels, and all of it that is slow is still there, up to four times as strong as a pixel's own noise
     suggests. So the limit is the one of plain counts.
     """

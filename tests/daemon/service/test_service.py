@@ -379,7 +379,8 @@ def test_a_file_that_changes_after_its_result_is_a_new_revision(bench: Bench) ->
 def test_a_file_that_changes_while_it_is_read_has_one_good_output(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    real = getattr(steps, step)
+    module = {"fingerprint": raw_file, "read": steps}[step]
+    real = getattr(module, step)
     calls = 0
 
     def interfering(*arguments: Any, **options: Any) -> Any:
@@ -389,7 +390,7 @@ def test_a_file_that_changes_while_it_is_read_has_one_good_output(
             bench.write("a.tif", 2, dose=25)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(steps, step, interfering)
+    monkeypatch.setattr(module, step, interfering)
     bench.write("a.tif", 1)
     service = bench.start()
     until(lambda: bench.images())
@@ -671,7 +672,7 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     away = bench.drop.with_name("away.tif")
-    module = {"fingerprint": steps, "read": steps.formats}[step]
+    module = {"fingerprint": raw_file, "read": steps.formats}[step]
     real = getattr(module, step)
 
     def vanishing(path: Path, *arguments: Any, **options: Any) -> Any:

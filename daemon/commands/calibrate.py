@@ -15,7 +15,7 @@ from daemon.errors import ConfigError, MicrographError
 from daemon.settings import config as settings
 
 if TYPE_CHECKING:
-    from daemon.commands.calibration import Frames
+    from daemon.counts.calibration import Frames
     from daemon.micrograph import Acquisition
 
 TEACHING = """\
@@ -57,7 +57,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Calibrate; 0 if the camera's file was written."""
     from daemon.commands import camera_page
-    from daemon.commands.calibration import calibrate
+    from daemon.counts.calibration import calibrate
     from daemon.settings import camera_file
 
     target: Path = options.to
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
 
 def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Acquisition]]":
     """Every frame of the files, and how they were taken. Raises MicrographError for what cannot be used."""
-    from daemon.commands.calibration import Frames
+    from daemon.counts.calibration import Frames
     from daemon.formats.decoder import Reader
 
     frames = Frames()

@@ -6,7 +6,7 @@ from math import ceil, log10
 from pathlib import Path
 
 from daemon.commands import html
-from daemon.commands.calibration import Calibrated
+from daemon.counts.calibration import Calibrated
 from daemon.counts.scaling import Noise
 
 Place = Callable[[tuple[float, float]], tuple[float, float]]

@@ -202,9 +202,9 @@ def test_the_recipe_is_a_gentle_one_of_the_parents_kind(
     described = manifest.load(parent).model_copy(update={"network": network, "arguments": arguments})
     recipe = recipe_of(order(Path("data"), "pairs", loss="poisson"), described)
     assert (recipe.network, recipe.arguments, recipe.loss, recipe.protocol) == (network, arguments, "poisson", "counts")
-    rates = [recipe.schedule(progress)[0] for progress in (0.05, 0.2, 0.6, 1.0)]
+    rates = [recipe.schedule(progress, 0)[0] for progress in (0.05, 0.2, 0.6, 1.0)]
     assert 0 < max(rates) <= finetune.RATE
-    stage = recipe.schedule(0.5)[1]
+    stage = recipe.schedule(0.5, 0)[1]
     assert (stage is not None and stage.freeze) == (network == "ede2018")  # batch statistics stay the parent's
 
 

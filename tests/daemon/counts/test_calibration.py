@@ -10,8 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon.commands import main
-from daemon.commands.calibration import Calibrated, Frames, calibrate
 from daemon.counts import profiles
+from daemon.counts.calibration import Calibrated, Frames, calibrate
 from daemon.counts.scaling import Noise
 from daemon.errors import ConfigError, MicrographError
 from daemon.micrograph import Acquisition, Micrograph

@@ -90,7 +90,8 @@ def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Ac
     frames = Frames()
     taken: list[Acquisition] = []
     limits = settings.BackendConfig()
-    with Reader(limits.max_pixels, limits.decode_seconds) as reader, Progress(len(flats) + len(darks)) as progress:
+    reading = Reader(limits.max_pixels, limits.decode_seconds, references=True)
+    with reading as reader, Progress(len(flats) + len(darks)) as progress:
         for dark, files in ((True, darks), (False, flats)):
             for path in files:
                 progress.next(str(path))

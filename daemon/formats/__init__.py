@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import mrc, references, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
+from daemon.formats import mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
 from daemon.formats.reading import CodecNeededError, DamagedError, Extent, explained
+from daemon.formats.references import is_reference
 from daemon.formats.safe_open import open_raw
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
@@ -98,7 +99,13 @@ def probe(path: Path, below: Path | None = None) -> Completeness:
 
 
 def read(
-    path: Path, max_pixels: int, section: int | None = None, *, decode: bool = True, below: Path | None = None
+    path: Path,
+    max_pixels: int,
+    section: int | None = None,
+    *,
+    decode: bool = True,
+    below: Path | None = None,
+    references: bool = False,
 ) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
@@ -108,7 +115,8 @@ def read(
     than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
     not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
     `decode` false, CodecNeededError for compressed pixels: `decoder` has them decoded in another process.
-    `below` as in `open_raw`.
+    `below` as in `open_raw`. With `references`, also what is no picture of a specimen: a camera's gain or dark
+    reference.
     """
     with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -123,7 +131,8 @@ def read(
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
-    _refuse_no_picture(path, micrograph)
+    if not references:
+        _refuse_no_picture(path, micrograph)
     micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), below)
     if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
@@ -199,7 +208,7 @@ _SIDES = (1e-13, 1e-3)
 
 def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
     """Raise MicrographError for what is a plane of numbers and no picture of a specimen."""
-    if references.is_reference(path.name, micrograph.metadata):
+    if is_reference(path.name, micrograph.metadata):
         raise MicrographError(
             f"{path}: is a camera's gain or dark reference by its name or label; it was left alone: rename it if "
             "it is a picture of a specimen"

@@ -43,18 +43,29 @@ class Reader:
     """Reads micrographs of at most `max_pixels`; decoding one may take the processor `seconds`.
 
     Any number of threads may use it at once; each needs a child of its own, which is started when it is first needed
-    and kept. `close` ends them. `below` as in `formats.open_raw`.
+    and kept. `close` ends them. `below` as in `formats.open_raw`, `references` as in `formats.read`.
     """
 
-    def __init__(self, max_pixels: int, seconds: float, program: str = _PROGRAM, below: Path | None = None) -> None:
+    def __init__(
+        self,
+        max_pixels: int,
+        seconds: float,
+        program: str = _PROGRAM,
+        below: Path | None = None,
+        *,
+        references: bool = False,
+    ) -> None:
         self._max_pixels, self._seconds, self._program, self._below = max_pixels, seconds, program, below
+        self._references = references
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
 
     def read(self, path: Path, section: int | None = None) -> Micrograph:
         """As `formats.read`; also raises MicrographError for what brings its reader down."""
         try:
-            return formats.read(path, self._max_pixels, section, decode=False, below=self._below)
+            return formats.read(
+                path, self._max_pixels, section, decode=False, below=self._below, references=self._references
+            )
         except formats.CodecNeededError:
             pass
         with self._lock:
@@ -64,7 +75,7 @@ class Reader:
             child = None
         child = child or _Child(self._program)
         try:
-            return child.read(path, section, self._max_pixels, self._seconds, self._below)
+            return child.read(path, section, self._max_pixels, self._seconds, self._below, self._references)
         finally:
             if child.sound:
                 with self._lock:
@@ -111,11 +122,19 @@ class _Child:
                 self._socket.close()
                 raise TransientError(f"the process that decodes compressed files does not start: {error}") from error
 
-    def read(self, path: Path, section: int | None, max_pixels: int, seconds: float, below: Path | None) -> Micrograph:
+    def read(
+        self,
+        path: Path,
+        section: int | None,
+        max_pixels: int,
+        seconds: float,
+        below: Path | None,
+        references: bool,
+    ) -> Micrograph:
         self.sound = False
         self._socket.settimeout(_PATIENCE * seconds)
         try:
-            told = [str(path), section, max_pixels, seconds, below and str(below)]
+            told = [str(path), section, max_pixels, seconds, below and str(below), references]
             self._socket.send(json.dumps(told).encode())
             answer, handed, _, _ = socket.recv_fds(self._socket, _ONE, 1)
         except TimeoutError as error:
@@ -192,9 +211,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=int(sys.argv[1])) as parent:
         while request := parent.recv(_ONE):
-            path, section, max_pixels, seconds, below = json.loads(request)
+            path, section, max_pixels, seconds, below, references = json.loads(request)
             _limit(max_pixels, seconds)
-            answer, descriptors = _answer(Path(path), section, max_pixels, below and Path(below))
+            answer, descriptors = _answer(Path(path), section, max_pixels, below and Path(below), references)
             try:
                 socket.send_fds(parent, [json.dumps(answer).encode()], descriptors)
             finally:
@@ -212,9 +231,15 @@ def _limit(max_pixels: int, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _answer(path: Path, section: int | None, max_pixels: int, below: Path | None) -> tuple[dict[str, Any], list[int]]:
+def _answer(
+    path: Path,
+    section: int | None,
+    max_pixels: int,
+    below: Path | None,
+    references: bool,
+) -> tuple[dict[str, Any], list[int]]:
     try:
-        one = formats.read(path, max_pixels, section, below=below)
+        one = formats.read(path, max_pixels, section, below=below, references=references)
         descriptor = _share(one.pixels)
     except MemoryError:
         return _too_large(path), []

@@ -168,7 +168,7 @@ FAST = Recipe(
     finish={"crop": 192, "batch": 8, "flat": 0.06, "grid": 3e4},
     validate_every=500,
 )
-"""Trains better for its compute; docs/decisions/0006 says by how much, and what was tried."""
+"""Trains better for its compute. The shipped weights come from an earlier one, which docs/decisions/0006 describes."""
 
 LEASE = replace(
     FAST,

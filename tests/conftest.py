@@ -36,11 +36,11 @@ def save(path: Path, pixels: NDArray[Any]) -> Path:
 
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
-    """The command sets up the log of its process, which here is that of all tests."""
+    """The command sets up the log of its process, which here is that of all tests, and of fixtures that outlive one."""
     root = logging.getLogger()
-    level = root.level
+    root.setLevel(logging.WARNING)
     yield
-    root.setLevel(level)
+    root.setLevel(logging.WARNING)
     root.handlers[:] = [one for one in root.handlers if not type(one.formatter).__module__.startswith("daemon")]
 
 

@@ -84,8 +84,11 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
     """Mean square of the pattern that flat crops share with the network's own grid, in units of their noise variance.
 
     On a flat field a network with strides adds a faint pattern of their period: far too faint to move any other loss,
-    but a spot in the spectrum. Averaging the cells of the grid cancels noise and leaves that pattern. Zero for a batch
-    without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels.
+    but a spot in the spectrum. Averaging the cells of the grid leaves that pattern and a little noise, and the noise
+    would be most of the square. So the averages over the upper and over the lower half are multiplied instead: their
+    noise is independent, and the expectation is the pattern's square alone. Single values may be negative. Zero for a
+    batch without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels, or of one row of
+    cells.
     """
     truth = on(batch.truth, output)
     flat = truth.amax((1, 2, 3)) == truth.amin((1, 2, 3))
@@ -93,8 +96,15 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
     if not len(error):
         return output.new_zeros(())
     rows, columns = (extent // GRID for extent in error.shape[2:])
-    cells = error.reshape(-1, rows, GRID, columns, GRID).mean((1, 3))
-    return cells.sub(cells.mean((1, 2), keepdim=True)).square().mean() * len(error) / len(output)
+    cells = error.reshape(-1, rows, GRID, columns, GRID).mean(3)
+    upper, lower = (_pattern(half) for half in (cells[:, : rows // 2], cells[:, -(rows // 2) :]))
+    return (upper * lower).mean() * len(error) / len(output)
+
+
+def _pattern(cells: Tensor) -> Tensor:
+    """(crops, rows, `GRID`, `GRID`) → (crops, `GRID`, `GRID`): the average cell, without its mean."""
+    average = cells.mean(1)
+    return average - average.mean((1, 2), keepdim=True)
 
 
 def structural_similarity(output: Tensor, truth: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:

@@ -141,9 +141,10 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
     The same for the same arguments on the same kind of device.
     """
     dice = Dice(stock.pixels.device, len(indices), seed, step, indices[0])
-    crop = regrade(dice, draw_crops(dice, draw, stock))
+    crop, simulated = draw_crops(dice, draw, stock)
+    crop = regrade(dice, crop)
     contrast = torch.where(dice.chance(draw.full_contrast), 1.0, dice.log_uniform(draw.contrasts))
-    dose = mean_doses(draw, dice, _mean(crop))
+    dose = mean_doses(draw, dice, _mean(crop), simulated)
     if draw.flat:
         flat = dice.chance(draw.flat)
         crop = torch.where(_each(flat), 0.5, crop)
@@ -155,8 +156,8 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
     return in_noise_units(pixels, truth, frame, cameras, misjudged)
 
 
-def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> Tensor:
-    """Random crops (N, S, S) of random images, each in one of its eight symmetries.
+def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> tuple[Tensor, Tensor]:
+    """Random crops (N, S, S) of random images, each in one of its eight symmetries, and which are simulated (N,).
 
     An image that is smaller is continued by its mirror image.
     """
@@ -174,7 +175,7 @@ def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> Tensor:
     turned = _each(dice.chance(0.5))
     row, column = torch.where(turned, column, row), torch.where(turned, row, column)
     row, column = _reflected(row + _each(top), _each(height)), _reflected(column + _each(left), _each(width))
-    return stock.pixels[_each(stock.first[image]) + row * _each(width) + column]
+    return stock.pixels[_each(stock.first[image]) + row * _each(width) + column], image >= begin
 
 
 def regrade(dice: Dice, crop: Tensor) -> Tensor:
@@ -186,14 +187,15 @@ def regrade(dice: Dice, crop: Tensor) -> Tensor:
     return torch.where(_each(dice.chance(samples.BENT)), bent, crop)
 
 
-def mean_doses(draw: Draw, dice: Dice, mean: Tensor) -> Tensor:
+def mean_doses(draw: Draw, dice: Dice, mean: Tensor, simulated: Tensor) -> Tensor:
     """As `training.data.samples.mean_dose`, for crops of these mean greys (N,)."""
     which = dice.uniform()
     least, excess = exposure.LOW_DOSE
     low = least - excess * torch.log1p(-dice.uniform())
     peak = torch.where(which < draw.low, low, dice.uniform(*exposure.ORDINARY_DOSE))
     by_peak = (peak * mean).clamp(min=samples.FAINTEST_DOSE)
-    return torch.where(which < draw.low + draw.ordinary, by_peak, dice.log_uniform(draw.doses))
+    dose = torch.where(which < draw.low + draw.ordinary, by_peak, dice.log_uniform(draw.doses))
+    return torch.where(simulated & dice.chance(draw.sparse), dice.log_uniform(draw.sparse_doses), dose)
 
 
 def draw_cameras(draw: Draw, dice: Dice) -> Cameras:

@@ -65,9 +65,20 @@ def test_the_grid_loss_sees_a_pattern_below_the_noise_and_only_on_flat_crops() -
     assert float(grid(truth + pattern, both)) == pytest.approx(expected, rel=1e-3)
     with_noise, noise_only = float(grid(truth + pattern + noise, both)), float(grid(truth + noise, both))
     assert with_noise - noise_only == pytest.approx(expected, rel=0.3)
-    assert noise_only < expected
+    assert abs(noise_only) < expected / 3
     assert float(grid(truth + 7, both)) == pytest.approx(0, abs=1e-9)  # the level is no pattern
     assert float(grid(truth[1:] + pattern[1:], pair(scene[None]))) == 0
+
+
+def test_the_grid_loss_of_noise_alone_is_nothing_on_average() -> None:
+    side, rng = 8 * GRID, np.random.default_rng(1)
+    flat = pair(np.full((32, side, side), 3.0))
+    values = []
+    for _ in range(16):
+        noise = torch.from_numpy(rng.normal(0, 1, (32, 1, side, side)).astype(np.float32))
+        values.append(float(grid(torch.from_numpy(flat.truth) + noise, flat)))
+    averaged = 1 / 64  # variance of the noise in an average over all 64 cells, which a plain square would give
+    assert abs(np.mean(values)) < 4 * np.std(values) / 4 < averaged / 20
 
 
 def test_the_balanced_loss_lets_no_crop_drown_another() -> None:

@@ -84,7 +84,7 @@ def statistics(noisy: Image, truth: Image, level: Image, weight: Image) -> dict[
 def test_samples_follow_the_laws_of_the_host() -> None:
     host, card = (statistics(**drawn(USUAL, 1200)) for drawn in (by_numpy, on_card))
     chances = {name: ks_2samp(host[name], card[name]).pvalue for name in host}
-    assert min(chances.values()) > 0.01, chances
+    assert min(chances.values()) > 0.01 / len(chances), chances  # a false alarm in 1 % of all choices of seeds
     # The test sees what it is there for: other doses, cameras and contrasts.
     for other, name in (
         (replace(USUAL, low=0.7), "level"),
@@ -113,14 +113,18 @@ def test_a_batch_is_in_noise_units_and_its_shares_are_those_of_the_draw() -> Non
 
 
 def test_doses_are_shared_out_as_on_the_host() -> None:
-    doses = mean_doses(Draw(), Dice(CPU, 8000, 0), torch.full((8000,), 0.4).double()).numpy()
+    real, simulated = torch.zeros(8000, dtype=torch.bool), torch.ones(8000, dtype=torch.bool)
+    doses = mean_doses(Draw(), Dice(CPU, 8000, 0), torch.full((8000,), 0.4).double(), real).numpy()
     wide = 0.35
     assert doses.min() >= 0.5
     assert np.mean(doses < 10) == pytest.approx(wide * np.log(10 / 0.5) / np.log(10_000), abs=0.015)
     assert np.mean(doses > 1000) == pytest.approx(wide * np.log(5) / np.log(10_000), abs=0.015)
-    low = mean_doses(Draw(low=1), Dice(CPU, 8000, 1), torch.ones(8000).double())
+    low = mean_doses(Draw(low=1), Dice(CPU, 8000, 1), torch.ones(8000).double(), real)
     assert float(low.min()) >= 25
     assert float(low.mean()) == pytest.approx(100, abs=3)
+    sparse = mean_doses(Draw(low=1, sparse=0.3), Dice(CPU, 8000, 2), torch.ones(8000).double(), simulated).numpy()
+    assert np.mean(sparse < 25) == pytest.approx(0.3, abs=0.02)
+    assert np.median(sparse[sparse < 25]) == pytest.approx(np.sqrt(0.5 * 20), rel=0.1)
 
 
 def test_a_batch_is_a_pure_function_of_seed_step_and_first_index() -> None:
@@ -144,7 +148,7 @@ def test_crops_come_in_eight_symmetries_and_small_images_are_mirrored_as_on_the_
         for image in (mirrored, mirrored[:, ::-1])
         for turns in range(4)
     }
-    crops = draw_crops(Dice(CPU, 200, 5), Draw(side=8), stock).numpy()
+    crops = draw_crops(Dice(CPU, 200, 5), Draw(side=8), stock)[0].numpy()
     assert {crop.tobytes() for crop in crops} == expected
 
 
@@ -152,7 +156,7 @@ def test_crops_come_from_everywhere_and_as_often_as_a_micrograph_is_listed() -> 
     ramp = np.linspace(0, 0.4, 20 * 30, dtype=np.float32).reshape(20, 30)
     truths = [Truth("r", "r", (ramp,), (1,)), grey := Truth("g", "g", (np.full((40, 16), 0.75, np.float32),), (1,))]
     stock = Stock.of([truths[0], grey, grey, grey], [np.ones((9, 9), np.float32)], CPU)
-    crops = draw_crops(Dice(CPU, 20_000, 0), Draw(side=8, simulated=0.3), stock)
+    crops, simulated = draw_crops(Dice(CPU, 20_000, 0), Draw(side=8, simulated=0.3), stock)
     assert float((crops == 1).all(2).all(1).float().mean()) == pytest.approx(0.3, abs=0.02)
     assert float((crops == 0.75).all(2).all(1).float().mean()) == pytest.approx(0.7 * 0.75, abs=0.02)
     of_ramp = crops[(crops < 0.5).all(2).all(1)]

@@ -76,6 +76,11 @@ class Draw:
     """Share of peak doses from the paper's ordinary law, U(200, 2500)."""
     doses: tuple[float, float] = (FAINTEST_DOSE, 5000.0)
     """All others: mean counts per pixel, log-uniform between these."""
+    sparse: float = 0.3
+    """Share of the simulated crops with so few counts that an atom is a handful of them, whatever the other shares: the
+    paper's laws hardly ever go there, and a lattice must be learnt with its defects where it is easiest to repair."""
+    sparse_doses: tuple[float, float] = (FAINTEST_DOSE, 20.0)
+    """Their mean counts per pixel, log-uniform between these."""
     full_contrast: float = 0.5
     """Share of crops with the whole of their contrast: blacks have no counts."""
     contrasts: tuple[float, float] = (0.02, 1.0)
@@ -112,9 +117,10 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     `scenes` are simulated images (H, W) float32 in [0, 1]. Raises ValueError if there is nothing to draw from.
     """
     rng = np.random.default_rng([seed, step, index])
-    crop = regrade(rng, draw_crop(rng, _versions(rng, draw.simulated, truths, scenes), draw.side))
+    versions, simulated = _versions(rng, draw.simulated, truths, scenes)
+    crop = regrade(rng, draw_crop(rng, versions, draw.side))
     contrast = 1.0 if rng.random() < draw.full_contrast else _log_uniform(rng, draw.contrasts)
-    dose = mean_dose(draw, rng, float(crop.mean()))
+    dose = mean_dose(draw, rng, float(crop.mean()), simulated)
     if draw.flat and rng.random() < draw.flat:
         crop, dose = np.full_like(crop, 0.5), _log_uniform(rng, draw.doses)
     detector = IDEAL
@@ -140,7 +146,8 @@ def paper_sample(
 ) -> Batch:
     """As `sample`, by the paper's section 3.1: the crop stretched to [0, 1], exposed, and scaled to [0, 1] again."""
     rng = np.random.default_rng([seed, step, index])
-    crop = stretched(draw_crop(rng, _versions(rng, draw.simulated, truths, scenes), draw.side))
+    versions, _ = _versions(rng, draw.simulated, truths, scenes)
+    crop = stretched(draw_crop(rng, versions, draw.side))
     dose = paper_low_dose(rng) if rng.random() < draw.low else paper_ordinary_dose(rng)
     pair = paper_pair(rng, crop, dose)
     one = np.ones((1, 1, 1, 1), np.float32)
@@ -188,8 +195,10 @@ def regrade(rng: np.random.Generator, crop: Image) -> Image:
     return crop
 
 
-def mean_dose(draw: Draw, rng: np.random.Generator, mean: float) -> float:
+def mean_dose(draw: Draw, rng: np.random.Generator, mean: float, simulated: bool = False) -> float:
     """Mean counts per pixel for a crop whose mean grey is `mean`: the paper's laws are of the peak, where grey is 1."""
+    if simulated and rng.random() < draw.sparse:
+        return _log_uniform(rng, draw.sparse_doses)
     which = rng.random()
     if which < draw.low:
         return max(FAINTEST_DOSE, paper_low_dose(rng) * mean)
@@ -223,13 +232,13 @@ def in_noise_units(
 
 def _versions(
     rng: np.random.Generator, simulated: float, truths: Sequence[Truth], scenes: Sequence[Image]
-) -> Sequence[Image]:
-    """The versions of one micrograph, or one simulated scene."""
+) -> tuple[Sequence[Image], bool]:
+    """The versions of one micrograph, or one simulated scene and True."""
     if not truths and not scenes:
         raise ValueError("there is neither a truth nor a scene to draw from")
     if scenes and (not truths or rng.random() < simulated):
-        return (scenes[int(rng.integers(len(scenes)))],)
-    return truths[int(rng.integers(len(truths)))].versions
+        return (scenes[int(rng.integers(len(scenes)))],), True
+    return truths[int(rng.integers(len(truths)))].versions, False
 
 
 def _log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:

@@ -119,7 +119,10 @@ def test_doses_and_contrasts_are_shared_out_as_the_draw_says() -> None:
     only = np.array([mean_dose(Draw(low=0, ordinary=1), rng, 0.4) for _ in range(500)])
     assert only.min() >= 80
     assert only.max() <= 1000
-    drawn = batch(replace(SMALL, low=0, ordinary=1, stranger=0), TRUTHS, SCENES, 0, 0, range(200))
+    sparse = np.array([mean_dose(Draw(low=0, ordinary=1), rng, 0.4, simulated=True) for _ in range(8000)])
+    assert np.mean(sparse < 80) == pytest.approx(0.3, abs=0.02)
+    assert np.median(sparse[sparse < 80]) == pytest.approx(np.sqrt(0.5 * 20), rel=0.1)
+    drawn = batch(replace(SMALL, low=0, ordinary=1, stranger=0, sparse=0), TRUTHS, SCENES, 0, 0, range(200))
     truth = counts_of(drawn.truth, drawn.level)
     # Of full contrast the darkest pixel of a crop has few counts; of a diluted one, many.
     dark = truth.min((1, 2, 3)) < 0.02 * truth.max((1, 2, 3))
@@ -131,7 +134,7 @@ def test_shares_of_simulated_crops() -> None:
     grey = [Truth("grey", "grey", (np.full((64, 64), 0.5, np.float32),), (1,))]
     draw = PaperDraw(side=64)
     rng = np.random.default_rng(0)
-    picked = [samples._versions(rng, 0.3, grey, flat)[0][0, 0] == 0.25 for _ in range(2000)]
+    picked = [samples._versions(rng, 0.3, grey, flat)[0][0][0, 0] == 0.25 for _ in range(2000)]
     assert np.mean(picked) == pytest.approx(0.3, abs=0.04)
     assert paper_sample(draw, [], SCENES, 0, 0, 0).noisy.std() > 0.1
     assert sample(SMALL, grey, [], 0, 0, 0).noisy.shape == (1, 1, 64, 64)

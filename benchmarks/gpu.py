@@ -40,6 +40,7 @@ from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import SLOTS
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
+from daemon.output.record import read_record
 from daemon.service import inference
 from daemon.service.service import Service
 from daemon.settings.config import BackendConfig, Config, Profile
@@ -165,7 +166,8 @@ def whole_daemon(
         written = sorted(path.stat().st_mtime_ns * 1e-9 for path in (root / "output").glob("*.tif"))
         if len(written) != number:
             raise RuntimeError(f"{len(written)} of {number} micrographs came out")
-        steps = [json.loads(path.read_text())["seconds"] for path in sorted((root / "output").glob("*.json"))]
+        found = [read_record(path) for path in sorted((root / "output").glob("*.json"))]
+        steps = [record.seconds for record in found if record is not None]
     warm = min(number // 3, 8)  # the first wait for engine and buffers
     mean = (written[-1] - written[warm]) / (number - 1 - warm)
     return {

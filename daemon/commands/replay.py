@@ -137,17 +137,15 @@ def _compared(
     record = own_record(image)
     if record is None:
         raise MicrographError(f"{image}: the result, or the JSON beside it, is no longer there")
-    match record:
-        case {"raw": {"sha256": str(sha256)}, "profile": {"name": str(profile)}}:
-            pass
-        case _:
-            raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
+    profile = None if record.profile is None else record.profile.name
+    if not record.raw.sha256 or profile is None:
+        raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
     if section is None:
         raw = raw_file.fingerprint(path, new.backend.max_pixels)
     else:
         micrograph, found = sections.read(reader, path, section)
         raw = found.raw
-    if raw["sha256"] != sha256:
+    if raw.sha256 != record.raw.sha256:
         raise MicrographError(f"{path}: is not the file any more that this result was made from")
     known = profile if profile in new.profiles else None
     if section is None:
@@ -155,8 +153,8 @@ def _compared(
     else:
         one = steps.prepare(new, loaded, path, relative, raw, micrograph, profile=known)
     (done,) = backend.denoise([one.plane])
-    turns = turned.stored((record.get("output") or {}).get("turned"))
-    old = turned.undone(formats.read(image, new.backend.max_pixels).pixels, turns).astype(np.float32, copy=False)
+    upright = turned.undone(formats.read(image, new.backend.max_pixels).pixels, record.output.turned)
+    old = upright.astype(np.float32, copy=False)
     if old.shape != done.image.shape:
         raise MicrographError(f"{image}: is not the result of this micrograph: its size is another")
     old = np.where(np.isfinite(old), old, done.image)  # regions without numbers, of which neither knows anything

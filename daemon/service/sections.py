@@ -15,6 +15,7 @@ from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph
+from daemon.output.record import Raw
 from daemon.settings.config import Config
 
 
@@ -29,7 +30,7 @@ class Section:
     """Of its pixels: that of the file changes with each section that comes."""
     first: str
     """That of the first section, by which the stack is known again."""
-    raw: dict[str, Any]
+    raw: Raw
     """What `raw_file.fingerprint` says of a whole file."""
 
     @property
@@ -124,12 +125,12 @@ def read(reader: Reader, path: Path, number: int, first: str | None = None) -> t
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
     total = int(micrograph.metadata["sections"])
-    raw = {
-        "path": str(path),
-        "sha256": digest,
-        "sha256_of": f"the pixels of section {number}",
-        "section": number,
-        "size": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-    }
+    raw = Raw(
+        path=str(path),
+        sha256=digest,
+        sha256_of=f"the pixels of section {number}",
+        section=number,
+        size=state.st_size,
+        mtime_ns=state.st_mtime_ns,
+    )
     return micrograph, Section(number, total, digest, first or digest, raw)

@@ -34,7 +34,7 @@ from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.jobs import Backoff, Job, Ledger
 from daemon.live_page.server import Health
-from daemon.output import paths, record, writing
+from daemon.output import paths, writing
 from daemon.output.disk import Mounted, clean_temporary
 from daemon.service import raw_file, sections, steps
 from daemon.service.accounts import Accounts
@@ -399,14 +399,14 @@ class Service:
         if job.sections or self._by_section(job.path):
             return self._read_section(job, path)
         raw = raw_file.fingerprint(path, self.config.backend.max_pixels, self.config.folders.drop)
-        if (raw["size"], raw["mtime_ns"]) != (job.size, job.mtime_ns):
+        if (raw.size, raw.mtime_ns) != (job.size, job.mtime_ns):
             raise raw_file.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
         relative = PurePosixPath(job.path)
-        if self._done_before(job, raw["sha256"]):
+        if self._done_before(job, raw.sha256):
             return True
-        adopted = writing.find_adoptable(self.config.folders.output, relative, job.revision, raw["sha256"])
+        adopted = writing.find_adoptable(self.config.folders.output, relative, job.revision, raw.sha256)
         if adopted is not None:
-            self._accounts.finish(job, str(adopted.image), "adopted", **record.summary(adopted.content))
+            self._accounts.finish(job, str(adopted.image), "adopted", **adopted.content.summary)
             log.info("adopted %r: its result was finished before the service last stopped", job.path)
             return True
         seconds: dict[str, float] = {}
@@ -436,7 +436,7 @@ class Service:
         taking = sections.taking(self.config, self._rules, job.path, micrograph)
         adopted = writing.find_adoptable(self.config.folders.output, relative, job.revision, section.sha256)
         if adopted is not None:
-            told = {**section.told, **record.summary(adopted.content)}
+            told = {**section.told, **adopted.content.summary}
             self._accounts.finish(job, str(adopted.image), "adopted", **told)
             log.info("adopted %s of %r: it was finished before", section, job.path)
             return True
@@ -459,7 +459,7 @@ class Service:
         self._output.require()
         section = claimed.work.section
         if section is None and self._done_before(
-            job, claimed.work.raw["sha256"]
+            job, claimed.work.raw.sha256
         ):  # touched while its earlier revision was in hand
             return True
         outcome = steps.finish(self.config, claimed.work, denoised, self.config.folders.output, job.revision)
@@ -470,11 +470,11 @@ class Service:
             profile=outcome.profile,
             timings=outcome.seconds,
             warning="; ".join(outcome.warnings) or None,
-            **record.summary(outcome.written.content),
+            **outcome.written.content.summary,
             **(section.told if section else {}),
         )
         self._pause = 0.0
-        self._metrics.finished(outcome.seconds, claimed.work.raw["size"], outcome.spikes, outcome.verdict)
+        self._metrics.finished(outcome.seconds, claimed.work.raw.size or 0, outcome.spikes, outcome.verdict)
         told = {"micrograph": job.path, "outcome": "done"}
         name = job.path if section is None else f"{job.path} ({section})"
         log.info("%s", outcome.describe(name, job.revision), extra=told)
@@ -489,7 +489,7 @@ class Service:
         writer.submit(self._guarded, self._step, claimed.job, self._write, claimed, denoised)
 
     def _refused(self, claimed: Claimed, error: MicrographError) -> None:
-        self._accounts.quarantine(claimed.job, f"{claimed.work.raw['path']}: {error}")
+        self._accounts.quarantine(claimed.job, f"{claimed.work.raw.path}: {error}")
         self._leave(claimed.job)
 
     def _lost(self, claimed: Claimed, error: BaseException) -> None:

@@ -22,6 +22,7 @@ from daemon.errors import MicrographError
 from daemon.formats import turned
 from daemon.formats.partial import open_result
 from daemon.micrograph import Micrograph, PixelSize
+from daemon.output.record import Raw, Record
 from daemon.output.writing import write_outputs
 from daemon.settings.config import Match
 from daemon.settings.names import told_apart
@@ -379,9 +380,9 @@ def result(tmp_path: Path, micrograph: Micrograph, kind: formats.Kind) -> tuple[
     out.mkdir(exist_ok=True)
     written = write_outputs(
         out, PurePosixPath(micrograph.source.name), 1, micrograph, micrograph.pixels.astype(np.float32),
-        {"raw": {"sha256": str(len(list(out.iterdir())))}}, kind=kind, preview_pixels=None,
+        Record(raw=Raw(sha256=str(len(list(out.iterdir()))))), kind=kind, preview_pixels=None,
     )  # fmt: skip
-    return written.image, list(written.content["output"]["turned"])
+    return written.image, list(written.content.output.turned)
 
 
 def test_a_tiff_becomes_an_mrc_as_imod_and_relion_convert(tmp_path: Path) -> None:

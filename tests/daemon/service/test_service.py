@@ -27,6 +27,7 @@ from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.jobs import Job, Ledger
 from daemon.output import writing
 from daemon.output.disk import Mounted
+from daemon.output.record import Raw
 from daemon.service import raw_file, steps, supervisor
 from daemon.service import service as service_module
 from daemon.service.service import Service
@@ -337,7 +338,7 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
     gone = threading.Event()
     real = raw_file.fingerprint
 
-    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
         if gone.is_set():
             assert gate.wait(LIMIT)
         return real(path, limit, below)
@@ -497,7 +498,7 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
     real, calls = raw_file.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -697,7 +698,7 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = raw_file.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:

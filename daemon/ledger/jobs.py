@@ -32,23 +32,10 @@ from daemon.ledger.database import (
     own,
     require_same,
 )
+from daemon.settings.config import Retry
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
 _WORST_FIRST = ("reject", "check", "good")
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Seconds between attempts: `first`, then `factor` times longer each, at most `longest`; `attempts` in all."""
-
-    first: float = 5.0
-    factor: float = 2.0
-    longest: float = 600.0
-    attempts: int = 8
-
-    def pause(self, attempts: int) -> float:
-        """How long to wait after that many attempts (at least 1)."""
-        return min(self.longest, self.first * self.factor ** min(attempts - 1, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +86,12 @@ class Ledger:
         folder: Path,
         mode: Mode = "own",
         *,
-        backoff: Backoff | None = None,
+        retry: Retry | None = None,
         clock: Callable[[], float] = time.time,
         filesystem: Callable[[Path], str] = filesystem_type,
     ) -> None:
         self.path = folder / FILE
-        self._backoff = backoff or Backoff()
+        self._retry = retry or Retry()
         self._clock = clock
         self._lock = threading.RLock()
         self._held = own(folder, filesystem) if mode == "own" else None
@@ -209,7 +196,7 @@ class Ledger:
             awake = "UPDATE jobs SET state = 'pending' WHERE state = 'retry' AND not_before"
             self._db.execute(f"{awake} <= ?", (now,))
             # Further away than the longest pause: the clock was set back meanwhile.
-            self._db.execute(f"{awake} > ?", (now + self._backoff.longest,))
+            self._db.execute(f"{awake} > ?", (now + self._retry.longest_seconds,))
             for query in order:
                 if (row := self._db.execute(query).fetchone()) is not None:
                     job = self.get(row["id"])
@@ -223,7 +210,7 @@ class Ledger:
         if row[0] is None:
             return None
         now = self._clock()
-        return 0.0 if row[1] > now + self._backoff.longest else max(0.0, row[0] - now)
+        return 0.0 if row[1] > now + self._retry.longest_seconds else max(0.0, row[0] - now)
 
     def same_content(self, job: Job, sha256: str) -> Job | None:
         """Keep the hash of what was read, and return the finished revision of this file with the same bytes, if any.
@@ -282,10 +269,10 @@ class Ledger:
         """Running -> retry, after a pause that survives restarts; after the last attempt -> quarantined."""
         with self._transaction():
             attempts = self.get(job.id).attempts
-            if attempts >= self._backoff.attempts:
+            if attempts >= self._retry.attempts:
                 reason = f"given up after {attempts} attempts: {error}"
                 return self._move(job, ("running",), state="quarantined", error=_text(reason))
-            due = self._clock() + self._backoff.pause(attempts)
+            due = self._clock() + self._retry.pause(attempts)
             return self._move(job, ("running",), state="retry", error=_text(error), not_before=due)
 
     def quarantine(self, job: Job, reason: str) -> Job:
@@ -324,7 +311,7 @@ class Ledger:
             if impatient:
                 self._db.execute("UPDATE jobs SET not_before = 0 WHERE state = 'retry'")
             for job in self._many("SELECT * FROM jobs WHERE state = 'running' ORDER BY id"):
-                if job.attempts >= self._backoff.attempts:
+                if job.attempts >= self._retry.attempts:
                     reason = f"given up after {job.attempts} attempts; the service died during the last one"
                     found.append(self._move(job, ("running",), state="quarantined", error=reason))
                 else:

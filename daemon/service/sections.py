@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from daemon.arrival.rules import Rules, Taking, apart, stated
+from daemon.arrival.rules import Taking, apart, of_frames, stated
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
@@ -45,13 +45,13 @@ class Section:
 UNKNOWN = "its file does not say what its sections are"
 
 
-def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
+def taking(config: Config, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
     """What becomes of the stack at `path` of which `micrograph` is a section or the sum: settings, file, then name.
 
     Raises MicrographError where a profile asks for the sum of what is certainly not one exposure.
     """
     told = micrograph.metadata.get("stack")
-    by_settings = stated(config, rules, path, profile)
+    by_settings = stated(config, path, profile)
     if by_settings is not None:
         if not by_settings.apart and told is not None and told["are"] in stack.NEVER_SUMMED:
             raise MicrographError(
@@ -59,7 +59,7 @@ def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, prof
                 f"{by_settings.why}: their sum would be no image; give it a profile with frames: each"
             )
         return by_settings
-    named = rules.of_frames(path)
+    named = of_frames(config.arrival, path)
     if told is not None and (told["sure"] or not named):
         return Taking(told["are"] != "frames", f"its sections are {stack.WORDS[told['are']]} ({told['by']})")
     return Taking(not named, "arrival.frames names it" if named else UNKNOWN)
@@ -81,14 +81,12 @@ def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
     return replace(micrograph, metadata=metadata, warnings=(*micrograph.warnings, *remarks))
 
 
-def whole(
-    reader: Reader, config: Config, rules: Rules, path: Path, relative: str, profile: str | None = None
-) -> Micrograph | None:
+def whole(reader: Reader, config: Config, path: Path, relative: str, profile: str | None = None) -> Micrograph | None:
     """The micrograph in a file, its only image or the sum of its frames; None where its sections are to be `read`.
 
     `relative`: what the file is called below the drop folder. Raises as `Reader.read` and `taking` do.
     """
-    if apart(config, rules, relative, profile):
+    if apart(config, relative, profile):
         return None
     if reader.count(path) == 1:
         return reader.read(path)
@@ -96,19 +94,19 @@ def whole(
     if first.metadata["sections"] == 1:
         alone = {key: value for key, value in first.metadata.items() if key not in ("section", "sections")}
         return replace(first, metadata=alone)
-    found = taking(config, rules, relative, first, profile)
+    found = taking(config, relative, first, profile)
     return None if found.apart else noted(reader.read(path), found)
 
 
-def grows(reader: Reader, config: Config, rules: Rules, path: Path, relative: str) -> bool:
+def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool:
     """Whether a file is a stack whose sections are taken one by one; False for one that cannot be told yet."""
-    by_settings = stated(config, rules, relative)
+    by_settings = stated(config, relative)
     if by_settings is not None:
         return by_settings.apart
     try:
         if (reader.count(path) or 1) == 1:
             return False
-        return taking(config, rules, relative, reader.read(path, 0)).apart
+        return taking(config, relative, reader.read(path, 0)).apart
     except EmdenoisedError:
         return False  # reading it tells why
 

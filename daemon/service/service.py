@@ -23,7 +23,6 @@ from pathlib import Path, PurePosixPath
 from prometheus_client.core import Metric
 
 from daemon import formats
-from daemon.arrival.rules import rules_of
 from daemon.arrival.tracker import Arrived, Lanes, Tracker
 from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
@@ -32,7 +31,7 @@ from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
-from daemon.ledger.jobs import Backoff, Job, Ledger
+from daemon.ledger.jobs import Job, Ledger
 from daemon.live_page.server import Health
 from daemon.output import paths, writing
 from daemon.output.disk import Mounted, clean_temporary
@@ -75,27 +74,16 @@ class Service:
         self.config = config
         self._metrics = metrics or Metrics()
         self.failure: BaseException | None = None
-        retry = config.retry
-        backoff = Backoff(
-            first=retry.first_seconds, factor=retry.factor, longest=retry.longest_seconds, attempts=retry.attempts
-        )
         self._weights = manifest.load_weights(config)
-        self.ledger = Ledger(config.folders.state, backoff=backoff)
+        self.ledger = Ledger(config.folders.state, retry=config.retry)
         self._once = once
         self._lanes = Lanes(config.order.backlog_every)
-        wanted = self._rules = rules_of(config)
         self._tracker = Tracker(
-            wanted,
+            config.arrival,
             lambda path: formats.probe(config.folders.drop / path, config.folders.drop),
             lambda seen: self.ledger.known(seen.path, seen.size, seen.mtime_ns),
         )
-        self.watcher = Watcher(
-            config.folders.drop,
-            wanted,
-            rescan_seconds=config.arrival.rescan_seconds,
-            polling=config.arrival.polling,
-            poll_seconds=config.arrival.poll_seconds,
-        )
+        self.watcher = Watcher(config.folders.drop, config.arrival)
         self._stopping = threading.Event()
         self.inference = Inference(
             config.backend,
@@ -391,7 +379,7 @@ class Service:
 
     def _by_section(self, relative: str) -> bool:
         path = self.config.folders.drop / relative
-        return sections.grows(self._reader, self.config, self._rules, path, relative)
+        return sections.grows(self._reader, self.config, path, relative)
 
     def _read(self, job: Job) -> bool:
         self._output.require()
@@ -411,7 +399,7 @@ class Service:
             return True
         seconds: dict[str, float] = {}
         with steps.timed(seconds, "read"):
-            found = sections.whole(self._reader, self.config, self._rules, path, job.path)
+            found = sections.whole(self._reader, self.config, path, job.path)
         if found is None:
             return self._read_section(job, path)
         one = steps.read(self.config, self._weights, path, relative, raw, self._reader, job.warning, None, found)
@@ -433,7 +421,7 @@ class Service:
         number = job.sections + 1
         relative = paths.section_name(job.path, number)
         micrograph, section = sections.read(self._reader, path, number, job.sha256 if job.sections else None)
-        taking = sections.taking(self.config, self._rules, job.path, micrograph)
+        taking = sections.taking(self.config, job.path, micrograph)
         adopted = writing.find_adoptable(self.config.folders.output, relative, job.revision, section.sha256)
         if adopted is not None:
             told = {**section.told, **adopted.content.summary}

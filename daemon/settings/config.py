@@ -107,6 +107,10 @@ class Retry(Section):
     attempts: int = Field(default=8, ge=1, le=1000)
     """Attempts before a micrograph is quarantined; 1 never tries again."""
 
+    def pause(self, attempts: int) -> float:
+        """Seconds to wait after that many attempts (at least 1)."""
+        return min(self.longest_seconds, self.first_seconds * self.factor ** min(attempts - 1, 64))
+
     @model_validator(mode="after")
     def _grows(self) -> "Retry":
         if self.longest_seconds < self.first_seconds:

@@ -16,7 +16,6 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from fake_cuda import FakeCuda
 from fake_gpu import plug_in
 
 from daemon import files
+from daemon.arrival import tracker
 from daemon.backends.gpu import provision
 from daemon.commands.main import main
 from daemon.counts.plane import Prepared
@@ -32,8 +32,6 @@ from daemon.errors import BackendError
 from daemon.formats import decoder
 from daemon.ledger.jobs import Ledger
 from daemon.service import inference, service
-
-_rules = service.rules_of
 
 
 def _fail(one: Prepared) -> None:
@@ -114,7 +112,7 @@ match sys.argv[1]:
     case "building":
         inference.open_backend = _build
     case "impatient":
-        service.rules_of = lambda config: replace(_rules(config), stuck_seconds=1.0)
+        tracker.STUCK_SECONDS = 1.0
     case "crashing-codec":
         inference.open_backend = _forgetful
         staged = "import os; from daemon import formats as f; from daemon.formats import decoder; r = f.read; "

@@ -140,9 +140,9 @@ class Bench:
     """Denoises and judges with the daemon's own code."""
 
     def __init__(self, threads: int) -> None:
-        folder = manifest.locate("fast")
-        self._manifest = manifest.load(folder)
-        self._backend = open_backend(BackendConfig(kind="cpu", threads=threads), folder, default_folder())
+        weights = manifest.verified("fast")
+        self._manifest = weights.manifest
+        self._backend = open_backend(BackendConfig(kind="cpu", threads=threads), weights, default_folder())
 
     def denoise(self, raw: NDArray[Any], gain: float, offset: float) -> tuple[Denoised, Choice]:
         micrograph = Micrograph(raw, Path("simulated.tif"), "tiff")

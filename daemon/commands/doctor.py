@@ -219,7 +219,7 @@ def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) 
 def weights(config: Config) -> Iterator[Finding]:
     for name in sorted({profile.weights for profile in config.profiles.values()}):
         try:
-            found = manifest.load(manifest.locate(name))
+            found = manifest.verified(name).manifest
         except EmdenoisedError as error:
             yield Finding(
                 "fault", f"weights {name}: {error}", "reinstall emdenoised, or correct the profile's `weights`"
@@ -245,7 +245,7 @@ def backend(config: Config) -> Iterator[Finding]:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
     name = config.profiles[config.default_profile].weights
     try:
-        opened = open_backend(config.backend, manifest.locate(name), config.folders.engines)
+        opened = open_backend(config.backend, manifest.verified(name), config.folders.engines)
     except EmdenoisedError as error:
         yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")
         return

@@ -45,7 +45,7 @@ def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weig
     with contextlib.ExitStack() as stack:
         backends = {}
         for name, one in weights.items():
-            backends[name] = open_backend(config.backend, one.folder, config.folders.engines, progress.beat)
+            backends[name] = open_backend(config.backend, one, config.folders.engines, progress.beat)
             stack.callback(backends[name].close)
         reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
         stack.enter_context(progress)

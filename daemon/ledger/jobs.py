@@ -18,7 +18,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from daemon.files import filesystem_type
 from daemon.ledger.database import (
     FILE,
     LOCK,
@@ -74,11 +73,11 @@ class Ledger:
     """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once.
 
     `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
-    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder is on a network
-    filesystem or cannot be made, LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the
-    file is foreign, missing (edit, read) or of another version, and, from any method, LedgerUnavailableError while the
-    disk is full or another process holds the file. What changes something raises LedgerReplacedError once the files
-    are no longer those under their names (`require_in_place`).
+    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder cannot be made,
+    LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the file is foreign, missing (edit,
+    read) or of another version, and, from any method, LedgerUnavailableError while the disk is full or another process
+    holds the file. What changes something raises LedgerReplacedError once the files are no longer those under their
+    names (`require_in_place`).
     """
 
     def __init__(
@@ -88,13 +87,12 @@ class Ledger:
         *,
         retry: Retry | None = None,
         clock: Callable[[], float] = time.time,
-        filesystem: Callable[[Path], str] = filesystem_type,
     ) -> None:
         self.path = folder / FILE
         self._retry = retry or Retry()
         self._clock = clock
         self._lock = threading.RLock()
-        self._held = own(folder, filesystem) if mode == "own" else None
+        self._held = own(folder) if mode == "own" else None
         self._files: dict[Path, tuple[int, int]] = {}
         """By name, the device and inode of what is open."""
         try:

@@ -23,7 +23,6 @@ import numpy as np
 
 from daemon import __version__
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
-from daemon.formats import turned
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import ResultFile, open_result
 from daemon.ledger.jobs import Job
@@ -31,7 +30,7 @@ from daemon.live_page import pictures
 from daemon.live_page.picture_cache import Shelf
 from daemon.micrograph import Pixels
 from daemon.output.preview import binned, grey, window
-from daemon.output.record import Record, own_record
+from daemon.output.record import Record, as_it_was_made, own_record, sha256_of_pixels
 from daemon.settings.folders import Folders
 
 T = TypeVar("T")
@@ -282,14 +281,10 @@ class Gallery:
 
     def _read_denoised(self, result: Result) -> Pixels | ResultFile:
         """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
-        turns = result.record.output.turned
-        plain = open_result(result.image, result.shape, turns)
+        plain = open_result(result.image, result.shape, result.record.output.turned)
         if plain is not None:
             return plain
-        pixels: Pixels = turned.undone(self._read(result.image), turns)
-        if pixels.shape != result.shape:
-            raise NotThereError(f"{result.image} is not the result that its record describes: its size is another")
-        return pixels
+        return as_it_was_made(result.image, self._read(result.image), result.record)
 
     def _read_raw(self, result: Result) -> Pixels:
         if result.raw_gone:
@@ -298,7 +293,7 @@ class Gallery:
         pixels = self._read(self._folders.drop / result.job.path, None if section is None else section - 1)
         if pixels.shape != raw.shape:
             raise NotThereError("the raw file is not the one that was denoised: its size is another")
-        if section is not None and hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest() != raw.sha256:
+        if section is not None and sha256_of_pixels(pixels) != raw.sha256:
             raise NotThereError("the stack is not the one that was denoised: it has changed since")
         return pixels
 

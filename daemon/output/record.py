@@ -5,6 +5,7 @@ came later, which then has its default; what a newer one added, or somebody by h
 record a value of the wrong type costs itself and not the rest: it has its default, too.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from pydantic import (
 
 from daemon import formats
 from daemon.errors import MicrographError
+from daemon.formats import turned
+from daemon.micrograph import Pixels
 from daemon.output.paths import beside
 
 REASONS_KEPT = 3
@@ -213,6 +216,19 @@ def read_record(path: Path) -> Record | None:
     if not isinstance(content, dict) or content.get("writer") != WRITER:
         return None
     return Record.model_validate(content, context=_STORED)
+
+
+def sha256_of_pixels(pixels: Pixels) -> str:
+    """By which a section of a stack (H, W) is known, hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+
+
+def as_it_was_made(image: Path, stored: Pixels, record: Record) -> Pixels:
+    """The pixels of a result's file, turned back to (H, W) of its raw image. Raises MicrographError."""
+    pixels: Pixels = turned.undone(stored, record.output.turned)
+    if pixels.shape != record.output.shape:
+        raise MicrographError(f"{image}: is not the result that its record describes: its size is another")
+    return pixels
 
 
 def plain(value: Any) -> Any:

@@ -3,19 +3,16 @@
 A sum of what is no exposure's frames is a wrong number, so it needs evidence: a profile, the file or its name.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from daemon.arrival.rules import Taking, apart, of_frames, stated
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph
-from daemon.output.record import Raw
+from daemon.output.record import Raw, sha256_of_pixels
 from daemon.settings.config import Config
 
 
@@ -117,7 +114,7 @@ def read(reader: Reader, path: Path, number: int, first: str | None = None) -> t
     Raises as `Reader.read` does: a stack that does not have that section cannot be processed as it is.
     """
     micrograph = reader.read(path, number - 1)
-    digest = hashlib.sha256(np.ascontiguousarray(micrograph.pixels).data).hexdigest()
+    digest = sha256_of_pixels(micrograph.pixels)
     try:
         state = path.stat(follow_symlinks=False)
     except OSError as error:

@@ -26,7 +26,7 @@ from daemon import formats
 from daemon.arrival.tracker import Arrived, Lanes, Tracker
 from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
-from daemon.backends.protocol import SLOTS
+from daemon.backends.protocol import OUT_OF_MEMORY, SLOTS
 from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
 from daemon.formats.decoder import Reader
@@ -361,11 +361,7 @@ class Service:
             else:
                 self._accounts.postpone(job, str(error))
         except MemoryError:
-            self._accounts.quarantine(
-                job,
-                f"{job.path}: not enough memory for this micrograph; lower backend.queue, "
-                "or backend.max_pixels to refuse such files at once",
-            )
+            self._accounts.quarantine(job, f"{job.path}: {OUT_OF_MEMORY}")
         except Exception as error:
             # A defect of ours must cost one micrograph and not the session; the attempts are limited.
             log.debug("traceback", exc_info=True)

@@ -21,6 +21,7 @@ from fake_gpu import plug_in
 from mrc_bytes import write_mrc
 
 from daemon.backends import manifest
+from daemon.backends.manifest import Weights
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
@@ -55,8 +56,8 @@ class Bench:
         self.service: Service | None = None
         monkeypatch.setattr("daemon.service.inference.open_backend", self._open)
 
-    def _open(self, settings: Any, folder: Path, engines: Path, progress: Callable[[], None]) -> FakeBackend:
-        backend = self.backends.setdefault(folder.name, FakeBackend())
+    def _open(self, settings: Any, weights: Weights, engines: Path, progress: Callable[[], None]) -> FakeBackend:
+        backend = self.backends.setdefault(weights.folder.name, FakeBackend())
         backend.progress = progress
         return backend
 

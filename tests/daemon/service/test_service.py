@@ -725,7 +725,7 @@ def test_an_output_share_that_is_unmounted_is_waited_for(bench: Bench) -> None:
     mounted = threading.Event()
     mounted.set()
     service = bench.start()
-    service._output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
+    service.making.output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
     bench.write("a.tif", 1)
     until(lambda: bench.images() == {"a.tif"})
     mounted.clear()
@@ -763,7 +763,7 @@ def test_what_is_registered_while_idle_is_asked_is_not_overlooked(
     service = bench.service = Service(bench.config)  # not started: this test plays the arrival thread
 
     def busy(self: Ledger) -> bool:
-        service._settled = True  # the arrival thread has just taken something in, and is through
+        service.arrivals.settled = True  # the arrival thread has just taken something in, and is through
         return False
 
     monkeypatch.setattr(Ledger, "busy", busy)

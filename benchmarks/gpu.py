@@ -43,7 +43,8 @@ from daemon.counts.profiles import Choice
 from daemon.output.record import read_record
 from daemon.service import inference
 from daemon.service.service import Service
-from daemon.settings.config import BackendConfig, Config, Profile
+from daemon.settings.config import BackendConfig, Config
+from daemon.settings.profile import Profile
 from engine_build.build import build as build_engine
 from engine_build.export import to_onnx
 from engine_build.half import half_body

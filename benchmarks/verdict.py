@@ -31,7 +31,8 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, scaled, witness
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
-from daemon.settings.config import BackendConfig, Profile
+from daemon.settings.config import BackendConfig
+from daemon.settings.profile import Profile
 from daemon.verdict import judge
 from training.data import simulate
 from training.data.exposure import Detector, expose

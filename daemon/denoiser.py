@@ -16,7 +16,8 @@ from daemon.counts.prepare import plane, require_plane
 from daemon.counts.profiles import Evidence, scaled, witness
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph, Pixels
-from daemon.settings.config import BackendConfig, Profile
+from daemon.settings.config import BackendConfig
+from daemon.settings.profile import Profile
 
 
 class Denoiser:

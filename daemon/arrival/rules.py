@@ -7,8 +7,9 @@ from fnmatch import translate
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from daemon.settings.config import Arrival, Config, Profile
+from daemon.settings.config import Arrival, Config
 from daemon.settings.names import folded
+from daemon.settings.profile import Profile
 
 
 def ignores(arrival: Arrival, path: str) -> bool:

@@ -6,11 +6,9 @@ damage the file. What is lost that way is found again by the next scan, and an i
 from its JSON.
 """
 
-import contextlib
 import json
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,19 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from daemon.ledger.database import (
-    FILE,
-    LOCK,
-    LedgerError,
-    LedgerReplacedError,
-    Mode,
-    connect,
-    explain,
-    identities,
-    leave_open,
-    own,
-    require_same,
-)
+from daemon.ledger.connection import Connection
+from daemon.ledger.database import LedgerError, Mode
 from daemon.settings.config import Retry
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
@@ -66,10 +53,10 @@ class Job:
     verdict: str | None = None
     """Of the result: good, check or reject."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The few figures of the result's record that are shown of many micrographs at once (`work.facts`)."""
+    """The few figures of the result's record that are shown of many micrographs at once (`record.Record.summary`)."""
 
 
-class Ledger:
+class Ledger(Connection):
     """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once.
 
     `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
@@ -81,52 +68,11 @@ class Ledger:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        mode: Mode = "own",
-        *,
-        retry: Retry | None = None,
-        clock: Callable[[], float] = time.time,
+        self, folder: Path, mode: Mode = "own", *, retry: Retry | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path = folder / FILE
+        super().__init__(folder, mode)
         self._retry = retry or Retry()
         self._clock = clock
-        self._lock = threading.RLock()
-        self._held = own(folder) if mode == "own" else None
-        self._files: dict[Path, tuple[int, int]] = {}
-        """By name, the device and inode of what is open."""
-        try:
-            with self._explained():
-                self._db = connect(self.path, mode)
-            self._files = identities(self.path)
-            if self._held is not None:
-                lock = os.fstat(self._held)
-                self._files[folder / LOCK] = lock.st_dev, lock.st_ino
-        except BaseException:
-            self._release_folder()
-            raise
-
-    def close(self) -> None:
-        """Close the file and let another service have the folder. Safe to call twice."""
-        with self._lock:
-            try:
-                self.require_in_place()
-            except LedgerReplacedError:
-                leave_open(self.path, self._db)
-            else:
-                self._db.close()
-            self._files = {}
-            self._release_folder()
-
-    def require_in_place(self) -> None:
-        """Raise LedgerReplacedError if a file that is open here is no longer the one under its name."""
-        require_same(self.path, self._files)
-
-    def __enter__(self) -> "Ledger":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # What arrives
 
@@ -428,36 +374,6 @@ class Ledger:
 
     def _many(self, query: str, *values: Any) -> list[Job]:
         return [_job(row) for row in self._db.execute(query, values)]
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explained():
-            if self._db.in_transaction:
-                raise LedgerError(f"{self.path}: a transaction within a transaction")
-            self.require_in_place()
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk ends it by itself
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """One thread at a time, and SQLite's errors in words that say what to do."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.DatabaseError as error:
-                self.require_in_place()
-                raise explain(self.path, error) from error
-
-    def _release_folder(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            os.close(held)
 
 
 def _worse(one: str | None, other: str | None) -> str | None:

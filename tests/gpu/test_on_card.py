@@ -26,7 +26,8 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.errors import EmdenoisedError
 from daemon.service.service import Service
-from daemon.settings.config import BackendConfig, Config, Profile
+from daemon.settings.config import BackendConfig, Config
+from daemon.settings.profile import Profile
 
 pytestmark = pytest.mark.gpu
 

@@ -24,8 +24,9 @@ from daemon.formats.partial import open_result
 from daemon.micrograph import Micrograph, PixelSize
 from daemon.output.record import Raw, Record
 from daemon.output.writing import write_outputs
-from daemon.settings.config import Arrival, Match
+from daemon.settings.config import Arrival
 from daemon.settings.names import told_apart
+from daemon.settings.profile import Match
 
 LIMIT = 1 << 24
 COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)

@@ -1,7 +1,8 @@
 """Look into the drop folder at the right moments, and keep doing so whatever happens to it.
 
 A scan of the whole folder is the authority. Events of the operating system only say that a scan is worth making
-now: shares send none, queues overflow, and a watch can go deaf while everything still looks alive.
+now: shares send none, queues overflow, and a watch can go deaf while everything still looks alive. What they leave out
+is found by the next rescan.
 """
 
 import logging
@@ -40,9 +41,6 @@ share never keeps more than a quarter of one processor busy."""
 
 LONGEST_BACK_OFF = 30.0
 """Seconds between two attempts at a folder that is away, at most."""
-
-_DEAF_AFTER = 3
-"""So many scans found new files that no event had announced: from then on the folder is polled."""
 
 # Opening and reading are left out because they are our own doing, and each write because a file being written
 # would send thousands; its end (closed, moved) and the settling scans say as much.
@@ -181,9 +179,6 @@ class Watcher:
         self._woken = False
         self._identity: tuple[int, int] | None = None
         self._network = False
-        self._strikes = 0
-        self._suspect = False
-        self._seen: frozenset[str] | None = None
         self._polled_because = ""
         self._told_unreadable: set[str] = set()
         self._told_kinds: set[str] = set()
@@ -214,10 +209,10 @@ class Watcher:
 
     def scan(self) -> Scan | None:
         """List the folder now; None if it is away, which `health` then explains."""
-        announced, self._events.heard = self._events.heard, False
+        self._events.heard = False
         began = self._clock()
         try:
-            self._settle_watch(announced)
+            self._settle_watch()
             listing = scan(self._root, self._arrival, inodes=not self._network)
         except FolderGoneError as gone:
             self._degrade(gone)
@@ -228,7 +223,6 @@ class Watcher:
             log.info("%s is back", self._root)
         self._back_off = 0.0
         self.health = self._watching(listing)
-        self._note_unannounced(listing, announced)
         self._report(listing)
         interval = self._arrival.rescan_seconds if self._observer else self._arrival.poll_seconds
         self._earliest = ended + max(SHORTEST_GAP, 3 * (ended - began))
@@ -245,7 +239,7 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settle_watch(self, announced: bool) -> None:
+    def _settle_watch(self) -> None:
         """Before listing, so that nothing falls between: watch the folder that is there now, in a way that works."""
         try:
             found = self._root.stat()
@@ -256,20 +250,9 @@ class Watcher:
         if identity != self._identity:
             self._choose(identity)
             return
-        if self._suspect and announced:  # the event was only late
-            self._suspect = False
-        if self._observer is None:
-            return
-        if self._suspect:
-            self._suspect = False
-            self._strikes += 1
-            if self._strikes >= _DEAF_AFTER:
-                self._stop_observer()
-                log.warning("%s: new files come without events; it is now polled", self._root)
-            else:
-                log.info("%s: new files came without events; the watch is renewed", self._root)
-                self._start_observer()
-        elif not (self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)):
+        if self._observer is not None and not (
+            self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)
+        ):
             log.warning("%s: the watch for events has died; it is renewed", self._root)
             self._start_observer()
 
@@ -284,7 +267,6 @@ class Watcher:
             log.info("%s is another folder than before; it is watched anew", self._root)
         self._identity = (identity[0], 0) if network else identity
         self._network = network
-        self._strikes, self._suspect, self._seen = 0, False, None
         if self._arrival.polling == "always" or (self._arrival.polling == "auto" and network):
             self._stop_observer()
             why = f"{fstype} sends no events" if self._arrival.polling == "auto" else "arrival.polling is always"
@@ -329,19 +311,6 @@ class Watcher:
         if self._observer is None:
             return Health("polling", f"listed every {self._arrival.poll_seconds:g} s{remark}")
         return Health("events", f"events, and listed every {self._arrival.rescan_seconds:g} s{remark}")
-
-    def _note_unannounced(self, listing: Listing, announced: bool) -> None:
-        """Remember that files appeared in silence; the next scan decides whether their events were only late."""
-        if self._observer is None:
-            self._seen = None
-            return
-        names = frozenset(sighting.path for sighting in listing.sightings)
-        if self._seen is not None and names - self._seen:
-            if announced or self._events.heard:
-                self._strikes = 0
-            else:
-                self._suspect = True
-        self._seen = names
 
     def _report(self, listing: Listing) -> None:
         """Say once for each sub-folder what cannot be read, and once for each kind of file what is passed over."""

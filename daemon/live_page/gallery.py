@@ -336,8 +336,9 @@ class Gallery:
 
 def _give_way() -> None:
     """Linux has a priority for each thread; a child process that decodes for this one has it too."""
+    thread = threading.get_native_id()
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
 
 
 def _shape(image: Path, record: Record) -> tuple[int, int]:

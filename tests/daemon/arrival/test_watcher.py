@@ -308,44 +308,16 @@ def test_without_free_watches_it_polls(drop: Path, clock: Clock, caplog: pytest.
     assert "inotify watch limit reached" in caplog.text
 
 
-def test_files_without_events_renew_the_watch_and_then_end_it(
-    drop: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    with fake(drop, clock) as watcher:
+def test_files_without_events_are_found_by_the_rescan(drop: Path, clock: Clock) -> None:
+    with fake(drop, clock, rescan_seconds=10.0) as watcher:
         names(watcher)
-        for number in range(1, 4):
+        for number in range(1, 6):
             write(drop / f"{number}.tif")
+            before = clock.now
+            assert watcher.wait() and clock.now == before + 10.0
             assert len(names(watcher)) == number
-            names(watcher)
-        assert watcher.health.state == "polling"
-    assert len(FakeObserver.made) == 3
-    assert "new files come without events" in caplog.text
-
-
-def test_an_event_that_is_late_is_not_held_against_the_watch(drop: Path, clock: Clock) -> None:
-    hint = FakeHint(clock)
-    with fake(drop, clock, hint=hint) as watcher:
-        names(watcher)
-        for number in range(10):
-            write(drop / f"{number}.tif")
-            names(watcher)
-            hint.event()
-            names(watcher)
         assert watcher.health.state == "events"
     assert len(FakeObserver.made) == 1
-
-
-def test_being_woken_says_nothing_about_the_watch(drop: Path, clock: Clock) -> None:
-    with fake(drop, clock) as watcher:
-        names(watcher)
-        for number in range(1, 4):
-            write(drop / f"{number}.tif")
-            watcher.wake()
-            assert not watcher.wait(), "woken: nothing to scan for"
-            watcher.wake()
-            names(watcher)
-            names(watcher)
-        assert watcher.health.state == "polling"
 
 
 def test_a_dead_watch_is_renewed(drop: Path, clock: Clock) -> None:

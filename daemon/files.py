@@ -97,7 +97,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(stream: BinaryIO) -> str:
-    """SHA-256 of what an open file still has to say, hexadecimal."""
+    """SHA-256 of an open file from where it stands to its end, hexadecimal."""
     found = hashlib.sha256()
     while block := stream.read(1 << 20):
         found.update(block)

@@ -208,7 +208,7 @@ def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) 
                 f"{key} folder {folder}: only root and the service's user {name} can find out whether it may {what} it",
                 f"run the doctor as that user: sudo -u {name} emdenoised doctor",
             )
-        elif wall := systemd_unit.unreachable(user, folder, rights):
+        elif wall := systemd_unit.unreachable(user, found.groups(user), folder, rights):
             yield Finding(
                 "fault",
                 f"{key} folder {folder}: the service's user {name} may not {what} it; the obstacle is {wall}",

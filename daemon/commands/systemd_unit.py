@@ -36,6 +36,13 @@ class Unit:
         except KeyError:
             return None
 
+    def groups(self, user: pwd.struct_passwd) -> list[int]:
+        """Of the process that runs as `user`, its own first; names of groups that do not exist are left out."""
+        named = [self.settings.get("Group", ""), *self.settings.get("SupplementaryGroups", "").split()]
+        found = [one.gr_gid for one in grp.getgrall() if one.gr_name in named]
+        own = next((one.gr_gid for one in grp.getgrall() if one.gr_name == named[0]), user.pw_gid)
+        return list(dict.fromkeys((own, *found, *os.getgrouplist(user.pw_name, own))))
+
     def hides(self, folder: Path) -> str | None:
         """The setting that keeps a folder from the service, or None."""
         real = Path(os.path.realpath(folder))
@@ -67,7 +74,7 @@ def may_ask_for(user: pwd.struct_passwd) -> bool:
     return os.geteuid() in (0, user.pw_uid)
 
 
-def unreachable(user: pwd.struct_passwd, folder: Path, wanted: str) -> Path | None:
+def unreachable(user: pwd.struct_passwd, groups: list[int], folder: Path, wanted: str) -> Path | None:
     """The first folder on the way to `folder` that a user may not enter, or itself if one of `wanted` ("rwx") fails.
 
     The kernel decides, with access control lists, read-only mounts and whatever else it knows. Links are resolved
@@ -75,18 +82,17 @@ def unreachable(user: pwd.struct_passwd, folder: Path, wanted: str) -> Path | No
     """
     real = Path(os.path.realpath(folder))
     for place in (*reversed(real.parents), real):
-        if not all(_may(user, right, place) for right in (wanted if place == real else "x")):
+        if not all(_may(user, groups, right, place) for right in (wanted if place == real else "x")):
             return place
     return None
 
 
-def _may(user: pwd.struct_passwd, right: str, place: Path) -> bool:
+def _may(user: pwd.struct_passwd, groups: list[int], right: str, place: Path) -> bool:
     """access(2) as that user, in a process of its own; test(1) is a program that every user may run."""
     if user.pw_uid == os.geteuid():
         return os.access(place, {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}[right])
-    groups = os.getgrouplist(user.pw_name, user.pw_gid)
     asked = ("test", f"-{right}", place)
-    return subprocess.run(asked, user=user.pw_uid, group=user.pw_gid, extra_groups=groups, check=False).returncode == 0
+    return subprocess.run(asked, user=user.pw_uid, group=groups[0], extra_groups=groups, check=False).returncode == 0
 
 
 def readers(output: Path, umask: int) -> str | None:

@@ -65,7 +65,7 @@ class Raw(_Part):
     sha256: str = ""
     """Hexadecimal; of a section of a stack: of its pixels."""
     sha256_of: str | None = None
-    """Said where it is not the whole file."""
+    """What was hashed, where it is not the whole file."""
     section: int | None = None
     """From 1, of a stack whose sections are taken one by one."""
     size: int | None = None
@@ -194,8 +194,8 @@ class Record(_Part):
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types, of what was stated."""
-        told: dict[str, Any] = plain(self.model_dump(exclude_unset=True))
-        return told
+        stated: dict[str, Any] = plain(self.model_dump(exclude_unset=True))
+        return stated
 
 
 def own_record(image: Path) -> Record | None:

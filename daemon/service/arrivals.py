@@ -28,7 +28,7 @@ class Arrivals:
         self, config: Config, ledger: Ledger, watcher: Watcher, blockage: Blockage, by_section: Callable[[str], bool]
     ) -> None:
         self.settled = False
-        """Whether all that the last look found is in the ledger."""
+        """Whether all that the last scan found is in the ledger."""
         self._ledger, self._watcher, self._blockage, self._by_section = ledger, watcher, blockage, by_section
         drop = config.folders.drop
         self._tracker = Tracker(
@@ -41,7 +41,7 @@ class Arrivals:
 
     @property
     def quiet(self) -> bool:
-        """Whether there is nothing to be taken in, as far as the last look tells."""
+        """Whether there is nothing to be taken in, as of the last scan."""
         return not self._forgotten and self.settled
 
     def forgotten(self, path: str) -> None:
@@ -60,7 +60,7 @@ class Arrivals:
                 )
             now = time.monotonic()
             while self._forgotten:
-                self.settled = False  # before the next word, which is what `quiet` looks at first
+                self.settled = False  # before the next line, so that `quiet` is never true between the two
                 self._tracker.offer_again(self._forgotten.popleft(), now)
             while not stop.is_set() and (arrived := self._tracker.ready(now)):
                 for one in arrived:

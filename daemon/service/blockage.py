@@ -11,7 +11,7 @@ FOLDER_AWAY_SECONDS = 1.0
 
 
 class Blockage:
-    """Told by any thread. `folder_away` is asked whether the drop folder is; `wake` is called when a wait begins."""
+    """Called by any thread. `folder_away`: whether the drop folder is; `wake` is called when a wait begins."""
 
     def __init__(self, retry: Retry, folder_away: Callable[[], bool], wake: Callable[[], None]) -> None:
         self._retry, self._folder_away, self._wake = retry, folder_away, wake
@@ -32,7 +32,7 @@ class Blockage:
 
     def refused(self, error: StorageError) -> float:
         """The output disk takes nothing: everything waits so many seconds, longer each time."""
-        if time.monotonic() >= self.until:  # those in hand at the same time tell nothing new
+        if time.monotonic() >= self.until:  # those in hand at the same time add nothing
             self._refusals += 1
             self.until = time.monotonic() + self._retry.pause(self._refusals)
             self._wake()

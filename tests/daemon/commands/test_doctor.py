@@ -261,6 +261,20 @@ def test_an_access_control_list_that_shuts_out_is_a_fault_whatever_the_mode_bits
     assert f"may not write it; the obstacle is {private / 'state'}" in faults(settings(private))
 
 
+@as_root
+def test_the_groups_of_the_unit_count(installed: Any, private: Path) -> None:
+    private.chmod(0o755)
+    one, other = [group for group in grp.getgrall() if group.gr_gid not in (0, NOBODY.pw_gid)][:2]
+    for folder, group in (("drop", one), ("output", other), ("state", other)):
+        os.chown(private / folder, 0, group.gr_gid)
+        (private / folder).chmod(0o770)
+    installed("PrivateTmp=no", f"Group={one.gr_name}")
+    text = faults(settings(private))
+    assert f"the obstacle is {private / 'output'}" in text and "drop folder" not in text
+    installed("PrivateTmp=no", f"Group={one.gr_name}", f"SupplementaryGroups=nosuchgroup {other.gr_name}")
+    assert "the obstacle is" not in faults(settings(private))
+
+
 def test_only_root_and_the_user_itself_can_find_out(
     installed: Any, private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from daemon.demo.specimen import expose
 from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Acquisition, Micrograph
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from training.data.simulate import HELD_OUT, TRAINING
 
 KINDS = {**TRAINING, **HELD_OUT}

@@ -40,9 +40,11 @@ from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import SLOTS
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
+from daemon.output.record import read_record
 from daemon.service import inference
 from daemon.service.service import Service
-from daemon.settings.config import BackendConfig, Config, Profile
+from daemon.settings.config import BackendConfig, Config
+from daemon.settings.profile import Profile
 from engine_build.build import build as build_engine
 from engine_build.export import to_onnx
 from engine_build.half import half_body
@@ -165,7 +167,8 @@ def whole_daemon(
         written = sorted(path.stat().st_mtime_ns * 1e-9 for path in (root / "output").glob("*.tif"))
         if len(written) != number:
             raise RuntimeError(f"{len(written)} of {number} micrographs came out")
-        steps = [json.loads(path.read_text())["seconds"] for path in sorted((root / "output").glob("*.json"))]
+        found = [read_record(path) for path in sorted((root / "output").glob("*.json"))]
+        steps = [record.seconds for record in found if record is not None]
     warm = min(number // 3, 8)  # the first wait for engine and buffers
     mean = (written[-1] - written[warm]) / (number - 1 - warm)
     return {
@@ -277,7 +280,7 @@ def network_rows(
     """Every figure of one network."""
     weights = manifest.load(folder)
     settings = BackendConfig(kind="tensorrt", tile=tile, batch=batch)
-    opened: Any = open_backend(settings, folder, engines)
+    opened: Any = open_backend(settings, manifest.verified(folder), engines)
     rows: dict[str, Any] = {"backend": opened.name, "tile": opened.network.tile, "batch": batch, "sides": {}}
     side_of_tile = opened.network.tile
     for side in plan.sides:

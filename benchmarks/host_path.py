@@ -27,6 +27,7 @@ import tifffile
 
 from daemon.backends import manifest, tiling
 from daemon.backends.cpu import CpuBackend
+from daemon.output.record import read_record
 from daemon.service import service
 from daemon.settings.config import Config
 
@@ -182,7 +183,9 @@ def size(side: int) -> dict[str, Any]:
                 time.sleep(0.05)
         if process.returncode:
             raise RuntimeError((root / "said").read_text())
-        seconds: dict[str, float] = json.loads((root / "output/one.tif.json").read_text())["seconds"]
+        record = read_record(root / "output/one.tif.json")
+        assert record is not None
+        seconds = record.seconds
         out = tifffile.imread(root / "output/one.tif", key=0)
         assert out.shape == (side, side) and out.dtype == np.float32
     pixels = side * side / 1e6

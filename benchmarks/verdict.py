@@ -31,7 +31,8 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, scaled, witness
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
-from daemon.settings.config import BackendConfig, Profile
+from daemon.settings.config import BackendConfig
+from daemon.settings.profile import Profile
 from daemon.verdict import judge
 from training.data import simulate
 from training.data.exposure import Detector, expose
@@ -140,9 +141,9 @@ class Bench:
     """Denoises and judges with the daemon's own code."""
 
     def __init__(self, threads: int) -> None:
-        folder = manifest.locate("fast")
-        self._manifest = manifest.load(folder)
-        self._backend = open_backend(BackendConfig(kind="cpu", threads=threads), folder, default_folder())
+        weights = manifest.verified("fast")
+        self._manifest = weights.manifest
+        self._backend = open_backend(BackendConfig(kind="cpu", threads=threads), weights, default_folder())
 
     def denoise(self, raw: NDArray[Any], gain: float, offset: float) -> tuple[Denoised, Choice]:
         micrograph = Micrograph(raw, Path("simulated.tif"), "tiff")

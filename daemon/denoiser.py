@@ -16,7 +16,8 @@ from daemon.counts.prepare import plane, require_plane
 from daemon.counts.profiles import Evidence, scaled, witness
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph, Pixels
-from daemon.settings.config import BackendConfig, Profile
+from daemon.settings.config import BackendConfig
+from daemon.settings.profile import Profile
 
 
 class Denoiser:
@@ -59,11 +60,11 @@ class Denoiser:
         backend: Literal["auto", "cpu", "tensorrt"] = "auto",
         engines: Path | None = None,
     ) -> None:
-        folder = manifest.locate(weights)
-        self.manifest = manifest.load(folder)
+        loaded = manifest.verified(weights)
+        self.manifest = loaded.manifest
         self._halo = self.manifest.halo if overlap is None else overlap
         settings = BackendConfig(kind=backend, threads=threads, tile=tile, batch=batch)
-        self._backend = open_backend(settings, folder, engines or default_folder(), halo=overlap, blend=blend)
+        self._backend = open_backend(settings, loaded, engines or default_folder(), halo=overlap, blend=blend)
         self._gain, self._offset, self._padding, self._find_spikes = gain, offset, padding, find_spikes
 
     def denoise(self, image: ArrayLike) -> NDArray[np.float32]:

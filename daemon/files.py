@@ -92,11 +92,16 @@ def _unescape(text: str) -> str:
 
 def sha256(path: Path) -> str:
     """A file's SHA-256, hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest(stream)
+
+
+def digest(stream: BinaryIO) -> str:
+    """SHA-256 of an open file from where it stands to its end, hexadecimal."""
+    found = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

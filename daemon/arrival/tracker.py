@@ -13,12 +13,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from daemon.arrival.rules import Rules
+from daemon.arrival import rules
 from daemon.errors import MicrographError, TransientError
+from daemon.settings.config import Arrival
 from daemon.settings.names import folded
 
 if TYPE_CHECKING:
     from daemon.formats import Completeness
+
+STUCK_SECONDS = 60.0
+"""After so long without any change an unfinished file is handed over, to be quarantined with the reason. A quarantined
+file that changes is evaluated again, so a slow copy loses nothing by this."""
 
 LONGEST_PAUSE = 30.0
 """Seconds between two looks inside a file that does not change, at most."""
@@ -93,7 +98,7 @@ class Tracker:
     Not thread-safe: one thread owns it.
     """
 
-    rules: Rules
+    arrival: Arrival
     probe: "Callable[[str], Completeness]"
     known: Callable[[Sighting], bool] = lambda _: False
     _files: dict[str, _File] = field(default_factory=dict)
@@ -123,9 +128,9 @@ class Tracker:
             path = sighting.path
             file = self._files.get(path)
             if file is None:
-                if self.rules.is_sidecar(path) and sighting.size > 0:
+                if rules.is_sidecar(self.arrival, path) and sighting.size > 0:
                     companions.add(folded(path))
-                if not self.rules.wants(path):
+                if not rules.wants(self.arrival, path):
                     continue
                 fresh.append(sighting)
             elif sighting != file.sighting:
@@ -167,7 +172,7 @@ class Tracker:
                     self._hand_over(file)
                     continue
             except TransientError:  # the ledger cannot be asked now
-                self._plan(file, now + max(self.rules.settle_seconds, 1.0))
+                self._plan(file, now + max(self.arrival.settle_seconds, 1.0))
                 continue
             if arrived := self._judge(file, now):
                 done.append(arrived)
@@ -180,7 +185,7 @@ class Tracker:
         """The caller could not keep this arrival (ledger's disk full): return it from `ready` once more, later."""
         if (file := self._files.get(path)) is not None:
             file.handed = False
-            self._plan(file, now + max(self.rules.settle_seconds, 1.0))
+            self._plan(file, now + max(self.arrival.settle_seconds, 1.0))
 
     def held(self, now: float) -> list[Held]:
         """Files looked at and not finished, for the status."""
@@ -223,7 +228,7 @@ class Tracker:
         file.pause = 0.0
         file.state = file.reason = ""
         self._alone.discard(file.sighting.path)
-        self._plan(file, now + self.rules.settle_seconds)
+        self._plan(file, now + self.arrival.settle_seconds)
 
     def _plan(self, file: _File, due: float) -> None:
         file.due = due
@@ -250,12 +255,12 @@ class Tracker:
                 continue
             file.due = math.inf
             self._alone.add(path)
-            endings = sorted({name[name.rindex(".") :] for name in self.rules.sidecars(path)})
+            endings = sorted({name[name.rindex(".") :] for name in rules.sidecars(self.arrival, path)})
             file.reason = f"the {' or '.join(endings)} file that belongs to it is not there yet"
             self._tell(file, "alone", now)
 
     def _accompanied(self, path: str, companions: set[str]) -> bool:
-        names = self.rules.sidecars(path)
+        names = rules.sidecars(self.arrival, path)
         return not names or not companions.isdisjoint(names)
 
     def _queue(self, file: _File) -> None:
@@ -277,7 +282,7 @@ class Tracker:
             answer = self.probe(path)
             state, reason, proven = str(answer.state), answer.reason, answer.proven
         except FileNotFoundError:
-            self._plan(file, now + self.rules.settle_seconds)  # the next scan forgets it, or it is back by then
+            self._plan(file, now + self.arrival.settle_seconds)  # the next scan forgets it, or it is back by then
             return None
         except TransientError as error:
             state, reason, proven = "incomplete", str(error), False
@@ -292,11 +297,11 @@ class Tracker:
         if (state, reason) != (file.state, file.reason):
             file.state, file.reason, file.held_since, file.pause = state, reason, now, 0.0
             self._tell(file, state, now)
-        hold = self.rules.suspicious_tail_seconds if state == "suspicious" else self.rules.stuck_seconds
+        hold = self.arrival.suspicious_tail_seconds if state == "suspicious" else STUCK_SECONDS
         if now - file.held_since >= hold:
             text = f"{reason}; it has not changed for {now - file.since:.0f} s"
             return self._hand_over(file, truncated=text) if proven else self._hand_over(file, warning=text)
-        file.pause = min(2 * file.pause or max(self.rules.settle_seconds, 0.5), LONGEST_PAUSE)
+        file.pause = min(2 * file.pause or max(self.arrival.settle_seconds, 0.5), LONGEST_PAUSE)
         self._plan(file, min(now + file.pause, file.held_since + hold))
         return None
 

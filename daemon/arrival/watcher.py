@@ -1,7 +1,8 @@
 """Look into the drop folder at the right moments, and keep doing so whatever happens to it.
 
 A scan of the whole folder is the authority. Events of the operating system only say that a scan is worth making
-now: shares send none, queues overflow, and a watch can go deaf while everything still looks alive.
+now: shares send none, queues overflow, and a watch can go deaf while everything still looks alive. What they leave out
+is found by the next rescan.
 """
 
 import logging
@@ -26,10 +27,11 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from daemon.arrival.rules import Rules
+from daemon.arrival import rules
 from daemon.arrival.tracker import Sighting
 from daemon.errors import TransientError
 from daemon.files import filesystem_type, is_network
+from daemon.settings.config import Arrival
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,6 @@ share never keeps more than a quarter of one processor busy."""
 
 LONGEST_BACK_OFF = 30.0
 """Seconds between two attempts at a folder that is away, at most."""
-
-_DEAF_AFTER = 3
-"""So many scans found new files that no event had announced: from then on the folder is polled."""
 
 # Opening and reading are left out because they are our own doing, and each write because a file being written
 # would send thousands; its end (closed, moved) and the settling scans say as much.
@@ -89,8 +88,8 @@ class Health:
     detail: str
 
 
-def scan(root: Path, rules: Rules, *, inodes: bool = True) -> Listing:
-    """List every regular file below `root` that `rules` want. Symbolic links are not followed.
+def scan(root: Path, arrival: Arrival, *, inodes: bool = True) -> Listing:
+    """List every regular file below `root` that `arrival` wants. Symbolic links are not followed.
 
     Names that are not UTF-8 are kept (PEP 383). `inodes=False` leaves inode numbers out, for filesystems that make
     them up anew. Raises FolderGoneError if `root` itself cannot be listed; anything below is reported instead.
@@ -105,7 +104,7 @@ def scan(root: Path, rules: Rules, *, inodes: bool = True) -> Listing:
                 for entry in entries:
                     path = folder + entry.name
                     try:
-                        _look(entry, path, rules, inodes, listing, folders)
+                        _look(entry, path, arrival, inodes, listing, folders)
                     except FileNotFoundError:
                         continue  # gone between listing and looking: the next scan says the same
                     except OSError as error:
@@ -119,18 +118,18 @@ def scan(root: Path, rules: Rules, *, inodes: bool = True) -> Listing:
 
 
 def _look(
-    entry: "os.DirEntry[str]", path: str, rules: Rules, inodes: bool, listing: Listing, folders: list[str]
+    entry: "os.DirEntry[str]", path: str, arrival: Arrival, inodes: bool, listing: Listing, folders: list[str]
 ) -> None:
     if entry.is_dir(follow_symlinks=False):
-        if rules.recursive and not rules.ignores(path):
+        if arrival.recursive and not rules.ignores(arrival, path):
             folders.append(path + "/")
     elif not entry.is_file(follow_symlinks=False):
-        if not rules.ignores(path):
+        if not rules.ignores(arrival, path):
             listing.strangers.setdefault("symbolic link" if entry.is_symlink() else "special file", path)
-    elif rules.wants(path) or rules.is_sidecar(path):
+    elif rules.wants(arrival, path) or rules.is_sidecar(arrival, path):
         found = entry.stat(follow_symlinks=False)
         listing.sightings.append(Sighting(path, found.st_size, found.st_mtime_ns, found.st_ino if inodes else 0))
-    elif not rules.ignores(path):
+    elif not rules.ignores(arrival, path):
         listing.strangers.setdefault(os.path.splitext(entry.name)[1].lower() or "no ending", path)  # noqa: PTH122
 
 
@@ -164,19 +163,15 @@ class Watcher:
     def __init__(
         self,
         root: Path,
-        rules: Rules,
+        arrival: Arrival,
         *,
-        rescan_seconds: float = 10.0,
-        polling: Literal["auto", "always", "never"] = "auto",
-        poll_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         filesystem: Callable[[Path], str] = filesystem_type,
         observer: Callable[[], BaseObserver] = Observer,
         hint: threading.Event | None = None,
     ) -> None:
         self.health = Health("starting", "the folder has not been listed yet")
-        self._root, self._rules = root, rules
-        self._rescan_seconds, self._polling, self._poll_seconds = rescan_seconds, polling, poll_seconds
+        self._root, self._arrival = root, arrival
         self._clock, self._filesystem, self._new_observer = clock, filesystem, observer
         self._hint = threading.Event() if hint is None else hint
         self._events = _Hint(self._hint)
@@ -184,9 +179,6 @@ class Watcher:
         self._woken = False
         self._identity: tuple[int, int] | None = None
         self._network = False
-        self._strikes = 0
-        self._suspect = False
-        self._seen: frozenset[str] | None = None
         self._polled_because = ""
         self._told_unreadable: set[str] = set()
         self._told_kinds: set[str] = set()
@@ -217,11 +209,11 @@ class Watcher:
 
     def scan(self) -> Scan | None:
         """List the folder now; None if it is away, which `health` then explains."""
-        announced, self._events.heard = self._events.heard, False
+        self._events.heard = False
         began = self._clock()
         try:
-            self._settle_watch(announced)
-            listing = scan(self._root, self._rules, inodes=not self._network)
+            self._settle_watch()
+            listing = scan(self._root, self._arrival, inodes=not self._network)
         except FolderGoneError as gone:
             self._degrade(gone)
             return None
@@ -231,9 +223,8 @@ class Watcher:
             log.info("%s is back", self._root)
         self._back_off = 0.0
         self.health = self._watching(listing)
-        self._note_unannounced(listing, announced)
         self._report(listing)
-        interval = self._rescan_seconds if self._observer else self._poll_seconds
+        interval = self._arrival.rescan_seconds if self._observer else self._arrival.poll_seconds
         self._earliest = ended + max(SHORTEST_GAP, 3 * (ended - began))
         self._latest = ended + interval
         return Scan(listing, began, ended, interrupted)
@@ -248,7 +239,7 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settle_watch(self, announced: bool) -> None:
+    def _settle_watch(self) -> None:
         """Before listing, so that nothing falls between: watch the folder that is there now, in a way that works."""
         try:
             found = self._root.stat()
@@ -259,20 +250,9 @@ class Watcher:
         if identity != self._identity:
             self._choose(identity)
             return
-        if self._suspect and announced:  # the event was only late
-            self._suspect = False
-        if self._observer is None:
-            return
-        if self._suspect:
-            self._suspect = False
-            self._strikes += 1
-            if self._strikes >= _DEAF_AFTER:
-                self._stop_observer()
-                log.warning("%s: new files come without events; it is now polled", self._root)
-            else:
-                log.info("%s: new files came without events; the watch is renewed", self._root)
-                self._start_observer()
-        elif not (self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)):
+        if self._observer is not None and not (
+            self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)
+        ):
             log.warning("%s: the watch for events has died; it is renewed", self._root)
             self._start_observer()
 
@@ -287,22 +267,22 @@ class Watcher:
             log.info("%s is another folder than before; it is watched anew", self._root)
         self._identity = (identity[0], 0) if network else identity
         self._network = network
-        self._strikes, self._suspect, self._seen = 0, False, None
-        if self._polling == "always" or (self._polling == "auto" and network):
+        if self._arrival.polling == "always" or (self._arrival.polling == "auto" and network):
             self._stop_observer()
-            why = f"{fstype} sends no events" if self._polling == "auto" else "arrival.polling is always"
+            why = f"{fstype} sends no events" if self._arrival.polling == "auto" else "arrival.polling is always"
             if why != self._polled_because:  # a share that comes and goes is told of once
                 self._polled_because = why
-                log.info("%s is polled every %g s (%s)", self._root, self._poll_seconds, why)
+                log.info("%s is polled every %g s (%s)", self._root, self._arrival.poll_seconds, why)
         elif self._start_observer():
             self._polled_because = ""
-            log.info("%s (%s) is watched for events and listed every %g s", self._root, fstype, self._rescan_seconds)
+            interval = self._arrival.rescan_seconds
+            log.info("%s (%s) is watched for events and listed every %g s", self._root, fstype, interval)
 
     def _start_observer(self) -> bool:
         self._stop_observer()
         observer = self._new_observer()
         try:
-            observer.schedule(self._events, str(self._root), recursive=self._rules.recursive, event_filter=_HINTS)
+            observer.schedule(self._events, str(self._root), recursive=self._arrival.recursive, event_filter=_HINTS)
             observer.start()
         except OSError as error:  # most often the limit fs.inotify.max_user_watches
             log.warning("%s cannot be watched for events (%s); it is polled", self._root, error)
@@ -322,28 +302,15 @@ class Watcher:
         # Whatever comes back is looked at afresh: after a rename there and back the watch is alive but deaf.
         self._stop_observer()
         self._identity = None
-        self._back_off = min(2 * self._back_off or self._poll_seconds, LONGEST_BACK_OFF)
+        self._back_off = min(2 * self._back_off or self._arrival.poll_seconds, LONGEST_BACK_OFF)
         self.health = Health("degraded", str(gone))
         self._earliest = self._latest = self._clock() + self._back_off
 
     def _watching(self, listing: Listing) -> Health:
         remark = f"; {len(listing.unreadable)} folders or files cannot be read" if listing.unreadable else ""
         if self._observer is None:
-            return Health("polling", f"listed every {self._poll_seconds:g} s{remark}")
-        return Health("events", f"events, and listed every {self._rescan_seconds:g} s{remark}")
-
-    def _note_unannounced(self, listing: Listing, announced: bool) -> None:
-        """Remember that files appeared in silence; the next scan decides whether their events were only late."""
-        if self._observer is None:
-            self._seen = None
-            return
-        names = frozenset(sighting.path for sighting in listing.sightings)
-        if self._seen is not None and names - self._seen:
-            if announced or self._events.heard:
-                self._strikes = 0
-            else:
-                self._suspect = True
-        self._seen = names
+            return Health("polling", f"listed every {self._arrival.poll_seconds:g} s{remark}")
+        return Health("events", f"events, and listed every {self._arrival.rescan_seconds:g} s{remark}")
 
     def _report(self, listing: Listing) -> None:
         """Say once for each sub-folder what cannot be read, and once for each kind of file what is passed over."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends import manifest
-from daemon.backends.gpu.nvidia import driver_answers
+from daemon.backends.gpu.nvidia import find_gpu
+from daemon.backends.manifest import Weights
 from daemon.backends.protocol import Backend
 from daemon.settings.config import BackendConfig
 
@@ -20,19 +20,19 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 def resolve(kind: Literal["auto", "cpu", "tensorrt"]) -> Literal["cpu", "tensorrt"]:
     """What `auto` means on this machine; decided once, at start."""
-    return ("tensorrt" if driver_answers() else "cpu") if kind == "auto" else kind
+    return ("cpu" if find_gpu() is None else "tensorrt") if kind == "auto" else kind
 
 
 def open_backend(
     settings: BackendConfig,
-    weights: Path,
+    weights: Weights,
     engines: Path,
     progress: Callable[[], None] = lambda: None,
     *,
     halo: int | None = None,
     blend: int = 0,
 ) -> Backend:
-    """Load the weights folder into the backend the configuration asks for; there is no silent second choice.
+    """Load verified weights into the backend the configuration asks for; there is no silent second choice.
 
     Args:
         engines: folder where engines for a GPU are kept; not used on the processor.
@@ -41,16 +41,16 @@ def open_backend(
         halo: pixels at each edge of a tile that are thrown away; None for what was measured for the weights.
         blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
 
-    Raises WeightsError for damaged weights, ConfigError if what was asked for can never run here as things are set,
-    BackendError if it cannot now.
+    Raises WeightsError for weights that do not load, ConfigError if what was asked for can never run here as things are
+    set, BackendError if it cannot now.
     """
     match resolve(settings.kind):
         case "cpu":
             from daemon.backends.cpu import CpuBackend
 
             return CpuBackend(
-                weights,
-                manifest.load(weights),
+                weights.folder,
+                weights.manifest,
                 threads=settings.threads,
                 tile=settings.tile,
                 halo=halo,
@@ -62,5 +62,5 @@ def open_backend(
             from daemon.backends.gpu.tensorrt import TensorRtBackend
 
             return TensorRtBackend(
-                settings, weights, manifest.load(weights), engines, halo=halo, blend=blend, progress=progress
+                settings, weights.folder, weights.manifest, engines, halo=halo, blend=blend, progress=progress
             )

@@ -98,7 +98,13 @@ class Weights:
     manifest: Manifest
 
 
+def verified(weights: str | Path) -> Weights:
+    """A profile's `weights`, or a folder, with its files compared with the manifest's hashes. Raises WeightsError."""
+    folder = locate(str(weights))
+    return Weights(folder, load(folder))
+
+
 def load_weights(config: Config) -> dict[str, Weights]:
     """Profile's `weights` → folder and verified manifest, for all profiles. Raises WeightsError."""
     wanted = {profile.weights for profile in config.profiles.values()}
-    return {name: Weights(folder := locate(name), load(folder)) for name in sorted(wanted)}
+    return {name: verified(name) for name in sorted(wanted)}

@@ -3,8 +3,10 @@
 import argparse
 import os
 import platform
+import pwd
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,7 @@ def folders(config: Config) -> Iterator[Finding]:
         ("output", state.output, os.W_OK | os.X_OK),
         ("state", state.state, os.W_OK | os.X_OK),
     ):
-        if not folder.is_dir():
+        if _absent(folder):
             yield Finding(
                 "note",
                 f"{name} folder {folder} does not exist yet",
@@ -102,9 +104,19 @@ def folders(config: Config) -> Iterator[Finding]:
             yield Finding("note", f"{folder}: only {free / 2**30:.1f} GiB are free", "free some space soon")
 
 
+def _absent(folder: Path) -> bool:
+    """Whether there is no such folder, as far as this user may see."""
+    try:
+        return not stat.S_ISDIR(folder.stat().st_mode)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+
+
 def events(config: Config) -> Iterator[Finding]:
     """Whether the kernel still gives out watches: other programs may have used them up."""
-    if not config.folders.drop.is_dir() or config.arrival.polling == "always":
+    if not os.access(config.folders.drop, os.R_OK) or config.arrival.polling == "always":
         return
     observer = Observer()
     try:
@@ -163,7 +175,24 @@ def unit(config: Config) -> Iterator[Finding]:
             f"{UNIT}: PrivateDevices hides the graphics card",
             "sudo systemctl edit emdenoised, and take that line back",
         )
-    for key, wanted, what in (("drop", 5, "read"), ("output", 3, "write"), ("state", 3, "write")):
+    yield from _reached(config, found, user)
+    umask = int(found.settings.get("UMask", "0022"), 8)
+    output = config.folders.output
+    if os.access(output, os.F_OK) and (group := systemd_unit.readers(output, umask)) is not None:
+        yield Finding(
+            "ok" if group else "note",
+            f"results can be read by the group {group or name + ', and by nobody else'}",
+            ""
+            if group
+            else f"give the folder to your users' group: sudo chgrp GROUP {output} && sudo chmod 2770 {output}, "
+            f"and add {name} to it",
+        )
+
+
+def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) -> Iterator[Finding]:
+    """Whether the service sees its folders, and its user may use them."""
+    name = user.pw_name
+    for key, rights, what in (("drop", "rx", "read"), ("output", "wx", "write"), ("state", "wx", "write")):
         folder: Path = getattr(config.folders, key)
         if hidden := found.hides(folder):
             yield Finding(
@@ -171,28 +200,26 @@ def unit(config: Config) -> Iterator[Finding]:
                 f"{key} folder {folder}: the service does not see it ({hidden} in {UNIT})",
                 "choose a folder elsewhere, such as /srv, or take that line back: sudo systemctl edit emdenoised",
             )
-        elif folder.is_dir() and (wall := systemd_unit.unreachable(user, folder, wanted)):
+        elif _absent(folder):
+            continue
+        elif not systemd_unit.may_ask_for(user):
+            yield Finding(
+                "note",
+                f"{key} folder {folder}: only root and the service's user {name} can find out whether it may {what} it",
+                f"run the doctor as that user: sudo -u {name} emdenoised doctor",
+            )
+        elif wall := systemd_unit.unreachable(user, found.groups(user), folder, rights):
             yield Finding(
                 "fault",
                 f"{key} folder {folder}: the service's user {name} may not {what} it; the obstacle is {wall}",
-                f"sudo setfacl -m u:{name}:{'rx' if key == 'drop' else 'rwx' if wall == folder else 'x'} {wall}",
+                f"sudo setfacl -m u:{name}:{rights.replace('w', 'rw') if wall.samefile(folder) else 'x'} {wall}",
             )
-    umask = int(found.settings.get("UMask", "0022"), 8)
-    if config.folders.output.is_dir() and (group := systemd_unit.readers(config.folders.output, umask)) is not None:
-        yield Finding(
-            "ok" if group else "note",
-            f"results can be read by the group {group or name + ', and by nobody else'}",
-            ""
-            if group
-            else f"give the folder to your users' group: sudo chgrp GROUP {config.folders.output} && "
-            f"sudo chmod 2770 {config.folders.output}, and add {name} to it",
-        )
 
 
 def weights(config: Config) -> Iterator[Finding]:
     for name in sorted({profile.weights for profile in config.profiles.values()}):
         try:
-            found = manifest.load(manifest.locate(name))
+            found = manifest.verified(name).manifest
         except EmdenoisedError as error:
             yield Finding(
                 "fault", f"weights {name}: {error}", "reinstall emdenoised, or correct the profile's `weights`"
@@ -218,7 +245,7 @@ def backend(config: Config) -> Iterator[Finding]:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
     name = config.profiles[config.default_profile].weights
     try:
-        opened = open_backend(config.backend, manifest.locate(name), config.folders.engines)
+        opened = open_backend(config.backend, manifest.verified(name), config.folders.engines)
     except EmdenoisedError as error:
         yield Finding("fault", f"backend {config.backend.kind}: {error}", "see above")
         return

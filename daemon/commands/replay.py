@@ -22,7 +22,6 @@ from daemon.commands.report import WORDS
 from daemon.commands.shared import settings_of
 from daemon.errors import MicrographError, TransientError
 from daemon.files import write_whole
-from daemon.formats import turned
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
 from daemon.ledger.jobs import Job, Ledger
@@ -30,7 +29,7 @@ from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
 from daemon.output import paths
 from daemon.output.preview import grey, window
-from daemon.output.record import own_record
+from daemon.output.record import as_it_was_made, own_record
 from daemon.service import raw_file, sections, steps
 from daemon.settings import config as settings
 from daemon.settings.config import Config
@@ -106,7 +105,7 @@ def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progre
     new = _candidate(config, weights)
     loaded = manifest.load_weights(new)
     (only,) = loaded.values()
-    backend = open_backend(config.backend, only.folder, config.folders.engines, progress.beat)
+    backend = open_backend(config.backend, only, config.folders.engines, progress.beat)
     try:
         with Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader:
             for job in jobs:
@@ -137,17 +136,15 @@ def _compared(
     record = own_record(image)
     if record is None:
         raise MicrographError(f"{image}: the result, or the JSON beside it, is no longer there")
-    match record:
-        case {"raw": {"sha256": str(sha256)}, "profile": {"name": str(profile)}}:
-            pass
-        case _:
-            raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
+    profile = None if record.profile is None else record.profile.name
+    if not record.raw.sha256 or profile is None:
+        raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
     if section is None:
         raw = raw_file.fingerprint(path, new.backend.max_pixels)
     else:
         micrograph, found = sections.read(reader, path, section)
         raw = found.raw
-    if raw["sha256"] != sha256:
+    if raw.sha256 != record.raw.sha256:
         raise MicrographError(f"{path}: is not the file any more that this result was made from")
     known = profile if profile in new.profiles else None
     if section is None:
@@ -155,10 +152,8 @@ def _compared(
     else:
         one = steps.prepare(new, loaded, path, relative, raw, micrograph, profile=known)
     (done,) = backend.denoise([one.plane])
-    turns = turned.stored((record.get("output") or {}).get("turned"))
-    old = turned.undone(formats.read(image, new.backend.max_pixels).pixels, turns).astype(np.float32, copy=False)
-    if old.shape != done.image.shape:
-        raise MicrographError(f"{image}: is not the result of this micrograph: its size is another")
+    stored = formats.read(image, new.backend.max_pixels).pixels
+    old = as_it_was_made(image, stored, record).astype(np.float32, copy=False)
     old = np.where(np.isfinite(old), old, done.image)  # regions without numbers, of which neither knows anything
     scaling, prepared = done.prepared.scaling, done.prepared
     before, after = (judge.judge(result, prepared, one.choice) for result in (old, done.image))

@@ -4,11 +4,9 @@ import argparse
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import yaml
 from PIL import Image as Picture
@@ -21,7 +19,7 @@ from daemon.errors import MicrographError
 from daemon.ledger import sessions
 from daemon.ledger.jobs import Job, Ledger
 from daemon.output import paths
-from daemon.output.record import own_record
+from daemon.output.record import Record, VerdictFound, WeightsUsed, own_record
 from daemon.settings.config import Config
 
 WORDS = ("reject", "check", "good")
@@ -36,7 +34,7 @@ class _Result:
     name: str
     image: Path
     word: str
-    record: Mapping[str, Any] | None = field(repr=False)
+    record: Record | None = field(repr=False)
     """The JSON beside the image, if both are where they were written."""
 
 
@@ -74,7 +72,7 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
         yield from _pictures(every, pictures)
     yield "<h2>Hashes</h2><p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
     hashes = (
-        (result.name, _get(result.record, "raw", "sha256"), _get(result.record, "output", "sha256"))
+        (result.name, result.record.raw.sha256, result.record.output.sha256)
         for result in every
         if result.record is not None
     )
@@ -90,21 +88,21 @@ def _results(job: Job) -> Iterator[_Result]:
             record = own_record(found.image)
         except OSError:
             record = None
-        if record is not None and isinstance(record.get("spikes"), dict):
-            record["spikes"].pop("listed", None)  # a thousand places each, of which the page shows none
-        word = job.verdict if found.section is None else _get(record, "verdict", "word")
+        if record is not None and record.spikes is not None:  # a thousand places each, of which the page shows none
+            record = record.model_copy(update={"spikes": record.spikes.model_copy(update={"listed": ()})})
+        word = job.verdict if found.section is None else _verdict(record).word
         name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "")
         yield _Result(job, name, found.image, str(word or "none"), record)
 
 
 def _summary(
-    config: Config, jobs: Sequence[Job], every: Sequence[_Result], records: Sequence[Mapping[str, Any]]
+    config: Config, jobs: Sequence[Job], every: Sequence[_Result], records: Sequence[Record]
 ) -> dict[str, object]:
     words = Counter(result.word for result in every)
-    doses = [dose for record in records if (dose := _number(record.get("dose"))) is not None]
+    doses = [record.dose for record in records if record.dose is not None]
     refused = sum(job.state == "quarantined" for job in jobs)
     weights = sorted({_weights(record) for record in records})
-    backends = sorted({str(record.get("backend")) for record in records})
+    backends = sorted({str(record.backend) for record in records})
     return {
         "From": _clock(jobs[0].updated),
         "To": _clock(jobs[-1].updated),
@@ -113,7 +111,7 @@ def _summary(
         "Mean counts per pixel": f"{sum(doses) / len(doses):.3g} (of {len(doses)} whose dose is known)"
         if doses
         else "unknown",
-        "X-ray hits and hot pixels": sum(int(_number(_get(record, "spikes", "count")) or 0) for record in records),
+        "X-ray hits and hot pixels": sum(record.spikes.count or 0 for record in records if record.spikes),
         "Weights": "; ".join(weights) or "unknown",
         "Network run by": "; ".join(backends) or "unknown",
         "Raw files": config.folders.drop,
@@ -122,26 +120,24 @@ def _summary(
     }
 
 
-def _weights(record: Mapping[str, Any]) -> str:
-    hashes = _get(record, "weights", "sha256")
-    told = "; ".join(f"{name} {digest}" for name, digest in hashes.items()) if isinstance(hashes, Mapping) else ""
-    return f"{_get(record, 'weights', 'name')} ({told})"
+def _weights(record: Record) -> str:
+    used = record.weights or WeightsUsed()
+    return f"{used.name} ({'; '.join(f'{name} {digest}' for name, digest in (used.sha256 or {}).items())})"
 
 
 def _row(result: _Result) -> tuple[object, ...]:
     when, record = _clock(result.job.updated), result.record
     if record is None:
         return when, result.name, result.word, "the result is no longer where it was", "", "", "", ""
-    dose = _number(record.get("dose"))
     return (
         when,
         result.name,
         result.word,
-        "; ".join(_listed(record.get("warnings"))),
-        "unknown" if dose is None else f"{dose:.3g}",
-        _get(record, "profile", "name") or "",
-        " x ".join(reversed(_listed(_get(record, "raw", "shape")))),
-        _get(record, "spikes", "count"),
+        "; ".join(record.warnings),
+        "unknown" if record.dose is None else f"{record.dose:.3g}",
+        (record.profile and record.profile.name) or "",
+        " x ".join(map(str, reversed(record.raw.shape or ()))),
+        record.spikes and record.spikes.count,
     )
 
 
@@ -156,7 +152,7 @@ def _pictures(every: Sequence[_Result], number: int) -> Iterator[str]:
         if picture is None:
             continue
         shown += 1
-        word, reasons = text(result.word), "; ".join(_listed(_get(result.record, "verdict", "reasons")))
+        word, reasons = text(result.word), "; ".join(_verdict(result.record).reasons)
         yield html.figure(picture, f'<b>{text(result.name)}</b>: <span class="{word}">{word}</span> {text(reasons)}')
     left_out = len(every) - shown
     if left_out:
@@ -177,9 +173,9 @@ def _preview(image: Path) -> Picture.Image | None:
     return picture
 
 
-def _settings(config: Config, records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _settings(config: Config, records: Sequence[Record]) -> Iterator[str]:
     now = config.fingerprint()
-    other = sum(record.get("config_sha256") != now for record in records)
+    other = sum(record.config_sha256 != now for record in records)
     yield f"<p>As they are now; what influences pixels has the SHA-256 <code>{now}</code>."
     if other:
         yield f" <b>{other} of these micrographs were made with others</b>; the JSON beside each has their hash."
@@ -187,20 +183,8 @@ def _settings(config: Config, records: Sequence[Mapping[str, Any]]) -> Iterator[
     yield f"<pre>{text(yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False, allow_unicode=True))}</pre>"
 
 
-def _get(record: Mapping[str, Any] | None, section: str, key: str) -> Any:
-    found = None if record is None else record.get(section)
-    return found.get(key) if isinstance(found, Mapping) else None
-
-
-# A record that somebody wrote by hand costs its own cells, not the page.
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and isfinite(value) else None
-
-
-def _listed(value: object) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []
+def _verdict(record: Record | None) -> VerdictFound:
+    return (record and record.verdict) or VerdictFound()
 
 
 def _clock(seconds: float) -> str:

@@ -45,7 +45,7 @@ def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weig
     with contextlib.ExitStack() as stack:
         backends = {}
         for name, one in weights.items():
-            backends[name] = open_backend(config.backend, one.folder, config.folders.engines, progress.beat)
+            backends[name] = open_backend(config.backend, one, config.folders.engines, progress.beat)
             stack.callback(backends[name].close)
         reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
         stack.enter_context(progress)
@@ -56,16 +56,15 @@ def _pictures(
     config: Config, weights: "dict[str, Weights]", path: Path, relative: PurePath, reader: "Reader", profile: str | None
 ) -> "Iterator[Work]":
     """The micrograph of a file, or those of its sections, each with its profile. Raises as `steps.read` does."""
-    from daemon.arrival.rules import rules_of
     from daemon.output import paths
     from daemon.service import raw_file, sections, steps
 
     path = path.resolve(strict=True)
-    rules, name = rules_of(config), relative.as_posix()
+    name = relative.as_posix()
     raw = raw_file.fingerprint(path, config.backend.max_pixels)
     seconds: dict[str, float] = {}
     with steps.timed(seconds, "read"):
-        found = sections.whole(reader, config, rules, path, name, profile)
+        found = sections.whole(reader, config, path, name, profile)
     if found is not None:
         one = steps.read(config, weights, path, relative, raw, reader, profile=profile, micrograph=found)
         one.seconds.update(seconds)
@@ -74,7 +73,7 @@ def _pictures(
     number, of, first = 1, 1, None
     while number <= of:
         micrograph, section = sections.read(reader, path, number, first)
-        noted = sections.noted(micrograph, sections.taking(config, rules, name, micrograph, profile))
+        noted = sections.noted(micrograph, sections.taking(config, name, micrograph, profile))
         one = steps.prepare(
             config, weights, path, paths.section_name(name, number), section.raw, noted, profile=profile
         )

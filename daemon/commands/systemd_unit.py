@@ -5,7 +5,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ _HIDDEN_BY = {
     "PrivateTmp": (Path("/tmp"), Path("/var/tmp")),
     "ProtectHome": (Path("/home"), Path("/root"), Path("/run/user")),
 }
+_DEFAULT_ACL = "system.posix_acl_default"
 _ON = ("yes", "true", "on", "1")
 
 
@@ -34,6 +35,13 @@ class Unit:
             return pwd.getpwnam(self.settings.get("User", "root"))
         except KeyError:
             return None
+
+    def groups(self, user: pwd.struct_passwd) -> list[int]:
+        """Of the process that runs as `user`, its own first; names of groups that do not exist are left out."""
+        named = [self.settings.get("Group", ""), *self.settings.get("SupplementaryGroups", "").split()]
+        found = [one.gr_gid for one in grp.getgrall() if one.gr_name in named]
+        own = next((one.gr_gid for one in grp.getgrall() if one.gr_name == named[0]), user.pw_gid)
+        return list(dict.fromkeys((own, *found, *os.getgrouplist(user.pw_name, own))))
 
     def hides(self, folder: Path) -> str | None:
         """The setting that keeps a folder from the service, or None."""
@@ -61,34 +69,38 @@ def load(unit: Path = UNIT) -> Unit | None:
     return Unit(settings)
 
 
-def unreachable(user: pwd.struct_passwd, folder: Path, wanted: int) -> Path | None:
-    """The first folder on the way to `folder` that a user may not pass, or itself if it lacks `wanted` (4 | 2 | 1).
+def may_ask_for(user: pwd.struct_passwd) -> bool:
+    """Whether the kernel answers this process for a user: for itself, and for all others if it is root."""
+    return os.geteuid() in (0, user.pw_uid)
 
-    By the mode bits: access control lists are not looked at, so a None is sure and a path is probable.
+
+def unreachable(user: pwd.struct_passwd, groups: list[int], folder: Path, wanted: str) -> Path | None:
+    """The first folder on the way to `folder` that a user may not enter, or itself if one of `wanted` ("rwx") fails.
+
+    The kernel decides, with access control lists, read-only mounts and whatever else it knows. Links are resolved
+    first. To be called only where `may_ask_for` the user.
     """
-    groups = set(os.getgrouplist(user.pw_name, user.pw_gid))
-    for place in _way(folder):
-        try:
-            found = place.stat()
-        except OSError:
-            return place
-        needed = wanted if place == folder else 1
-        if user.pw_uid == 0:
-            continue
-        shift = 6 if found.st_uid == user.pw_uid else 3 if found.st_gid in groups else 0
-        if (found.st_mode >> shift) & needed != needed:
+    real = Path(os.path.realpath(folder))
+    for place in (*reversed(real.parents), real):
+        if not all(_may(user, groups, right, place) for right in (wanted if place == real else "x")):
             return place
     return None
 
 
-def _way(folder: Path) -> Iterator[Path]:
-    yield from reversed(folder.parents)
-    yield folder
+def _may(user: pwd.struct_passwd, groups: list[int], right: str, place: Path) -> bool:
+    """access(2) as that user, in a process of its own; test(1) is a program that every user may run."""
+    if user.pw_uid == os.geteuid():
+        return os.access(place, {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}[right])
+    asked = ("test", f"-{right}", place)
+    return subprocess.run(asked, user=user.pw_uid, group=groups[0], extra_groups=groups, check=False).returncode == 0
 
 
 def readers(output: Path, umask: int) -> str | None:
-    """Which group may read new results in a folder; None if everybody may, "" if it is the service's own."""
-    if not umask & 0o004:
+    """Which group may read new results in a folder, "" for the service's own.
+
+    None if everybody may, or if the folder has a default access control list: no umask applies below it.
+    """
+    if not umask & 0o004 or _has_default_acl(output):
         return None
     found = output.stat()
     if not found.st_mode & stat.S_ISGID:
@@ -97,3 +109,10 @@ def readers(output: Path, umask: int) -> str | None:
         return grp.getgrgid(found.st_gid).gr_name
     except KeyError:
         return str(found.st_gid)
+
+
+def _has_default_acl(folder: Path) -> bool:
+    try:
+        return _DEFAULT_ACL in os.listxattr(folder)
+    except OSError:  # its filesystem knows none
+        return False

@@ -11,7 +11,8 @@ from daemon.counts.scaling import Noise, sharing
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
 from daemon.settings import camera_file
-from daemon.settings.config import Config, Profile
+from daemon.settings.config import Config
+from daemon.settings.profile import Profile
 
 AGREE = 1.2
 """A gain stated by the file is used if the image's noise agrees with it within this factor."""

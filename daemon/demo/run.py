@@ -29,6 +29,7 @@ from daemon.demo.camera import SESSION, Exposure
 from daemon.demo.specimen import PIXEL_NM
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
+from daemon.output.record import Record, own_record
 
 DAEMON = ("-m", "daemon.commands.main", "run", "--config")
 """How the demo starts the daemon: Python's arguments, before the configuration's path."""
@@ -291,22 +292,21 @@ class _Demo:
         self._outcomes[file] = outcome
         if outcome.denoised <= outcome.raw:
             self._problems.append(f"{file}: is worse than the input ({outcome.raw:.2f} → {outcome.denoised:.2f} dB)")
-        record = self._provenance(file)
-        found, verdict = record.get("dose"), record.get("verdict", {}).get("word", "no verdict")
-        dose = f"  {found:.1f} counts/px" if isinstance(found, int | float) else ""
+        record = self._record(file)
+        verdict = (record.verdict and record.verdict.word) or "no verdict"
+        dose = "" if record.dose is None else f"  {record.dose:.1f} counts/px"
         self._say(stamp, "denoised", f"{file}{dose}  {verdict}  in {outcome.seconds:.1f} s  "
                   f"PSNR {outcome.raw:.1f} → {outcome.denoised:.1f} dB "
                   f"(Gaussian 2 px {outcome.usual:.1f}, best {outcome.best:.1f})")  # fmt: skip
 
-    def _provenance(self, file: str) -> dict[str, Any]:
-        path = self._out / "denoised" / f"{file}.json"
-        try:
-            provenance: dict[str, Any] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            self._problems.append(f"{path}: the provenance cannot be read ({error})")
-            return {}
-        self._backend = str(provenance.get("backend", self._backend))
-        return provenance
+    def _record(self, file: str) -> Record:
+        image = self._out / "denoised" / file
+        record = own_record(image)
+        if record is None:
+            self._problems.append(f"{image}: there is no record beside it, or it is damaged")
+            return Record()
+        self._backend = record.backend or self._backend
+        return record
 
     def _raw(self, file: str, truth: Image) -> Image:
         """The camera's counts as float32, without the X-ray hits."""

@@ -43,8 +43,3 @@ def turned_size(size: PixelSize | None, orientations: Iterable[int]) -> PixelSiz
     """The pixel size after `turned`."""
     swapped = sum(number >= _SWAPPED for number in orientations) % 2
     return PixelSize(size.x, size.y, size.unit) if size is not None and swapped else size
-
-
-def stored(recorded: object) -> list[int]:
-    """The turns that a result's record says its file was written with; none in older records."""
-    return [one for one in recorded if isinstance(one, int)] if isinstance(recorded, list) else []

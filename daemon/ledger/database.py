@@ -12,12 +12,11 @@ import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from daemon.errors import ConfigError, EmdenoisedError, TransientError
-from daemon.files import is_network
 
 FILE = "ledger.db"
 LOCK = "lock"
@@ -102,17 +101,12 @@ class LedgerUnavailableError(TransientError):
     """The disk of the state folder is full or failing, or another process holds the ledger; nothing was changed."""
 
 
-def own(folder: Path, filesystem: Callable[[Path], str]) -> int:
+def own(folder: Path) -> int:
     """Make the state folder if need be and lock it for this process. Returns the descriptor that holds the lock.
 
-    Raises ConfigError (network filesystem, cannot be made) or LedgerLockedError.
+    That it is on a local disk, the settings have seen to (`settings.folders`). Raises ConfigError (cannot be made) or
+    LedgerLockedError.
     """
-    kind = filesystem(folder)
-    if is_network(kind):
-        raise ConfigError(
-            f"folders.state: {folder} is on a network filesystem ({kind}), where the ledger would be damaged sooner or"
-            " later; choose a folder on a local disk"
-        )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

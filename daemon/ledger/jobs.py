@@ -6,11 +6,9 @@ damage the file. What is lost that way is found again by the next scan, and an i
 from its JSON.
 """
 
-import contextlib
 import json
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,37 +16,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from daemon.files import filesystem_type
-from daemon.ledger.database import (
-    FILE,
-    LOCK,
-    LedgerError,
-    LedgerReplacedError,
-    Mode,
-    connect,
-    explain,
-    identities,
-    leave_open,
-    own,
-    require_same,
-)
+from daemon.ledger.connection import Connection
+from daemon.ledger.database import LedgerError, Mode
+from daemon.settings.config import Retry
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
 _WORST_FIRST = ("reject", "check", "good")
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Seconds between attempts: `first`, then `factor` times longer each, at most `longest`; `attempts` in all."""
-
-    first: float = 5.0
-    factor: float = 2.0
-    longest: float = 600.0
-    attempts: int = 8
-
-    def pause(self, attempts: int) -> float:
-        """How long to wait after that many attempts (at least 1)."""
-        return min(self.longest, self.first * self.factor ** min(attempts - 1, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,68 +53,26 @@ class Job:
     verdict: str | None = None
     """Of the result: good, check or reject."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The few figures of the result's record that are shown of many micrographs at once (`work.facts`)."""
+    """The few figures of the result's record that are shown of many micrographs at once (`record.Record.summary`)."""
 
 
-class Ledger:
+class Ledger(Connection):
     """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once.
 
     `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
-    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder is on a network
-    filesystem or cannot be made, LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the
-    file is foreign, missing (edit, read) or of another version, and, from any method, LedgerUnavailableError while the
-    disk is full or another process holds the file. What changes something raises LedgerReplacedError once the files
-    are no longer those under their names (`require_in_place`).
+    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder cannot be made,
+    LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the file is foreign, missing (edit,
+    read) or of another version, and, from any method, LedgerUnavailableError while the disk is full or another process
+    holds the file. What changes something raises LedgerReplacedError once the files are no longer those under their
+    names (`require_in_place`).
     """
 
     def __init__(
-        self,
-        folder: Path,
-        mode: Mode = "own",
-        *,
-        backoff: Backoff | None = None,
-        clock: Callable[[], float] = time.time,
-        filesystem: Callable[[Path], str] = filesystem_type,
+        self, folder: Path, mode: Mode = "own", *, retry: Retry | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path = folder / FILE
-        self._backoff = backoff or Backoff()
+        super().__init__(folder, mode)
+        self._retry = retry or Retry()
         self._clock = clock
-        self._lock = threading.RLock()
-        self._held = own(folder, filesystem) if mode == "own" else None
-        self._files: dict[Path, tuple[int, int]] = {}
-        """By name, the device and inode of what is open."""
-        try:
-            with self._explained():
-                self._db = connect(self.path, mode)
-            self._files = identities(self.path)
-            if self._held is not None:
-                lock = os.fstat(self._held)
-                self._files[folder / LOCK] = lock.st_dev, lock.st_ino
-        except BaseException:
-            self._release_folder()
-            raise
-
-    def close(self) -> None:
-        """Close the file and let another service have the folder. Safe to call twice."""
-        with self._lock:
-            try:
-                self.require_in_place()
-            except LedgerReplacedError:
-                leave_open(self.path, self._db)
-            else:
-                self._db.close()
-            self._files = {}
-            self._release_folder()
-
-    def require_in_place(self) -> None:
-        """Raise LedgerReplacedError if a file that is open here is no longer the one under its name."""
-        require_same(self.path, self._files)
-
-    def __enter__(self) -> "Ledger":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # What arrives
 
@@ -209,7 +140,7 @@ class Ledger:
             awake = "UPDATE jobs SET state = 'pending' WHERE state = 'retry' AND not_before"
             self._db.execute(f"{awake} <= ?", (now,))
             # Further away than the longest pause: the clock was set back meanwhile.
-            self._db.execute(f"{awake} > ?", (now + self._backoff.longest,))
+            self._db.execute(f"{awake} > ?", (now + self._retry.longest_seconds,))
             for query in order:
                 if (row := self._db.execute(query).fetchone()) is not None:
                     job = self.get(row["id"])
@@ -223,7 +154,7 @@ class Ledger:
         if row[0] is None:
             return None
         now = self._clock()
-        return 0.0 if row[1] > now + self._backoff.longest else max(0.0, row[0] - now)
+        return 0.0 if row[1] > now + self._retry.longest_seconds else max(0.0, row[0] - now)
 
     def same_content(self, job: Job, sha256: str) -> Job | None:
         """Keep the hash of what was read, and return the finished revision of this file with the same bytes, if any.
@@ -282,10 +213,10 @@ class Ledger:
         """Running -> retry, after a pause that survives restarts; after the last attempt -> quarantined."""
         with self._transaction():
             attempts = self.get(job.id).attempts
-            if attempts >= self._backoff.attempts:
+            if attempts >= self._retry.attempts:
                 reason = f"given up after {attempts} attempts: {error}"
                 return self._move(job, ("running",), state="quarantined", error=_text(reason))
-            due = self._clock() + self._backoff.pause(attempts)
+            due = self._clock() + self._retry.pause(attempts)
             return self._move(job, ("running",), state="retry", error=_text(error), not_before=due)
 
     def quarantine(self, job: Job, reason: str) -> Job:
@@ -324,7 +255,7 @@ class Ledger:
             if impatient:
                 self._db.execute("UPDATE jobs SET not_before = 0 WHERE state = 'retry'")
             for job in self._many("SELECT * FROM jobs WHERE state = 'running' ORDER BY id"):
-                if job.attempts >= self._backoff.attempts:
+                if job.attempts >= self._retry.attempts:
                     reason = f"given up after {job.attempts} attempts; the service died during the last one"
                     found.append(self._move(job, ("running",), state="quarantined", error=reason))
                 else:
@@ -443,36 +374,6 @@ class Ledger:
 
     def _many(self, query: str, *values: Any) -> list[Job]:
         return [_job(row) for row in self._db.execute(query, values)]
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explained():
-            if self._db.in_transaction:
-                raise LedgerError(f"{self.path}: a transaction within a transaction")
-            self.require_in_place()
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk ends it by itself
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """One thread at a time, and SQLite's errors in words that say what to do."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.DatabaseError as error:
-                self.require_in_place()
-                raise explain(self.path, error) from error
-
-    def _release_folder(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            os.close(held)
 
 
 def _worse(one: str | None, other: str | None) -> str | None:

@@ -11,19 +11,18 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from daemon import __version__
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
-from daemon.formats import turned
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import ResultFile, open_result
 from daemon.ledger.jobs import Job
@@ -31,7 +30,7 @@ from daemon.live_page import pictures
 from daemon.live_page.picture_cache import Shelf
 from daemon.micrograph import Pixels
 from daemon.output.preview import binned, grey, window
-from daemon.output.record import own_record
+from daemon.output.record import Record, as_it_was_made, own_record, sha256_of_pixels
 from daemon.settings.folders import Folders
 
 T = TypeVar("T")
@@ -67,7 +66,7 @@ class Result:
     """Changes with the image file, and with the program that draws it."""
     shape: tuple[int, int]
     """Height and width, pixels."""
-    record: Mapping[str, Any] = field(repr=False)
+    record: Record = field(repr=False)
     """The JSON beside it."""
     raw_gone: str
     """Why the raw image cannot be shown; empty if it can, as far as is known without reading it."""
@@ -101,7 +100,7 @@ class Gallery:
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
-        self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._records: OrderedDict[str, Record] = OrderedDict()
 
     def close(self) -> None:
         """Let everything go. Waits for pictures that are being made, but not for a share that hangs."""
@@ -230,7 +229,7 @@ class Gallery:
 
     # Beneath
 
-    def _record(self, key: str, image: Path) -> dict[str, Any]:
+    def _record(self, key: str, image: Path) -> Record:
         """The JSON beside an image; those asked for last are remembered, as pictures of one come in dozens."""
         with self._lock:
             if (known := self._records.get(key)) is not None:
@@ -245,7 +244,7 @@ class Gallery:
                 self._records.popitem(last=False)
         return record
 
-    def _why_gone(self, job: Job, record: Mapping[str, Any]) -> str:
+    def _why_gone(self, job: Job, record: Record) -> str:
         """Whether the raw file is the one the result was made from, as far as size and time tell."""
         try:
             state = (self._folders.drop / job.path).stat(follow_symlinks=False)
@@ -253,8 +252,10 @@ class Gallery:
             return "the raw file is not there any more"
         except OSError as error:
             return f"the raw file cannot be reached ({error.strerror})"
-        raw = record.get("raw") or {}
-        if "section" not in raw and (state.st_size, state.st_mtime_ns) != (raw.get("size"), raw.get("mtime_ns")):
+        raw = record.raw
+        if not raw.sha256:
+            return "the record beside the result does not say which raw file it was made from: it is damaged"
+        if raw.section is None and (state.st_size, state.st_mtime_ns) != (raw.size, raw.mtime_ns):
             return "the raw file is not the one that was denoised: it has changed since"
         return ""
 
@@ -280,24 +281,19 @@ class Gallery:
 
     def _read_denoised(self, result: Result) -> Pixels | ResultFile:
         """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
-        turns = turned.stored((result.record.get("output") or {}).get("turned"))
-        plain = open_result(result.image, result.shape, turns)
+        plain = open_result(result.image, result.shape, result.record.output.turned)
         if plain is not None:
             return plain
-        pixels: Pixels = turned.undone(self._read(result.image), turns)
-        if pixels.shape != result.shape:
-            raise NotThereError(f"{result.image} is not the result that its record describes: its size is another")
-        return pixels
+        return as_it_was_made(result.image, self._read(result.image), result.record)
 
     def _read_raw(self, result: Result) -> Pixels:
         if result.raw_gone:
             raise NotThereError(result.raw_gone)
-        raw = result.record.get("raw") or {}
-        section = raw.get("section")
-        pixels = self._read(self._folders.drop / result.job.path, None if section is None else int(section) - 1)
-        if list(pixels.shape) != raw.get("shape"):
+        raw, section = result.record.raw, result.record.raw.section
+        pixels = self._read(self._folders.drop / result.job.path, None if section is None else section - 1)
+        if pixels.shape != raw.shape:
             raise NotThereError("the raw file is not the one that was denoised: its size is another")
-        if section is not None and hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest() != raw.get("sha256"):
+        if section is not None and sha256_of_pixels(pixels) != raw.sha256:
             raise NotThereError("the stack is not the one that was denoised: it has changed since")
         return pixels
 
@@ -340,27 +336,22 @@ class Gallery:
 
 def _give_way() -> None:
     """Linux has a priority for each thread; a child process that decodes for this one has it too."""
+    thread = threading.get_native_id()
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
 
 
-def _shape(image: Path, record: Mapping[str, Any]) -> tuple[int, int]:
-    match record.get("output"):
-        case {"shape": [int(height), int(width)]} if height > 0 and width > 0:
-            return height, width
+def _shape(image: Path, record: Record) -> tuple[int, int]:
+    shape = record.output.shape
+    if shape is not None and min(shape) > 0:
+        return shape
     raise NotThereError(f"the record beside {image} does not say its size: it is damaged")
 
 
-def _spots(record: Mapping[str, Any]) -> list[tuple[int, int, float]]:
+def _spots(record: Record) -> list[tuple[int, int, float]]:
     """Row, column and new value of the spikes that the record lists."""
-    match record.get("spikes"):
-        case {"listed": [*listed]}:
-            pass
-        case _:
-            return []
     return [
-        (row, column, value)
-        for one in listed
-        for row, column, value in [(one.get("row"), one.get("column"), one.get("filled_with"))]
-        if isinstance(row, int) and isinstance(column, int) and isinstance(value, float)
+        (one.row, one.column, one.filled_with)
+        for one in (record.spikes.listed if record.spikes else ())
+        if one.row is not None and one.column is not None and one.filled_with is not None
     ]

@@ -270,13 +270,13 @@ def _shown(result: Result) -> dict[str, Any]:
 
 def _of_record(result: Result) -> dict[str, Any]:
     """Of the JSON beside the image what is shown of one micrograph; the long lists stay where they are."""
-    record = result.record
+    record = result.record.model_copy(update={"spikes": None}).as_json()
     raw = record.get("raw") or {}
     return {
         **{name: record.get(name) for name in ("dose", "profile", "backend", "verdict", "warnings", "finished")},
         "seconds": record.get("seconds"),
         "weights": (record.get("weights") or {}).get("name"),
-        "spikes": (record.get("spikes") or {}).get("count"),
+        "spikes": None if result.record.spikes is None else result.record.spikes.count,
         **{name: raw.get(name) for name in ("kind", "dtype", "pixel_size", "acquisition", "section")},
     }
 

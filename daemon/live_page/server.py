@@ -7,9 +7,7 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Protocol
@@ -20,7 +18,7 @@ from daemon.settings.config import Address
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10
-"""From when a connection is taken until its request must have arrived in full."""
+"""A connection that says nothing for so long is closed."""
 AT_ONCE = 16
 SITE_AT_ONCE = 12
 """Of these so many for the site: a share that hangs must not keep health and metrics from being asked."""
@@ -122,7 +120,7 @@ class Monitor:
 
 
 class _Server(ThreadingHTTPServer):
-    """Whoever sends a request slowly has until its deadline; less, if others wait for the place."""
+    """One thread for each connection, at most `AT_ONCE`; whoever comes then waits for a place, or is hung up on."""
 
     daemon_threads = True
     block_on_close = False
@@ -134,23 +132,16 @@ class _Server(ThreadingHTTPServer):
         self.site: Site | None = None
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self.of_site = threading.BoundedSemaphore(SITE_AT_ONCE)
-        self._unheard: dict[socket.socket, float] = {}  # since when, the oldest first
-        self._lock = threading.Lock()
         super().__init__((address.host, address.port), _Handler)
 
     def process_request(self, request: object, client_address: object) -> None:
         assert isinstance(request, socket.socket)
-        if not self._places.acquire(blocking=False) and not (
-            self._hang_up_on_the_slowest() and self._places.acquire(timeout=GRACE_SECONDS)
-        ):
+        if not self._places.acquire(timeout=GRACE_SECONDS):
             self.shutdown_request(request)
             return
-        with self._lock:
-            self._unheard[request] = time.monotonic()
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started now
-            self.heard(request)
             self._places.release()
             raise
 
@@ -159,28 +150,9 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.heard(request)
             self._places.release()
 
-    def heard(self, request: socket.socket) -> None:
-        """It has said what it wants."""
-        with self._lock:
-            self._unheard.pop(request, None)
-
-    def _hang_up_on_the_slowest(self, since: float = float("inf")) -> bool:
-        """Whether one that was taken before `since` is not heard yet; its thread then gives up its place."""
-        with self._lock:
-            slowest, taken = next(iter(self._unheard.items()), (None, since))
-            if slowest is None or taken >= since:
-                return False
-            del self._unheard[slowest]
-        with suppress(OSError):  # it has gone by itself
-            slowest.shutdown(socket.SHUT_RDWR)
-        return True
-
     def service_actions(self) -> None:
-        while self._hang_up_on_the_slowest(time.monotonic() - REQUEST_SECONDS):
-            pass
         if (site := self.site) is not None:
             site.tidy()
 
@@ -195,7 +167,6 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS
 
     def do_GET(self) -> None:
-        self.server.heard(self.connection)
         if not _is_here(self.headers.get("Host", "")):
             # A page from elsewhere that has its name resolve to this computer must not read us.
             self._answer(Answer(403, "text/plain", b"ask for it by the name localhost\n"))

@@ -9,7 +9,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,7 +23,7 @@ from daemon.micrograph import Image, Micrograph
 from daemon.output import preview
 from daemon.output.disk import explained, flush, held, place, temporary_files
 from daemon.output.paths import beside, output_path, preview_path
-from daemon.output.record import WRITER, entry, own_record, plain, read_record, settings_of
+from daemon.output.record import WRITER, Output, Raw, Record, own_record, read_record
 
 log = logging.getLogger(__name__)
 _DRAWING_FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError)
@@ -38,7 +38,7 @@ class Written:
     preview: Path | None
     sha256: str
     adopted: bool
-    content: Mapping[str, Any] = field(repr=False)
+    content: Record = field(repr=False)
     """What the JSON says."""
     warnings: tuple[str, ...] = ()
 
@@ -49,7 +49,7 @@ def write_outputs(
     revision: int,
     micrograph: Micrograph,
     denoised: Image,
-    provenance: Mapping[str, Any],
+    provenance: Record,
     *,
     kind: formats.Kind,
     preview_pixels: int | None = 1024,
@@ -59,7 +59,7 @@ def write_outputs(
     """Write preview, JSON and image of one micrograph below `root`, in that order.
 
     `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; what is
-    written adds ``writer`` and ``output``. `preview_pixels` None or 0 writes no preview. Outputs that an earlier
+    written adds `writer` and `output`. `preview_pixels` None or 0 writes no preview. Outputs that an earlier
     run finished for the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were
     the same too. Where `revision` has the result of other bytes (the ledger was lost, or a raw file is really called
     a.r2.tif), the next free one is taken. Raises MicrographError where a foreign file has the name, the path leads out
@@ -96,21 +96,20 @@ def write_outputs(
                 log.debug("traceback", exc_info=True)
                 remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
         shown = preview_path(folder / name) if steps else None
-        output = {
-            "name": name,
-            "sha256": digest,
-            "shape": list(denoised.shape),
-            "turned": turns,
-            "dtype": "float32",
-            "kind": kind,
-            "revision": revision,
-            "preview": None if shown is None else shown.name,
-        }
-        content = {"writer": WRITER, **provenance, "output": output}
-        if remarks:
-            content["warnings"] = [*provenance.get("warnings", ()), *remarks]
+        output = Output(
+            name=name,
+            sha256=digest,
+            shape=denoised.shape,
+            turned=tuple(turns),
+            dtype="float32",
+            kind=kind,
+            revision=revision,
+            preview=None if shown is None else shown.name,
+        )
+        added = {"warnings": (*provenance.warnings, *remarks)} if remarks else {}
+        content = provenance.model_copy(update={"writer": WRITER, "output": output, **added})
         steps.append((temporary(here), beside(here / name, ".json")))
-        text = json.dumps(plain(content), indent=1, allow_nan=False)
+        text = json.dumps(content.as_json(), indent=1, allow_nan=False)
         steps[-1][0].write_text(text + "\n", encoding="ascii")
         for source, target in steps:
             flush(source)
@@ -145,12 +144,10 @@ def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: st
     Finished means: image and JSON are there, the JSON names the raw file's SHA-256, and the image still has the
     SHA-256 the JSON gives. Raises as `write_outputs` does.
     """
-    return _find(root, relative, revision, {"raw": {"sha256": raw_sha256}}, same_settings=False)
+    return _find(root, relative, revision, Record(raw=Raw(sha256=raw_sha256)), same_settings=False)
 
 
-def _find(
-    root: Path, relative: PurePath, revision: int, provenance: Mapping[str, Any], same_settings: bool
-) -> Written | None:
+def _find(root: Path, relative: PurePath, revision: int, provenance: Record, same_settings: bool) -> Written | None:
     kinds: tuple[formats.Kind, ...] = ("tiff", "mrc")
     for number in count(revision):
         taken = False
@@ -161,12 +158,12 @@ def _find(
                 if content is None:
                     continue
                 taken = True
-                if entry(content, "raw", "sha256") != provenance["raw"]["sha256"]:
+                if content.raw.sha256 != provenance.raw.sha256:
                     continue
-                if same_settings and settings_of(content) != settings_of(plain(provenance)):
+                if same_settings and content.made_with != provenance.made_with:
                     continue
                 digest = sha256(image)
-                if entry(content, "output", "sha256") == digest:
+                if content.output.sha256 == digest:
                     picture = preview_path(image)
                     found = picture if picture.is_file() else None
                     return Written(image, beside(image, ".json"), found, digest, adopted=True, content=content)
@@ -210,9 +207,9 @@ def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
             )
 
 
-def _description(relative: PurePath, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _description(relative: PurePath, provenance: Record) -> dict[str, Any]:
     """The few words that travel inside the image; everything else is in the JSON beside it."""
     return {
         "denoised from": str(relative).encode("ascii", "replace").decode(),
-        "raw SHA-256": str(provenance["raw"]["sha256"]),
+        "raw SHA-256": str(provenance.raw.sha256),
     }

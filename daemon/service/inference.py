@@ -73,7 +73,7 @@ class Inference:
         try:
             for weights in self._weights:
                 if weights.folder not in backends:
-                    backends[weights.folder] = open_backend(self._settings, weights.folder, self._engines, self._beat)
+                    backends[weights.folder] = open_backend(self._settings, weights, self._engines, self._beat)
             for backend in backends.values():
                 canary(backend)
                 self.backend_name = backend.name

@@ -1,12 +1,12 @@
 """A raw file before it is read: its fingerprint, and whether it still is the file that was announced."""
 
-import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
+from daemon.files import digest
+from daemon.output.record import Raw
 
 LONGEST = 512
 """Bytes of file for each pixel that a plane may have: a movie of hundreds of frames."""
@@ -16,13 +16,12 @@ class ChangedError(TransientError):
     """The file is not the one that was announced any more: what it is now is taken in on its own."""
 
 
-def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> dict[str, Any]:
+def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> Raw:
     """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
 
     Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
     TransientError if it cannot be read now.
     """
-    digest = hashlib.sha256()
     try:
         with formats.open_raw(path, below) as stream:
             state = os.fstat(stream.fileno())
@@ -31,12 +30,11 @@ def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> dict[
                     f"{path}: is {state.st_size / 2**30:.0f} GiB long, more than backend.max_pixels allows for; raise "
                     "that if it is its true size"
                 )
-            while block := stream.read(1 << 20):
-                digest.update(block)
+            sha256 = digest(stream)
             state = os.fstat(stream.fileno())
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
-    return {"path": str(path), "sha256": digest.hexdigest(), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+    return Raw(path=str(path), sha256=sha256, size=state.st_size, mtime_ns=state.st_mtime_ns)
 
 
 def gone(path: Path) -> bool:

@@ -3,18 +3,16 @@
 A sum of what is no exposure's frames is a wrong number, so it needs evidence: a profile, the file or its name.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from daemon.arrival.rules import Rules, Taking, apart, stated
+from daemon.arrival.rules import Taking, apart, of_frames, stated
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph
+from daemon.output.record import Raw, sha256_of_pixels
 from daemon.settings.config import Config
 
 
@@ -29,7 +27,7 @@ class Section:
     """Of its pixels: that of the file changes with each section that comes."""
     first: str
     """That of the first section, by which the stack is known again."""
-    raw: dict[str, Any]
+    raw: Raw
     """What `raw_file.fingerprint` says of a whole file."""
 
     @property
@@ -44,13 +42,13 @@ class Section:
 UNKNOWN = "its file does not say what its sections are"
 
 
-def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
+def taking(config: Config, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
     """What becomes of the stack at `path` of which `micrograph` is a section or the sum: settings, file, then name.
 
     Raises MicrographError where a profile asks for the sum of what is certainly not one exposure.
     """
     told = micrograph.metadata.get("stack")
-    by_settings = stated(config, rules, path, profile)
+    by_settings = stated(config, path, profile)
     if by_settings is not None:
         if not by_settings.apart and told is not None and told["are"] in stack.NEVER_SUMMED:
             raise MicrographError(
@@ -58,7 +56,7 @@ def taking(config: Config, rules: Rules, path: str, micrograph: Micrograph, prof
                 f"{by_settings.why}: their sum would be no image; give it a profile with frames: each"
             )
         return by_settings
-    named = rules.of_frames(path)
+    named = of_frames(config.arrival, path)
     if told is not None and (told["sure"] or not named):
         return Taking(told["are"] != "frames", f"its sections are {stack.WORDS[told['are']]} ({told['by']})")
     return Taking(not named, "arrival.frames names it" if named else UNKNOWN)
@@ -80,14 +78,12 @@ def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
     return replace(micrograph, metadata=metadata, warnings=(*micrograph.warnings, *remarks))
 
 
-def whole(
-    reader: Reader, config: Config, rules: Rules, path: Path, relative: str, profile: str | None = None
-) -> Micrograph | None:
+def whole(reader: Reader, config: Config, path: Path, relative: str, profile: str | None = None) -> Micrograph | None:
     """The micrograph in a file, its only image or the sum of its frames; None where its sections are to be `read`.
 
     `relative`: what the file is called below the drop folder. Raises as `Reader.read` and `taking` do.
     """
-    if apart(config, rules, relative, profile):
+    if apart(config, relative, profile):
         return None
     if reader.count(path) == 1:
         return reader.read(path)
@@ -95,19 +91,19 @@ def whole(
     if first.metadata["sections"] == 1:
         alone = {key: value for key, value in first.metadata.items() if key not in ("section", "sections")}
         return replace(first, metadata=alone)
-    found = taking(config, rules, relative, first, profile)
+    found = taking(config, relative, first, profile)
     return None if found.apart else noted(reader.read(path), found)
 
 
-def grows(reader: Reader, config: Config, rules: Rules, path: Path, relative: str) -> bool:
+def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool:
     """Whether a file is a stack whose sections are taken one by one; False for one that cannot be told yet."""
-    by_settings = stated(config, rules, relative)
+    by_settings = stated(config, relative)
     if by_settings is not None:
         return by_settings.apart
     try:
         if (reader.count(path) or 1) == 1:
             return False
-        return taking(config, rules, relative, reader.read(path, 0)).apart
+        return taking(config, relative, reader.read(path, 0)).apart
     except EmdenoisedError:
         return False  # reading it tells why
 
@@ -118,18 +114,18 @@ def read(reader: Reader, path: Path, number: int, first: str | None = None) -> t
     Raises as `Reader.read` does: a stack that does not have that section cannot be processed as it is.
     """
     micrograph = reader.read(path, number - 1)
-    digest = hashlib.sha256(np.ascontiguousarray(micrograph.pixels).data).hexdigest()
+    digest = sha256_of_pixels(micrograph.pixels)
     try:
         state = path.stat(follow_symlinks=False)
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
     total = int(micrograph.metadata["sections"])
-    raw = {
-        "path": str(path),
-        "sha256": digest,
-        "sha256_of": f"the pixels of section {number}",
-        "section": number,
-        "size": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-    }
+    raw = Raw(
+        path=str(path),
+        sha256=digest,
+        sha256_of=f"the pixels of section {number}",
+        section=number,
+        size=state.st_size,
+        mtime_ns=state.st_mtime_ns,
+    )
     return micrograph, Section(number, total, digest, first or digest, raw)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.errors import MicrographError, TransientError
 from daemon.formats.decoder import Reader
-from daemon.micrograph import Micrograph
+from daemon.micrograph import Micrograph, Pixels
 from daemon.output import writing
+from daemon.output.record import ProfileUsed, Raw, Record, Size, Spike, Spikes, VerdictFound, WeightsUsed
 from daemon.service.raw_file import ChangedError
 from daemon.service.sections import Section
 from daemon.settings.config import Config
@@ -36,7 +36,7 @@ class Work:
     """A micrograph on its way. `relative`: path below the drop folder; `seconds`: what each step took so far."""
 
     relative: PurePath
-    raw: dict[str, Any]
+    raw: Raw
     """Path, SHA-256, size and modification time of the raw file."""
     micrograph: Micrograph
     choice: Choice
@@ -90,7 +90,7 @@ def read(
     weights: dict[str, Weights],
     path: Path,
     relative: PurePath,
-    raw: dict[str, Any],
+    raw: Raw,
     reader: Reader,
     warning: str | None = None,
     profile: str | None = None,
@@ -108,7 +108,7 @@ def read(
         after = path.stat()
     except OSError as error:
         raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
-    if (after.st_size, after.st_mtime_ns) != (raw["size"], raw["mtime_ns"]):
+    if (after.st_size, after.st_mtime_ns) != (raw.size, raw.mtime_ns):
         raise ChangedError(f"{path}: changed while it was read; it is read again once it has settled")
     one = prepare(config, weights, path, relative, raw, micrograph, warning, profile)
     one.seconds["read"] = round(took, 4)
@@ -120,7 +120,7 @@ def prepare(
     weights: dict[str, Weights],
     path: Path,
     relative: PurePath,
-    raw: dict[str, Any],
+    raw: Raw,
     micrograph: Micrograph,
     warning: str | None = None,
     profile: str | None = None,
@@ -185,66 +185,67 @@ def provenance(
     verdict: judge.Verdict,
     warnings: tuple[str, ...],
     backend: str,
-) -> dict[str, Any]:
-    """Everything needed to know, years later, how an image was made; plain JSON types."""
-    micrograph, spikes, scaling = work.micrograph, prepared.spikes, prepared.scaling
-    single = np.isin(spikes.rows * micrograph.pixels.shape[1] + spikes.columns, prepared.void, invert=True)
-    rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
-    listed = [
-        {
-            "row": int(row),
-            "column": int(column),
-            "raw": micrograph.pixels[row, column].item(),
-            "filled_with": float(value),
-        }
-        for row, column, value, _ in zip(rows, columns, values, range(SPIKES_LISTED), strict=False)
-    ]
+) -> Record:
+    """Everything needed to know, years later, how an image was made."""
+    micrograph, choice, scaling = work.micrograph, work.choice, prepared.scaling
     size = micrograph.pixel_size
-    return {
-        "raw": {
-            **work.raw,
-            "relative": str(work.relative),
-            "kind": micrograph.kind,
-            "shape": list(micrograph.pixels.shape),
-            "dtype": str(micrograph.pixels.dtype),
-            "metadata": dict(micrograph.metadata),
-            "acquisition": micrograph.acquisition.as_json(),
-            "pixel_size": None if size is None else {"y": size.y, "x": size.x, "unit": size.unit},
-        },
-        "dose": prepared.dose if work.choice.dose_known else None,
-        "profile": {
-            "name": work.choice.profile.name,
-            "why": work.choice.why,
-            "gain": work.choice.gain,
-            "offset": work.choice.offset,
-            "readout": work.choice.readout,
-            "psf": work.choice.psf,
-            "effective_gain": work.choice.noise.effective_gain,
-            "effective_offset": work.choice.noise.effective_offset,
-        },
-        "dose_evidence": work.choice.evidence.as_json(),
-        "scaling": {
+    raw = {
+        "relative": str(work.relative),
+        "kind": micrograph.kind,
+        "shape": micrograph.pixels.shape,
+        "dtype": str(micrograph.pixels.dtype),
+        "metadata": dict(micrograph.metadata),
+        "acquisition": micrograph.acquisition.as_json(),
+        "pixel_size": None if size is None else Size(y=size.y, x=size.x, unit=size.unit),
+    }
+    return Record(
+        raw=work.raw.model_copy(update=raw),
+        dose=prepared.dose if choice.dose_known else None,
+        profile=ProfileUsed(
+            name=choice.profile.name,
+            why=choice.why,
+            gain=choice.gain,
+            offset=choice.offset,
+            readout=choice.readout,
+            psf=choice.psf,
+            effective_gain=choice.noise.effective_gain,
+            effective_offset=choice.noise.effective_offset,
+        ),
+        dose_evidence=choice.evidence.as_json(),
+        scaling={
             "kind": work.weights.manifest.scaling,
             "zero": scaling.zero,
             "unit": scaling.unit,
             "level": scaling.level,
         },
-        "spikes": {"count": len(rows), "listed": listed},
-        "void": voids.as_json(prepared.void, micrograph.pixels),
-        "weights": {
-            "name": work.weights.manifest.name,
-            "network": work.weights.manifest.network,
-            "sha256": work.weights.manifest.sha256,
-        },
-        "config_sha256": config.fingerprint(),
-        "backend": backend,
-        "verdict": verdict.as_json(),
-        "warnings": list(warnings),
-        "seconds": dict(work.seconds),
-        "versions": {
+        spikes=_spikes(micrograph.pixels, prepared),
+        void=voids.as_json(prepared.void, micrograph.pixels),
+        weights=WeightsUsed(
+            name=work.weights.manifest.name,
+            network=work.weights.manifest.network,
+            sha256=work.weights.manifest.sha256,
+        ),
+        config_sha256=config.fingerprint(),
+        backend=backend,
+        verdict=VerdictFound.model_validate(verdict.as_json()),
+        warnings=warnings,
+        seconds=dict(work.seconds),
+        versions={
             "emdenoised": __version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "onnxruntime", "tifffile", "mrcfile")},
         },
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _spikes(pixels: Pixels, prepared: Prepared) -> Spikes:
+    """Without those in regions that hold no numbers at all."""
+    spikes = prepared.spikes
+    single = np.isin(spikes.rows * pixels.shape[1] + spikes.columns, prepared.void, invert=True)
+    rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
+    listed = tuple(
+        Spike(row=int(row), column=int(column), raw=pixels[row, column].item(), filled_with=float(value))
+        for row, column, value, _ in zip(rows, columns, values, range(SPIKES_LISTED), strict=False)
+    )
+    return Spikes(count=len(rows), listed=listed)

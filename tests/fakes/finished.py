@@ -13,6 +13,7 @@ from daemon import formats
 from daemon.ledger.jobs import Job, Ledger
 from daemon.micrograph import Image, Micrograph
 from daemon.output import writing
+from daemon.output.record import Record
 from daemon.settings.config import Config
 
 
@@ -85,7 +86,7 @@ class Finished:
         """The result of what was read, and its row in the ledger."""
         state = (self.config.folders.drop / name).stat()
         written = writing.write_outputs(
-            self.config.folders.output, PurePosixPath(name), 1, micrograph, denoised, provenance,
+            self.config.folders.output, PurePosixPath(name), 1, micrograph, denoised, Record.model_validate(provenance),
             kind="tiff", preview_pixels=None,
         )  # fmt: skip
         known = {"dose": 20.0, "shape": list(denoised.shape), "pixel_size": None, "spikes": 2, "reasons": []}

@@ -17,7 +17,7 @@ from daemon.counts import spikes
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.errors import BackendError
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 
 WEIGHTS = manifest.load(manifest.locate("fast"))
 COUNTED = Choice(Profile(name="test"), "", 1.0, 0.0)

@@ -16,7 +16,6 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,14 @@ from fake_cuda import FakeCuda
 from fake_gpu import plug_in
 
 from daemon import files
+from daemon.arrival import tracker
 from daemon.backends.gpu import provision
 from daemon.commands.main import main
 from daemon.counts.plane import Prepared
 from daemon.errors import BackendError
 from daemon.formats import decoder
 from daemon.ledger.jobs import Ledger
-from daemon.service import inference, service
-
-_rules = service.rules_of
+from daemon.service import inference, making
 
 
 def _fail(one: Prepared) -> None:
@@ -114,13 +112,13 @@ match sys.argv[1]:
     case "building":
         inference.open_backend = _build
     case "impatient":
-        service.rules_of = lambda config: replace(_rules(config), stuck_seconds=1.0)
+        tracker.STUCK_SECONDS = 1.0
     case "crashing-codec":
         inference.open_backend = _forgetful
         staged = "import os; from daemon import formats as f; from daemon.formats import decoder; r = f.read; "
         staged += "f.read = lambda path, *most, **o: ("
         staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); decoder.main()"
-        service.Reader = lambda *limits, **more: decoder.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
+        making.Reader = lambda *limits, **more: decoder.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
     case "hands-off":
         inference.open_backend = _forgetful
         sys.addaudithook(_keep_hands_off)

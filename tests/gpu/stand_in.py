@@ -20,7 +20,7 @@ from daemon.settings.config import BackendConfig
 def why_tensorrt_does_not_run(engines: Path) -> str:
     """Why TensorRT does not build, load and prove an engine on this card; "" if it does."""
     try:
-        opened = open_backend(BackendConfig(kind="tensorrt", tile=512), manifest.locate("fast"), engines)
+        opened = open_backend(BackendConfig(kind="tensorrt", tile=512), manifest.verified("fast"), engines)
     except EmdenoisedError as error:
         print(f"TensorRT does not run on this card, PyTorch stands in: {error}")
         return str(error)

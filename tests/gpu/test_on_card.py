@@ -26,7 +26,8 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.errors import EmdenoisedError
 from daemon.service.service import Service
-from daemon.settings.config import BackendConfig, Config, Profile
+from daemon.settings.config import BackendConfig, Config
+from daemon.settings.profile import Profile
 
 pytestmark = pytest.mark.gpu
 
@@ -130,11 +131,11 @@ def test_the_backend_passes_the_canary_and_agrees_with_the_processor_in_noise_un
         for dose in (0.5, 20, 300, 3000)
     ]
     settings = {"tile": 512, "batch": 2}
-    on_card = open_backend(BackendConfig(kind="tensorrt", **settings), FOLDER, networks)
+    on_card = open_backend(BackendConfig(kind="tensorrt", **settings), manifest.verified(FOLDER), networks)
     canary(on_card)
     results = [(result.image.copy(), result.prepared) for result in on_card.denoise(map(asked, given))]
     on_card.close()
-    on_processor = open_backend(BackendConfig(kind="cpu", tile=512), FOLDER, networks)
+    on_processor = open_backend(BackendConfig(kind="cpu", tile=512), manifest.verified(FOLDER), networks)
     for (image, prepared), wanted in zip(results, on_processor.denoise(map(asked, given)), strict=True):
         difference = (image - wanted.image) / prepared.scaling.unit
         assert float(np.sqrt(np.mean(difference**2))) <= 0.01

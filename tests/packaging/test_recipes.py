@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from daemon.arrival.rules import rules_of
+from daemon.arrival import rules
 from daemon.counts import profiles
 from daemon.micrograph import Micrograph
 from daemon.settings import config as settings
@@ -39,11 +39,10 @@ def test_a_recipe(tmp_path: Path, software: str, file: str, wanted: bool, profil
     path.write_text(FOLDERS + RECIPES[software], "utf-8")
     assert len(RECIPES[software].splitlines()) <= 10
     config = settings.load(path)
-    arrival = rules_of(config)
-    assert arrival.wants(file) == wanted
+    assert rules.wants(config.arrival, file) == wanted
     if wanted:
         counts = np.random.default_rng(0).poisson(50, (256, 256)).astype(np.uint16)
         choice = profiles.choose(config, PurePath(file), Micrograph(counts, Path(file), "tiff"))
         assert choice.profile.name == profile and choice.gain == 1
-    assert arrival.by_section("tilt.st")
+    assert rules.by_section(config.arrival, "tilt.st")
     assert yaml.safe_load(RECIPES[software])

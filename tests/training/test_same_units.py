@@ -11,7 +11,7 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, scaled, witness
 from daemon.counts.scaling import Scaling
 from daemon.micrograph import Micrograph
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from training.data.exposure import Detector, Image, expose
 from training.data.samples import in_noise_units
 

@@ -132,13 +132,3 @@ def told(errors: "deque[str]") -> tuple[str, bool]:
     text = "; ".join(list(errors)[-3:]) or "it gave no reason"
     memory = any(word in text.lower() for word in ("out of memory", "outofmemory", "bad_alloc", "insufficient memory"))
     return text, memory
-
-
-def driver_answers() -> bool:
-    """Whether an NVIDIA driver with at least one GPU is there. Asks libcuda itself: anything later may segfault."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

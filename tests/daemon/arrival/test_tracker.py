@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.arrival.rules import Rules
+from daemon.arrival import rules
 from daemon.arrival.tracker import Arrived, Lanes, Sighting, Tracker
 from daemon.errors import MicrographError, TransientError
 from daemon.formats import Completeness
+from daemon.settings.config import Arrival
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Probe:
         return answer
 
 
-RULES = Rules(settle_seconds=1.0, suspicious_tail_seconds=30.0, stuck_seconds=60.0)
+RULES = Arrival(settle_seconds=1.0, suspicious_tail_seconds=30.0)
 
 
 def seen(path: str = "a.tif", size: int = 100, mtime_ns: int = 1, inode: int = 7) -> Sighting:
@@ -42,10 +43,10 @@ def look(tracker: Tracker, now: float, *sightings: Sighting) -> list[Arrived]:
     return tracker.ready(now)
 
 
-def started(rules: Rules = RULES, probe: Probe | None = None, **known: object) -> tuple[Tracker, Probe]:
+def started(arrival: Arrival = RULES, probe: Probe | None = None, **known: object) -> tuple[Tracker, Probe]:
     """A tracker that has already seen an empty folder, so that what comes is live."""
     probe = probe or Probe()
-    tracker = Tracker(rules, probe, **known)  # type: ignore[arg-type]
+    tracker = Tracker(arrival, probe, **known)  # type: ignore[arg-type]
     tracker.observe([], 0.0)
     return tracker, probe
 
@@ -262,7 +263,7 @@ def test_a_slow_scan_does_not_shorten_the_wait() -> None:
     ],
 )
 def test_a_required_sidecar_is_waited_for(kind: str, path: str, sidecar: str) -> None:
-    tracker, _ = started(replace(RULES, require_sidecar=kind))  # type: ignore[arg-type]
+    tracker, _ = started(RULES.model_copy(update={"require_sidecar": kind}))  # type: ignore[arg-type]
     image, other = seen(path), seen("other.xml")
     look(tracker, 0.0, image, other)
     assert look(tracker, 5.0, image, other, replace(seen(sidecar), size=0)) == []
@@ -290,9 +291,9 @@ def test_a_required_sidecar_is_waited_for(kind: str, path: str, sidecar: str) ->
     ],
 )
 def test_which_names_are_micrographs(path: str, wanted: bool) -> None:
-    rules = Rules(ignore=(*Rules().ignore, "*.tmp.tif", "atlas/*"))
-    assert rules.wants(path) is wanted
-    tracker, _ = started(rules)
+    arrival = Arrival(ignore=(*Arrival().ignore, "*.tmp.tif", "atlas/*"))
+    assert rules.wants(arrival, path) is wanted
+    tracker, _ = started(arrival)
     look(tracker, 0.0, seen(path))
     assert bool(look(tracker, 1.0, seen(path))) is wanted
 
@@ -394,4 +395,4 @@ def test_lanes_give_every_nth_turn_to_the_backlog() -> None:
     [("Tilt.ST", True), ("day/tilt.st", True), ("tilt.mrc", False), ("Series/a.mrc", True), ("x/series/a.mrc", False)],
 )
 def test_stacks_that_are_taken_section_by_section(path: str, one_by_one: bool) -> None:
-    assert Rules(sections=("*.st", "series/*")).by_section(path) is one_by_one
+    assert rules.by_section(Arrival(sections=("*.st", "series/*")), path) is one_by_one

@@ -13,11 +13,11 @@ import pytest
 from watchdog.events import FileCreatedEvent
 from watchdog.observers.api import BaseObserver
 
-from daemon.arrival.rules import Rules
 from daemon.arrival.tracker import Tracker
 from daemon.arrival.watcher import LONGEST_BACK_OFF, FolderGoneError, Watcher, scan
+from daemon.settings.config import Arrival
 
-RULES = Rules()
+RULES = Arrival()
 LIMIT = 20.0
 
 
@@ -105,8 +105,10 @@ def clock() -> Clock:
 
 def fake(drop: Path, clock: Clock, **options: object) -> Watcher:
     hint = options.pop("hint", None) or FakeHint(clock)
+    stated = {name: options.pop(name) for name in Arrival.model_fields if name in options}
     options = {"filesystem": lambda path: "ext4", **options}
-    watcher = Watcher(drop, RULES, clock=clock, observer=FakeObserver, hint=hint, **options)  # type: ignore[arg-type]
+    arrival = Arrival.model_validate(stated)
+    watcher = Watcher(drop, arrival, clock=clock, observer=FakeObserver, hint=hint, **options)  # type: ignore[arg-type]
     if isinstance(hint, FakeHint):
         hint.event = lambda: watcher._events.on_any_event(FileCreatedEvent(str(drop)))
     return watcher
@@ -146,14 +148,14 @@ def test_a_scan_lists_regular_files_by_relative_path(drop: Path) -> None:
     assert listing.unreadable == []
     assert set(listing.strangers) == {".txt", ".h5", "symbolic link", "special file"}
     assert scan(drop, RULES, inodes=False).sightings[0].inode == 0
-    assert [one.path for one in scan(drop, Rules(recursive=False)).sightings] == ["a.tif"]
+    assert [one.path for one in scan(drop, Arrival(recursive=False)).sightings] == ["a.tif"]
 
 
 def test_a_scan_brings_the_sidecars_that_the_rules_need(drop: Path) -> None:
     for name in ("a.tif", "a.xml", "a.tif.mdoc"):
         write(drop / name)
-    assert {one.path for one in scan(drop, Rules(require_sidecar="epu")).sightings} == {"a.tif", "a.xml"}
-    assert {one.path for one in scan(drop, Rules(require_sidecar="serialem")).sightings} == {"a.tif", "a.tif.mdoc"}
+    assert {one.path for one in scan(drop, Arrival(require_sidecar="epu")).sightings} == {"a.tif", "a.xml"}
+    assert {one.path for one in scan(drop, Arrival(require_sidecar="serialem")).sightings} == {"a.tif", "a.tif.mdoc"}
 
 
 def test_names_that_are_not_utf_8_survive(drop: Path) -> None:
@@ -306,44 +308,16 @@ def test_without_free_watches_it_polls(drop: Path, clock: Clock, caplog: pytest.
     assert "inotify watch limit reached" in caplog.text
 
 
-def test_files_without_events_renew_the_watch_and_then_end_it(
-    drop: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    with fake(drop, clock) as watcher:
+def test_files_without_events_are_found_by_the_rescan(drop: Path, clock: Clock) -> None:
+    with fake(drop, clock, rescan_seconds=10.0) as watcher:
         names(watcher)
-        for number in range(1, 4):
+        for number in range(1, 6):
             write(drop / f"{number}.tif")
+            before = clock.now
+            assert watcher.wait() and clock.now == before + 10.0
             assert len(names(watcher)) == number
-            names(watcher)
-        assert watcher.health.state == "polling"
-    assert len(FakeObserver.made) == 3
-    assert "new files come without events" in caplog.text
-
-
-def test_an_event_that_is_late_is_not_held_against_the_watch(drop: Path, clock: Clock) -> None:
-    hint = FakeHint(clock)
-    with fake(drop, clock, hint=hint) as watcher:
-        names(watcher)
-        for number in range(10):
-            write(drop / f"{number}.tif")
-            names(watcher)
-            hint.event()
-            names(watcher)
         assert watcher.health.state == "events"
     assert len(FakeObserver.made) == 1
-
-
-def test_being_woken_says_nothing_about_the_watch(drop: Path, clock: Clock) -> None:
-    with fake(drop, clock) as watcher:
-        names(watcher)
-        for number in range(1, 4):
-            write(drop / f"{number}.tif")
-            watcher.wake()
-            assert not watcher.wait(), "woken: nothing to scan for"
-            watcher.wake()
-            names(watcher)
-            names(watcher)
-        assert watcher.health.state == "polling"
 
 
 def test_a_dead_watch_is_renewed(drop: Path, clock: Clock) -> None:

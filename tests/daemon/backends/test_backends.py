@@ -35,7 +35,7 @@ class Opener:
 
     def __call__(self, progress: Callable[[], None] = lambda: None, **settings: Any) -> Backend:
         settings = {"kind": self.kind, **settings}
-        self.opened.append(open_backend(BackendConfig(**settings), WEIGHTS, self.engines, progress))
+        self.opened.append(open_backend(BackendConfig(**settings), manifest.verified(WEIGHTS), self.engines, progress))
         return self.opened[-1]
 
 
@@ -221,8 +221,19 @@ class FakeDriver:
     def cuInit(self, flags: int) -> int:  # noqa: N802
         return self.status
 
-    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = self.gpus
+    def cuDeviceGet(self, handle: Any, device: int) -> int:  # noqa: N802
+        return 0 if device < self.gpus else 101  # CUDA_ERROR_INVALID_DEVICE
+
+    def cuDeviceGetName(self, name: Any, length: int, handle: Any) -> int:  # noqa: N802
+        name.value = b"a card"
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = 13000
+        return 0
+
+    def cuDeviceGetAttribute(self, found: Any, attribute: int, handle: Any) -> int:  # noqa: N802
+        found._obj.value = 8
         return 0
 
 
@@ -250,17 +261,17 @@ def test_auto_asks_the_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDrive
 def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any
 ) -> None:
-    monkeypatch.setattr(backends, "driver_answers", lambda: True)
+    monkeypatch.setattr(backends, "find_gpu", lambda: CARD)
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: None)
     with pytest.raises(BackendError, match=r"no NVIDIA driver answers for GPU 0.*backend\.kind: cpu"):
-        open_backend(BackendConfig(kind=kind), WEIGHTS, tmp_path)
+        open_backend(BackendConfig(kind=kind), manifest.verified(WEIGHTS), tmp_path)
 
 
 def test_where_pycuda_is_missing_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: CARD)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(BackendError, match=r"pip install 'emdenoised\[rtx\]'.*bundle"):
-        open_backend(BackendConfig(kind="tensorrt"), WEIGHTS, tmp_path)
+        open_backend(BackendConfig(kind="tensorrt"), manifest.verified(WEIGHTS), tmp_path)
 
 
 def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:
@@ -269,7 +280,7 @@ def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> Non
     changed["sha256"] = {"model.onnx": manifest.sha256(tmp_path / "model.onnx")}
     (tmp_path / "manifest.json").write_text(manifest.Manifest.model_validate(changed).model_dump_json())
     with pytest.raises(WeightsError, match=r"model\.onnx: cannot be loaded.*reinstall"):
-        open_backend(BackendConfig(kind="cpu"), tmp_path, tmp_path)
+        open_backend(BackendConfig(kind="cpu"), manifest.verified(tmp_path), tmp_path)
 
 
 def test_the_network_runtime_reports_to_nobody(tmp_path: Path) -> None:

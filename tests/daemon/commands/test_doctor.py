@@ -6,6 +6,9 @@ import os
 import pwd
 import shutil
 import socket
+import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import yaml
 from fake_gpu import CARD, plug_in
 from site_of_daemon import ROOT
 
-from daemon.commands.doctor import Finding, examine
+from daemon.commands.doctor import Finding, examine, folders
 from daemon.commands.main import main
+from daemon.settings.config import load
 
 
 def settings(tmp_path: Path, **sections: object) -> Path:
@@ -191,17 +195,116 @@ def test_a_home_folder_behind_protect_home(installed: Any, tmp_path: Path, monke
     assert "the service does not see it (ProtectHome=tmpfs" in faults(settings(tmp_path))
 
 
-def test_a_folder_the_services_user_cannot_reach(installed: Any, tmp_path: Path) -> None:
+# The kernel decides who may do what: mode bits alone are not the answer
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try what another user may do")
+NOBODY = pwd.getpwnam("nobody")
+EVERYBODY = 0xFFFFFFFF
+
+
+def allow(folder: Path, rights: int, kind: str = "access") -> None:
+    """What `setfacl -m u:nobody:RIGHTS` does (with -d, of `kind` default), as acl(5) and the kernel have it."""
+    entries = [(1, 7, EVERYBODY), (2, rights, NOBODY.pw_uid), (4, 0, EVERYBODY), (16, rights, EVERYBODY)]
+    packed = [struct.pack("<HHI", *entry) for entry in (*entries, (32, 0, EVERYBODY))]
+    try:
+        os.setxattr(folder, f"system.posix_acl_{kind}", struct.pack("<I", 2) + b"".join(packed))
+    except OSError as error:
+        pytest.skip(f"{folder}: no access control lists here ({error.strerror})")
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Path]:
+    """A folder that only its owner may enter, with the three folders in it; all may enter what is above it."""
+    with tempfile.TemporaryDirectory(prefix="emdenoised-test-") as name:
+        place = Path(name)
+        for folder in ("drop", "output", "state"):
+            (place / folder).mkdir()
+            (place / folder).chmod(0o777)
+        yield place
+
+
+@as_root
+def test_a_folder_the_services_user_cannot_reach(installed: Any, private: Path) -> None:
     installed("PrivateTmp=no")
-    for name in ("drop", "output", "state"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name).chmod(0o777)
-    (tmp_path / "drop").chmod(0o700)
-    closed = next(
-        one for one in (*reversed((tmp_path / "drop").parents), tmp_path / "drop") if not one.stat().st_mode & 1
-    )
-    text = faults(settings(tmp_path))
-    assert f"the service's user nobody may not read it; the obstacle is {closed} -> sudo setfacl -m u:nobody:" in text
+    text = faults(settings(private))
+    assert f"may not read it; the obstacle is {private} -> sudo setfacl -m u:nobody:x {private}" in text
+    private.chmod(0o755)
+    (private / "output").chmod(0o755)
+    (private / "drop").chmod(0o711)
+    text = faults(settings(private))
+    assert f"-> sudo setfacl -m u:nobody:rwx {private / 'output'}" in text
+    assert f"-> sudo setfacl -m u:nobody:rx {private / 'drop'}" in text
+    assert "state folder" not in text
+
+
+@as_root
+def test_what_the_recommended_access_control_list_allows_is_no_fault(installed: Any, private: Path) -> None:
+    installed("PrivateTmp=no")
+    for folder in ("drop", "output", "state"):
+        (private / folder).chmod(0o700)
+        allow(private / folder, 0o5 if folder == "drop" else 0o7)
+    assert f"the obstacle is {private} ->" in faults(settings(private))
+    allow(private, 0o1)
+    assert not private.stat().st_mode & 0o7, "the mode bits still shut everybody out"
+    assert "the obstacle is" not in faults(settings(private))
+
+
+@as_root
+def test_an_access_control_list_that_shuts_out_is_a_fault_whatever_the_mode_bits_allow(
+    installed: Any, private: Path
+) -> None:
+    installed("PrivateTmp=no")
+    private.chmod(0o755)
+    assert "the obstacle is" not in faults(settings(private))
+    allow(private / "state", 0o5)
+    (private / "state").chmod(0o757)
+    assert f"may not write it; the obstacle is {private / 'state'}" in faults(settings(private))
+
+
+@as_root
+def test_the_groups_of_the_unit_count(installed: Any, private: Path) -> None:
+    private.chmod(0o755)
+    one, other = [group for group in grp.getgrall() if group.gr_gid not in (0, NOBODY.pw_gid)][:2]
+    for folder, group in (("drop", one), ("output", other), ("state", other)):
+        os.chown(private / folder, 0, group.gr_gid)
+        (private / folder).chmod(0o770)
+    installed("PrivateTmp=no", f"Group={one.gr_name}")
+    text = faults(settings(private))
+    assert f"the obstacle is {private / 'output'}" in text and "drop folder" not in text
+    installed("PrivateTmp=no", f"Group={one.gr_name}", f"SupplementaryGroups=nosuchgroup {other.gr_name}")
+    assert "the obstacle is" not in faults(settings(private))
+
+
+def test_only_root_and_the_user_itself_can_find_out(
+    installed: Any, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed("PrivateTmp=no")
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY.pw_uid + 1)
+    notes = [one for one in findings(settings(private)) if one.verdict == "note" and "can find out" in one.text]
+    assert [one.text.split()[0] for one in notes] == ["drop", "output", "state"]
+    assert {one.remedy for one in notes} == {"run the doctor as that user: sudo -u nobody emdenoised doctor"}
+
+
+def test_a_folder_behind_a_wall_is_a_fault_and_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, **_: Any) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = settings(tmp_path)
+    config = load(path)
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    causes = [one.text.split(": ")[1] for one in folders(config)]
+    assert causes == [f"this user may not {verb} it" for verb in ("read", "write", "write")]
+
+
+def test_a_default_access_control_list_decides_who_can_read_results(installed: Any, tmp_path: Path) -> None:
+    installed("PrivateTmp=no", user=pwd.getpwuid(os.getuid()).pw_name)
+    output = tmp_path / "output"
+    output.mkdir()
+    output.chmod(0o770)
+    assert "and by nobody else" in faults(settings(tmp_path))
+    allow(output, 0o5, "default")
+    assert "results can be read" not in faults(settings(tmp_path))
 
 
 def test_a_user_who_is_not_there(installed: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from daemon.counts.scaling import Noise
 from daemon.errors import ConfigError, MicrographError
 from daemon.micrograph import Acquisition, Micrograph
 from daemon.settings import camera_file, config
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from training.data.exposure import Detector, expose, smear
 
 SIDE = 256

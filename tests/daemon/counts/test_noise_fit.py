@@ -17,7 +17,7 @@ from daemon.counts.noise_spectrum import Cells
 from daemon.counts.plane import Prepared
 from daemon.counts.scaling import Noise, neighbours, sharing
 from daemon.micrograph import Acquisition, Micrograph
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from daemon.verdict import judge
 from training.data.exposure import Detector, expose
 from training.data.simulate import HELD_OUT, TRAINING

@@ -15,7 +15,8 @@ from daemon.counts.profiles import Choice
 from daemon.demo.specimen import expose, scene
 from daemon.errors import MicrographError
 from daemon.micrograph import Acquisition, Micrograph
-from daemon.settings.config import Config, Profile
+from daemon.settings.config import Config
+from daemon.settings.profile import Profile
 
 MakeConfig = Callable[..., Config]
 PROFILES = {

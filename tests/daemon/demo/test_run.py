@@ -33,7 +33,9 @@ while not stop.wait(0.3):
         pixels = demo.read(raw).astype(np.float32)
         pixels = pixels[::-1] * 3 if mode == "spoils" else demo.gaussian(pixels, 2.0)
         result.parent.mkdir(parents=True, exist_ok=True)
-        result.with_name(result.name + ".json").write_text(json.dumps({"dose": 20.0, "backend": "stand-in"}))
+        result.with_name(result.name + ".json").write_text(json.dumps(
+            {"writer": "emdenoised", "dose": 20.0, "backend": "stand-in", "output": {"name": result.name}}
+        ))
         Path(str(result) + ".tmp").write_bytes(camera.encode(pixels, raw.suffix))
         Path(str(result) + ".tmp").replace(result)
         todo.remove(file)

@@ -96,7 +96,7 @@ def test_no_link_is_followed_below_the_drop_folder_which_may_be_one_itself(
     path = drop / "sub" / "deeper" / name
     with Reader(LIMIT, PATIENT, below=drop) as reader:
         assert reader.read(path).pixels.size
-        assert raw_file.fingerprint(path, LIMIT, drop)["size"] == path.stat().st_size
+        assert raw_file.fingerprint(path, LIMIT, drop).size == path.stat().st_size
         (real / "sub").rename(real / "away")
         (real / "sub").symlink_to(secret)
         for use in (

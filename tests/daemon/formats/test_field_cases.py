@@ -16,15 +16,17 @@ from hyperspy_file import write_hyperspy
 from mrc_bytes import write_mrc
 
 from daemon import formats
-from daemon.arrival.rules import Rules
+from daemon.arrival import rules
 from daemon.commands import main
 from daemon.errors import MicrographError
 from daemon.formats import turned
 from daemon.formats.partial import open_result
 from daemon.micrograph import Micrograph, PixelSize
+from daemon.output.record import Raw, Record
 from daemon.output.writing import write_outputs
-from daemon.settings.config import Match
+from daemon.settings.config import Arrival
 from daemon.settings.names import told_apart
+from daemon.settings.profile import Match
 
 LIMIT = 1 << 24
 COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
@@ -379,9 +381,9 @@ def result(tmp_path: Path, micrograph: Micrograph, kind: formats.Kind) -> tuple[
     out.mkdir(exist_ok=True)
     written = write_outputs(
         out, PurePosixPath(micrograph.source.name), 1, micrograph, micrograph.pixels.astype(np.float32),
-        {"raw": {"sha256": str(len(list(out.iterdir())))}}, kind=kind, preview_pixels=None,
+        Record(raw=Raw(sha256=str(len(list(out.iterdir()))))), kind=kind, preview_pixels=None,
     )  # fmt: skip
-    return written.image, list(written.content["output"]["turned"])
+    return written.image, list(written.content.output.turned)
 
 
 def test_a_tiff_becomes_an_mrc_as_imod_and_relion_convert(tmp_path: Path) -> None:
@@ -433,9 +435,10 @@ def test_rules_do_not_care_how_a_letter_is_composed(form: str, pattern: str) -> 
     folder, stated = unicodedata.normalize(form, "Müller"), unicodedata.normalize(pattern, "müll*")
     assert Match(folder=stated).path_fits(PurePosixPath(folder, "tag 2", "x.mrc"))
     assert Match(name=stated).path_fits(PurePosixPath("a", folder + ".mrc"))
-    rules = Rules(ignore=(stated,), sections=(stated + "/*",), frames=(stated,), require_sidecar="serialem")
-    assert rules.ignores(folder) and rules.by_section(f"{folder}/a.mrc") and rules.of_frames(f"{folder}.tif")
-    assert rules.sidecars(f"{folder}.mrc")[0] == unicodedata.normalize("NFC", "müller.mrc.mdoc")
+    arrival = Arrival(ignore=(stated,), sections=(stated + "/*",), frames=(stated,), require_sidecar="serialem")
+    assert rules.ignores(arrival, folder) and rules.of_frames(arrival, f"{folder}.tif")
+    assert rules.by_section(arrival, f"{folder}/a.mrc")
+    assert rules.sidecars(arrival, f"{folder}.mrc")[0] == unicodedata.normalize("NFC", "müller.mrc.mdoc")
 
 
 def test_files_of_one_call_are_told_apart(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from daemon import formats
 from daemon.commands import main
 from daemon.errors import MicrographError
 from daemon.formats.decoder import Reader
-from daemon.service import sections, service
+from daemon.service import sections
 from daemon.settings.config import Config
 
 LIMIT = 1 << 24
@@ -141,7 +141,7 @@ def test_the_file_says_what_its_sections_are(tmp_path: Path, config: Callable[..
     path = make(tmp_path / name)
     one = config()
     with Reader(LIMIT, 60) as reader:
-        found = sections.whole(reader, one, service.rules_of(one), path, name)
+        found = sections.whole(reader, one, path, name)
         if are == "frames":
             assert found is not None
             np.testing.assert_array_equal(found.pixels, FRAMES.sum(axis=0))
@@ -152,7 +152,7 @@ def test_the_file_says_what_its_sections_are(tmp_path: Path, config: Callable[..
         micrograph, section = sections.read(reader, path, 2)
         np.testing.assert_array_equal(micrograph.pixels, FRAMES[1])
         assert (section.number, section.of) == (2, 3)
-        noted = sections.noted(micrograph, sections.taking(one, service.rules_of(one), name, micrograph))
+        noted = sections.noted(micrograph, sections.taking(one, name, micrograph))
         assert (noted.metadata["stack"]["are"], noted.metadata["stack"]["taken"]) == (are, "each by itself")
         assert any("does not say what its sections are" in text for text in noted.warnings) == (are == "unknown")
 
@@ -178,7 +178,7 @@ def test_a_name_counts_where_the_file_is_silent(
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     path, one = KINDS[kind][1](tmp_path / name), config()
     with Reader(LIMIT, 60) as reader:
-        found = sections.whole(reader, one, service.rules_of(one), path, name)
+        found = sections.whole(reader, one, path, name)
     assert (found is not None) == summed
     if found is not None:
         assert found.metadata["stack"]["because"] == "arrival.frames names it"
@@ -188,16 +188,15 @@ def test_a_profile_that_asks_for_the_sum_gets_it_unless_it_would_be_no_image(
     tmp_path: Path, config: Callable[..., Config]
 ) -> None:
     one = config(profiles={"auto": {"gain": "auto", "frames": "sum"}})
-    rules = service.rules_of(one)
     with Reader(LIMIT, 60) as reader:
-        found = sections.whole(reader, one, rules, pages(tmp_path / "a.tif"), "a.tif")
+        found = sections.whole(reader, one, pages(tmp_path / "a.tif"), "a.tif")
         assert found is not None and found.metadata["stack"]["because"] == "profile auto has frames: sum"
-        slices = sections.whole(reader, one, rules, imagej(tmp_path / "z.tif", "ZYX"), "z.tif")
+        slices = sections.whole(reader, one, imagej(tmp_path / "z.tif", "ZYX"), "z.tif")
         assert slices is not None and "but ImageJ says slices" in slices.warnings[-1]
         for kind in ("mdoc-tilts", "mdoc-pieces"):
             path = KINDS[kind][1](tmp_path / f"{kind}.mrc")
             with pytest.raises(MicrographError, match=r"its sections are .* their sum would be no image"):
-                sections.whole(reader, one, rules, path, path.name)
+                sections.whole(reader, one, path, path.name)
             with pytest.raises(MicrographError, match="and not frames of one exposure"):
                 formats.require_one_exposure(reader.read(path))
 

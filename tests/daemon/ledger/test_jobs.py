@@ -30,10 +30,11 @@ from daemon.ledger.database import (
     Mode,
     explain,
 )
-from daemon.ledger.jobs import Backoff, Job, Ledger
+from daemon.ledger.jobs import Job, Ledger
+from daemon.settings.config import Retry
 
 ROOT = Path(__file__).parents[3]
-BACKOFF = Backoff(first=5, factor=2, longest=600, attempts=4)
+RETRY = Retry(first_seconds=5, factor=2, longest_seconds=600, attempts=4)
 
 
 @dataclass
@@ -44,12 +45,8 @@ class Clock:
         return self.now
 
 
-def ext4(path: Path) -> str:
-    return "ext4"
-
-
 def start(folder: Path, clock: Clock | None = None) -> Ledger:
-    return Ledger(folder, backoff=BACKOFF, clock=clock or Clock(), filesystem=ext4)
+    return Ledger(folder, retry=RETRY, clock=clock or Clock())
 
 
 @pytest.fixture
@@ -177,7 +174,7 @@ def test_transient_failures_wait_longer_each_time_and_are_given_up(ledger: Ledge
 
 
 def test_the_longest_pause_bounds_all_others() -> None:
-    assert [BACKOFF.pause(attempts) for attempts in (1, 2, 8, 9, 10_000)] == [5, 10, 600, 600, 600]
+    assert [RETRY.pause(attempts) for attempts in (1, 2, 8, 9, 10_000)] == [5, 10, 600, 600, 600]
 
 
 @pytest.mark.parametrize(("jump", "due"), [(-3600.0, True), (+3600.0, True), (-60.0, False)])
@@ -462,10 +459,7 @@ def test_files_are_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_network_share_or_an_unusable_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"network filesystem \(nfs4\).*local disk"):
-        Ledger(tmp_path / "state", filesystem=lambda path: "nfs4")
-    assert not (tmp_path / "state").exists()
+def test_an_unusable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
         start(tmp_path / "file")

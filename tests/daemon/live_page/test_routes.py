@@ -345,9 +345,12 @@ def test_a_record_that_makes_no_sense_is_an_answer_too(finished: Finished, port:
     record = finished.config.folders.output / "a.tif.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "raw": "nonsense"}))
-    for path in (f"/data/micrograph/{job.id}", f"/picture/{job.id}/raw/0/0/0"):
-        reply = ask(port, path)
-        assert reply.status == 500 and "its record is damaged" in reply.told["error"]
+    reply = ask(port, f"/data/micrograph/{job.id}")
+    assert reply.status == 200 and "it is damaged" in reply.told["shown"]["raw_gone"]
+    assert reply.told["record"]["dose"] == 20.0 and reply.told["record"]["pixel_size"] is None
+    assert ask(port, f"/picture/{job.id}/denoised/0/0/0").status == 200
+    reply = ask(port, f"/picture/{job.id}/raw/0/0/0")
+    assert reply.status == 404 and "it is damaged" in reply.told["error"]
     assert ask(port, "/data/list").status == 200
 
 

@@ -18,6 +18,7 @@ from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.micrograph import Micrograph, PixelSize
 from daemon.output import disk as output_disk
 from daemon.output import paths, preview, writing
+from daemon.output.record import Record
 
 RAW_SHA = "ab" * 32
 
@@ -46,7 +47,7 @@ def save(
         revision,
         micrograph(),
         denoised(),
-        provenance,
+        Record.model_validate(provenance),
         kind=kind,
         preview_pixels=more.pop("preview_pixels", 64),
         caption="20 counts/px · low",
@@ -454,7 +455,7 @@ def test_json_is_strict_whatever_the_provenance_holds(tmp_path: Path) -> None:
     }
     record = json.loads(save(tmp_path, extra=extra).record.read_text(encoding="ascii"), parse_constant=pytest.fail)
     assert record["numbers"] == {"nan": None, "array": [0, 1, 2], "float": 0.5, "inf": [None]}
-    assert record["path"] == "/x/y"
+    assert record["path"] == "/x/y" and record["name"].startswith("µ")
 
 
 def test_without_a_preview(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from fake_gpu import plug_in
 from mrc_bytes import write_mrc
 
 from daemon.backends import manifest
+from daemon.backends.manifest import Weights
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.jobs import Job, Ledger
 from daemon.output import writing
 from daemon.output.disk import Mounted
+from daemon.output.record import Raw
 from daemon.service import raw_file, steps, supervisor
 from daemon.service import service as service_module
 from daemon.service.service import Service
@@ -54,8 +56,8 @@ class Bench:
         self.service: Service | None = None
         monkeypatch.setattr("daemon.service.inference.open_backend", self._open)
 
-    def _open(self, settings: Any, folder: Path, engines: Path, progress: Callable[[], None]) -> FakeBackend:
-        backend = self.backends.setdefault(folder.name, FakeBackend())
+    def _open(self, settings: Any, weights: Weights, engines: Path, progress: Callable[[], None]) -> FakeBackend:
+        backend = self.backends.setdefault(weights.folder.name, FakeBackend())
         backend.progress = progress
         return backend
 
@@ -337,7 +339,7 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
     gone = threading.Event()
     real = raw_file.fingerprint
 
-    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
         if gone.is_set():
             assert gate.wait(LIMIT)
         return real(path, limit, below)
@@ -497,7 +499,7 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
     real, calls = raw_file.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -697,7 +699,7 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = raw_file.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int, below: Path) -> dict[str, Any]:
+    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -723,7 +725,7 @@ def test_an_output_share_that_is_unmounted_is_waited_for(bench: Bench) -> None:
     mounted = threading.Event()
     mounted.set()
     service = bench.start()
-    service._output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
+    service.making.output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
     bench.write("a.tif", 1)
     until(lambda: bench.images() == {"a.tif"})
     mounted.clear()
@@ -761,7 +763,7 @@ def test_what_is_registered_while_idle_is_asked_is_not_overlooked(
     service = bench.service = Service(bench.config)  # not started: this test plays the arrival thread
 
     def busy(self: Ledger) -> bool:
-        service._settled = True  # the arrival thread has just taken something in, and is through
+        service.arrivals.settled = True  # the arrival thread has just taken something in, and is through
         return False
 
     monkeypatch.setattr(Ledger, "busy", busy)

@@ -18,7 +18,8 @@ from daemon import files
 from daemon.errors import ConfigError, TransientError
 from daemon.files import filesystem_type, is_network
 from daemon.settings import config, folders, yaml_file
-from daemon.settings.config import EX_CONFIG, Config, Match, Profile, default_config_path, load, prepare_folders
+from daemon.settings.config import EX_CONFIG, Config, default_config_path, load, prepare_folders
+from daemon.settings.profile import Match, Profile
 
 REPOSITORY = Path(__file__).parents[3]
 SHIPPED = REPOSITORY / "config.yaml"

@@ -15,7 +15,7 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.counts.thinning import thin
 from daemon.errors import MicrographError
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from daemon.verdict.halves import RINGS, Assessment, assess, ring_correlation
 
 WEIGHTS = manifest.locate("fast")

@@ -13,7 +13,7 @@ from daemon.counts.plane import Prepared, Spikes
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import noise_units
 from daemon.errors import MicrographError
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from daemon.verdict import judge as trust
 
 DOSE = 50.0

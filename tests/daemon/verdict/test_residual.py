@@ -8,7 +8,7 @@ from daemon.backends.canary import NO_SPIKES
 from daemon.counts.plane import Spikes
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import noise_units
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 from daemon.verdict import residual
 from daemon.verdict.residual import Evidence
 

@@ -24,7 +24,7 @@ from daemon.counts.profiles import Choice
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
 from daemon.errors import MicrographError
 from daemon.micrograph import Image
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 
 SCHEDULES = 300
 TILE, HALO, ALIGN = 48, 8, 8

@@ -129,7 +129,7 @@ def test_the_first_run_is_waited_for_and_leaves_nothing_behind() -> None:
 
 def test_its_name_says_what_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plug_in(monkeypatch)
-    one = open_backend(BackendConfig(kind="auto"), manifest.locate("fast"), tmp_path)
+    one = open_backend(BackendConfig(kind="auto"), manifest.verified("fast"), tmp_path)
     assert one.name == (
         "tensorrt: TensorRT-RTX 1.7.1.116, float16 body, float32 around it, NVIDIA RTX A4000, tiles of 256, 1 at once, "
         "engine 000000000000"
@@ -151,7 +151,7 @@ def test_a_full_card_lowers_the_batch_once_and_says_so(
         return real(path, about, driver)
 
     monkeypatch.setattr(backend, "open_network", full)
-    one = open_backend(BackendConfig(kind="auto", batch=8), manifest.locate("fast"), tmp_path)
+    one = open_backend(BackendConfig(kind="auto", batch=8), manifest.verified("fast"), tmp_path)
     assert asked == [8, 1]
     assert "memory is full with 8 tiles at once; going on with 1: set backend.batch: 1" in caplog.text
     assert "1 at once" in one.name
@@ -169,7 +169,7 @@ def test_a_card_too_full_even_for_one_tile_is_an_error_that_leaves_nothing_open(
 
     monkeypatch.setattr(backend, "open_network", full)
     with pytest.raises(BackendError, match="out of memory"):
-        open_backend(BackendConfig(kind="auto", batch=8), manifest.locate("fast"), tmp_path)
+        open_backend(BackendConfig(kind="auto", batch=8), manifest.verified("fast"), tmp_path)
     assert drivers[0].closed
 
 
@@ -177,4 +177,4 @@ def test_a_bad_tile_is_refused_before_anything_is_built(monkeypatch: pytest.Monk
     plug_in(monkeypatch)
     monkeypatch.setattr(provision, "engine", lambda *given: pytest.fail("an engine was asked for"))
     with pytest.raises(WeightsError, match="leaves nothing inside halo"):
-        open_backend(BackendConfig(kind="auto", tile=128), manifest.locate("fast"), tmp_path)
+        open_backend(BackendConfig(kind="auto", tile=128), manifest.verified("fast"), tmp_path)

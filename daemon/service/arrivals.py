@@ -1,0 +1,106 @@
+"""The arrival thread: what the watcher sees and the tracker finds complete goes into the ledger, which is the queue."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from daemon import formats
+from daemon.arrival.tracker import Arrived, Tracker
+from daemon.arrival.watcher import Watcher
+from daemon.errors import TransientError
+from daemon.ledger.jobs import Ledger
+from daemon.service.accounts import Accounts
+from daemon.service.blockage import Blockage
+from daemon.settings.config import Config
+
+log = logging.getLogger(__name__)
+
+OVERDUE_SECONDS = 1.0
+
+
+class Arrivals:
+    """`run` is the thread's body; the rest is for any thread. `by_section`: whether a stack's sections are apart."""
+
+    def __init__(
+        self, config: Config, ledger: Ledger, watcher: Watcher, blockage: Blockage, by_section: Callable[[str], bool]
+    ) -> None:
+        self.settled = False
+        """Whether all that the last scan found is in the ledger."""
+        self._ledger, self._watcher, self._blockage, self._by_section = ledger, watcher, blockage, by_section
+        drop = config.folders.drop
+        self._tracker = Tracker(
+            config.arrival,
+            lambda path: formats.probe(drop / path, drop),
+            lambda seen: ledger.known(seen.path, seen.size, seen.mtime_ns),
+        )
+        self._forgotten: deque[str] = deque()
+        """Files that changed or went, for the tracker: they may be there after all."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to be taken in, as of the last scan."""
+        return not self._forgotten and self.settled
+
+    def forgotten(self, path: str) -> None:
+        """The ledger knows a file no more that may be there: it is taken in anew."""
+        self.settled = False
+        self._forgotten.append(path)
+        self._watcher.wake()
+
+    def run(self, stop: threading.Event, accounts: Accounts, dispatch: Callable[[], None]) -> None:
+        """Until `stop`. `dispatch` is called whenever something may be due."""
+        while not stop.is_set():
+            due = self._watcher.wait(self._next_look())
+            if found := self._watcher.scan() if due else None:
+                self._tracker.observe(
+                    found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted
+                )
+            now = time.monotonic()
+            while self._forgotten:
+                self.settled = False  # before the next line, so that `quiet` is never true between the two
+                self._tracker.offer_again(self._forgotten.popleft(), now)
+            while not stop.is_set() and (arrived := self._tracker.ready(now)):
+                for one in arrived:
+                    self._register(one, now, accounts)
+                dispatch()
+            for held in self._tracker.take_news():
+                log.info("waiting for %r: %s", held.path, held.reason)
+            looked = found is not None if due else self.settled
+            self.settled = looked and self._tracker.unfinished == 0
+            accounts.catch_up()
+            dispatch()
+
+    def _next_look(self) -> float | None:
+        """Monotonic time of the next thing due without an event: a file settles, or a failed job's turn comes."""
+        now, settled = time.monotonic(), self._tracker.next_due()
+        due = [] if settled is None else [settled]
+        if self._blockage.until > now:
+            due.append(self._blockage.until)
+        with contextlib.suppress(TransientError):  # the ledger's disk is full: the next rescan asks again
+            if (retry := self._ledger.next_retry()) is not None:
+                # One that is due already waits for room in memory, and whoever leaves makes it: no need to hurry.
+                due.append(max(now + (retry or OVERDUE_SECONDS), self._blockage.until))
+        return min(due) if due else None
+
+    def _register(self, arrived: Arrived, now: float, accounts: Accounts) -> None:
+        seen = arrived.sighting
+        refused = None if arrived.truncated is None else f"{arrived.truncated}: copy it again"
+        try:
+            self._ledger.register(
+                seen.path,
+                seen.size,
+                seen.mtime_ns,
+                live=arrived.live,
+                warning=arrived.warning,
+                refused=refused,
+                by_section=self._by_section(seen.path),
+            )
+        except TransientError as error:
+            log.error("%s; %r is taken in later", error, seen.path)
+            self._tracker.offer_again(seen.path, now)
+            return
+        if refused is not None:
+            accounts.refused(seen.path, refused)

@@ -21,11 +21,12 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
+from training.changes import changed
 from training.data import simulate
 from training.distributed import Place
 from training.evaluation import guards
 from training.evaluation.methods import on_counts, weights
-from training.fit import Order, changed, fit_and_finish, material
+from training.fit import Order, fit_and_finish, material
 from training.loop import WEIGHTS, Budget
 from training.network import build
 from training.presets import FAST, Recipe

@@ -1,7 +1,6 @@
 """`python -m training fit`: clean micrographs → weights, by one of the recipes."""
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import logging
@@ -18,16 +17,17 @@ from torch import nn
 from daemon.backends.manifest import sha256
 from daemon.errors import ConfigError
 from daemon.files import save
+from training.changes import changed
 from training.curve import PICTURE
 from training.data import cache as store
 from training.data import simulate
-from training.data.exposure import Detector, Image
+from training.data.exposure import Image
 from training.data.truths import Rule, Truth, load_truths, split_by_source, write_split
 from training.distributed import Place, alone
 from training.loop import CHECKPOINT, WEIGHTS, Budget, train
-from training.losses import GRID, LOSSES, huberised
-from training.network import NetworkName, build
-from training.presets import PRESETS, Course, Doses, Optimiser, Protocol, Recipe
+from training.losses import huberised
+from training.network import build
+from training.presets import PRESETS, Recipe
 from training.state import read as read_state
 from training.supply import Where, card_drawer, drawer, drawn_on_card, loss_of, stock_of
 from training.validation import validator
@@ -119,55 +119,6 @@ def fit_and_finish(order: "Order", recipe: Recipe, budget: Budget, finish: float
     step = read_state(order.out / CHECKPOINT)["step"]
     copy = replace(order, out=order.out / f"finished-{step}", cache=order.folder_of_cache)
     return fit(copy, recipe.finishing(step), budget.share(finish), origin=order.out)
-
-
-def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with "name=value" changes, values in JSON. Raises ConfigError for what no recipe has."""
-    known = {field.name: field for field in dataclasses.fields(Recipe)}
-    for change in changes:
-        name, _, text = change.partition("=")
-        if name not in known or name == "stages":
-            raise ConfigError(f"--set {change}: a recipe has no {name}; it has {', '.join(sorted(known))}")
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"--set {change}: the value must be JSON (a text in double quotes): {error}") from error
-        wanted = type(getattr(recipe, name))
-        if not isinstance(value, (int, float) if wanted is float else wanted) or (
-            isinstance(value, bool) and wanted is not bool
-        ):
-            raise ConfigError(f"--set {change}: {name} must be of type {wanted.__name__}")
-        change_of: dict[str, Any] = {name: value}
-        recipe = replace(recipe, **change_of)
-    for name, choices in (
-        ("optimiser", Optimiser),
-        ("network", NetworkName),
-        ("protocol", Protocol),
-        ("doses", Doses),
-        ("course", Course),
-    ):
-        if getattr(recipe, name) not in get_args(choices):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(recipe, name)}")
-    try:
-        Detector(**recipe.detector)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"detector: {error}; see training.data.exposure.Detector") from error
-    for name in ("batch", "crop", "scenes", "validate_every", "validation_crops", "warm_up_batches"):
-        if getattr(recipe, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, not {getattr(recipe, name)}")
-    if not (recipe.rate > 0 and 0 <= recipe.averaging < 1 and 0 <= recipe.simulated <= 1 and recipe.seed >= 0):
-        raise ConfigError("rate must be above 0, averaging in [0, 1), simulated in [0, 1], seed not negative")
-    try:
-        network = build(recipe.network, recipe.arguments)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise ConfigError(f"arguments {json.dumps(recipe.arguments)}: no such network ({error})") from error
-    if recipe.crop % network.stride:
-        raise ConfigError(f"crop must be a multiple of {network.stride}, the network's stride, not {recipe.crop}")
-    if recipe.grid and (recipe.crop % GRID or not recipe.flat):
-        raise ConfigError(f"grid needs flat crops (flat above 0) whose side, crop, is a multiple of {GRID}")
-    if recipe.loss not in LOSSES:
-        raise ConfigError(f"no loss is called {recipe.loss}; there are {', '.join(sorted(LOSSES))}")
-    return recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ EVALUATED = 4
 
 def prepare(options: argparse.Namespace) -> int:
     """Carry out `pack`."""
-    from training.fit import VALIDATION_SHARE, begin_from, changed, provenance_of  # needs what the card's machine lacks
+    from training.changes import changed
+    from training.fit import VALIDATION_SHARE, begin_from, provenance_of  # needs what the card's machine lacks
 
     recipe = changed(PRESETS["lease"]["all"], options.changes)
     if recipe.protocol != "counts" or recipe.course != "plateau":

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from daemon.errors import ConfigError
 from training import curve
+from training.changes import changed
 from training.data import simulate
 from training.data.samples import Batch
 from training.data.truths import load_truths
-from training.fit import SPLIT, Order, changed, drawer, fit, fit_and_finish
+from training.fit import SPLIT, Order, drawer, fit, fit_and_finish
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
 from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
@@ -267,38 +268,6 @@ def test_detector_terms_reach_the_crops(data: Path) -> None:
     recipe = changed(TINY, ["real_detector=1.0", 'detector={"hot_pixels": 0.05}'])
     plain, hot = (drawer(r, truths, ())(0, range(8)).noisy.max((1, 2, 3)) for r in (TINY, recipe))
     assert np.median(hot / plain) > 3
-
-
-def test_a_recipe_is_changed_by_name() -> None:
-    recipe = changed(FAST, ["rate=1e-4", 'loss="mse"', 'arguments={"widths": [8, 8, 8, 8]}', "batch=3"])
-    assert recipe == replace(FAST, rate=1e-4, loss="mse", arguments={"widths": [8, 8, 8, 8]}, batch=3)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ("speed=1", "has no speed"),
-        ("stages=[]", "has no stages"),
-        ("loss=mse", "double quotes"),
-        ('loss="best"', "no loss is called best"),
-        ('batch="many"', "of type int"),
-        ("rate", "must be JSON"),
-        ("grid=1.0", "grid needs flat crops"),
-        ('course="up"', "course must be one of cosine, plateau, decay, not up"),
-        ("warm_up_batches=0", "warm_up_batches must be at least 1"),
-        ('arguments={"widths": [8]}', "no such network"),
-        ("crop=100", "multiple of 32"),
-        ("batch=0", "batch must be at least 1"),
-        ("rate=-1", "rate must be above 0"),
-        ("averaging=true", "of type float"),
-        ('optimiser="sgd"', "optimiser must be one of adam, adamw, muon, rmsprop, nesterov, not sgd"),
-        ('detector={"colour": 1}', "detector: .*colour"),
-        ('detector={"psf": -1}', "psf of a detector must lie in"),
-    ],
-)
-def test_a_wrong_change_is_explained(change: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        changed(FAST, [change])
 
 
 def test_a_training_with_flat_crops_and_the_grid_loss_runs_and_is_validated_on_specimens(

@@ -56,6 +56,11 @@ def cell(value: object, kind: str = "") -> str:
     return f"<td{f' class={kind}' if kind else ''}>{escape(str(value))}</td>"
 
 
+def figure(value: float | None, form: str, factor: float = 1, kind: str = "") -> str:
+    """A cell with `factor` times a number, formatted as `form` asks; empty where there is none."""
+    return cell("" if value is None else f"{factor * value:{form}}", kind)
+
+
 def table(
     columns: Sequence[str],
     lines: Sequence[Sequence[str]],

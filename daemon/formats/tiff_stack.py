@@ -33,36 +33,40 @@ def choose(path: Path, layout: Layout) -> list[int]:
 
     Raises MicrographError where none is, or nothing says which; DamagedError for a frame unlike the others.
     """
-    refusals = [_refusal(page) for page in layout.pages]
-    grey = [index for index, refusal in enumerate(refusals) if refusal is None]
-    full = [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
-    if not full:
-        raise MicrographError(
-            f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
-        )
-    kinds = {index: _kind(layout.pages[index]) for index in full}
-    deepest = max(layout.pages[index].bits for index in full)
-    largest = max(_area(layout.pages[index]) for index in full)
-    best = {kinds[index] for index in full if _rank(layout.pages[index]) == (deepest, largest)}
+    full = _full_size(path, layout)
+    pages = {index: layout.pages[index] for index in full}
+    deepest = max(page.bits for page in pages.values())
+    largest = max(_area(page) for page in pages.values())
+    best = {_kind(page) for page in pages.values() if _rank(page) == (deepest, largest)}
     hidden = [page for page in layout.inner if _refusal(page) is None and not page.subfile & _REDUCED]
     if len(best) != 1 or any(page.bits > deepest or _area(page) > largest for page in hidden):
-        every = dict.fromkeys([*(layout.pages[index] for index in full), *hidden])
-        told = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
+        every = dict.fromkeys([*pages.values(), *hidden])
+        kinds = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
         raise MicrographError(
-            f"{path}: holds images of several kinds ({told}), and nothing says which is the micrograph; "
+            f"{path}: holds images of several kinds ({kinds}), and nothing says which is the micrograph; "
             "save that one as a file of its own"
         )
     (main,) = best
-    chosen = [index for index in full if kinds[index] == main]
-    for index in full:
+    chosen = [index for index, page in pages.items() if _kind(page) == main]
+    for index, page in pages.items():
         # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
-        if kinds[index] != main and chosen[0] < index < chosen[-1]:
-            page = layout.pages[index]
+        if _kind(page) != main and chosen[0] < index < chosen[-1]:
             raise DamagedError(
                 f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
                 "frames of the stack"
             )
     return chosen
+
+
+def _full_size(path: Path, layout: Layout) -> list[int]:
+    """Indices of the greyscale pages, without thumbnails where there are others. Raises MicrographError without any."""
+    refusals = [_refusal(page) for page in layout.pages]
+    grey = [index for index, refusal in enumerate(refusals) if refusal is None]
+    if not grey:
+        raise MicrographError(
+            f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
+        )
+    return [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
 
 
 def _kind(page: Page) -> tuple[int, ...]:

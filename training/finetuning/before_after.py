@@ -6,7 +6,7 @@ noise, which is known, is subtracted: that estimate has no bias, but an error of
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite, log10
 from typing import Any, Literal
@@ -210,40 +210,58 @@ class Outcome:
         return {"verdict": self.verdict, "recommended": self.recommended, **numbers}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """Both networks on one file in one regime: errors (2, blocks) of each case, and its peak where that is known."""
+
+    blocks: list[NDArray[np.float64]]
+    peaks: list[float]
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Of all cases: (2, blocks)."""
+        return np.concatenate(self.blocks, 1)
+
+
 def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: int = 0) -> Outcome:
     """Both networks on every case. Raises ValueError if there is none."""
-    found: defaultdict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
-    peaks: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    found: defaultdict[str, defaultdict[str, _Measured]] = defaultdict(lambda: defaultdict(lambda: _Measured([], [])))
     shown: tuple[Case, Image, Image] | None = None
     for case in cases:
         results = denoise(before, case), denoise(after, case)
         shown = shown or (case, *results)
-        key = case.regime, case.file
-        found[key].append(np.stack([block_errors(result, case) for result in results]))
+        measured = found[case.regime][case.file]
+        measured.blocks.append(np.stack([block_errors(result, case) for result in results]))
         if case.peak is not None:
-            peaks[key].append(case.peak)
+            measured.peaks.append(case.peak)
     if shown is None:
         raise ValueError("there is no held-out image to compare on")
-    regimes, rows = [], []
-    for name in dict.fromkeys(regime for regime, _ in found):
-        blocks = {file: np.concatenate(parts, 1) for (regime, file), parts in found.items() if regime == name}
-        rows += [Row(file, name, float(table[0].mean()), float(table[1].mean())) for file, table in blocks.items()]
-        values = np.concatenate(list(blocks.values()), 1)
-        files = [file for file, table in blocks.items() for _ in range(table.shape[1])]
-        # One seed for all three: the same files and blocks are drawn for each.
-        # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
-        doubt = 0.05 / len({regime for regime, _ in found})
-        first, second, fall = (bootstrap(v, files, seed, doubt=doubt) for v in (*values, values[0] - values[1]))
-        psnr: list[float | None] = [None, None]
-        if (name, files[0]) in peaks:
-            highest = [max(peaks[name, file]) for file in blocks]
-            means = [table.mean(1) for table in blocks.values()]
-            psnr = [
-                float(np.mean([decibels(peak, float(mean[which])) for peak, mean in zip(highest, means, strict=True)]))
-                for which in (0, 1)
-            ]
-        regimes.append(Regime(name, len(blocks), first, second, fall, psnr[0], psnr[1]))
+    # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
+    regimes = [_regime(name, files, seed, 0.05 / len(found)) for name, files in found.items()]
+    rows = [
+        Row(file, name, float(measured.errors[0].mean()), float(measured.errors[1].mean()))
+        for name, files in found.items()
+        for file, measured in files.items()
+    ]
     return Outcome(tuple(regimes), tuple(rows), shown)
+
+
+def _regime(name: str, files: Mapping[str, _Measured], seed: int, doubt: float) -> Regime:
+    """Means over files with intervals that are wrong with a chance of `doubt`."""
+    tables = {file: measured.errors for file, measured in files.items()}
+    before, after = np.concatenate(list(tables.values()), 1)
+    of = [file for file, table in tables.items() for _ in range(table.shape[1])]
+    # One seed for all three: the same files and blocks are drawn for each.
+    first, second, fall = (bootstrap(values, of, seed, doubt=doubt) for values in (before, after, before - after))
+    psnr: tuple[float | None, float | None] = None, None
+    if all(measured.peaks for measured in files.values()):
+        psnr = _psnr(files, 0), _psnr(files, 1)
+    return Regime(name, len(files), first, second, fall, *psnr)
+
+
+def _psnr(files: Mapping[str, _Measured], which: int) -> float:
+    """Mean over files, dB; `which`: 0 before, 1 after."""
+    return float(np.mean([decibels(max(one.peaks), float(one.errors[which].mean())) for one in files.values()]))
 
 
 def decibels(peak: float, error: float) -> float:

@@ -141,30 +141,14 @@ def read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], li
     micrographs = [formats.read(path, MAX_PIXELS) for path in group]
     for micrograph in micrographs:
         formats.require_one_exposure(micrograph)
-    path, pixels = group[0], micrographs[0].pixels
-    if min(pixels.shape) < reading.smallest:
+    path, (height, width) = group[0], micrographs[0].pixels.shape
+    if min(height, width) < reading.smallest:
         raise MicrographError(
-            f"{path}: {pixels.shape[1]} × {pixels.shape[0]} pixels; at least "
-            f"{reading.smallest} on either side are needed"
+            f"{path}: {width} × {height} pixels; at least {reading.smallest} on either side are needed"
         )
     if reading.how == "thinning":
         return _countable(path, micrographs[0], reading)
-    if len(group) == 2:
-        if pixels.shape != micrographs[1].pixels.shape:
-            raise MicrographError(f"{path}: {group[1].name} is of another size; exposures of a field must be alike")
-        planes = [(one.pixels, int(one.metadata.get("frames", 1))) for one in micrographs]
-        halves = planes
-    elif (frames := int(micrographs[0].metadata.get("frames", 1))) > 1:
-        stack = read_frames(path, micrographs[0], frames)
-        planes = [(summed(stack[start::GROUPS]), len(stack[start::GROUPS])) for start in range(min(GROUPS, frames))]
-        # Drift shows between the beginning and the end of a movie, which interleaved groups share.
-        halves = [(summed(part), frames // 2) for part in (stack[: frames // 2], stack[-(frames // 2) :])]
-    else:
-        ends = ", ".join(f"_{first} and _{second}" for first, second in reading.partners)
-        raise MicrographError(
-            f"{path}: one image without a partner; a pair is two files of one field whose names end in {ends}, or a "
-            "stack of frames. For single images of counts use --how thinning"
-        )
+    planes, halves = _apart(group, micrographs, reading)
     gain, offset = _gain(path, planes, reading)
     exposures = [_counts(path, plane, gain, offset * number)[0] for plane, number in planes]
     doses = [float(exposure.mean(dtype=np.float64)) for exposure in exposures]
@@ -177,6 +161,34 @@ def read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], li
     if reason := compared.refusal():
         raise MicrographError(f"{path}: {reason}")
     return exposures, doses, {"gain": gain, "offset": offset, **asdict(compared)}
+
+
+_Summed = list[tuple[Pixels, int]]
+"""Planes (H, W), each with the number of frames that were summed to it."""
+
+
+def _apart(group: Sequence[Path], micrographs: Sequence[Micrograph], reading: Reading) -> tuple[_Summed, _Summed]:
+    """Independent exposures of one field, and its two halves in the order of time; of a pair both are the same.
+
+    Raises MicrographError where there is one exposure only, or two of different sizes.
+    """
+    path, first = group[0], micrographs[0]
+    frames = int(first.metadata.get("frames", 1))
+    if len(group) == 2:
+        if first.pixels.shape != micrographs[1].pixels.shape:
+            raise MicrographError(f"{path}: {group[1].name} is of another size; exposures of a field must be alike")
+        pair = [(one.pixels, int(one.metadata.get("frames", 1))) for one in micrographs]
+        return pair, pair
+    if frames > 1:
+        stack = read_frames(path, first, frames)
+        planes = [(summed(stack[start::GROUPS]), len(stack[start::GROUPS])) for start in range(min(GROUPS, frames))]
+        # Drift shows between the beginning and the end of a movie, which interleaved groups share.
+        return planes, [(summed(part), frames // 2) for part in (stack[: frames // 2], stack[-(frames // 2) :])]
+    ends = ", ".join(f"_{one} and _{other}" for one, other in reading.partners)
+    raise MicrographError(
+        f"{path}: one image without a partner; a pair is two files of one field whose names end in {ends}, or a "
+        "stack of frames. For single images of counts use --how thinning"
+    )
 
 
 def _countable(

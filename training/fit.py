@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     budget = Budget(minutes, options.steps)  # refused at once if it is wrong, not after the data were read
     if not 0 <= options.finish <= 1:
         raise ConfigError(f"--finish {options.finish:g}: give a share of the budget between 0 and 1")
-    order = Order(
+    order = FitOrder(
         options.data,
         options.out,
         options.validation,
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def fit_and_finish(order: "Order", recipe: Recipe, budget: Budget, finish: float) -> Path:
+def fit_and_finish(order: "FitOrder", recipe: Recipe, budget: Budget, finish: float) -> Path:
     """Train; a plateau for what `finish` leaves of the budget, then a copy of it down to a rate of nothing.
 
     Returns the folder of the weights. The plateau's own state stays in `order.out`, to be prolonged by another call.
@@ -122,7 +122,7 @@ def fit_and_finish(order: "Order", recipe: Recipe, budget: Budget, finish: float
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FitOrder:
     """What to learn from, and where to keep it."""
 
     data: Path
@@ -151,7 +151,7 @@ class Order:
         return self.cache or self.out / CACHE
 
 
-def fit(order: Order, recipe: Recipe, budget: Budget, *, origin: Path | None = None) -> Path:
+def fit(order: FitOrder, recipe: Recipe, budget: Budget, *, origin: Path | None = None) -> Path:
     """Train the recipe's network on a folder of micrographs; returns `order.out`: weights, curve, record and split.
 
     `split.json` says what is held out to validate on. `origin`: folder of a run to copy the state of. Raises
@@ -204,7 +204,7 @@ def provenance_of(
     }
 
 
-def material(order: Order, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
+def material(order: FitOrder, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
     """Truths to learn from, and others to validate on."""
     rule: Rule = "paper" if recipe.protocol == "paper" else "clean"
     smallest = min(recipe.crop, 192)

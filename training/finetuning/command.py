@@ -53,7 +53,7 @@ FEW = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FineTuningOrder:
     """What is asked for. `gain`, `offset` and `partners` are of noisy data only."""
 
     data: Path
@@ -85,7 +85,7 @@ class Material:
     measured: dict[str, dict[str, float]]
 
 
-def fine_tune(order: Order) -> Outcome:
+def fine_tune(order: FineTuningOrder) -> Outcome:
     """Fine-tune; `order.out` becomes a run that `engine_build.export` turns into weights, with a report beside it.
 
     Run again with the same order it goes on where it was. Raises ConfigError (data, options, another run in `out`),
@@ -158,7 +158,7 @@ def as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def recipe_of(order: Order, parent: Manifest) -> Recipe:
+def recipe_of(order: FineTuningOrder, parent: Manifest) -> Recipe:
     """The parent's recipe, gently."""
     loss = order.loss or ("root" if order.how == "clean" else "mse")
     recipe = replace(
@@ -183,7 +183,7 @@ def recipe_of(order: Order, parent: Manifest) -> Recipe:
     return recipe
 
 
-def load_clean(order: Order) -> Material:
+def load_clean(order: FineTuningOrder) -> Material:
     """Clean micrographs, exposed and mixed with simulated scenes as in training."""
     truths = load_truths(order.data, order.out / "cache", smallest=order.crop)
     training, held_out = split(truths, order)
@@ -198,7 +198,7 @@ def load_clean(order: Order) -> Material:
     )
 
 
-def load_noisy(order: Order) -> Material:
+def load_noisy(order: FineTuningOrder) -> Material:
     """Noisy pairs, frames or single images of counts."""
     assert order.how != "clean"
     reading = Reading(order.how, order.gain, order.offset, order.partners, order.crop)
@@ -217,7 +217,7 @@ def load_noisy(order: Order) -> Material:
 Item = TypeVar("Item", Truth, Field)
 
 
-def split(items: Sequence[Item], order: Order) -> tuple[list[Item], list[Item]]:
+def split(items: Sequence[Item], order: FineTuningOrder) -> tuple[list[Item], list[Item]]:
     """Whole sources (sub-folders) at random for training and to be held out; single files if there is one source only.
 
     Raises ConfigError if there are not two to split.
@@ -235,7 +235,7 @@ def split(items: Sequence[Item], order: Order) -> tuple[list[Item], list[Item]]:
     return [item for item in items if item.name not in held], [item for item in items if item.name in held]
 
 
-def provenance_of(order: Order, parent: Manifest, material: Material) -> dict[str, Any]:
+def provenance_of(order: FineTuningOrder, parent: Manifest, material: Material) -> dict[str, Any]:
     """What the record says of where the weights come from; also the plan that a resumed run must agree with."""
     return {
         "parent": {"name": parent.name, "network": parent.network, "sha256": parent.sha256[parent.safetensors]},
@@ -255,7 +255,7 @@ def provenance_of(order: Order, parent: Manifest, material: Material) -> dict[st
     }
 
 
-def remarks(order: Order, material: Material) -> list[str]:
+def remarks(order: FineTuningOrder, material: Material) -> list[str]:
     """What the report says of the data."""
     lines = [
         f"Data: {order.data}, {order.how}: {len(material.training)} files trained on, {len(material.held_out)} "
@@ -297,7 +297,7 @@ def run(options: argparse.Namespace) -> int:
     """The command. 0: better weights; 3: done, but the weights are not recommended."""
     minutes = 30.0 if options.budget_minutes is None and options.steps is None else options.budget_minutes
     first, second = (text.lower().lstrip(" _.-") for text in options.endings or PARTNERS[0])
-    order = Order(
+    order = FineTuningOrder(
         data=options.data,
         out=options.out,
         how=options.how,

@@ -51,7 +51,7 @@ PLACEHOLDER = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class MrcLayout:
     """What an MRC header says. Lengths in bytes."""
 
     header: Any
@@ -77,7 +77,7 @@ def recognised(head: bytes, suffix: str) -> bool:
     return head[208:211] == b"MAP" or (suffix.lower() in SUFFIXES and _header(head) is not None)
 
 
-def parse(head: bytes) -> Layout:
+def parse(head: bytes) -> MrcLayout:
     """Understand the first 1024 bytes. Raises DamagedError."""
     if len(head) < HEADER_BYTES:
         raise DamagedError("the MRC header is cut off", cut=True)
@@ -90,7 +90,7 @@ def parse(head: bytes) -> Layout:
         mode = _PACKED  # IMOD's second way to say it
     dtype = np.dtype(_MODES.get(mode, "u1")).newbyteorder(header.dtype["nx"].byteorder)
     shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
-    return Layout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
+    return MrcLayout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
 
 
 def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int | None = None) -> Micrograph:
@@ -133,7 +133,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
 
 
-def _refuse(path: Path, layout: Layout, max_pixels: int) -> None:
+def _refuse(path: Path, layout: MrcLayout, max_pixels: int) -> None:
     """Raises MicrographError for what is no stack of planes, one intensity per pixel, within `max_pixels`."""
     stored, height, width = layout.shape
     if layout.mode >= _COMPRESSED:
@@ -148,7 +148,7 @@ def _refuse(path: Path, layout: Layout, max_pixels: int) -> None:
     check_pixels(path, height, width, stored, max_pixels)
 
 
-def _stored(layout: Layout, size: int, *, growing: bool) -> int:
+def _stored(layout: MrcLayout, size: int, *, growing: bool) -> int:
     """How many sections there are, of a growing stack those that are whole. Raises DamagedError for missing bytes."""
     stored, height, width = layout.shape
     missing = layout.extent.end - size
@@ -209,7 +209,7 @@ def _known(mode: int) -> bool:
     return plain in _MODES or plain in _REFUSED
 
 
-def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
+def _frames(stream: BinaryIO, layout: MrcLayout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
     _, height, width = layout.shape
     stream.seek(layout.data + chosen.start * height * width * dtype.itemsize)
     for _ in chosen:

@@ -27,7 +27,7 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.tiff_layout import Layout, Page
+from daemon.formats.tiff_layout import TiffLayout, Page
 from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
@@ -106,7 +106,7 @@ def read(
     return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, warnings, taken)
 
 
-def _wanted(path: Path, layout: Layout, pages: list[int], section: int | None, max_pixels: int) -> _Wanted:
+def _wanted(path: Path, layout: TiffLayout, pages: list[int], section: int | None, max_pixels: int) -> _Wanted:
     """The planes to read of these pages. Raises MicrographError for planes that are none, too large, or not there."""
     first = layout.pages[pages[0]]
     stored = len(pages) * first.depth * layout.contiguous_frames
@@ -201,7 +201,7 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
             (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
 
 
-def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tifffile.TiffPage:
+def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) -> tifffile.TiffPage:
     """A page as tifffile sees it, which must be as we do: it is our reading of the sizes that was held to limits."""
     page = file.pages[index]
     if not isinstance(page, tifffile.TiffPage):
@@ -225,7 +225,7 @@ def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tif
 
 
 def _wanted_planes(
-    stream: BinaryIO, file: tifffile.TiffFile, layout: Layout, wanted: _Wanted, size: int, dtype: np.dtype[Any]
+    stream: BinaryIO, file: tifffile.TiffFile, layout: TiffLayout, wanted: _Wanted, size: int, dtype: np.dtype[Any]
 ) -> Iterator[Pixels]:
     """Stored planes (H, W), one after the other."""
     if layout.contiguous_frames > 1:
@@ -235,7 +235,7 @@ def _wanted_planes(
 
 
 def _planes(
-    stream: BinaryIO, file: tifffile.TiffFile, index: int, layout: Layout, size: int, dtype: np.dtype[Any]
+    stream: BinaryIO, file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int, dtype: np.dtype[Any]
 ) -> Iterator[Pixels]:
     like = layout.pages[index]
     if like.remark:

@@ -75,7 +75,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class TiffLayout:
     """All directories of a file, in the order of their chain."""
 
     byteorder: str
@@ -133,7 +133,7 @@ def shaped(description: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def parse(stream: BinaryIO, size: int) -> Layout:
+def parse(stream: BinaryIO, size: int) -> TiffLayout:
     """Read all directories of a TIFF of `size` bytes. Raises DamagedError, OSError."""
     reader, offset = _opened(stream, size)
     layout = _directories(reader, offset)
@@ -162,7 +162,7 @@ def _opened(stream: BinaryIO, size: int) -> tuple["_Reader", int]:
     return _Reader(stream, size, order, big), offset
 
 
-def _directories(reader: "_Reader", offset: int) -> Layout:
+def _directories(reader: "_Reader", offset: int) -> TiffLayout:
     """The chain of directories that begins at `offset`, with the images in their sub-directories."""
     pages: list[Page] = []
     inner: list[Page] = []
@@ -188,7 +188,7 @@ def _directories(reader: "_Reader", offset: int) -> Layout:
         segments += len(pages[-1].offsets)
         if len(pages) > _MAX_PAGES or segments > _MAX_SEGMENTS:
             raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")
-    return Layout(reader.order, tuple(pages), description, tuple(inner))
+    return TiffLayout(reader.order, tuple(pages), description, tuple(inner))
 
 
 class _Reader:

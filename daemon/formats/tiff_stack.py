@@ -9,7 +9,7 @@ from daemon.errors import MicrographError
 from daemon.formats import stack, tiff_layout
 from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
-from daemon.formats.tiff_layout import Layout, Page
+from daemon.formats.tiff_layout import TiffLayout, Page
 from daemon.micrograph import Pixels
 
 EER = (65000, 65001, 65002)
@@ -28,7 +28,7 @@ _LISTED = 4
 _LARGEST_PACKED = 15
 
 
-def choose(path: Path, layout: Layout) -> list[int]:
+def choose(path: Path, layout: TiffLayout) -> list[int]:
     """Indices of the pages that are the micrograph: the largest and deepest greyscale ones, all of one shape and type.
 
     Raises MicrographError where none is, or nothing says which; DamagedError for a frame unlike the others.
@@ -58,7 +58,7 @@ def choose(path: Path, layout: Layout) -> list[int]:
     return chosen
 
 
-def _full_size(path: Path, layout: Layout) -> list[int]:
+def _full_size(path: Path, layout: TiffLayout) -> list[int]:
     """Indices of the greyscale pages, without thumbnails where there are others. Raises MicrographError without any."""
     refusals = [_refusal(page) for page in layout.pages]
     grey = [index for index, refusal in enumerate(refusals) if refusal is None]
@@ -96,7 +96,7 @@ def _refusal(page: Page) -> str | None:
     return None
 
 
-def refuse_channels(path: Path, layout: Layout) -> None:
+def refuse_channels(path: Path, layout: TiffLayout) -> None:
     """Raises MicrographError for a file of several channels."""
     text = layout.description
     sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text)
@@ -113,7 +113,7 @@ def refuse_packed(path: Path, description: str, page: Page, pixels: Pixels) -> N
         )
 
 
-def nature(layout: Layout, page: Page, tags: Mapping[int, Any]) -> Stack | None:
+def nature(layout: TiffLayout, page: Page, tags: Mapping[int, Any]) -> Stack | None:
     """What the pages of a stack are, as far as the file says."""
     if page.compression in EER:
         return Stack("frames", "EER")

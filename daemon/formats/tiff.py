@@ -27,7 +27,7 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.tiff_layout import TiffLayout, Page
+from daemon.formats.tiff_layout import TiffLayout, PageLayout
 from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
@@ -131,7 +131,7 @@ def count(stream: BinaryIO, path: Path, size: int) -> int:
     return len(pages) * layout.pages[pages[0]].depth * layout.contiguous_frames
 
 
-def _check_segments(path: Path, pages: list[Page], max_pixels: int, *, decode: bool) -> None:
+def _check_segments(path: Path, pages: list[PageLayout], max_pixels: int, *, decode: bool) -> None:
     """Whether these pages can be read here. Raises MicrographError where never, CodecNeededError in another process."""
     if pages[0].compression not in _CODECS:
         raise MicrographError(
@@ -147,7 +147,7 @@ def _check_segments(path: Path, pages: list[Page], max_pixels: int, *, decode: b
         raise CodecNeededError  # no codec, but the time and memory that only a child's are limited
 
 
-def _numbers(path: Path, page: tifffile.TiffPage, like: Page) -> np.dtype[Any]:
+def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[Any]:
     """The kind of a page's numbers. Raises MicrographError for one that is no intensity's."""
     dtype = np.dtype(np.uint8) if like.compression in EER else page.dtype
     if dtype is None or dtype.kind not in "iuf":

@@ -46,7 +46,7 @@ _WRONG = "its directory gives a wrong number of {}: the size of the image says h
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Page:
+class PageLayout:
     """One directory. Sizes in pixels, `offsets` and `lengths` of its strips or tiles in bytes."""
 
     width: int
@@ -79,10 +79,10 @@ class TiffLayout:
     """All directories of a file, in the order of their chain."""
 
     byteorder: str
-    pages: tuple[Page, ...]
+    pages: tuple[PageLayout, ...]
     description: str
     """ImageDescription of the first page."""
-    inner: tuple[Page, ...] = ()
+    inner: tuple[PageLayout, ...] = ()
     """Images in sub-directories of the pages."""
     outdated: bool = False
     """Whether the description declares frames of which nothing is there: it is older than the file."""
@@ -111,7 +111,7 @@ class TiffLayout:
         return Extent(start, end, tail)
 
 
-def declared_frames(description: str, page: Page) -> int:
+def declared_frames(description: str, page: PageLayout) -> int:
     """Frames that ImageJ's or tifffile's description declares; 1 if it declares none."""
     if description.startswith("ImageJ="):
         match = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
@@ -164,8 +164,8 @@ def _opened(stream: BinaryIO, size: int) -> tuple["_Reader", int]:
 
 def _directories(reader: "_Reader", offset: int) -> TiffLayout:
     """The chain of directories that begins at `offset`, with the images in their sub-directories."""
-    pages: list[Page] = []
-    inner: list[Page] = []
+    pages: list[PageLayout] = []
+    inner: list[PageLayout] = []
     description = ""
     seen: set[int] = set()
     segments = 0
@@ -231,7 +231,7 @@ class _Reader:
         tags = {int(one["code"]): self.value(one) for one in wanted if one["count"] or one["code"] != _DESCRIPTION}
         return tags, following
 
-    def inner(self, tags: dict[int, Any], most: int) -> list[Page]:
+    def inner(self, tags: dict[int, Any], most: int) -> list[PageLayout]:
         """The images in sub-directories of a directory, at most so many; those that make no sense are none."""
         found = []
         for offset in tags.get(_SUB, ())[: max(0, most)]:
@@ -268,7 +268,7 @@ def _one(tags: Mapping[int, Any], code: int, default: int) -> int:
     return int(tags[code][0]) if code in tags else default
 
 
-def _page(tags: Mapping[int, Any], size: int) -> Page:
+def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
     """Check one directory against itself and against the size of the file."""
     width, height, depth = _one(tags, 256, 0), _one(tags, 257, 0), _one(tags, 32997, 1)
     samples, bits = _one(tags, 277, 1), _one(tags, 258, 1)
@@ -284,7 +284,7 @@ def _page(tags: Mapping[int, Any], size: int) -> Page:
     if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
         raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
     wrong = [text for text in (segments.wrong, wrong_lengths) if text]
-    return Page(
+    return PageLayout(
         width=width,
         height=height,
         depth=depth,

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.formats.reading import DamagedError
-from daemon.formats.tiff_layout import TiffLayout, Page
+from daemon.formats.tiff_layout import TiffLayout, PageLayout
 from daemon.micrograph import Pixels
 
 
@@ -20,7 +20,7 @@ def contiguous(stream: BinaryIO, layout: TiffLayout, dtype: np.dtype[Any], chose
         yield np.frombuffer(data, stored).reshape(page.height, page.width)
 
 
-def plane(stream: BinaryIO, layout: TiffLayout, page: Page, dtype: np.dtype[Any]) -> Pixels:
+def plane(stream: BinaryIO, layout: TiffLayout, page: PageLayout, dtype: np.dtype[Any]) -> Pixels:
     """The pixels (H, W) of a page whose directory libraries stumble over. Raises DamagedError, OSError."""
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
     if page.depth != 1 or page.samples != 1 or page.bits != 8 * stored.itemsize or page.reversed_bits:

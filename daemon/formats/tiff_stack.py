@@ -9,7 +9,7 @@ from daemon.errors import MicrographError
 from daemon.formats import stack, tiff_layout
 from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
-from daemon.formats.tiff_layout import TiffLayout, Page
+from daemon.formats.tiff_layout import TiffLayout, PageLayout
 from daemon.micrograph import Pixels
 
 EER = (65000, 65001, 65002)
@@ -69,19 +69,19 @@ def _full_size(path: Path, layout: TiffLayout) -> list[int]:
     return [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
 
 
-def _kind(page: Page) -> tuple[int, ...]:
+def _kind(page: PageLayout) -> tuple[int, ...]:
     return page.height, page.width, page.depth, page.bits, page.sample_format, page.photometric == 0
 
 
-def _area(page: Page) -> int:
+def _area(page: PageLayout) -> int:
     return page.height * page.width
 
 
-def _rank(page: Page) -> tuple[int, int]:
+def _rank(page: PageLayout) -> tuple[int, int]:
     return page.bits, _area(page)
 
 
-def _refusal(page: Page) -> str | None:
+def _refusal(page: PageLayout) -> str | None:
     """Why a page is no micrograph, or None."""
     if page.photometric in _COLOURED:
         return _COLOURED[page.photometric]
@@ -104,7 +104,7 @@ def refuse_channels(path: Path, layout: TiffLayout) -> None:
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
 
 
-def refuse_packed(path: Path, description: str, page: Page, pixels: Pixels) -> None:
+def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels) -> None:
     """Raises MicrographError for bytes that a description calls packed and that no unpacked 4-bit counts can be."""
     if "4 bits packed" in description and page.bits == 8 and pixels.max() > _LARGEST_PACKED:
         raise MicrographError(
@@ -113,7 +113,7 @@ def refuse_packed(path: Path, description: str, page: Page, pixels: Pixels) -> N
         )
 
 
-def nature(layout: TiffLayout, page: Page, tags: Mapping[int, Any]) -> Stack | None:
+def nature(layout: TiffLayout, page: PageLayout, tags: Mapping[int, Any]) -> Stack | None:
     """What the pages of a stack are, as far as the file says."""
     if page.compression in EER:
         return Stack("frames", "EER")

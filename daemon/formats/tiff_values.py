@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
-from daemon.formats.tiff_layout import Page
+from daemon.formats.tiff_layout import PageLayout
 from daemon.micrograph import Pixels
 
 _WHITE_IS_ZERO = 0
@@ -70,7 +70,7 @@ class Values:
         return f"value = {self.zero:g} {'-' if self.slope < 0 else '+'} {abs(self.slope):g} × stored"
 
 
-def meaning(path: Path, page: Page, description: str) -> Values:
+def meaning(path: Path, page: PageLayout, description: str) -> Values:
     """What the stored numbers of a greyscale page mean. Raises MicrographError for a curve that is no straight line."""
     found = _calibrated(path, page, description)
     if page.photometric != _WHITE_IS_ZERO:
@@ -81,7 +81,7 @@ def meaning(path: Path, page: Page, description: str) -> Values:
     return Values(found.zero + found.slope * top, -found.slope, by)
 
 
-def of_palette(path: Path, page: Page, colours: NDArray[np.uint16] | None) -> Values:
+def of_palette(path: Path, page: PageLayout, colours: NDArray[np.uint16] | None) -> Values:
     """What indices into a palette (3, N) mean: values, where it is a ramp of grey, as SEM software writes it.
 
     Every ninth entry may be an overlay's colour. Raises MicrographError for any other palette.
@@ -97,7 +97,7 @@ def of_palette(path: Path, page: Page, colours: NDArray[np.uint16] | None) -> Va
     return Values(float(2**page.bits - 1), -1.0, "A palette from white to black") if steps < 0 else Values()
 
 
-def _calibrated(path: Path, page: Page, description: str) -> Values:
+def _calibrated(path: Path, page: PageLayout, description: str) -> Values:
     """ImageJ's calibration of values: a function's number (cf) and its coefficients (c0, c1)."""
     if not description.startswith("ImageJ=") or page.bits not in _CALIBRATED_BITS:
         return Values()
@@ -154,7 +154,7 @@ class Understood:
     the first plane contradicts the default, `dtype` and `remark` then say as what all were read.
     """
 
-    def __init__(self, planes: Iterable[Pixels], page: Page, values: Values) -> None:
+    def __init__(self, planes: Iterable[Pixels], page: PageLayout, values: Values) -> None:
         self._planes, self._page, self._values = planes, page, values
         self.dtype: np.dtype[Any] | None = None
         self.remark = ""

@@ -82,7 +82,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class WatchHealth:
     """How the drop folder is watched at the moment, in words for the status."""
 
     state: Literal["starting", "events", "polling", "degraded"]
@@ -174,7 +174,7 @@ class Watcher:
         observer: Callable[[], BaseObserver] = Observer,
         hint: threading.Event | None = None,
     ) -> None:
-        self.health = Health("starting", "the folder has not been listed yet")
+        self.health = WatchHealth("starting", "the folder has not been listed yet")
         self._root, self._rules = root, rules
         self._rescan_seconds, self._polling, self._poll_seconds = rescan_seconds, polling, poll_seconds
         self._clock, self._filesystem, self._new_observer = clock, filesystem, observer
@@ -323,14 +323,14 @@ class Watcher:
         self._stop_observer()
         self._identity = None
         self._back_off = min(2 * self._back_off or self._poll_seconds, LONGEST_BACK_OFF)
-        self.health = Health("degraded", str(gone))
+        self.health = WatchHealth("degraded", str(gone))
         self._earliest = self._latest = self._clock() + self._back_off
 
-    def _watching(self, listing: Listing) -> Health:
+    def _watching(self, listing: Listing) -> WatchHealth:
         remark = f"; {len(listing.unreadable)} folders or files cannot be read" if listing.unreadable else ""
         if self._observer is None:
-            return Health("polling", f"listed every {self._poll_seconds:g} s{remark}")
-        return Health("events", f"events, and listed every {self._rescan_seconds:g} s{remark}")
+            return WatchHealth("polling", f"listed every {self._poll_seconds:g} s{remark}")
+        return WatchHealth("events", f"events, and listed every {self._rescan_seconds:g} s{remark}")
 
     def _note_unannounced(self, listing: Listing, announced: bool) -> None:
         """Remember that files appeared in silence; the next scan decides whether their events were only late."""

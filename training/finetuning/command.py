@@ -27,7 +27,7 @@ from training.distributed import alone
 from training.finetuning import before_after, noisy
 from training.finetuning.before_after import Case, Outcome
 from training.finetuning.before_after_report import REPORT, advice, write
-from training.finetuning.fields import PARTNERS, Reading, Skipped, load_fields
+from training.finetuning.fields import PARTNERS, Reading, SkippedFile, load_fields
 from training.finetuning.noisy import Field
 from training.fit import keep_plan
 from training.loop import RECORD, WEIGHTS, Budget, Drawer, train
@@ -81,7 +81,7 @@ class Material:
     cases: Callable[[], Iterator[Case]]
     training: tuple[str, ...]
     held_out: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     measured: dict[str, dict[str, float]]
 
 

@@ -66,14 +66,14 @@ class Reading:
             )
 
 
-class Skipped(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file, below the data folder, that was not used, and why."""
 
     file: str
     reason: str
 
 
-def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tuple[list[Field], list[Skipped]]:
+def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tuple[list[Field], list[SkippedFile]]:
     """Every field of view below `folder` that can be learnt from, and the files that cannot, in order of names.
 
     `cache`: folder for the counts, memory-mapped from there. `apart`: folder whose files are not looked at. Raises
@@ -89,14 +89,14 @@ def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tup
         and not path.resolve().is_relative_to(apart.resolve())
     )
     fields: list[Field] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     for group in paired(files, reading.partners) if reading.how == "pairs" else [(path,) for path in files]:
         names = tuple(path.relative_to(folder).as_posix() for path in group)
         try:
             fields.append(_cached(group, names, reading, cache))
         except EmdenoisedError as error:
             log.warning("skipped: %s", error)
-            skipped += [Skipped(name, str(error)) for name in names]
+            skipped += [SkippedFile(name, str(error)) for name in names]
     return fields, skipped
 
 

@@ -169,7 +169,7 @@ class Regime:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FileErrors:
     """Errors of one file in one regime."""
 
     file: str
@@ -183,7 +183,7 @@ class Outcome:
     """What came of it. `shown`: one case and the two results for it, the first there was."""
 
     regimes: tuple[Regime, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[FileErrors, ...]
     shown: tuple[Case, Image, Image]
 
     @property
@@ -239,7 +239,7 @@ def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: in
     # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
     regimes = [_regime(name, files, seed, 0.05 / len(found)) for name, files in found.items()]
     rows = [
-        Row(file, name, float(measured.errors[0].mean()), float(measured.errors[1].mean()))
+        FileErrors(file, name, float(measured.errors[0].mean()), float(measured.errors[1].mean()))
         for name, files in found.items()
         for file, measured in files.items()
     ]

@@ -179,7 +179,7 @@ class FileErrors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class BeforeAfter:
     """What came of it. `shown`: one case and the two results for it, the first there was."""
 
     regimes: tuple[Regime, ...]
@@ -223,7 +223,7 @@ class _Measured:
         return np.concatenate(self.blocks, 1)
 
 
-def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: int = 0) -> Outcome:
+def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: int = 0) -> BeforeAfter:
     """Both networks on every case. Raises ValueError if there is none."""
     found: defaultdict[str, defaultdict[str, _Measured]] = defaultdict(lambda: defaultdict(lambda: _Measured([], [])))
     shown: tuple[Case, Image, Image] | None = None
@@ -243,7 +243,7 @@ def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: in
         for name, files in found.items()
         for file, measured in files.items()
     ]
-    return Outcome(tuple(regimes), tuple(rows), shown)
+    return BeforeAfter(tuple(regimes), tuple(rows), shown)
 
 
 def _regime(name: str, files: Mapping[str, _Measured], seed: int, doubt: float) -> Regime:

@@ -12,19 +12,19 @@ from PIL import ImageDraw, ImageFont
 from daemon.files import save
 from daemon.micrograph import Image
 from training.averages import Interval
-from training.finetuning.before_after import ENOUGH_FILES, Case, Outcome
+from training.finetuning.before_after import ENOUGH_FILES, Case, BeforeAfter
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 
 
-def write(outcome: Outcome, out: Path, title: str, remarks: Sequence[str]) -> None:
+def write(outcome: BeforeAfter, out: Path, title: str, remarks: Sequence[str]) -> None:
     """Report, numbers and picture into `out`. Raises ConfigError where the disk refuses."""
     save(out / NUMBERS, json.dumps(outcome.as_json(), indent=1).encode() + b"\n")
     save(out / PICTURE, picture(*outcome.shown))
     save(out / REPORT, report(outcome, title, remarks).encode())
 
 
-def advice(outcome: Outcome) -> str:
+def advice(outcome: BeforeAfter) -> str:
     """The verdict in a sentence, for the person who has to decide."""
     match outcome.verdict:
         case "better" if not outcome.recommended:
@@ -45,7 +45,7 @@ def advice(outcome: Outcome) -> str:
             return "The fine-tuned weights are worse than the ones it started from: do not use them."
 
 
-def report(outcome: Outcome, title: str, remarks: Sequence[str]) -> str:
+def report(outcome: BeforeAfter, title: str, remarks: Sequence[str]) -> str:
     """The report, Markdown."""
     psnr = outcome.regimes[0].psnr_before is not None
     lines = [f"# {title}", "", f"**{advice(outcome)}**", "", *(f"- {remark}" for remark in remarks), ""]

@@ -25,7 +25,7 @@ from training.data import samples, simulate
 from training.data.truths import Truth, load_truths, split_by_source
 from training.distributed import alone
 from training.finetuning import before_after, noisy
-from training.finetuning.before_after import Case, Outcome
+from training.finetuning.before_after import Case, BeforeAfter
 from training.finetuning.before_after_report import REPORT, advice, write
 from training.finetuning.fields import PARTNERS, Reading, SkippedFile, load_fields
 from training.finetuning.noisy import Field
@@ -85,7 +85,7 @@ class Material:
     measured: dict[str, dict[str, float]]
 
 
-def fine_tune(order: FineTuningOrder) -> Outcome:
+def fine_tune(order: FineTuningOrder) -> BeforeAfter:
     """Fine-tune; `order.out` becomes a run that `engine_build.export` turns into weights, with a report beside it.
 
     Run again with the same order it goes on where it was. Raises ConfigError (data, options, another run in `out`),

@@ -38,7 +38,7 @@ BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class HeldOutCase:
     """One noisy input (H, W) in noise units and what its result is compared with, in the same units.
 
     `variance` (H, W) is an unbiased estimate, pixel by pixel, of the variance of the target's noise; None: it has none.
@@ -63,7 +63,7 @@ def windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
             yield slice(int(row), int(row) + side), slice(int(column), int(column) + side)
 
 
-def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[Case]:
+def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[HeldOutCase]:
     """Clean images exposed at every one of DOSES, the same for the same seed. At least 64 pixels a side."""
     for number, truth in enumerate(truths):
         image = truth.versions[0]
@@ -75,10 +75,10 @@ def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[Case]:
                 scaling = noise_units(mean)
                 noisy, target = scaling.to_units(counts), scaling.to_units(true_counts)
                 peak = float(true_counts.max()) / mean**0.5
-                yield Case(truth.name, f"{dose:g} counts per pixel", noisy, target, scaling.level, None, peak)
+                yield HeldOutCase(truth.name, f"{dose:g} counts per pixel", noisy, target, scaling.level, None, peak)
 
 
-def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[Case]:
+def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[HeldOutCase]:
     """Fields divided into halves, each of which is input once and target once; the same for the same seed."""
     for number, field in enumerate(fields):
         for place, window in enumerate(windows(field.shape)):
@@ -91,7 +91,7 @@ def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[Case]:
                 yield noisy_case(field, division)
 
 
-def noisy_case(field: Field, division: Division) -> Case:
+def noisy_case(field: Field, division: Division) -> HeldOutCase:
     """A division of a field as a case.
 
     Thinned counts have the variance of their mean. Real exposures may have another gain than was stated; there the
@@ -104,12 +104,12 @@ def noisy_case(field: Field, division: Division) -> Case:
         share = division.noise / (1 + division.noise)
         variance = np.float32(share) * np.square((division.noisy - division.target) / np.float32(scaling.unit))
     noisy, target = scaling.to_units(division.noisy), scaling.to_units(division.target)
-    return Case(field.name, HALF, noisy, target, scaling.level, variance.astype(np.float32))
+    return HeldOutCase(field.name, HALF, noisy, target, scaling.level, variance.astype(np.float32))
 
 
-def spread(cases: Iterable[Case], most: int) -> list[Case]:
+def spread(cases: Iterable[HeldOutCase], most: int) -> list[HeldOutCase]:
     """Between `most` and twice as many cases, taken at even steps; all, if there are fewer."""
-    kept: list[Case] = []
+    kept: list[HeldOutCase] = []
     step = 1
     for index, case in enumerate(cases):
         if index % step == 0:
@@ -120,7 +120,7 @@ def spread(cases: Iterable[Case], most: int) -> list[Case]:
 
 
 @torch.no_grad()
-def denoise(network: nn.Module, case: Case) -> Image:
+def denoise(network: nn.Module, case: HeldOutCase) -> Image:
     """The network's result (H, W) float32 in the case's units; the network is in evaluation mode meanwhile."""
     training = network.training
     network.eval()
@@ -131,7 +131,7 @@ def denoise(network: nn.Module, case: Case) -> Image:
     return result
 
 
-def block_errors(result: Image, case: Case) -> NDArray[np.float64]:
+def block_errors(result: Image, case: HeldOutCase) -> NDArray[np.float64]:
     """Estimated mean squared error of each block of BLOCK × BLOCK pixels over the input's noise variance: (blocks,)."""
     error = np.square(result - case.target, dtype=np.float64)
     if case.variance is not None:
@@ -144,7 +144,7 @@ def block_errors(result: Image, case: Case) -> NDArray[np.float64]:
     return means
 
 
-def errors(network: nn.Module, cases: Iterable[Case]) -> dict[str, float]:
+def errors(network: nn.Module, cases: Iterable[HeldOutCase]) -> dict[str, float]:
     """Mean error by regime: figures for a learning curve, whose names begin with "validation"."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for case in cases:
@@ -184,7 +184,7 @@ class BeforeAfter:
 
     regimes: tuple[Regime, ...]
     rows: tuple[FileErrors, ...]
-    shown: tuple[Case, Image, Image]
+    shown: tuple[HeldOutCase, Image, Image]
 
     @property
     def verdict(self) -> Verdict:
@@ -223,10 +223,10 @@ class _Measured:
         return np.concatenate(self.blocks, 1)
 
 
-def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: int = 0) -> BeforeAfter:
+def compare(before: nn.Module, after: nn.Module, cases: Iterable[HeldOutCase], seed: int = 0) -> BeforeAfter:
     """Both networks on every case. Raises ValueError if there is none."""
     found: defaultdict[str, defaultdict[str, _Measured]] = defaultdict(lambda: defaultdict(lambda: _Measured([], [])))
-    shown: tuple[Case, Image, Image] | None = None
+    shown: tuple[HeldOutCase, Image, Image] | None = None
     for case in cases:
         results = denoise(before, case), denoise(after, case)
         shown = shown or (case, *results)

@@ -12,7 +12,7 @@ from PIL import ImageDraw, ImageFont
 from daemon.files import save
 from daemon.micrograph import Image
 from training.averages import Interval
-from training.finetuning.before_after import ENOUGH_FILES, Case, BeforeAfter
+from training.finetuning.before_after import ENOUGH_FILES, HeldOutCase, BeforeAfter
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 
@@ -85,7 +85,7 @@ def shown(interval: Interval) -> str:
     return f"{interval.mean:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
 
 
-def picture(case: Case, before: Image, after: Image) -> bytes:
+def picture(case: HeldOutCase, before: Image, after: Image) -> bytes:
     """Input, before, after in one grey scale, and the difference of the last two in its own; PNG."""
     low, high = (float(value) for value in np.nanpercentile(before, (0.5, 99.5)))
     largest = float(np.nanpercentile(np.abs(after - before), 99.5)) or 1.0

@@ -25,7 +25,7 @@ from training.data import samples, simulate
 from training.data.truths import Truth, load_truths, split_by_source
 from training.distributed import alone
 from training.finetuning import before_after, noisy
-from training.finetuning.before_after import Case, BeforeAfter
+from training.finetuning.before_after import HeldOutCase, BeforeAfter
 from training.finetuning.before_after_report import REPORT, advice, write
 from training.finetuning.fields import PARTNERS, Reading, SkippedFile, load_fields
 from training.finetuning.noisy import Field
@@ -78,7 +78,7 @@ class Material:
     """What is learnt from, and what is measured on. `cases` may be gone through again and again."""
 
     draw: Drawer
-    cases: Callable[[], Iterator[Case]]
+    cases: Callable[[], Iterator[HeldOutCase]]
     training: tuple[str, ...]
     held_out: tuple[str, ...]
     skipped: tuple[SkippedFile, ...]

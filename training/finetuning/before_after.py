@@ -27,7 +27,7 @@ from training.losses import on
 ENOUGH_FILES = 4
 """Held-out files below which no verdict is a recommendation: an interval over fewer says little of the next file."""
 
-Verdict = Literal["better", "no measurable difference", "mixed", "worse"]
+Effect = Literal["better", "no measurable difference", "mixed", "worse"]
 
 DOSES = (2.0, 10.0, 50.0, 250.0, 1250.0)
 """Mean counts per pixel at which clean images are exposed."""
@@ -187,7 +187,7 @@ class BeforeAfter:
     shown: tuple[HeldOutCase, Image, Image]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Effect:
         """A regime is better or worse if its interval says so; a result that is not a number is worse."""
         better = any(regime.fall.low > 0 for regime in self.regimes)
         worse = any(regime.fall.high < 0 or not isfinite(regime.fall.mean) for regime in self.regimes)

@@ -58,7 +58,7 @@ class NotThereError(EmdenoisedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ShownResult:
     """A result as it lies in the output folder, and what can be shown of it."""
 
     job: Job
@@ -124,7 +124,7 @@ class Gallery:
             for name in [name for name, one in self._held.items() if one.used < before]:
                 del self._held[name]
 
-    def find(self, job: Job) -> Result:
+    def find(self, job: Job) -> ShownResult:
         """The result of a job. Raises NotThereError."""
         if job.output is None:
             raise NotThereError(f"{job.path} has no result" + (f": {job.error}" if job.error else " yet"))
@@ -140,9 +140,9 @@ class Gallery:
             record = self._record(key, image)
         except OSError as error:
             raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error
-        return Result(job, image, key, _shape(image, record), record, self._why_gone(job, record))
+        return ShownResult(job, image, key, _shape(image, record), record, self._why_gone(job, record))
 
-    def tile(self, result: Result, plane: Plane, level: int, row: int, column: int) -> bytes:
+    def tile(self, result: ShownResult, plane: Plane, level: int, row: int, column: int) -> bytes:
         """PNG of one tile (see `pictures.tile_of`). Raises NotThereError, BusyError."""
 
         def draw() -> bytes:
@@ -163,7 +163,7 @@ class Gallery:
         small = row == column == 0 and 0 < level == pictures.levels(result.shape)
         return self._kept(f"{result.key}-{plane}", draw) if small else self.quietly(draw)
 
-    def thumbnail(self, result: Result) -> bytes:
+    def thumbnail(self, result: ShownResult) -> bytes:
         """JPEG of the denoised image. Raises NotThereError, BusyError."""
 
         def draw() -> bytes:
@@ -174,7 +174,7 @@ class Gallery:
 
         return self._kept(f"{result.key}-thumbnail", draw)
 
-    def spectrum(self, result: Result, plane: Literal["raw", "denoised"]) -> bytes:
+    def spectrum(self, result: ShownResult, plane: Literal["raw", "denoised"]) -> bytes:
         """PNG of the logarithm of the power, both in the grey scale of raw; X-ray hits are filled in.
 
         Raises NotThereError, BusyError.
@@ -192,7 +192,7 @@ class Gallery:
         return self._kept(f"{result.key}-spectrum-{plane}", draw)
 
     def profile(
-        self, result: Result, begin: tuple[float, float], end: tuple[float, float], width: int
+        self, result: ShownResult, begin: tuple[float, float], end: tuple[float, float], width: int
     ) -> dict[str, list[float | None]]:
         """Values along a line (see `pictures.along`) of raw, if it is there, and denoised, in the file's units.
 
@@ -258,7 +258,7 @@ class Gallery:
             return "the raw file is not the one that was denoised: it has changed since"
         return ""
 
-    def _open(self, result: Result, plane: Literal["raw", "denoised"]) -> _Held:
+    def _open(self, result: ShownResult, plane: Literal["raw", "denoised"]) -> _Held:
         """Pixels, from memory if they are held. Raises as `Reader.read` does, and NotThereError."""
         name = result.key, plane
         with self._opening:
@@ -278,7 +278,7 @@ class Gallery:
     def _read(self, path: Path, section: int | None = None) -> Pixels:
         return self._reader.read(path, section).pixels
 
-    def _read_denoised(self, result: Result) -> Pixels | ResultFile:
+    def _read_denoised(self, result: ShownResult) -> Pixels | ResultFile:
         """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
         turns = turned.stored((result.record.get("output") or {}).get("turned"))
         plain = open_result(result.image, result.shape, turns)
@@ -289,7 +289,7 @@ class Gallery:
             raise NotThereError(f"{result.image} is not the result that its record describes: its size is another")
         return pixels
 
-    def _read_raw(self, result: Result) -> Pixels:
+    def _read_raw(self, result: ShownResult) -> Pixels:
         if result.raw_gone:
             raise NotThereError(result.raw_gone)
         raw = result.record.get("raw") or {}
@@ -328,7 +328,7 @@ class Gallery:
         return found
 
     @contextmanager
-    def _explained(self, result: Result) -> Iterator[None]:
+    def _explained(self, result: ShownResult) -> Iterator[None]:
         """A file that cannot be read, and a file that is another one now, in words."""
         try:
             yield

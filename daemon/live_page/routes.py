@@ -26,7 +26,7 @@ from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerError
 from daemon.ledger.jobs import Job, Ledger, State
 from daemon.live_page import pictures
-from daemon.live_page.gallery import BusyError, Gallery, NotThereError, Plane, Result
+from daemon.live_page.gallery import BusyError, Gallery, NotThereError, Plane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
 from daemon.logs import one_line
@@ -182,7 +182,7 @@ class Page:
         level, row, column = map(int, place)
         version = "-".join((plane, *place))
 
-        def draw(result: Result) -> bytes:
+        def draw(result: ShownResult) -> bytes:
             return self.gallery.tile(result, plane, level, row, column)
 
         return _picture(request, self._result(number), version, "image/png", draw)
@@ -193,7 +193,7 @@ class Page:
         except LedgerError as error:
             raise NotThereError(f"there is no micrograph {number}") from error
 
-    def _result(self, number: str) -> Result:
+    def _result(self, number: str) -> ShownResult:
         return self.gallery.find(self._job(number))
 
 
@@ -219,7 +219,9 @@ def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> A
         return _json({"error": f"this cannot be shown ({error!r}): its record is damaged, or please report it"}, 500)
 
 
-def _picture(request: Request, result: Result, version: str, kind: str, draw: Callable[[Result], bytes]) -> Answer:
+def _picture(
+    request: Request, result: ShownResult, version: str, kind: str, draw: Callable[[ShownResult], bytes]
+) -> Answer:
     etag = f'"{result.key}-{version}"'
     return Answer(200, kind, b"" if request.etag == etag else draw(result), etag)
 
@@ -252,7 +254,7 @@ def _brief(job: Job) -> dict[str, Any]:
     }
 
 
-def _shown(result: Result) -> dict[str, Any]:
+def _shown(result: ShownResult) -> dict[str, Any]:
     """What the page must know to draw it."""
     height, width = result.shape
     side, factor = pictures.spectrum_size(result.shape)
@@ -268,7 +270,7 @@ def _shown(result: Result) -> dict[str, Any]:
     }
 
 
-def _of_record(result: Result) -> dict[str, Any]:
+def _of_record(result: ShownResult) -> dict[str, Any]:
     """Of the JSON beside the image what is shown of one micrograph; the long lists stay where they are."""
     record = result.record
     raw = record.get("raw") or {}

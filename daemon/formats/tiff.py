@@ -27,7 +27,7 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.tiff_layout import TiffLayout, PageLayout
+from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize

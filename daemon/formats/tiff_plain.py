@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.formats.reading import DamagedError
-from daemon.formats.tiff_layout import TiffLayout, PageLayout
+from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.micrograph import Pixels
 
 

@@ -9,7 +9,7 @@ from daemon.errors import MicrographError
 from daemon.formats import stack, tiff_layout
 from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
-from daemon.formats.tiff_layout import TiffLayout, PageLayout
+from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.micrograph import Pixels
 
 EER = (65000, 65001, 65002)

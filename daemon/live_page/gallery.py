@@ -35,7 +35,7 @@ from daemon.output.record import own_record
 from daemon.settings.folders import Folders
 
 T = TypeVar("T")
-Plane = Literal["raw", "denoised", "residual"]
+ShownPlane = Literal["raw", "denoised", "residual"]
 
 AT_ONCE = 2
 PATIENCE_SECONDS = 2.0
@@ -142,7 +142,7 @@ class Gallery:
             raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error
         return ShownResult(job, image, key, _shape(image, record), record, self._why_gone(job, record))
 
-    def tile(self, result: ShownResult, plane: Plane, level: int, row: int, column: int) -> bytes:
+    def tile(self, result: ShownResult, plane: ShownPlane, level: int, row: int, column: int) -> bytes:
         """PNG of one tile (see `pictures.tile_of`). Raises NotThereError, BusyError."""
 
         def draw() -> bytes:

@@ -26,7 +26,7 @@ from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerError
 from daemon.ledger.jobs import Job, Ledger, State
 from daemon.live_page import pictures
-from daemon.live_page.gallery import BusyError, Gallery, NotThereError, Plane, ShownResult
+from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
 from daemon.logs import one_line
@@ -84,7 +84,7 @@ class Page:
                 (f"/data/profile/{_NUMBER}", self._profile),
                 (f"/picture/{_NUMBER}/thumbnail", self._thumbnail),
                 (f"/picture/{_NUMBER}/spectrum/(raw|denoised)", self._spectrum),
-                (f"/picture/{_NUMBER}/({'|'.join(get_args(Plane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
+                (f"/picture/{_NUMBER}/({'|'.join(get_args(ShownPlane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
             )
         )
 

@@ -12,7 +12,7 @@ from PIL import ImageDraw, ImageFont
 from daemon.files import save
 from daemon.micrograph import Image
 from training.averages import Interval
-from training.finetuning.before_after import ENOUGH_FILES, HeldOutCase, BeforeAfter
+from training.finetuning.before_after import ENOUGH_FILES, BeforeAfter, HeldOutCase
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 

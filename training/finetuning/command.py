@@ -25,7 +25,7 @@ from training.data import samples, simulate
 from training.data.truths import Truth, load_truths, split_by_source
 from training.distributed import alone
 from training.finetuning import before_after, noisy
-from training.finetuning.before_after import HeldOutCase, BeforeAfter
+from training.finetuning.before_after import BeforeAfter, HeldOutCase
 from training.finetuning.before_after_report import REPORT, advice, write
 from training.finetuning.fields import PARTNERS, Reading, SkippedFile, load_fields
 from training.finetuning.noisy import Field

@@ -151,7 +151,7 @@ class _Hint(FileSystemEventHandler):
 
 
 class Watcher:
-    """Wakes when the folder is worth scanning, scans it, and mends its own watch. One thread uses it; `wake` may
+    """Wakes when the folder is worth scanning, scans it, and restores its own watch. One thread uses it; `wake` may
     be called from any other.
 
         if watcher.wait(tracker.next_due()) and (found := watcher.scan()):
@@ -291,7 +291,7 @@ class Watcher:
         if self._polling == "always" or (self._polling == "auto" and network):
             self._stop_observer()
             why = f"{fstype} sends no events" if self._polling == "auto" else "arrival.polling is always"
-            if why != self._polled_because:  # a share that comes and goes is told of once
+            if why != self._polled_because:  # a share that comes and goes is reported once
                 self._polled_because = why
                 log.info("%s is polled every %g s (%s)", self._root, self._poll_seconds, why)
         elif self._start_observer():

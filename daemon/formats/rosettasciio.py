@@ -70,7 +70,7 @@ _HSPY = Format("a HyperSpy file", "hspy", "hspy")
 
 
 def recognised(head: bytes, suffix: str) -> Format | None:
-    """Which of these formats the first bytes of a file show; HDF5 files are told apart by their name."""
+    """Which of these formats the first bytes of a file show; HDF5 files by their name."""
     if head.startswith(b"\0\0\0\x03") and head[8:12] in (b"\0\0\0\x01", b"\0\0\0\0"):
         return _DM3
     if head.startswith(b"\0\0\0\x04") and head[12:16] in (b"\0\0\0\x01", b"\0\0\0\0"):

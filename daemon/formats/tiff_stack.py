@@ -154,8 +154,8 @@ def _of_sizes(sizes: Mapping[str, int], by: str) -> Stack | None:
 
 def _shaped_axes(text: str) -> list[str]:
     """The axes across the pages that tifffile's own description names, those longer than 1."""
-    told = tiff_layout.shaped(text)
-    axes, shape = told.get("axes"), told.get("shape")
+    stated = tiff_layout.shaped(text)
+    axes, shape = stated.get("axes"), stated.get("shape")
     if not (isinstance(axes, str) and isinstance(shape, list) and len(axes) == len(shape)):
         return []
     return [axis for axis, number in zip(axes, shape, strict=True) if number != 1 and axis not in "YX"]

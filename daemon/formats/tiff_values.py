@@ -142,10 +142,10 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
     tags: list[tuple[int, str, int, Any, bool]] = []
     if "orientation" in metadata:
         tags.append((_ORIENTATION, "H", 1, metadata["orientation"], True))
-    if told := metadata.get("brightness"):
-        if told["units"]:
-            tags.append((_UNITS, "s", 0, told["units"].encode("latin-1", "replace"), True))
-        tags += [(_ORIGIN, "d", 1, told["origin"], True), (_SCALE, "d", 1, told["scale"], True)]
+    if stated := metadata.get("brightness"):
+        if stated["units"]:
+            tags.append((_UNITS, "s", 0, stated["units"].encode("latin-1", "replace"), True))
+        tags += [(_ORIGIN, "d", 1, stated["origin"], True), (_SCALE, "d", 1, stated["scale"], True)]
     return tags
 
 

@@ -1,7 +1,7 @@
 """Pictures of results for people who look: made when they are asked for, and never on the way of a micrograph.
 
 Raw and denoised have one contrast, that of the denoised image. Few pictures are made at once, by threads of low
-priority; whoever would have to wait too long is told to come back (`BusyError`). Micrographs that are looked at are
+priority; whoever would have to wait too long is asked to come back (`BusyError`). Micrographs that are looked at are
 held in memory within a limit and let go after a while; small pictures are made once and kept on a shelf.
 """
 
@@ -135,8 +135,8 @@ class Gallery:
                 raise NotThereError(f"{image} is no file of ours and is not shown")
             if not image.parent.resolve().is_relative_to(self._folders.output.resolve()):
                 raise NotThereError(f"{image} lies outside the output folder and is not shown")
-            told = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
-            key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+            version = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
+            key = hashlib.sha256(version.encode("utf-8", "surrogateescape")).hexdigest()[:24]
             record = self._record(key, image)
         except OSError as error:
             raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error

@@ -152,14 +152,14 @@ class Page:
 
     def _micrograph(self, _: Request, number: str) -> Answer:
         job = self._job(number)
-        told: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
+        brief: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
         if job.output is None:
-            return _json(told)
+            return _json(brief)
         try:
             result = self.gallery.find(job)
         except NotThereError as error:
-            return _json({**told, "missing": str(error)})
-        return _json({**told, "shown": _shown(result), "record": _of_record(result)})
+            return _json({**brief, "missing": str(error)})
+        return _json({**brief, "shown": _shown(result), "record": _of_record(result)})
 
     def _session(self, _: Request) -> Answer:
         return _json(self.gallery.quietly(self._summary.refresh))
@@ -214,7 +214,7 @@ def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> A
     except EmdenoisedError as error:
         return _json({"error": str(error)}, 503, retry_after=1)
     except Exception as error:
-        # A record that was written by hand, or a defect of ours: whoever looks is told, and can look at the others.
+        # A record that was written by hand, or a defect of ours: the browser gets the reason, and can show the others.
         log.debug("traceback", exc_info=True)
         return _json({"error": f"this cannot be shown ({error!r}): its record is damaged, or please report it"}, 500)
 

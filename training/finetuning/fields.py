@@ -245,7 +245,7 @@ def summed(planes: Iterable[Pixels]) -> NDArray[np.float64]:
 
 
 def read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]:
-    """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be told apart."""
+    """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be separated."""
     with explained(path):
         if micrograph.kind == "mrc":
             with formats.open_raw(path) as stream:
@@ -257,5 +257,5 @@ def read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]
             stack = np.asarray(tifffile.imread(path))
     height, width = micrograph.pixels.shape
     if stack.shape[-2:] != (height, width) or stack.size != frames * height * width:
-        raise MicrographError(f"{path}: its frames cannot be told apart from other images in it; save them as a stack")
+        raise MicrographError(f"{path}: its frames cannot be separated from other images in it; save them as a stack")
     return stack.reshape(frames, height, width)

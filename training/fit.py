@@ -1,7 +1,6 @@
 """`python -m training fit`: clean micrographs → weights, by one of the recipes."""
 
 import argparse
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -221,7 +220,7 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
     """The recipe's simulated scenes, from the cache if they were made before by the same code."""
     side = max(SCENE_SIDE, recipe.crop)
     what = [simulate.fingerprint(), recipe.seed, recipe.scenes, side]
-    key = "scenes-" + hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    key = f"scenes-{store.key_of(*what)}"
     if found := store.get(cache, key):
         return found[0]
     log.info("simulating %d scenes of %d × %d pixels", recipe.scenes, side, side)

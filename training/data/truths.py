@@ -1,7 +1,6 @@
 """Folder of micrographs → truths to learn from: read, judged, binned, stretched, cached, and split by source."""
 
 import csv
-import hashlib
 import json
 import logging
 import os
@@ -329,8 +328,7 @@ def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> PreparedTrut
         raise MicrographError(
             f"{path}: cannot be looked at ({error.strerror}); check the share and its rights"
         ) from error
-    what = [CACHE_VERSION, rule, smallest, str(path.resolve()), status.st_size, status.st_mtime_ns]
-    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    key = store.key_of(CACHE_VERSION, rule, smallest, str(path.resolve()), status.st_size, status.st_mtime_ns)
     if found := store.get(folder, key):
         stored, notes = found
         return PreparedTruth(stored, tuple(notes["binned"]), tuple(notes["remarks"]))

@@ -3,8 +3,6 @@
 Every file that cannot serve is reported with what was measured, and skipped; the others are used.
 """
 
-import hashlib
-import json
 import logging
 import re
 from collections import defaultdict
@@ -125,7 +123,7 @@ def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cac
     """As `read_field`, from the cache if it is there, else put there."""
     with explained(group[0]):
         seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in group]
-    key = hashlib.sha256(json.dumps([VERSION, asdict(reading), seen]).encode()).hexdigest()[:24]
+    key = store.key_of(VERSION, asdict(reading), seen)
     if (found := store.get(cache, key)) is None:
         exposures, doses, measured = read_field(group, reading)
         stored = store.put(cache, key, exposures, {"doses": doses, "measured": measured})

@@ -52,6 +52,7 @@ import numpy as np
 from daemon import __version__
 from daemon.errors import ConfigError, MicrographError
 from daemon.files import save
+from daemon.verdict import rings
 from training.data import drawing, exposure, simulate
 from training.evaluation import (
     defect_guards,
@@ -76,7 +77,8 @@ log = logging.getLogger(__name__)
 RESULT = "evaluation.json"
 
 GUARD_CODE = (
-    guards, guard, defect_guards, defect_specimens, object_guards, spectrum, metrics, simulate, drawing, exposure,
+    guards, guard, defect_guards, defect_specimens, object_guards, spectrum, metrics, rings, simulate, drawing,
+    exposure,
 )  # fmt: skip
 """Guards are measured again when any of these changes."""
 

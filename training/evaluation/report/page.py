@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from daemon.commands.html import opening
 from daemon.errors import ConfigError
 from daemon.files import save
 from training.evaluation import rows
@@ -64,14 +65,7 @@ def render(evaluation: Mapping[str, Any], measured: Sequence[Row], out: Path) ->
         *_cost(evaluation, labels, style),
         *_protocol(evaluation),
     ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width"><style>{html.CSS}</style></head><body>\n'
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return opening("Evaluation", html.STYLE) + "\n".join(body) + "\n</body></html>\n"
 
 
 # Verdict

@@ -12,9 +12,22 @@ RINGS = 32
 """Rings of equal width between zero frequency and half a cycle per pixel."""
 
 
+@lru_cache(maxsize=4)
+def terms(shape: tuple[int, ...]) -> tuple[Indices, Real]:
+    """Ring of each term of a half spectrum, flat (RINGS: beyond the last), and for how many of the whole it stands."""
+    height, width = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    ring = np.minimum((frequency * 2 * RINGS).astype(np.intp), RINGS)
+    twice = np.full(ring.shape, 2.0)  # the half that is left out mirrors all but these columns
+    twice[:, 0] = 1
+    if width % 2 == 0:
+        twice[:, -1] = 1
+    return ring.ravel(), twice.ravel()
+
+
 def ring_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> Real:
     """The correlation (RINGS,) of two images (H, W), windowed and without their means; 0 in rings without signal."""
-    ring, stands_for = _terms(first.shape)
+    ring, stands_for = terms(first.shape)
     one, two = (np.fft.rfft2(image).ravel() for image in (first, second))
     common, power, other = (
         np.bincount(ring, stands_for * values, RINGS + 1)[:RINGS]
@@ -27,24 +40,11 @@ def ring_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) 
 
 def free_terms(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """How many terms of a real image's half spectrum lie in each ring: (RINGS,)."""
-    ring, _ = _terms(shape)
+    ring, _ = terms(shape)
     return np.bincount(ring, minlength=RINGS + 1)[:RINGS]
 
 
 def all_terms(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """How many terms of the whole spectrum lie in each ring: (RINGS,)."""
-    ring, stands_for = _terms(shape)
+    ring, stands_for = terms(shape)
     return np.bincount(ring, stands_for, RINGS + 1)[:RINGS].astype(np.int64)
-
-
-@lru_cache(maxsize=4)
-def _terms(shape: tuple[int, ...]) -> tuple[Indices, Real]:
-    """Ring of each term of a half spectrum, flat (RINGS: beyond the last), and for how many of the whole it stands."""
-    height, width = shape
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    ring = np.minimum((frequency * 2 * RINGS).astype(np.intp), RINGS)
-    twice = np.full(ring.shape, 2.0)  # the half that is left out mirrors all but these columns
-    twice[:, 0] = 1
-    if width % 2 == 0:
-        twice[:, -1] = 1
-    return ring.ravel(), twice.ravel()

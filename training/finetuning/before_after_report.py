@@ -11,8 +11,9 @@ from PIL import ImageDraw, ImageFont
 
 from daemon.files import save
 from daemon.micrograph import Image
+from training import markdown
 from training.averages import Interval
-from training.finetuning.before_after import ENOUGH_FILES, BeforeAfter, HeldOutCase
+from training.finetuning.before_after import ENOUGH_FILES, BeforeAfter, HeldOutCase, Regime
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 
@@ -59,25 +60,27 @@ def report(outcome: BeforeAfter, title: str, remarks: Sequence[str]) -> str:
             "There is no truth: an independent half of the same data stands in for it, and the variance of its noise",
             "is subtracted. The estimate has no bias, and its own error may take it below zero.",
         ]
-    columns = ["held-out images", "files", "error before", "error after", "change of the error"]
-    columns += ["PSNR before / after, dB"] if psnr else []
-    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for one in outcome.regimes:
-        fall = one.fall
-        # A fall is a negative change, and the ends of its interval swap places.
-        ends = (-fall.mean, -fall.high, -fall.low)
-        if one.before.mean > 0:
-            mean, low, high = (f"{value / one.before.mean:+.1%}" for value in ends)
-        else:
-            mean, low, high = (f"{value:+.4g}" for value in ends)
-        row = f"| {one.name} | {one.files} | {shown(one.before)} | {shown(one.after)} | {mean} [{low}, {high}] |"
-        lines.append(row + (f" {one.psnr_before:.2f} / {one.psnr_after:.2f} |" if psnr else ""))
+    head = ["held-out images", "files", "error before", "error after", "change of the error"]
+    head += ["PSNR before / after, dB"] if psnr else []
+    lines += ["", *markdown.table(head, [_regime_cells(one) for one in outcome.regimes])]
     if any(one.files < 3 for one in outcome.regimes):
         lines += ["", "With fewer than three held-out files this speaks for these files and hardly for others."]
-    lines += ["", f"![input, before, after and their difference]({PICTURE})", "", "| file | regime | before | after |"]
-    lines += ["|---|---|---|---|"]
-    lines += [f"| {row.file} | {row.regime} | {row.before:.4g} | {row.after:.4g} |" for row in outcome.rows]
+    lines += ["", f"![input, before, after and their difference]({PICTURE})", ""]
+    files = [(row.file, row.regime, f"{row.before:.4g}", f"{row.after:.4g}") for row in outcome.rows]
+    lines += markdown.table(("file", "regime", "before", "after"), files)
     return "\n".join(lines) + "\n"
+
+
+def _regime_cells(one: Regime) -> list[str]:
+    """A regime's row: errors before and after, their change, and PSNR where the truth is known."""
+    # A fall is a negative change, and the ends of its interval swap places.
+    ends = (-one.fall.mean, -one.fall.high, -one.fall.low)
+    if one.before.mean > 0:
+        mean, low, high = (f"{value / one.before.mean:+.1%}" for value in ends)
+    else:
+        mean, low, high = (f"{value:+.4g}" for value in ends)
+    cells = [one.name, str(one.files), shown(one.before), shown(one.after), f"{mean} [{low}, {high}]"]
+    return cells if one.psnr_before is None else [*cells, f"{one.psnr_before:.2f} / {one.psnr_after:.2f}"]
 
 
 def shown(interval: Interval) -> str:

@@ -1,7 +1,7 @@
 """Micrograph files: is it complete, read it, write one. TIFF, MRC and vendors' formats, recognised by their content.
 
 In: a path. Out: a `Micrograph`, or why there is none; raw files are only ever opened for reading.
-Front door: `probe`, `read` and `write`; `decoder.Reader` reads in a child process what needs a codec.
+Front door: `probe`, `read`, `count`, `write`, `open_raw`; `decoder.Reader` reads in a child process what needs a codec.
 """
 
 import os

@@ -199,7 +199,7 @@ def provenance_of(
         "held_out": sorted(truth.name for truth in unseen),
         "simulated_families": sorted(simulate.TRAINING) if recipe.simulated else [],
         "started_from": start.name if start else None,
-        "start_sha256": start_hash(start),
+        "start_sha256": _start_hash(start),
     }
 
 
@@ -230,12 +230,12 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
 def begin_from(network: nn.Module, start: Path) -> None:
     """Take over the weights of an earlier run. Raises ConfigError if they are of another network."""
     try:
-        network.load_state_dict(weights_of(start))
+        network.load_state_dict(_weights_of(start))
     except RuntimeError as error:
         raise ConfigError(f"{start}: weights of another network ({error}); start from one of the same kind") from error
 
 
-def start_hash(start: Path | None) -> str | None:
+def _start_hash(start: Path | None) -> str | None:
     """SHA-256 of the weights to start from."""
     return sha256(start / WEIGHTS) if start and (start / WEIGHTS).is_file() else None
 
@@ -256,7 +256,7 @@ def keep_plan(out: Path, provenance: dict[str, Any]) -> None:
     save(path, json.dumps(plan, indent=1).encode() + b"\n")
 
 
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
+def _weights_of(run: Path) -> dict[str, torch.Tensor]:
     """The weights a run left behind. Raises ConfigError if there are none."""
     path = run / WEIGHTS
     if not path.is_file():

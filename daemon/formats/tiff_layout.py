@@ -92,7 +92,7 @@ class TiffLayout:
         """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
         if len(self.pages) != 1 or self.pages[0].compression != 1 or self.outdated:
             return 1
-        return max(1, declared_frames(self.description, self.pages[0]))
+        return max(1, _declared_frames(self.description, self.pages[0]))
 
     def extent(self) -> Extent:
         """Where the pixel data lie in the file."""
@@ -111,7 +111,7 @@ class TiffLayout:
         return Extent(start, end, tail)
 
 
-def declared_frames(description: str, page: PageLayout) -> int:
+def _declared_frames(description: str, page: PageLayout) -> int:
     """Frames that ImageJ's or tifffile's description declares; 1 if it declares none."""
     if description.startswith("ImageJ="):
         match = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)

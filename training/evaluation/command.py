@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
         for method, name in zip(ours, options.weights, strict=True)
     }
     done = measure_all(out, _work(methods, subjects, size, options.seed), size.side, Bar())
-    result = conclude(done, methods, size.side)
+    result = _conclude(done, methods, size.side)
     result["protocol"] = _protocol(options, subjects, size) | {"trained_on": seen}
     result["guards"] = {method.name: _guards(out, method, methods, options.quick) for method in ours}
     result["examples"] = [] if options.no_examples else examples(out, subjects, methods, options.seed, size.side)
@@ -199,7 +199,7 @@ def _shares(number: int, subjects: Mapping[str, Sequence[pairs.Subject]]) -> Pla
     return Plan(number - number // 4, number // 4, contrast - contrast // 4, contrast // 4)
 
 
-def conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[str, Any]:
+def _conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[str, Any]:
     """Tables, comparisons and the verdict on every weights (and on the identity, if it was asked for)."""
     times = tables.seconds(done, side)
     return {

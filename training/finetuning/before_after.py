@@ -88,10 +88,10 @@ def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[HeldOutCase]:
             own = found.target / np.float32(found.noise)
             other = Division(own, found.noisy / np.float32(found.noise), total - found.dose, 1 / found.noise)
             for division in (found, other):
-                yield noisy_case(field, division)
+                yield _noisy_case(field, division)
 
 
-def noisy_case(field: Field, division: Division) -> HeldOutCase:
+def _noisy_case(field: Field, division: Division) -> HeldOutCase:
     """A division of a field as a case.
 
     Thinned counts have the variance of their mean. Real exposures may have another gain than was stated; there the

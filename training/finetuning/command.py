@@ -95,12 +95,12 @@ def fine_tune(order: FineTuningOrder) -> BeforeAfter:
         raise ConfigError(f"--held-out {order.held_out:g}: give a share between 0 and 1")
     folder = manifest.locate(order.parent)
     parent = manifest.load(folder)
-    network, before = (load_network(folder, parent) for _ in range(2))
+    network, before = (_load_network(folder, parent) for _ in range(2))
     if order.crop < 64 or order.crop % network.stride:
         raise ConfigError(f"--crop {order.crop}: give a multiple of {network.stride}, at least 64")
     try:
         order.out.mkdir(parents=True, exist_ok=True)
-        material = load_clean(order) if order.how == "clean" else load_noisy(order)
+        material = _load_clean(order) if order.how == "clean" else _load_noisy(order)
         provenance = provenance_of(order, parent, material)
         keep_plan(order.out, provenance)
     except OSError as error:
@@ -122,7 +122,7 @@ def fine_tune(order: FineTuningOrder) -> BeforeAfter:
         workers=order.workers,
     )
     after = build(parent.network, parent.arguments)
-    after.load_state_dict(as_shipped(load_file(order.out / WEIGHTS)))
+    after.load_state_dict(_as_shipped(load_file(order.out / WEIGHTS)))
     device = next(network.parameters()).device
     outcome = before_after.compare(before.to(device), after.to(device), material.cases(), order.seed)
     record = json.loads((order.out / RECORD).read_text())
@@ -132,7 +132,7 @@ def fine_tune(order: FineTuningOrder) -> BeforeAfter:
     return outcome
 
 
-def load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
+def _load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
     """The network of a weights folder, float32. Raises WeightsError if it cannot be trained here."""
     if parent.scaling != NOISE_UNITS:
         raise WeightsError(
@@ -151,7 +151,7 @@ def load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
     return network
 
 
-def as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights rounded to float16, as export stores them, so that what is measured is what will run."""
     return {
         name: value.half().to(value.dtype) if value.is_floating_point() else value for name, value in weights.items()
@@ -183,7 +183,7 @@ def recipe_of(order: FineTuningOrder, parent: Manifest) -> Recipe:
     return recipe
 
 
-def load_clean(order: FineTuningOrder) -> Material:
+def _load_clean(order: FineTuningOrder) -> Material:
     """Clean micrographs, exposed and mixed with simulated scenes as in training."""
     truths = load_truths(order.data, order.out / "cache", smallest=order.crop)
     training, held_out = split(truths, order)
@@ -198,7 +198,7 @@ def load_clean(order: FineTuningOrder) -> Material:
     )
 
 
-def load_noisy(order: FineTuningOrder) -> Material:
+def _load_noisy(order: FineTuningOrder) -> Material:
     """Noisy pairs, frames or single images of counts."""
     assert order.how != "clean"
     reading = Reading(order.how, order.gain, order.offset, order.partners, order.crop)

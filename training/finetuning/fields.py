@@ -120,12 +120,12 @@ def paired(files: Sequence[Path], partners: Sequence[tuple[str, str]]) -> list[t
 
 
 def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cache: Path) -> Field:
-    """As `read_field`, from the cache if it is there, else put there."""
+    """As `_read_field`, from the cache if it is there, else put there."""
     with explained(group[0]):
         seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in group]
     key = store.key_of(VERSION, asdict(reading), seen)
     if (found := store.get(cache, key)) is None:
-        exposures, doses, measured = read_field(group, reading)
+        exposures, doses, measured = _read_field(group, reading)
         stored = store.put(cache, key, exposures, {"doses": doses, "measured": measured})
     else:
         stored, notes = found
@@ -134,7 +134,7 @@ def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cac
     return Field(names[0], source, names, stored, tuple(doses), measured)
 
 
-def read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], list[float], dict[str, float]]:
+def _read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], list[float], dict[str, float]]:
     """Exposures of one field in counts, their doses, and what was measured. Raises MicrographError with the reason."""
     micrographs = [formats.read(path, MAX_PIXELS) for path in group]
     for micrograph in micrographs:
@@ -178,7 +178,7 @@ def _apart(group: Sequence[Path], micrographs: Sequence[Micrograph], reading: Re
         pair = [(one.pixels, int(one.metadata.get("frames", 1))) for one in micrographs]
         return pair, pair
     if frames > 1:
-        stack = read_frames(path, first, frames)
+        stack = _read_frames(path, first, frames)
         planes = [(summed(stack[start::GROUPS]), len(stack[start::GROUPS])) for start in range(min(GROUPS, frames))]
         # Drift shows between the beginning and the end of a movie, which interleaved groups share.
         return planes, [(summed(part), frames // 2) for part in (stack[: frames // 2], stack[-(frames // 2) :])]
@@ -242,7 +242,7 @@ def summed(planes: Iterable[Pixels]) -> NDArray[np.float64]:
     return total
 
 
-def read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]:
+def _read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]:
     """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be separated."""
     with explained(path):
         if micrograph.kind == "mrc":

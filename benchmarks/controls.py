@@ -21,11 +21,12 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
+from training.changes import changed
 from training.data import simulate
 from training.distributed import Place
 from training.evaluation import guards
 from training.evaluation.methods import on_counts, weights
-from training.fit import Order, changed, fit_and_finish, material
+from training.fit import FitOrder, fit_and_finish, material
 from training.loop import WEIGHTS, Budget
 from training.network import build
 from training.presets import FAST, Recipe
@@ -86,7 +87,7 @@ def costs(rounds: int = 9) -> dict[str, float]:
     return {name: round(statistics.median(found[2:]), 3) for name, found in seconds.items()}
 
 
-def measured(folder: Path, order: Order, recipe: Recipe) -> dict[str, Any]:
+def measured(folder: Path, order: FitOrder, recipe: Recipe) -> dict[str, Any]:
     """Gains on crops that were not trained on (two draws of 128 crops a band), and every guard."""
     network = build(recipe.network, recipe.arguments)
     network.load_state_dict(load_file(folder / WEIGHTS))
@@ -116,7 +117,7 @@ def main() -> int:
         # Perfect crystals are other scenes by the same code: their cache is apart.
         folder = options.runs / name.replace(" ", "-").replace(",", "")
         cache = options.runs / ("cache" if control.defects else "cache-perfect")
-        order = Order(options.data, folder, options.validation, options.sources, workers=1, cache=cache)
+        order = FitOrder(options.data, folder, options.validation, options.sources, workers=1, cache=cache)
         with crystals(control.defects):
             made = fit_and_finish(order, control.recipe, Budget(steps=control.steps), FINISH)
         found = measured(made, order, control.recipe)

@@ -26,6 +26,7 @@ from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Acquisition, Micrograph
 from daemon.settings.profile import Profile
+from training import markdown
 from training.data.simulate import HELD_OUT, TRAINING
 
 KINDS = {**TRAINING, **HELD_OUT}
@@ -185,51 +186,6 @@ def milliseconds() -> Row:
 
 def page(found: Row) -> str:
     """docs/dose.md."""
-
-    def cells(one: Row) -> str:
-        if not one["images"]:
-            return "none | | "
-        share = f"{one['within_10_percent']:.0%} of {one['images']}"
-        return f"{share} | {one['median_error']:.1%} | {one['worst_error']:.0%}"
-
-    def line(name: str, group: Row) -> str:
-        return f"| {name} | {' | '.join(cells(group[key]) for key in ('noise_variance', 'gain_where_told', 'gain'))} |"
-
-    def number(value: float | None) -> str:
-        return "unknown" if value is None else f"{value:.3g}"
-
-    simulation = found["simulation"]
-    head = "| | " + " | ".join(
-        f"{what} within 10 % | median error | worst" for what in ("noise variance", "gain, where told:", "gain, all:")
-    )
-    rows = [head + " |", "|" + "---|" * 10, line("all", simulation["all"])]
-    for key, unit in (("camera", ""), ("dose", " counts"), ("contrast", ""), ("kind", "")):
-        for name, group in simulation[key].items():
-            label = f"contrast {float(name):.0%}" if key == "contrast" else f"{name.removesuffix('.0')}{unit}"
-            rows.append(line(label.replace("_", " "), group))
-    rows += [line(f"{side} × {side} pixels", group) for side, group in found["simulation_by_side"].items()]
-    doubts = ["| the detector | " + " | ".join(f"× {lie:g}" for lie in LIES) + " |", "|" + "---|" * (len(LIES) + 1)]
-    for name in DETECTORS:
-        these = [row for row in found["detectors"] if row["detector"] == name]
-        shares = " | ".join(f"{row['doubted_gain']:.0%}, {row['doubted_dose']:.0%}" for row in these)
-        doubts.append(f"| {name} | {shares} |")
-    titles = ("file", "gain ±", "offset", "neighbours", "counts per pixel", "the file states", "gain from")
-    files = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for row in found["real"]:
-        if "refused" in row:
-            continue
-        measured = row["measured"]
-        sure = "" if measured["gain"] is None else f" ± {min(measured['gain_error'], 1):.0%}"
-        words = (("stated_gain", "units per electron"), ("stated_dose", "electrons per pixel"))
-        stated = [f"{row[key]:.3g} {unit}" for key, unit in words if row[key] is not None]
-        files.append(
-            f"| {row['file']} | {number(measured['gain'])}{sure} | {number(measured['offset'])} | "
-            f"{measured['correlation']:+.2f} | {number(row['dose'])} | {', '.join(stated) or 'nothing stated'} | "
-            f"{row['gain_from']} |"
-        )
-    refused = sum("refused" in row for row in found["real"])
-    told = sum(row.get("told", False) for row in found["real"])
-    known = sum(row.get("dose") is not None for row in found["real"])
     template = (Path(__file__).parent / "dose_page.md").read_text()
     return template.format(
         date=found["date"],
@@ -237,14 +193,75 @@ def page(found: Row) -> str:
         version=found["emdenoised"],
         integer=found["milliseconds_2048"]["uint16"],
         floating=found["milliseconds_2048"]["float32"],
-        simulated="\n".join(rows),
-        doubts="\n".join(doubts),
-        files="\n".join(files),
+        simulated="\n".join(_simulated(found)),
+        doubts="\n".join(_doubts(found["detectors"])),
+        files="\n".join(_files(found["real"])),
         number=len(found["real"]),
-        refused=refused,
-        told=told,
-        known=known,
+        refused=sum("refused" in row for row in found["real"]),
+        told=sum(row.get("told", False) for row in found["real"]),
+        known=sum(row.get("dose") is not None for row in found["real"]),
     )
+
+
+def _simulated(found: Row) -> list[str]:
+    """The table of simulated images: each summary in a row."""
+
+    def cells(name: str, group: Row) -> list[str]:
+        row = [name]
+        for key in ("noise_variance", "gain_where_told", "gain"):
+            one = group[key]
+            share = f"{one['within_10_percent']:.0%} of {one['images']}" if one["images"] else "none"
+            row += [share, *(f"{one[k]:{form}}" if one["images"] else "" for k, form in _ERRORS.items())]
+        return row
+
+    simulation = found["simulation"]
+    head = [""]
+    for what in ("noise variance", "gain, where told:", "gain, all:"):
+        head += [f"{what} within 10 %", "median error", "worst"]
+    rows = [cells("all", simulation["all"])]
+    for key, unit in (("camera", ""), ("dose", " counts"), ("contrast", ""), ("kind", "")):
+        for name, group in simulation[key].items():
+            label = f"contrast {float(name):.0%}" if key == "contrast" else f"{name.removesuffix('.0')}{unit}"
+            rows.append(cells(label.replace("_", " "), group))
+    rows += [cells(f"{side} × {side} pixels", group) for side, group in found["simulation_by_side"].items()]
+    return markdown.table(head, rows)
+
+
+_ERRORS = {"median_error": ".1%", "worst_error": ".0%"}
+
+
+def _doubts(detectors: list[Row]) -> list[str]:
+    """The table of detectors that do more than count: how often a wrong gain, and the dose, were doubted."""
+    rows = []
+    for name in DETECTORS:
+        these = [row for row in detectors if row["detector"] == name]
+        rows.append([name, *(f"{row['doubted_gain']:.0%}, {row['doubted_dose']:.0%}" for row in these)])
+    return markdown.table(["the detector", *(f"× {lie:g}" for lie in LIES)], rows)
+
+
+def _files(real: list[Row]) -> list[str]:
+    """The table of real files beside what they state."""
+    head = ("file", "gain ±", "offset", "neighbours", "counts per pixel", "the file states", "gain from")
+    return markdown.table(head, [_file_cells(row) for row in real if "refused" not in row])
+
+
+def _file_cells(row: Row) -> list[str]:
+    def number(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:.3g}"
+
+    measured = row["measured"]
+    sure = "" if measured["gain"] is None else f" ± {min(measured['gain_error'], 1):.0%}"
+    words = (("stated_gain", "units per electron"), ("stated_dose", "electrons per pixel"))
+    stated = [f"{row[key]:.3g} {unit}" for key, unit in words if row[key] is not None]
+    return [
+        row["file"],
+        f"{number(measured['gain'])}{sure}",
+        number(measured["offset"]),
+        f"{measured['correlation']:+.2f}",
+        number(row["dose"]),
+        ", ".join(stated) or "nothing stated",
+        row["gain_from"],
+    ]
 
 
 def main() -> None:

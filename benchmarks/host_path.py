@@ -193,6 +193,21 @@ def size(side: int) -> dict[str, Any]:
             "seconds_per_megapixel": {"network": round(seconds["network"] / pixels, 4)}}  # fmt: skip
 
 
+def sizes(quick: bool) -> dict[str, Any]:
+    """Seconds a megapixel and peak memory of several sizes, in turn, for the machine is not as fast all the time."""
+    sides = [256, 512] if quick else [1024, 2048, 4096, 8192, 16384]
+    # The largest only once.
+    runs = [size(side) for turn in range(1 if quick else 2) for side in sides if turn == 0 or side < 16384]
+    by_side = {side: [run for run in runs if run["side"] == side] for side in sides}
+    cost = {side: median(run["seconds_per_megapixel"]["network"] for run in these) for side, these in by_side.items()}
+    return {
+        "sizes": runs,
+        "peak_rss_mib": {str(side): max(run["peak_rss_mib"] for run in these) for side, these in by_side.items()},
+        "seconds_per_megapixel": {str(side): round(seconds, 4) for side, seconds in cost.items()},
+        "dearest_over_cheapest": round(max(cost.values()) / min(cost.values()), 3),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
@@ -217,19 +232,7 @@ def main() -> None:
         if options.only in (None, "latency"):
             found["last_byte_to_start_of_work"] = latency(Path(place) / "l", 256 if quick else 1024, 2 if quick else 10)
     if options.only in (None, "sizes"):
-        sides = [256, 512] if quick else [1024, 2048, 4096, 8192, 16384]
-        rounds = 1 if quick else 2  # in turn, and the largest once: the machine is not as fast all the time
-        runs = [size(side) for turn in range(rounds) for side in sides if turn == 0 or side < 16384]
-        cost = {
-            side: median(run["seconds_per_megapixel"]["network"] for run in runs if run["side"] == side)
-            for side in sides
-        }
-        found["sizes"] = runs
-        found["peak_rss_mib"] = {
-            str(side): max(run["peak_rss_mib"] for run in runs if run["side"] == side) for side in sides
-        }
-        found["seconds_per_megapixel"] = {str(side): round(seconds, 4) for side, seconds in cost.items()}
-        found["dearest_over_cheapest"] = round(max(cost.values()) / min(cost.values()), 3)
+        found |= sizes(quick)
     print(json.dumps(found, indent=1))
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 

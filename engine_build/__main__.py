@@ -26,7 +26,7 @@ import onnxruntime
 
 from daemon.backends import manifest, tiling
 from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of, tile_of
-from daemon.backends.gpu.nvidia import RTX_TARGETS, Flavour, find_gpu, load_tensorrt
+from daemon.backends.gpu.nvidia import RTX_TARGETS, Flavour, Gpu, find_gpu, load_tensorrt
 from daemon.errors import BackendError, ConfigError, EmdenoisedError, WeightsError
 from daemon.files import save
 from daemon.settings.config import EX_CONFIG
@@ -71,27 +71,10 @@ def make_engine(
     progress("reading the network")
     model = onnx.load(folder / weights.onnx)
     _require_shape(model, side, folder)
-    try:
-        finite(model)
-        half = half_body(model)
-        on_cpu = gate.rounded(model)
-    except ValueError as error:
-        raise WeightsError(f"{folder / weights.onnx}: {error}") from error
-    progress("comparing float16 with float32 on the processor")
-    cases = gate.cases(_gate_side(model, side), weights.scaling)
-    ran_on = f"cpu: ONNX Runtime {onnxruntime.__version__}"
-    verdict = gate.judge(gate.on_processor(model), gate.on_processor(on_cpu), cases, ran_on, on_gpu=False)
-    content = half.SerializeToString()
+    content, verdict = _halved(folder, weights, model, side, progress)
     shapes = {"units": (batch, 1, side, side), "level": (batch, 1, 1, 1)}
-    try:
+    with _unsuitable_cards_named(flavour, card):
         built = build(content, shapes, flavour, targets, out / "timing.cache", progress)
-    except BackendError as error:
-        if flavour == "rtx" and card is not None and card.capability not in RTX_TARGETS:
-            raise ConfigError(
-                f"{error}. TensorRT-RTX is made for {', '.join(RTX_TARGETS)}, and {card.name} is {card.capability}: "
-                "use --flavour tensorrt (backend.flavour in config.yaml), or backend.kind: cpu"
-            ) from error
-        raise
     engine = engine_path(out, weights, flavour, side, batch)
     manifest_of(engine).unlink(missing_ok=True)  # a new engine beside an old manifest would be called damaged
     save(engine, built.engine)
@@ -117,6 +100,37 @@ def make_engine(
     )
     save(manifest_of(engine), about.model_dump_json(indent=1).encode() + b"\n")
     return engine
+
+
+def _halved(
+    folder: Path, weights: manifest.Manifest, model: onnx.ModelProto, side: int, progress: Callable[[str], None]
+) -> tuple[bytes, Gate]:
+    """The float16 graph, and how it compares with float32 on the processor. Raises WeightsError if not well enough."""
+    try:
+        finite(model)
+        half = half_body(model)
+        on_cpu = gate.rounded(model)
+    except ValueError as error:
+        raise WeightsError(f"{folder / weights.onnx}: {error}") from error
+    progress("comparing float16 with float32 on the processor")
+    cases = gate.cases(_gate_side(model, side), weights.scaling)
+    ran_on = f"cpu: ONNX Runtime {onnxruntime.__version__}"
+    verdict = gate.judge(gate.on_processor(model), gate.on_processor(on_cpu), cases, ran_on, on_gpu=False)
+    return half.SerializeToString(), verdict
+
+
+@contextmanager
+def _unsuitable_cards_named(flavour: Flavour, card: Gpu | None) -> Iterator[None]:
+    """A build that fails for a card that the flavour is not made for is a matter of the settings: ConfigError."""
+    try:
+        yield
+    except BackendError as error:
+        if flavour == "rtx" and card is not None and card.capability not in RTX_TARGETS:
+            raise ConfigError(
+                f"{error}. TensorRT-RTX is made for {', '.join(RTX_TARGETS)}, and {card.name} is {card.capability}: "
+                "use --flavour tensorrt (backend.flavour in config.yaml), or backend.kind: cpu"
+            ) from error
+        raise
 
 
 def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[[str], None] = lambda _: None) -> Gate:
@@ -169,7 +183,7 @@ def _gate_side(model: onnx.ModelProto, side: int) -> int:
     return max(_sides(model)) or min(side, GATE_SIDE)
 
 
-def main() -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine_build",
         description="Make a GPU engine from a weights folder: float16 arithmetic between float32 inputs and outputs, "
@@ -196,6 +210,11 @@ def main() -> int:
         help="build nothing: run the engine that is there on this computer's card and compare it with float32",
     )  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for engine and manifest")
+    return parser
+
+
+def main() -> int:
+    parser = _parser()
     options = parser.parse_args()
     if options.tile < 0 or options.batch < 1:
         parser.error("--tile must not be negative and --batch at least 1")

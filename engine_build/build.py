@@ -28,7 +28,7 @@ class Built:
     """TensorRT's warnings."""
 
 
-def capability_of(trt: Any, target: str) -> Any:
+def _capability_of(trt: Any, target: str) -> Any:
     """ "sm86" or "current" → TensorRT-RTX's word for it. Raises ConfigError naming those there are."""
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
     if target.lower() not in known:
@@ -66,7 +66,7 @@ def build(
     if flavour == "rtx" and targets:
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
-            config.set_compute_capability(capability_of(trt, target), index)
+            config.set_compute_capability(_capability_of(trt, target), index)
     profile = builder.create_optimization_profile()
     inputs = {network.get_input(index).name for index in range(network.num_inputs)}
     for name in inputs:

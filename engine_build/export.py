@@ -84,7 +84,7 @@ def store_as_half(graph: onnx.GraphProto, smallest: int = 64) -> None:
         graph.node.insert(index, node)
 
 
-def halo_frames(side: int) -> Iterable[tuple[Tensor, Tensor]]:
+def _halo_frames(side: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Noisy frames (1, 1, side, side) over doses and kinds of specimen, on which the halo is measured."""
     rng = np.random.default_rng(7)
     for scene, dose in zip(simulate.bank(11, 4, side), (2.0, 20.0, 200.0, 2000.0), strict=True):
@@ -100,7 +100,7 @@ def measure_halo(network: FastDenoiser, side: int = 768, step: int = 32) -> int:
     The tile is cut from the frame's middle, so that only its own cut-off context is seen.
     """
     network.eval()
-    wholes = [(units, level, network(units, level)) for units, level in halo_frames(side)]
+    wholes = [(units, level, network(units, level)) for units, level in _halo_frames(side)]
     for halo in range(step, side // 4, step):
         start, stop = side // 4 // network.stride * network.stride, side - side // 4 // network.stride * network.stride
         inner = slice(start + halo, stop - halo)
@@ -165,14 +165,14 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
     # Built beside and moved file by file, the manifest last: what is served is never half of one and half of another.
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         beside = Path(folder)
-        manifest = write_weights(beside, network, state, name, network_name, record, tile, halo)
+        manifest = _write_weights(beside, network, state, name, network_name, record, tile, halo)
         out.mkdir(exist_ok=True)
         for file in (*manifest.sha256, MANIFEST):
             (beside / file).replace(out / file)
     return manifest
 
 
-def write_weights(
+def _write_weights(
     out: Path,
     network: FastDenoiser | Ede2018,
     state: dict[str, Tensor],

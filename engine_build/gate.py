@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from daemon.backends.gpu.engine import Gate
 from daemon.counts.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
 from daemon.demo import specimen
 from daemon.errors import WeightsError
-from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of
+from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of, replace_nodes
 
 Array = NDArray[np.float32]
 Network = Callable[[Array, Array], Array]
@@ -139,37 +139,48 @@ def rounded(model: ModelProto) -> ModelProto:
         name for node in inner for index, name in enumerate(node.input)
         if name and name not in body and index not in FLOAT_ARGUMENTS.get(node.op_type, ())
     }  # fmt: skip
-    weights = [tensor for tensor in graph.initializer if tensor.name in seen and tensor.data_type == TensorProto.FLOAT]
-    for tensor in weights:
-        values = onnx.numpy_helper.to_array(tensor)
-        if not (np.abs(values) <= LARGEST_HALF).all():
-            raise ValueError(f"{tensor.name}: a weight is not finite in float16")
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name))
+    for tensor in graph.initializer:
+        if tensor.name in seen and tensor.data_type == TensorProto.FLOAT:
+            _round(tensor)
     entering = seen - {tensor.name for tensor in graph.initializer}
-    nodes = []
-
-    def through_half(name: str, into: str) -> None:
-        nodes.append(helper.make_node("Cast", [name], [f"{into}.in_half"], f"{into}.down", to=TensorProto.FLOAT16))
-        nodes.append(helper.make_node("Cast", [f"{into}.in_half"], [into], f"{into}.up", to=TensorProto.FLOAT))
-
+    nodes = [cast for name in entering & {one.name for one in graph.input} for cast in _through_half(name, _seen(name))]
     for node in graph.node:
-        inside = bool(set(node.output) & body)
-        if inside:
-            for index, name in enumerate(node.input):
-                if name in entering:
-                    node.input[index] = f"{name}.seen"
-        nodes.append(node)
-        for index, name in enumerate(node.output):
-            if inside:
-                node.output[index] = f"{name}.exact"
-                through_half(f"{name}.exact", name)
-            elif name in entering:
-                through_half(name, f"{name}.seen")
-    for name in entering & {given.name for given in graph.input}:
-        nodes.insert(0, helper.make_node("Cast", [f"{name}.in_half"], [f"{name}.seen"], to=TensorProto.FLOAT))
-        nodes.insert(0, helper.make_node("Cast", [name], [f"{name}.in_half"], to=TensorProto.FLOAT16))
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    del graph.value_info[:]
+        nodes += _rounding(node, body, entering)
+    replace_nodes(graph, nodes)
     return model
+
+
+def _rounding(node: NodeProto, body: set[str], entering: set[str]) -> list[NodeProto]:
+    """A node with the casts that round what it gives, if it is of the body, or what it gives to the body."""
+    casts: list[NodeProto] = []
+    if not body.intersection(node.output):
+        for name in entering.intersection(node.output):
+            casts += _through_half(name, _seen(name))
+        return [node, *casts]
+    for index, name in enumerate(node.input):
+        node.input[index] = _seen(name) if name in entering else name
+    for index, name in enumerate(node.output):
+        node.output[index] = f"{name}.exact"
+        casts += _through_half(f"{name}.exact", name)
+    return [node, *casts]
+
+
+def _seen(name: str) -> str:
+    """What the body sees of a tensor that enters it."""
+    return f"{name}.seen"
+
+
+def _round(tensor: TensorProto) -> None:
+    """A weight as float16 has it, in float32. Raises ValueError where it cannot."""
+    values = onnx.numpy_helper.to_array(tensor)
+    if not (np.abs(values) <= LARGEST_HALF).all():
+        raise ValueError(f"{tensor.name}: a weight is not finite in float16")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name))
+
+
+def _through_half(name: str, into: str) -> list[NodeProto]:
+    """Nodes that round a tensor to float16 and give it back in float32 under another name."""
+    return [
+        helper.make_node("Cast", [name], [f"{into}.in_half"], f"{into}.down", to=TensorProto.FLOAT16),
+        helper.make_node("Cast", [f"{into}.in_half"], [into], f"{into}.up", to=TensorProto.FLOAT),
+    ]

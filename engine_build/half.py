@@ -27,36 +27,16 @@ def half_body(model: ModelProto) -> ModelProto:
     model = ModelProto.FromString(model.SerializeToString())
     graph = model.graph
     body = body_of(graph.node)
-    initialisers = {tensor.name: tensor for tensor in graph.initializer}
-    widened = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == "Cast" and node.input[0] in initialisers and _target(node) == TensorProto.FLOAT
-    }
     inside = {output for node in body for output in node.output}
-    halves: dict[str, str] = {}
-    casts: list[NodeProto] = []
-
-    def halved(name: str) -> str:
-        """The name of the same tensor in float16."""
-        if not name or name in inside:
-            return name
-        if name not in halves:
-            stored = widened.get(name, name)
-            if stored in initialisers:
-                halves[name] = _half_initialiser(graph, initialisers[stored])
-            else:
-                halves[name] = f"{name}.to_half"
-                casts.append(helper.make_node("Cast", [name], [halves[name]], halves[name], to=TensorProto.FLOAT16))
-        return halves[name]
-
+    halves = _Halves(graph, inside)
     for node in body:
         keep = FLOAT_ARGUMENTS.get(node.op_type, set())
         for index, name in enumerate(node.input):
             if index not in keep:
-                node.input[index] = halved(name)
+                node.input[index] = halves.of(name)
     outside = [node for node in graph.node if not inside & set(node.output)]
     leaving = {name for node in outside for name in node.input} | {output.name for output in graph.output}
+    casts = halves.casts
     for name in sorted(leaving & inside):
         for node in body:
             _rename(node.output, name, f"{name}.half")
@@ -65,6 +45,34 @@ def half_body(model: ModelProto) -> ModelProto:
     _reorder(graph, [*graph.node, *casts])
     onnx.checker.check_model(model, full_check=False)
     return model
+
+
+class _Halves:
+    """Names of tensors in float16, and the casts that make those that are neither weights nor made `inside`."""
+
+    def __init__(self, graph: onnx.GraphProto, inside: set[str]) -> None:
+        self.casts: list[NodeProto] = []
+        self._graph, self._inside = graph, inside
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._widened = {
+            node.output[0]: node.input[0]
+            for node in graph.node
+            if node.op_type == "Cast" and node.input[0] in self._weights and _target(node) == TensorProto.FLOAT
+        }
+        self._known: dict[str, str] = {}
+
+    def of(self, name: str) -> str:
+        """The name of the same tensor in float16."""
+        if not name or name in self._inside:
+            return name
+        if name not in self._known:
+            stored = self._widened.get(name, name)
+            if stored in self._weights:
+                self._known[name] = _half_initialiser(self._graph, self._weights[stored])
+            else:
+                self._known[name] = half = f"{name}.to_half"
+                self.casts.append(helper.make_node("Cast", [name], [half], half, to=TensorProto.FLOAT16))
+        return self._known[name]
 
 
 def finite(model: ModelProto) -> None:
@@ -132,10 +140,15 @@ def _reorder(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
         stack.append((node, True))
         stack += [(producer[name], False) for name in node.input if name in producer]
     used = {name for node in ordered for name in node.input}
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, ordered)
     kept = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """These nodes instead of the graph's own, of which some may be among them."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
     del graph.value_info[:]  # types of inner tensors are no longer what they were

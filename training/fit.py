@@ -1,8 +1,6 @@
 """`python -m training fit`: clean micrographs → weights, by one of the recipes."""
 
 import argparse
-import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -18,16 +16,17 @@ from torch import nn
 from daemon.backends.manifest import sha256
 from daemon.errors import ConfigError
 from daemon.files import save
+from training.changes import changed
 from training.curve import PICTURE
 from training.data import cache as store
 from training.data import simulate
-from training.data.exposure import Detector, Image
+from training.data.exposure import Image
 from training.data.truths import Rule, Truth, load_truths, split_by_source, write_split
 from training.distributed import Place, alone
 from training.loop import CHECKPOINT, WEIGHTS, Budget, train
-from training.losses import GRID, LOSSES, huberised
-from training.network import NetworkName, build
-from training.presets import PRESETS, Course, Doses, Optimiser, Protocol, Recipe
+from training.losses import huberised
+from training.network import build
+from training.presets import PRESETS, Recipe
 from training.state import read as read_state
 from training.supply import Where, card_drawer, drawer, drawn_on_card, loss_of, stock_of
 from training.validation import validator
@@ -83,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     budget = Budget(minutes, options.steps)  # refused at once if it is wrong, not after the data were read
     if not 0 <= options.finish <= 1:
         raise ConfigError(f"--finish {options.finish:g}: give a share of the budget between 0 and 1")
-    order = Order(
+    order = FitOrder(
         options.data,
         options.out,
         options.validation,
@@ -105,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def fit_and_finish(order: "Order", recipe: Recipe, budget: Budget, finish: float) -> Path:
+def fit_and_finish(order: "FitOrder", recipe: Recipe, budget: Budget, finish: float) -> Path:
     """Train; a plateau for what `finish` leaves of the budget, then a copy of it down to a rate of nothing.
 
     Returns the folder of the weights. The plateau's own state stays in `order.out`, to be prolonged by another call.
@@ -121,57 +120,8 @@ def fit_and_finish(order: "Order", recipe: Recipe, budget: Budget, finish: float
     return fit(copy, recipe.finishing(step), budget.share(finish), origin=order.out)
 
 
-def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with "name=value" changes, values in JSON. Raises ConfigError for what no recipe has."""
-    known = {field.name: field for field in dataclasses.fields(Recipe)}
-    for change in changes:
-        name, _, text = change.partition("=")
-        if name not in known or name == "stages":
-            raise ConfigError(f"--set {change}: a recipe has no {name}; it has {', '.join(sorted(known))}")
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"--set {change}: the value must be JSON (a text in double quotes): {error}") from error
-        wanted = type(getattr(recipe, name))
-        if not isinstance(value, (int, float) if wanted is float else wanted) or (
-            isinstance(value, bool) and wanted is not bool
-        ):
-            raise ConfigError(f"--set {change}: {name} must be of type {wanted.__name__}")
-        change_of: dict[str, Any] = {name: value}
-        recipe = replace(recipe, **change_of)
-    for name, choices in (
-        ("optimiser", Optimiser),
-        ("network", NetworkName),
-        ("protocol", Protocol),
-        ("doses", Doses),
-        ("course", Course),
-    ):
-        if getattr(recipe, name) not in get_args(choices):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(recipe, name)}")
-    try:
-        Detector(**recipe.detector)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"detector: {error}; see training.data.exposure.Detector") from error
-    for name in ("batch", "crop", "scenes", "validate_every", "validation_crops", "warm_up_batches"):
-        if getattr(recipe, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, not {getattr(recipe, name)}")
-    if not (recipe.rate > 0 and 0 <= recipe.averaging < 1 and 0 <= recipe.simulated <= 1 and recipe.seed >= 0):
-        raise ConfigError("rate must be above 0, averaging in [0, 1), simulated in [0, 1], seed not negative")
-    try:
-        network = build(recipe.network, recipe.arguments)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise ConfigError(f"arguments {json.dumps(recipe.arguments)}: no such network ({error})") from error
-    if recipe.crop % network.stride:
-        raise ConfigError(f"crop must be a multiple of {network.stride}, the network's stride, not {recipe.crop}")
-    if recipe.grid and (recipe.crop % GRID or not recipe.flat):
-        raise ConfigError(f"grid needs flat crops (flat above 0) whose side, crop, is a multiple of {GRID}")
-    if recipe.loss not in LOSSES:
-        raise ConfigError(f"no loss is called {recipe.loss}; there are {', '.join(sorted(LOSSES))}")
-    return recipe
-
-
 @dataclass(frozen=True, slots=True)
-class Order:
+class FitOrder:
     """What to learn from, and where to keep it."""
 
     data: Path
@@ -200,7 +150,7 @@ class Order:
         return self.cache or self.out / CACHE
 
 
-def fit(order: Order, recipe: Recipe, budget: Budget, *, origin: Path | None = None) -> Path:
+def fit(order: FitOrder, recipe: Recipe, budget: Budget, *, origin: Path | None = None) -> Path:
     """Train the recipe's network on a folder of micrographs; returns `order.out`: weights, curve, record and split.
 
     `split.json` says what is held out to validate on. `origin`: folder of a run to copy the state of. Raises
@@ -249,11 +199,11 @@ def provenance_of(
         "held_out": sorted(truth.name for truth in unseen),
         "simulated_families": sorted(simulate.TRAINING) if recipe.simulated else [],
         "started_from": start.name if start else None,
-        "start_sha256": start_hash(start),
+        "start_sha256": _start_hash(start),
     }
 
 
-def material(order: Order, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
+def material(order: FitOrder, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
     """Truths to learn from, and others to validate on."""
     rule: Rule = "paper" if recipe.protocol == "paper" else "clean"
     smallest = min(recipe.crop, 192)
@@ -270,7 +220,7 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
     """The recipe's simulated scenes, from the cache if they were made before by the same code."""
     side = max(SCENE_SIDE, recipe.crop)
     what = [simulate.fingerprint(), recipe.seed, recipe.scenes, side]
-    key = "scenes-" + hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    key = f"scenes-{store.key_of(*what)}"
     if found := store.get(cache, key):
         return found[0]
     log.info("simulating %d scenes of %d × %d pixels", recipe.scenes, side, side)
@@ -280,12 +230,12 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
 def begin_from(network: nn.Module, start: Path) -> None:
     """Take over the weights of an earlier run. Raises ConfigError if they are of another network."""
     try:
-        network.load_state_dict(weights_of(start))
+        network.load_state_dict(_weights_of(start))
     except RuntimeError as error:
         raise ConfigError(f"{start}: weights of another network ({error}); start from one of the same kind") from error
 
 
-def start_hash(start: Path | None) -> str | None:
+def _start_hash(start: Path | None) -> str | None:
     """SHA-256 of the weights to start from."""
     return sha256(start / WEIGHTS) if start and (start / WEIGHTS).is_file() else None
 
@@ -306,7 +256,7 @@ def keep_plan(out: Path, provenance: dict[str, Any]) -> None:
     save(path, json.dumps(plan, indent=1).encode() + b"\n")
 
 
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
+def _weights_of(run: Path) -> dict[str, torch.Tensor]:
     """The weights a run left behind. Raises ConfigError if there are none."""
     path = run / WEIGHTS
     if not path.is_file():

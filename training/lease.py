@@ -57,7 +57,8 @@ EVALUATED = 4
 
 def prepare(options: argparse.Namespace) -> int:
     """Carry out `pack`."""
-    from training.fit import VALIDATION_SHARE, begin_from, changed, provenance_of  # needs what the card's machine lacks
+    from training.changes import changed
+    from training.fit import VALIDATION_SHARE, begin_from, provenance_of  # needs what the card's machine lacks
 
     recipe = changed(PRESETS["lease"]["all"], options.changes)
     if recipe.protocol != "counts" or recipe.course != "plateau":
@@ -147,7 +148,7 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class LeaseCourse:
     """What the plateau and its finish have in common."""
 
     content: Pack
@@ -208,7 +209,7 @@ def run(options: argparse.Namespace) -> int:
     taken = time.monotonic() - began
     log.info("%s: %d micrographs and %d scenes after %.0f s", place.described, len(content.truths), scenes, taken)
     deadline = Deadline(began + 60 * options.minutes - AFTERWARDS, options.steps, options.finish)
-    course = Course(content, stock, validate, options.out, options.work, compiled, options.save_every)
+    course = LeaseCourse(content, stock, validate, options.out, options.work, compiled, options.save_every)
     if options.finish < 1:
         spent = read(plateau / CHECKPOINT, place.device)["spent"] if (plateau / CHECKPOINT).exists() else 0.0
         course.fit(recipe, plateau, partial(deadline.plateau, spent))

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -116,31 +116,47 @@ def train(
     place = Place.join()
     if recipe.batch % place.world:
         raise ConfigError(f"a batch of {recipe.batch} cannot be shared evenly by {place.world} processes")
-    state = State(network, recipe, place, compiled)
+    state = _begun(State(network, recipe, place, compiled), out, origin)
+    keeper = _Keeper(out, state, validate, save_every) if place.rank == 0 else None
+    indices = range(place.rank, recipe.batch, place.world)
+    batches = iter(DataLoader(Steps(draw_batch, state.step, indices), batch_size=None, num_workers=workers))
+    network.train()
+    _spend(budget, state, batches, loss, loss if statistic is None else statistic, keeper)
+    if keeper is not None:
+        keeper.finish(provenance)
+    place.gather()
+    return out
+
+
+def _begun(state: State, out: Path, origin: Path | None) -> State:
+    """The state as the last checkpoint in `out` has it, or else the one in `origin`."""
     if (out / CHECKPOINT).exists():
         state.load(out / CHECKPOINT)
         log.info("resumed at step %d, %.1f minutes spent", state.step, state.spent / 60)
     elif origin is not None:
         state.copy(origin / CHECKPOINT)
-    keeper = _Keeper(out, state, validate, save_every) if place.rank == 0 else None
-    indices = range(place.rank, recipe.batch, place.world)
-    batches = iter(DataLoader(Steps(draw_batch, state.step, indices), batch_size=None, num_workers=workers))
+    return state
+
+
+def _spend(
+    budget: Budget, state: State, batches: Iterator[Drawn], loss: Loss, statistic: Loss, keeper: "_Keeper | None"
+) -> None:
+    """Step after step until the budget is used up; the keeper gets the statistic of each."""
+
+    def used() -> float:
+        return state.place.agree(budget.progress(state.step - state.begun, state.spent))
+
     mark = time.monotonic()
-    network.train()
-    progress = place.agree(budget.progress(state.step - state.begun, state.spent))
+    progress = used()
     while progress < 1:
-        rate, stage = recipe.schedule(progress, state.step)
+        rate, stage = state.recipe.schedule(progress, state.step)
         batch = next(batches)
         value, output = state.advance(batch, loss, rate, stage is not None and stage.freeze)
         now = time.monotonic()
         state.spent, mark = state.spent + now - mark, now
-        progress = place.agree(budget.progress(state.step - state.begun, state.spent))
+        progress = used()
         if keeper is not None:
-            keeper.after(value if statistic is None else statistic(output, batch), rate, progress, now)
-    if keeper is not None:
-        keeper.finish(provenance)
-    place.gather()
-    return out
+            keeper.after(value if statistic is loss else statistic(output, batch), rate, progress, now)
 
 
 class _Keeper:

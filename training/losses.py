@@ -23,7 +23,7 @@ def on(values: object, like: Tensor) -> Tensor:
     return torch.as_tensor(values).to(like.device, non_blocking=True)
 
 
-def crop_errors(output: Tensor, batch: Drawn) -> Tensor:
+def _crop_errors(output: Tensor, batch: Drawn) -> Tensor:
     """Mean squared error of every crop (N,), over the noise variance at its mean dose."""
     error = (output - on(batch.truth, output)) * on(batch.weight, output)
     return error.square().mean((1, 2, 3))
@@ -35,22 +35,22 @@ def balanced(output: Tensor, batch: Drawn) -> Tensor:
     With the plain squared error, crops of high dose and contrast drown the faint ones; with its logarithm, which is
     PSNR, the easy faint ones drown the rest. The fourth root lies between.
     """
-    return (crop_errors(output, batch) + EASY).pow(0.25).mean()
+    return (_crop_errors(output, batch) + EASY).pow(0.25).mean()
 
 
 def root(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the root of their mean squared error: full contrast weighs more than in `balanced`."""
-    return (crop_errors(output, batch) + EASY).sqrt().mean()
+    return (_crop_errors(output, batch) + EASY).sqrt().mean()
 
 
 def logarithmic(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the logarithm of their mean squared error: of PSNR, but for a factor."""
-    return (crop_errors(output, batch) + EASY).log().mean()
+    return (_crop_errors(output, batch) + EASY).log().mean()
 
 
 def mse(output: Tensor, batch: Drawn) -> Tensor:
     """Mean squared error; its minimiser is the expectation, so a noisy target serves as well as a clean one."""
-    return crop_errors(output, batch).mean()
+    return _crop_errors(output, batch).mean()
 
 
 def huber(output: Tensor, batch: Drawn) -> Tensor:

@@ -256,7 +256,7 @@ class FastDenoiser(nn.Module):
        difference from the local mean is Lee's filter (IEEE PAMI 2, 165, 1980). A faint image becomes its local mean, a
        bright one stays as it was, and what is still missing is never more than about one σ of noise. A plain residual
        network would have to copy the noise of a faint image to a hundredth of itself in order to subtract it.
-    4. The body is told the stabilised pixel, the same times the root of the share (of order 1 at any dose), the share
+    4. The body gets the stabilised pixel, the same times the root of the share (of order 1 at any dose), the share
        and the noise level at the local mean, and adds its correction in units of the local noise.
     5. What this did to the local mean is undone: the difference between input and result, averaged over about 50
        pixels, is added back. So the network keeps counts by construction, outside its training range too.
@@ -286,8 +286,8 @@ class FastDenoiser(nn.Module):
         stabilised = 2 * units / (1 + spread) - 2 * mean / (1 + mean_spread)
         mean_spread = torch.maximum(mean_spread, least)
         share = 1 / local_mean(stabilised.square(), self.cell).clamp(min=1)
-        told = torch.cat([stabilised, stabilised * share.sqrt(), share, level / mean_spread], 1)
-        return self.carried(units, units - share * (units - mean) + mean_spread * self.body(told), level)
+        inputs = torch.cat([stabilised, stabilised * share.sqrt(), share, level / mean_spread], 1)
+        return self.carried(units, units - share * (units - mean) + mean_spread * self.body(inputs), level)
 
     def carried(self, units: Tensor, out: Tensor, level: Tensor) -> Tensor:
         """The result with the local mean of the input: step 5."""

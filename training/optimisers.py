@@ -64,7 +64,7 @@ def optimisers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer
     chosen: list[torch.optim.Optimizer]
     match recipe.optimiser:
         case "muon":
-            inner = inner_convolutions(network)
+            inner = _inner_convolutions(network)
             known = {id(parameter) for parameter in inner}
             others = [parameter for parameter in parameters if id(parameter) not in known]
             adamw = torch.optim.AdamW(others, recipe.rate, betas=(recipe.beta1, 0.98), weight_decay=decay)
@@ -83,7 +83,7 @@ def optimisers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer
     return chosen
 
 
-def inner_convolutions(network: nn.Module) -> list[nn.Parameter]:
+def _inner_convolutions(network: nn.Module) -> list[nn.Parameter]:
     """Weights of all convolutions but the first and the last, in the order of the network's modules."""
     layers = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
     return [dict(layer.named_parameters())["weight"] for layer in layers][1:-1]

@@ -87,7 +87,7 @@ class State:
             one.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         if frozen:
-            for parameter in norm_parameters(self.network):
+            for parameter in _norm_parameters(self.network):
                 parameter.grad = None  # no step for it
         if self.recipe.clip_gradient:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_gradient)
@@ -138,7 +138,7 @@ def set_norms(network: nn.Module, step: int, frozen: bool) -> None:
             module.train(not frozen)
 
 
-def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
+def _norm_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Scales and shifts of all batch normalisations."""
     norms = (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     return [parameter for norm in norms for parameter in norm.parameters()]

@@ -24,12 +24,12 @@ def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> 
     if recipe.protocol == "paper":
         low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
         return partial(paper_batch, PaperDraw(recipe.crop, low, recipe.simulated), truths, scenes, recipe.seed)
-    return partial(batch, draw_of(recipe), evened(truths), scenes, recipe.seed)
+    return partial(batch, _draw_of(recipe), evened(truths), scenes, recipe.seed)
 
 
 def card_drawer(recipe: Recipe, stock: Stock) -> Drawer:
     """The same laws, by torch on the device of the images."""
-    return partial(batch_on_card, draw_of(recipe), stock, recipe.seed)
+    return partial(batch_on_card, _draw_of(recipe), stock, recipe.seed)
 
 
 def stock_of(truths: Sequence[Truth], scenes: Sequence[Image], device: torch.device) -> Stock:
@@ -46,7 +46,7 @@ def drawn_on_card(where: Where | None, recipe: Recipe, device: torch.device) -> 
     return device.type == "cuda" if where is None else where == "card"
 
 
-def draw_of(recipe: Recipe) -> Draw:
+def _draw_of(recipe: Recipe) -> Draw:
     """Doses, contrasts and cameras of the recipe's crops, in counts."""
     return Draw(
         recipe.crop,

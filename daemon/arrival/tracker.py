@@ -85,7 +85,7 @@ class _File:
     state: str = ""
     reason: str = ""
     held_since: float = 0.0
-    told: str = ""
+    reported: str = ""
 
 
 @dataclass
@@ -306,8 +306,8 @@ class Tracker:
         return None
 
     def _tell(self, file: _File, state: str, now: float) -> None:
-        if state != file.told:  # a slow writer pauses after every piece; once is enough
-            file.told = state
+        if state != file.reported:  # a slow writer pauses after every piece; once is enough
+            file.reported = state
             self._news.append(Held(file.sighting.path, file.reason, now - file.since))
 
     def _hand_over(self, file: _File, warning: str | None = None, truncated: str | None = None) -> Arrived:

@@ -81,7 +81,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class WatchHealth:
     """How the drop folder is watched at the moment, in words for the status."""
 
     state: Literal["starting", "events", "polling", "degraded"]
@@ -150,7 +150,7 @@ class _Hint(FileSystemEventHandler):
 
 
 class Watcher:
-    """Wakes when the folder is worth scanning, scans it, and mends its own watch. One thread uses it; `wake` may
+    """Wakes when the folder is worth scanning, scans it, and restores its own watch. One thread uses it; `wake` may
     be called from any other.
 
         if watcher.wait(tracker.next_due()) and (found := watcher.scan()):
@@ -170,7 +170,7 @@ class Watcher:
         observer: Callable[[], BaseObserver] = Observer,
         hint: threading.Event | None = None,
     ) -> None:
-        self.health = Health("starting", "the folder has not been listed yet")
+        self.health = WatchHealth("starting", "the folder has not been listed yet")
         self._root, self._arrival = root, arrival
         self._clock, self._filesystem, self._new_observer = clock, filesystem, observer
         self._hint = threading.Event() if hint is None else hint
@@ -270,7 +270,7 @@ class Watcher:
         if self._arrival.polling == "always" or (self._arrival.polling == "auto" and network):
             self._stop_observer()
             why = f"{fstype} sends no events" if self._arrival.polling == "auto" else "arrival.polling is always"
-            if why != self._polled_because:  # a share that comes and goes is told of once
+            if why != self._polled_because:  # a share that comes and goes is reported once
                 self._polled_because = why
                 log.info("%s is polled every %g s (%s)", self._root, self._arrival.poll_seconds, why)
         elif self._start_observer():
@@ -303,14 +303,14 @@ class Watcher:
         self._stop_observer()
         self._identity = None
         self._back_off = min(2 * self._back_off or self._arrival.poll_seconds, LONGEST_BACK_OFF)
-        self.health = Health("degraded", str(gone))
+        self.health = WatchHealth("degraded", str(gone))
         self._earliest = self._latest = self._clock() + self._back_off
 
-    def _watching(self, listing: Listing) -> Health:
+    def _watching(self, listing: Listing) -> WatchHealth:
         remark = f"; {len(listing.unreadable)} folders or files cannot be read" if listing.unreadable else ""
         if self._observer is None:
-            return Health("polling", f"listed every {self._arrival.poll_seconds:g} s{remark}")
-        return Health("events", f"events, and listed every {self._arrival.rescan_seconds:g} s{remark}")
+            return WatchHealth("polling", f"listed every {self._arrival.poll_seconds:g} s{remark}")
+        return WatchHealth("events", f"events, and listed every {self._arrival.rescan_seconds:g} s{remark}")
 
     def _report(self, listing: Listing) -> None:
         """Say once for each sub-folder what cannot be read, and once for each kind of file what is passed over."""

@@ -13,39 +13,47 @@ from PIL import Image as Picture
 from daemon.files import write_whole
 from daemon.logs import one_line
 
-_STYLE = """
+_COMMON = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c2024; max-width: 1180px; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 p, li { max-width: 48rem; } .note { color: #59626b; font-size: .9em; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86em; margin: .6rem 0; }
+img { max-width: 100%; height: auto; } pre { white-space: pre-wrap; }
+"""
+_STYLE = """
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e8ea;
   font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th { border-bottom: 1px solid #9aa3ab; white-space: nowrap; }
 .dated td:first-child { white-space: nowrap; }
-figure { margin: 1.4rem 0; } figcaption { font-size: .9em; } img { max-width: 100%; height: auto; }
+figure { margin: 1.4rem 0; } figcaption { font-size: .9em; }
 td.good, td.check, td.reject, td.quarantined { white-space: nowrap; } .good { color: #14703c; }
 .check { color: #7a5b00; font-weight: 600; } .reject, .quarantined { color: #b3261e; font-weight: 600; }
-pre { white-space: pre-wrap; font-size: .82em; background: #f5f6f7; padding: .8rem; }
+pre { font-size: .82em; background: #f5f6f7; padding: .8rem; }
 code { font-size: .92em; overflow-wrap: anywhere; }
 @media print { body { margin: 0; } figure, tr { break-inside: avoid; } }
 """
 _QUALITY = 88
 
 
-def save(path: Path, title: str, parts: Iterable[str]) -> None:
-    """Write one page of HTML `parts`, whole or not at all. Raises OSError."""
-    head = (
+def opening(title: str, style: str) -> str:
+    """What is before the first part of a page: its title, and CSS rules added to those that all pages share."""
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         # Whatever a file's name holds, nothing in this page runs or asks for anything.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
         f'<meta name="viewport" content="width=device-width"><title>{text(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>\n<h1>{text(title)}</h1>"
+        f"<style>{_COMMON}{style}</style></head><body>\n"
     )
 
+
+def save(path: Path, title: str, parts: Iterable[str]) -> None:
+    """Write one page of HTML `parts`, whole or not at all. Raises OSError."""
+    first = f"{opening(title, _STYLE)}<h1>{text(title)}</h1>"
+
     def write(stream: BinaryIO) -> None:
-        stream.writelines(part.encode("utf-8") + b"\n" for part in chain((head,), parts, ("</body></html>",)))
+        stream.writelines(part.encode("utf-8") + b"\n" for part in chain((first,), parts, ("</body></html>",)))
 
     write_whole(path, write)
 

@@ -176,12 +176,7 @@ def calibrate(frames: Frames, made: str, detector: str | None = None, voltage_kv
     dark = frames.darks if frames.darks.pairs else None
     remarks = _remarks(frames, dark)
     if not levels or len(levels) + (dark is not None) < 2:
-        single = f"; {len(frames.flats) - len(levels)} brightness(es) have one frame only" if frames.flats else ""
-        sat = f"; {len(frames.saturated)} frame(s) are saturated" if frames.saturated else ""
-        raise MicrographError(
-            f"too few frames to calibrate by: pairs at {len(levels)} brightness(es), darks: {frames.darks.number}"
-            f"{single}{sat}; take at least two flats at each of two brightnesses, or at one and two darks"
-        )
+        raise _too_few(frames, len(levels))
     assert frames.shape is not None
     slope, offset, readout = _transfer(levels, dark)
     linear = _linear_to(levels, offset, readout)
@@ -213,6 +208,16 @@ def calibrate(frames: Frames, made: str, detector: str | None = None, voltage_kv
         spectrum=spectrum,
     )
     return Calibrated(camera, tuple(remarks))
+
+
+def _too_few(frames: Frames, levels: int) -> MicrographError:
+    """The error that says what there is, and what is missing."""
+    single = f"; {len(frames.flats) - levels} brightness(es) have one frame only" if frames.flats else ""
+    saturated = f"; {len(frames.saturated)} frame(s) are saturated" if frames.saturated else ""
+    return MicrographError(
+        f"too few frames to calibrate by: pairs at {levels} brightness(es), darks: {frames.darks.number}"
+        f"{single}{saturated}; take at least two flats at each of two brightnesses, or at one and two darks"
+    )
 
 
 def _remarks(frames: Frames, dark: Level | None) -> list[str]:

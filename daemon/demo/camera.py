@@ -77,7 +77,7 @@ def encode(counts: NDArray[np.uint16], kind: str) -> bytes:
     return stream.getvalue()
 
 
-def write_in_pieces(path: Path, data: bytes, pause: Pause) -> None:
+def _write_in_pieces(path: Path, data: bytes, pause: Pause) -> None:
     """One open file, flushed piece by piece: a camera computer on a slow network."""
     with path.open("wb") as stream:
         for piece in _pieces(data, 10):
@@ -86,7 +86,7 @@ def write_in_pieces(path: Path, data: bytes, pause: Pause) -> None:
             pause(0.2)
 
 
-def write_preallocated(path: Path, data: bytes, pause: Pause) -> None:
+def _write_preallocated(path: Path, data: bytes, pause: Pause) -> None:
     """The full size at once, then the content, with a rest in the middle: a copy by Windows Explorer."""
     with path.open("wb") as stream:
         stream.truncate(len(data))
@@ -96,7 +96,7 @@ def write_preallocated(path: Path, data: bytes, pause: Pause) -> None:
             pause(2.0 if number == 1 else 0.2)
 
 
-def write_renamed(path: Path, data: bytes, pause: Pause) -> None:
+def _write_renamed(path: Path, data: bytes, pause: Pause) -> None:
     """A temporary name beside it, then a rename: rsync and careful acquisition software."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as stream:
@@ -107,7 +107,7 @@ def write_renamed(path: Path, data: bytes, pause: Pause) -> None:
     temporary.replace(path)
 
 
-def write_reopened(path: Path, data: bytes, pause: Pause) -> None:
+def _write_reopened(path: Path, data: bytes, pause: Pause) -> None:
     """Opened, appended to and closed several times, with rests: a camera that saves strip by strip."""
     for number, piece in enumerate(_pieces(data, 4)):
         with path.open("ab") as stream:
@@ -116,10 +116,10 @@ def write_reopened(path: Path, data: bytes, pause: Pause) -> None:
 
 
 MANNERS: dict[str, Callable[[Path, bytes, Pause], None]] = {
-    "in pieces": write_in_pieces,
-    "preallocated": write_preallocated,
-    "renamed": write_renamed,
-    "reopened": write_reopened,
+    "in pieces": _write_in_pieces,
+    "preallocated": _write_preallocated,
+    "renamed": _write_renamed,
+    "reopened": _write_reopened,
 }
 
 

@@ -43,7 +43,7 @@ USUAL_SIGMA = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Score:
     """One micrograph's result. PSNR in dB; `seconds` from the file's last byte to the finished image."""
 
     exposure: Exposure
@@ -87,7 +87,7 @@ def best_gaussian(image: Image, truth: Image) -> tuple[float, float]:
     return best
 
 
-def table(outcomes: Sequence[Outcome], width: int = 100) -> str:
+def table(outcomes: Sequence[Score], width: int = 100) -> str:
     """The outcomes as plain text, PSNR in dB, no wider than `width` columns (or 70, if that is more)."""
     columns = " size  counts  contrast      s    raw  2 px   best  denoised"
     name = max(10, min(width - len(columns), max((len(o.exposure.file) for o in outcomes), default=10)))
@@ -189,7 +189,7 @@ class _Demo:
         self._events: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
         self._stop = threading.Event()
         self._complete: dict[str, tuple[float, dict[str, Any]]] = {}
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: dict[str, Score] = {}
         self._waiting = [exposure.file for exposure in session]
         self._problems: list[str] = []
         self._backend = ""
@@ -288,7 +288,7 @@ class _Demo:
                                   f"image of {truth.shape}")  # fmt: skip
             return
         rivals = psnr(gaussian(raw, USUAL_SIGMA), truth), best_gaussian(raw, truth)[0]
-        outcome = Outcome(exposure, stamp - last_byte, psnr(raw, truth), *rivals, psnr(denoised, truth))
+        outcome = Score(exposure, stamp - last_byte, psnr(raw, truth), *rivals, psnr(denoised, truth))
         self._outcomes[file] = outcome
         if outcome.denoised <= outcome.raw:
             self._problems.append(f"{file}: is worse than the input ({outcome.raw:.2f} → {outcome.denoised:.2f} dB)")
@@ -349,7 +349,7 @@ class _Demo:
             tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
             print(f"The daemon's last words ({log}):", *(tail or ["(none)"]), sep="\n  ")
 
-    def _picture(self, outcomes: Sequence[Outcome]) -> None:
+    def _picture(self, outcomes: Sequence[Score]) -> None:
         """One row for each contrast at the lowest dose."""
         lowest = min(o.exposure.dose for o in outcomes)
         chosen = {o.exposure.contrast: o for o in reversed(outcomes) if o.exposure.dose == lowest}

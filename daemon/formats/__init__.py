@@ -1,7 +1,7 @@
-"""Micrograph files: is it complete, read it, write one. TIFF, MRC and vendors' formats, told apart by their content.
+"""Micrograph files: is it complete, read it, write one. TIFF, MRC and vendors' formats, recognised by their content.
 
 In: a path. Out: a `Micrograph`, or why there is none; raw files are only ever opened for reading.
-Front door: `probe`, `read` and `write`; `decoder.Reader` reads in a child process what needs a codec.
+Front door: `probe`, `read`, `count`, `write`, `open_raw`; `decoder.Reader` reads in a child process what needs a codec.
 """
 
 import os
@@ -219,11 +219,11 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
 
 def require_one_exposure(micrograph: Micrograph) -> None:
     """Raise MicrographError for a sum whose file surely says that its sections are no frames of one exposure."""
-    told = micrograph.metadata.get("stack")
-    if micrograph.metadata["frames"] > 1 and told is not None and told["sure"] and told["are"] != "frames":
+    stated = micrograph.metadata.get("stack")
+    if micrograph.metadata["frames"] > 1 and stated is not None and stated["sure"] and stated["are"] != "frames":
         raise MicrographError(
-            f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}) and not frames of one "
-            "exposure; save the one that is wanted as a file of its own"
+            f"{micrograph.source}: its sections are {stack.WORDS[stated['are']]} ({stated['by']}) and not frames of "
+            "one exposure; save the one that is wanted as a file of its own"
         )
 
 

@@ -134,8 +134,8 @@ class _Child:
         self.sound = False
         self._socket.settimeout(_PATIENCE * seconds)
         try:
-            told = [str(path), section, max_pixels, seconds, below and str(below), references]
-            self._socket.send(json.dumps(told).encode())
+            request = [str(path), section, max_pixels, seconds, below and str(below), references]
+            self._socket.send(json.dumps(request).encode())
             answer, handed, _, _ = socket.recv_fds(self._socket, _ONE, 1)
         except TimeoutError as error:
             raise TransientError(
@@ -188,18 +188,18 @@ class _Child:
         )
 
 
-def _micrograph(path: Path, told: Mapping[str, Any], descriptor: int) -> Micrograph:
+def _micrograph(path: Path, answer: Mapping[str, Any], descriptor: int) -> Micrograph:
     """The answer, with the pixels where the child put them."""
-    height, width = told["pixels"]
-    dtype = np.dtype(told["dtype"])
+    height, width = answer["pixels"]
+    dtype = np.dtype(answer["dtype"])
     try:
         memory = mmap.mmap(descriptor, height * width * dtype.itemsize, prot=mmap.PROT_READ)
     finally:
         os.close(descriptor)
-    size = PixelSize(*told["size"]) if told["size"] else None
+    size = PixelSize(*answer["size"]) if answer["size"] else None
     pixels = np.frombuffer(memory, dtype).reshape(height, width)
-    taken = Acquisition(**told["acquisition"])
-    return Micrograph(pixels, path, told["kind"], size, told["metadata"], tuple(told["warnings"]), taken)
+    taken = Acquisition(**answer["acquisition"])
+    return Micrograph(pixels, path, answer["kind"], size, answer["metadata"], tuple(answer["warnings"]), taken)
 
 
 # The child's side

@@ -20,9 +20,10 @@ from daemon.formats.reading import (
     Extent,
     check_pixels,
     check_plane,
+    frame_facts,
     pick_section,
     sum_frames,
-    tail_remark,
+    tail_remarks,
 )
 from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
@@ -50,7 +51,7 @@ PLACEHOLDER = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class MrcLayout:
     """What an MRC header says. Lengths in bytes."""
 
     header: Any
@@ -76,7 +77,7 @@ def recognised(head: bytes, suffix: str) -> bool:
     return head[208:211] == b"MAP" or (suffix.lower() in SUFFIXES and _header(head) is not None)
 
 
-def parse(head: bytes) -> Layout:
+def parse(head: bytes) -> MrcLayout:
     """Understand the first 1024 bytes. Raises DamagedError."""
     if len(head) < HEADER_BYTES:
         raise DamagedError("the MRC header is cut off", cut=True)
@@ -89,7 +90,7 @@ def parse(head: bytes) -> Layout:
         mode = _PACKED  # IMOD's second way to say it
     dtype = np.dtype(_MODES.get(mode, "u1")).newbyteorder(header.dtype["nx"].byteorder)
     shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
-    return Layout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
+    return MrcLayout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
 
 
 def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int | None = None) -> Micrograph:
@@ -100,58 +101,64 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     stream.seek(0)
     layout = parse(stream.read(HEADER_BYTES))
     header = layout.header
+    _refuse(path, layout, max_pixels)
+    stored = _stored(layout, size, growing=section is not None)
+    dtype, warnings = layout.dtype, list[str]()
+    end = min(size, layout.extent.end)
+    if dtype.kind in "iu":
+        dtype, warnings = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end)
+    chosen = range(stored) if section is None else pick_section(path, section, stored)
+    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
+    labels = _labels(header)
+    if layout.mode == 0:
+        mrc_numbers.refuse_packed(path, labels, pixels, len(chosen))
+    found, source = _size(stream, header)
+    warnings += remarks
+    if size > end:
+        warnings.append(f"{size - end} bytes after the image data were ignored")
+    warnings += tail_remarks(pixels)
+    if found is None and source:
+        warnings.append(source)
+    metadata: dict[str, Any] = {
+        **frame_facts(chosen, stored, dtype, section),
+        **({"labels": labels} if labels else {}),
+        **({"axes": list(_axes(header))} if _axes(header) != _AXES else {}),
+        **({} if found is None else {"pixel_size_from": source}),
+    }
+    if stored > 1:
+        metadata = stack.merged(metadata, _nature(stream, header, stored, labels))
+    taken = mrc_extended.acquisition(stream, header, chosen.start, found)
+    if len(chosen) > 1:
+        taken = replace(taken, electrons_per_pixel=None)  # it is that of one section, or of all: nobody says which
+    return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
+
+
+def _refuse(path: Path, layout: MrcLayout, max_pixels: int) -> None:
+    """Raises MicrographError for what is no stack of planes, one intensity per pixel, within `max_pixels`."""
     stored, height, width = layout.shape
     if layout.mode >= _COMPRESSED:
         raise MicrographError(f"{path}: is a compressed MRC (MRCZ), which is not read: save it without compression")
     if layout.mode in _REFUSED:
         raise MicrographError(f"{path}: holds {_REFUSED[layout.mode]}, not one intensity per pixel; it was left alone")
-    if int(header["ispg"]) > 1:
+    if (group := int(layout.header["ispg"])) > 1:
         raise MicrographError(
-            f"{path}: is a three-dimensional map (space group {int(header['ispg'])}), "
-            "not a micrograph; it was left alone"
+            f"{path}: is a three-dimensional map (space group {group}), not a micrograph; it was left alone"
         )
     check_plane(path, height, width)
     check_pixels(path, height, width, stored, max_pixels)
+
+
+def _stored(layout: MrcLayout, size: int, *, growing: bool) -> int:
+    """How many sections there are, of a growing stack those that are whole. Raises DamagedError for missing bytes."""
+    stored, height, width = layout.shape
     missing = layout.extent.end - size
-    if missing > 0 and section is not None and stored > 1:
-        stored = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
-    elif missing > 0:
-        whole = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
-        which = f": frame {whole + 1} of {stored} is not whole" if stored > 1 else ""
-        raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
-    dtype, warnings = layout.dtype, list[str]()
-    if dtype.kind in "iu":
-        end = min(size, layout.extent.end)
-        dtype, warnings = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end)
-    chosen = range(stored) if section is None else pick_section(path, section, stored)
-    frames = len(chosen)
-    pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
-    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    warnings += remarks
-    if missing < 0:
-        warnings.append(f"{-missing} bytes after the image data were ignored")
-    warnings += [text for text in [tail_remark(pixels)] if text]
-    metadata: dict[str, Any] = {"frames": frames, "dtype": dtype.newbyteorder("=").name}
-    if section is not None:
-        metadata |= {"section": section + 1, "sections": stored}
-    labels = _labels(header)
-    if layout.mode == 0:
-        mrc_numbers.refuse_packed(path, labels, pixels, frames)
-    if labels:
-        metadata["labels"] = labels
-    if (axes := _axes(header)) != _AXES:
-        metadata["axes"] = list(axes)
-    if stored > 1:
-        metadata = stack.merged(metadata, _nature(stream, header, stored, labels))
-    found, source = _size(stream, header)
-    if found is not None:
-        metadata["pixel_size_from"] = source
-    elif source:
-        warnings.append(source)
-    taken = mrc_extended.acquisition(stream, header, chosen.start, found)
-    if frames > 1:
-        taken = replace(taken, electrons_per_pixel=None)  # it is that of one section, or of all: nobody says which
-    return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
+    if missing <= 0:
+        return stored
+    whole = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
+    if growing and stored > 1:
+        return whole
+    which = f": frame {whole + 1} of {stored} is not whole" if stored > 1 else ""
+    raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
 
 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
@@ -202,7 +209,7 @@ def _known(mode: int) -> bool:
     return plain in _MODES or plain in _REFUSED
 
 
-def _frames(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
+def _frames(stream: BinaryIO, layout: MrcLayout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
     _, height, width = layout.shape
     stream.seek(layout.data + chosen.start * height * width * dtype.itemsize)
     for _ in chosen:

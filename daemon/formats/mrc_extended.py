@@ -25,29 +25,29 @@ def acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | N
     """What the extended header says of a section, from 0; all unknown without one."""
     if _serialem_form(header) is not None:
         return _of_serialem(stream, header, section, size)
-    told = _thermo_fisher(stream, header, section)
-    if told is None:
+    record = _thermo_fisher(stream, header, section)
+    if record is None:
         return UNKNOWN
 
     def text(*names: str) -> str | None:
-        words = (bytes(told[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
+        words = (bytes(record[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
         return next((word for word in words if word), None)
 
     area = None if size is None else convert(size, "m")
     return Acquisition.stated(
-        voltage_kv=float(told["HT"]) * 1e-3,
-        magnification=float(told["Magnification"]),
-        exposure_seconds=float(told["Integration time"]) or float(told["Dwell time"]),
+        voltage_kv=float(record["HT"]) * 1e-3,
+        magnification=float(record["Magnification"]),
+        exposure_seconds=float(record["Integration time"]) or float(record["Dwell time"]),
         microscope=text("Microscope type"),
         detector=text("Camera name", "STEM Detector name"),
-        electrons_per_pixel=None if area is None else float(told["Dose"]) * area.x * area.y,
+        electrons_per_pixel=None if area is None else float(record["Dose"]) * area.x * area.y,
     )
 
 
 def stated_size(stream: BinaryIO, header: Any) -> PixelSize | None:
     """The pixel size that Thermo Fisher's extended header gives of the first section, in metres."""
-    told = _thermo_fisher(stream, header, 0)
-    return None if told is None else pixel_size(float(told["Pixel size Y"]), float(told["Pixel size X"]), "m")
+    record = _thermo_fisher(stream, header, 0)
+    return None if record is None else pixel_size(float(record["Pixel size Y"]), float(record["Pixel size X"]), "m")
 
 
 def nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:
@@ -65,34 +65,34 @@ def nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:
 
 def _serialem_nature(stream: BinaryIO, header: Any, stored: int, length: int, flags: int) -> Stack | None:
     found = [_numbers(stream, header, number, length, flags) for number in range(min(stored, _MOST // length))]
-    told = [one for one in found if one]
-    if len(told) < 2:
+    records = [one for one in found if one]
+    if len(records) < 2:
         return None
     by = "SerialEM extended header"
     return stack.weighed(
         (
-            stack.of_places((tuple(one[2]) for one in told if 2 in one), "pieces", by),
-            stack.of_tilts((one[1][0] * _DEGREES for one in told if 1 in one), by),
+            stack.of_places((tuple(one[2]) for one in records if 2 in one), "pieces", by),
+            stack.of_tilts((one[1][0] * _DEGREES for one in records if 1 in one), by),
             Stack("exposures", by),  # frames of one exposure have no record each
         )
     )
 
 
 def _thermo_fisher_nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:
-    told = []
+    records = []
     for number in range(min(stored, _MOST >> 10)):
         one = _thermo_fisher(stream, header, number)
         if one is None:
             break
-        told.append(one)
-    if len(told) < 2:
+        records.append(one)
+    if len(records) < 2:
         return None
     by = "Thermo Fisher extended header"
-    fraction = any("Is dose fraction" in one.dtype.names and bool(one["Is dose fraction"]) for one in told)
-    places = {(round(float(one["X-Stage"]), _DIGITS), round(float(one["Y-Stage"]), _DIGITS)) for one in told}
+    fraction = any("Is dose fraction" in one.dtype.names and bool(one["Is dose fraction"]) for one in records)
+    places = {(round(float(one["X-Stage"]), _DIGITS), round(float(one["Y-Stage"]), _DIGITS)) for one in records}
     return stack.weighed(
         (
-            stack.of_tilts((float(one["Alpha tilt"]) for one in told), by),
+            stack.of_tilts((float(one["Alpha tilt"]) for one in records), by),
             Stack("frames", by) if fraction else stack.of_places(places, "places", by),
         )
     )

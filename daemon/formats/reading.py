@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,15 +122,15 @@ def pick_section(path: Path, section: int, sections: int) -> range:
 def sum_frames(frames: Iterable[Pixels], chosen: range, stored: int) -> tuple[Pixels, list[str]]:
     """Sum planes (H, W) of one dtype without overflow: integers widened, floats summed in float64; and remarks.
 
-    `chosen`: which of the `stored` frames they are, from 0. One plane comes back as it is. Sums of float16 and float32
-    are rounded to float32 at the end. Raises DamagedError naming the frame that cannot be had: a sum without it would
-    be of another dose.
+    `chosen`: which of the `stored` frames they are, from 0. One plane keeps its type, in native byte order. Sums of
+    float16 and float32 are rounded to float32 at the end. Raises DamagedError naming the frame that cannot be had: a
+    sum without it would be of another dose.
     """
     planes = _named(frames, chosen, stored)
     count = len(chosen)
     _, first = next(planes)
     if count == 1:
-        return first, []
+        return np.ascontiguousarray(first, first.dtype.newbyteorder("=")), []
     dtype = first.dtype
     wide: np.dtype[np.generic] = np.dtype(np.float64)
     if dtype.kind in "iu" and dtype.itemsize < 8:
@@ -178,12 +179,18 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
-def tail_remark(pixels: Pixels) -> str | None:
+def frame_facts(numbers: range, stored: int, dtype: np.dtype[Any], section: int | None) -> dict[str, Any]:
+    """For a micrograph's metadata: how many frames are in it, of what type, and which section of how many it is."""
+    facts = {"frames": len(numbers), "dtype": dtype.name}
+    return facts if section is None else {**facts, "section": section + 1, "sections": stored}
+
+
+def tail_remarks(pixels: Pixels) -> list[str]:
     """A remark if the last rows are all zero, as a cut copy, a dark border or a beam stop leaves them."""
     height = pixels.shape[0]
     rows = 0
     while rows < height and not pixels[height - 1 - rows].any():
         rows += 1
     if rows == 0:
-        return None
-    return f"the last {rows} of {height} rows are zero: a dark border, or a copy that was cut"
+        return []
+    return [f"the last {rows} of {height} rows are zero: a dark border, or a copy that was cut"]

@@ -24,13 +24,14 @@ from daemon.formats.reading import (
     check_pixels,
     check_plane,
     first_line,
+    frame_facts,
     may_pass,
     pick_section,
     sum_frames,
-    tail_remark,
+    tail_remarks,
 )
 from daemon.formats.units import METRES, pixel_size, reciprocal
-from daemon.micrograph import Acquisition, Micrograph, Pixels
+from daemon.micrograph import Acquisition, Micrograph, Pixels, PixelSize
 
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -69,7 +70,7 @@ _HSPY = Format("a HyperSpy file", "hspy", "hspy")
 
 
 def recognised(head: bytes, suffix: str) -> Format | None:
-    """Which of these formats the first bytes of a file show; HDF5 files are told apart by their name."""
+    """Which of these formats the first bytes of a file show; HDF5 files by their name."""
     if head.startswith(b"\0\0\0\x03") and head[8:12] in (b"\0\0\0\x01", b"\0\0\0\0"):
         return _DM3
     if head.startswith(b"\0\0\0\x04") and head[12:16] in (b"\0\0\0\x01", b"\0\0\0\0"):
@@ -131,8 +132,8 @@ def read(
         try:
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             chosen, left_out = _choose(path, form, signals)
-            told = sidecars.emi_beside(path, below) if form is _SER else None
-            return _micrograph(path, form, chosen, left_out, max_pixels, section, told)
+            emi = sidecars.emi_beside(path, below) if form is _SER else None
+            return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
         except (EmdenoisedError, MemoryError, DamagedError):
             raise
         except ImportError as error:  # what reads spectrum images is not installed, for they are no use here
@@ -184,11 +185,38 @@ def _micrograph(
     left_out: list[str],
     max_pixels: int,
     section: int | None,
-    told: sidecars.EmiRecord | None,
+    emi: sidecars.EmiRecord | None,
 ) -> Micrograph:
     data, y, x = _upright(signal)
+    _refuse_diffraction(path, form, y, x, emi)
+    *_, height, width = data.shape
+    stored = 1 if data.ndim == 2 else int(data.shape[0])
+    check_plane(path, height, width)
+    check_pixels(path, height, width, stored, max_pixels)
+    chosen = range(stored) if section is None else pick_section(path, section, stored)
+    pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored)
+    size, title = _size(y, x), _title(signal)
+    metadata: dict[str, Any] = {
+        **frame_facts(chosen, stored, data.dtype, section),
+        **({"title": title} if title else {}),
+        **({} if size is None else {"pixel_size_from": f"{form.kind.upper()} header"}),
+        **tiff_values.brightness(*brightness(signal)),
+    }
+    if stored > 1:
+        metadata = stack.merged(metadata, _nature(form, signal))
+    if left_out:
+        warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
+    warnings += tail_remarks(pixels)
+    how = acquisition(signal) if emi is None else emi.taken
+    return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
+
+
+def _refuse_diffraction(
+    path: Path, form: Format, y: Mapping[str, Any], x: Mapping[str, Any], emi: sidecars.EmiRecord | None
+) -> None:
+    """Raises MicrographError for axes in reciprocal units."""
     units = [str(axis.get("units") or "") for axis in (y, x)]
-    if form is _SER and ((told is not None and told.diffraction) or _too_wide(x)):
+    if form is _SER and ((emi is not None and emi.diffraction) or _too_wide(x)):
         units = ["1/m", "1/m"]
     for unit in units:
         if reciprocal(unit):
@@ -196,33 +224,24 @@ def _micrograph(
                 f"{path}: is a diffraction pattern (its pixels are measured in {unit}); it was left alone, because "
                 "this denoiser is for images: move it to another folder"
             )
-    *_, height, width = data.shape
-    stored = 1 if data.ndim == 2 else int(data.shape[0])
-    check_plane(path, height, width)
-    check_pixels(path, height, width, stored, max_pixels)
-    chosen = range(stored) if section is None else pick_section(path, section, stored)
-    pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored)
-    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    metadata: dict[str, Any] = {"frames": len(chosen), "dtype": data.dtype.newbyteorder("=").name}
-    if section is not None:
-        metadata |= {"section": section + 1, "sections": stored}
-    if title := _title(signal):
-        metadata["title"] = title
+
+
+def _size(y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
+    """The size of a pixel as the axes state it."""
+    if y.get("scale") is None or x.get("scale") is None:
+        return None
+    down, across = (str(axis.get("units") or "") for axis in (y, x))
+    return pixel_size(float(y["scale"]), float(x["scale"]), across, down)
+
+
+def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
+    """What the sections of a stack are, by the axis across them."""
     across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
-    if stored > 1 and across:
-        name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
-        name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO calls it z whatever it is
-        metadata = stack.merged(metadata, stack.of_axis(name, unit, f"{form.kind.upper()} axis"))
-    scales = y.get("scale"), x.get("scale")
-    size = None if None in scales else pixel_size(float(y["scale"]), float(x["scale"]), units[1], units[0])
-    if size is not None:
-        metadata["pixel_size_from"] = f"{form.kind.upper()} header"
-    if left_out:
-        warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
-    warnings += [text for text in [tail_remark(pixels)] if text]
-    metadata |= tiff_values.brightness(*brightness(signal))
-    how = acquisition(signal) if told is None else told.taken
-    return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
+    if not across:
+        return None
+    name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
+    name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO calls it z whatever it is
+    return stack.of_axis(name, unit, f"{form.kind.upper()} axis")
 
 
 def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
@@ -301,9 +320,9 @@ def at(tree: Any, *places: str) -> Any:
 
 def brightness(signal: Mapping[str, Any]) -> tuple[float, float, str]:
     """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and none where it states none."""
-    told = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
+    stated = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
     try:
-        return float(at(told, "Origin") or 0.0), float(at(told, "Scale") or 1.0), str(at(told, "Units") or "")
+        return float(at(stated, "Origin") or 0.0), float(at(stated, "Scale") or 1.0), str(at(stated, "Units") or "")
     except (TypeError, ValueError):
         return 0.0, 1.0, ""
 

@@ -77,7 +77,7 @@ def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     in_angstrom = None if size is None else convert(size, "angstrom")
     dose = Acquisition.stated(electrons_per_pixel=values.get("ExposureDose")).electrons_per_pixel
     per_electron = Acquisition.stated(electrons_per_unit=values.get("CountsPerElectron")).electrons_per_unit
-    told = Acquisition.stated(
+    taken = Acquisition.stated(
         voltage_kv=values.get("Voltage"),
         magnification=values.get("Magnification"),
         exposure_seconds=values.get("ExposureTime"),
@@ -91,7 +91,7 @@ def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     metadata = dict(micrograph.metadata) if stored < 2 else stack.merged(micrograph.metadata, nature(text, stored))
     if stated is None and size is not None:
         metadata["pixel_size_from"] = "SerialEM .mdoc"
-    return replace(micrograph, acquisition=replace(told, **known), pixel_size=size, metadata=metadata)
+    return replace(micrograph, acquisition=replace(taken, **known), pixel_size=size, metadata=metadata)
 
 
 def nature(text: str, stored: int) -> Stack | None:

@@ -48,8 +48,8 @@ def weighed(found: Iterable[Stack | None]) -> Stack | None:
 def merged(metadata: Mapping[str, Any], other: Stack | None) -> dict[str, Any]:
     """Metadata of a micrograph with one more statement on its stack weighed in."""
     own = metadata.get("stack")
-    told = weighed([None if own is None else Stack(**own), other])
-    return dict(metadata) if told is None else {**metadata, "stack": told.as_json()}
+    counting = weighed([None if own is None else Stack(**own), other])
+    return dict(metadata) if counting is None else {**metadata, "stack": counting.as_json()}
 
 
 def of_words(text: str, by: str) -> Stack | None:

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,16 +22,18 @@ from daemon.formats.reading import (
     DamagedError,
     check_pixels,
     check_plane,
+    frame_facts,
     pick_section,
     sum_frames,
-    tail_remark,
+    tail_remarks,
 )
-from daemon.formats.tiff_layout import Layout, Page
+from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 _PALETTE = 3
+_OUTDATED = "its description declares frames of which nothing is there"
 _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
@@ -41,6 +43,16 @@ _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
 """No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: those whose output
 the directory bounds."""
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which planes are summed: `numbers` of the `stored` ones of a file, `within` those of `pages`; all from 0."""
+
+    pages: list[int]
+    stored: int
+    numbers: range
+    within: range
 
 
 def read(
@@ -56,56 +68,60 @@ def read(
     first = layout.pages[pages[0]]
     tiff_stack.refuse_channels(path, layout)
     values = tiff_values.meaning(path, first, layout.description)
-    stored = len(pages) * first.depth * layout.contiguous_frames
-    check_plane(path, first.height, first.width)
-    check_pixels(path, first.height, first.width, stored, max_pixels)
-    others = len(layout.pages) - len(pages)
-    chosen = range(stored) if section is None else pick_section(path, section, stored)
-    frames, numbers = len(chosen), chosen
-    if section is not None and layout.contiguous_frames == 1:
-        pages = pages[section // first.depth :][:1]
-        chosen = range(section % first.depth, section % first.depth + 1)
-    _check_segments(path, [layout.pages[index] for index in pages], max_pixels, decode=decode)
+    wanted = _wanted(path, layout, pages, section, max_pixels)
+    _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
     stream.seek(0)  # tifffile takes where the stream stands for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
-        page = _page(file, pages[0], layout, size)
+        page = _page(file, wanted.pages[0], layout, size)
         if first.photometric == _PALETTE:
             values = tiff_values.of_palette(path, first, page.colormap)
         dtype = _numbers(path, page, first)
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description)
         taken = tiff_tags.acquisition(tags, layout.description)
-        if first.compression in EER and frames < stored:  # what it states is of the whole movie
-            taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
-        if layout.contiguous_frames > 1:
-            planes = tiff_plain.contiguous(stream, layout, dtype, chosen)
-        else:
-            every = (plane for index in pages for plane in _planes(stream, file, index, layout, size, dtype))
-            planes = islice(every, chosen.start, chosen.stop)
+        planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
         understood = tiff_values.Understood(planes, first, values)
-        pixels, remarks = sum_frames(understood, numbers, stored)
-    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        pixels, remarks = sum_frames(understood, wanted.numbers, wanted.stored)
     tiff_stack.refuse_packed(path, layout.description, first, pixels)
-    outdated = "its description declares frames of which nothing is there" if layout.outdated else ""
-    remarks_on_tags = (*said[:3], first.remark, understood.remark, outdated)
-    odd = [f"the TIFF is unusual: {text}" for text in remarks_on_tags if text]
-    meant = [f"{values.by} was applied: {values}"] if values.changes else []
-    left_out = [f"{others} other page{'s' * (others > 1)} of the file ({_OTHERS}) left out"] if others else []
-    tail = [text for text in [tail_remark(pixels)] if text]
+    if first.compression in EER and len(wanted.numbers) < wanted.stored:  # what it states is of the whole movie
+        taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
     metadata: dict[str, Any] = {
-        "frames": frames,
-        "dtype": (understood.dtype or dtype).name,
+        **frame_facts(wanted.numbers, wanted.stored, understood.dtype or dtype, section),
         "ome": "<OME" in layout.description[:2000],
-        **({} if section is None else {"section": section + 1, "sections": stored}),
         **({} if found is None else {"pixel_size_from": found[1]}),
         **({"values": values.as_json()} if values.changes else {}),
         **tiff_values.handed_on(tags),
         **tiff_tags.origin(tags),
     }
-    if stored > 1:
+    if wanted.stored > 1:
         metadata = stack.merged(metadata, tiff_stack.nature(layout, first, tags))
-    warnings = (*odd, *remarks, *meant, *left_out, *tail)
+    others = len(layout.pages) - len(pages)
+    warnings = (
+        *_odd(*said[:3], first.remark, understood.remark, _OUTDATED if layout.outdated else ""),
+        *remarks,
+        *([f"{values.by} was applied: {values}"] if values.changes else []),
+        *([f"{others} other page{'s' * (others > 1)} of the file ({_OTHERS}) left out"] if others else []),
+        *tail_remarks(pixels),
+    )
     return Micrograph(pixels, path, "tiff", found[0] if found else None, metadata, warnings, taken)
+
+
+def _wanted(path: Path, layout: TiffLayout, pages: list[int], section: int | None, max_pixels: int) -> _Wanted:
+    """The planes to read of these pages. Raises MicrographError for planes that are none, too large, or not there."""
+    first = layout.pages[pages[0]]
+    stored = len(pages) * first.depth * layout.contiguous_frames
+    check_plane(path, first.height, first.width)
+    check_pixels(path, first.height, first.width, stored, max_pixels)
+    numbers = range(stored) if section is None else pick_section(path, section, stored)
+    if section is None or layout.contiguous_frames > 1:
+        return _Wanted(pages, stored, numbers, numbers)
+    alone = pages[section // first.depth :][:1]
+    return _Wanted(alone, stored, numbers, range(section % first.depth, section % first.depth + 1))
+
+
+def _odd(*remarks: str) -> Iterator[str]:
+    """What is unusual about a directory, of remarks that may be empty."""
+    return (f"the TIFF is unusual: {text}" for text in remarks if text)
 
 
 def count(stream: BinaryIO, path: Path, size: int) -> int:
@@ -115,7 +131,7 @@ def count(stream: BinaryIO, path: Path, size: int) -> int:
     return len(pages) * layout.pages[pages[0]].depth * layout.contiguous_frames
 
 
-def _check_segments(path: Path, pages: list[Page], max_pixels: int, *, decode: bool) -> None:
+def _check_segments(path: Path, pages: list[PageLayout], max_pixels: int, *, decode: bool) -> None:
     """Whether these pages can be read here. Raises MicrographError where never, CodecNeededError in another process."""
     if pages[0].compression not in _CODECS:
         raise MicrographError(
@@ -131,7 +147,7 @@ def _check_segments(path: Path, pages: list[Page], max_pixels: int, *, decode: b
         raise CodecNeededError  # no codec, but the time and memory that only a child's are limited
 
 
-def _numbers(path: Path, page: tifffile.TiffPage, like: Page) -> np.dtype[Any]:
+def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[Any]:
     """The kind of a page's numbers. Raises MicrographError for one that is no intensity's."""
     dtype = np.dtype(np.uint8) if like.compression in EER else page.dtype
     if dtype is None or dtype.kind not in "iuf":
@@ -185,7 +201,7 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
             (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
 
 
-def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tifffile.TiffPage:
+def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) -> tifffile.TiffPage:
     """A page as tifffile sees it, which must be as we do: it is our reading of the sizes that was held to limits."""
     page = file.pages[index]
     if not isinstance(page, tifffile.TiffPage):
@@ -208,8 +224,18 @@ def _page(file: tifffile.TiffFile, index: int, layout: Layout, size: int) -> tif
     return page
 
 
+def _wanted_planes(
+    stream: BinaryIO, file: tifffile.TiffFile, layout: TiffLayout, wanted: _Wanted, size: int, dtype: np.dtype[Any]
+) -> Iterator[Pixels]:
+    """Stored planes (H, W), one after the other."""
+    if layout.contiguous_frames > 1:
+        return tiff_plain.contiguous(stream, layout, dtype, wanted.within)
+    every = (plane for index in wanted.pages for plane in _planes(stream, file, index, layout, size, dtype))
+    return islice(every, wanted.within.start, wanted.within.stop)
+
+
 def _planes(
-    stream: BinaryIO, file: tifffile.TiffFile, index: int, layout: Layout, size: int, dtype: np.dtype[Any]
+    stream: BinaryIO, file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int, dtype: np.dtype[Any]
 ) -> Iterator[Pixels]:
     like = layout.pages[index]
     if like.remark:

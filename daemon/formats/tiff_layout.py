@@ -7,6 +7,7 @@ lenient (data that are not there yet), bounded on hostile files, and cheap enoug
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -45,7 +46,7 @@ _WRONG = "its directory gives a wrong number of {}: the size of the image says h
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Page:
+class PageLayout:
     """One directory. Sizes in pixels, `offsets` and `lengths` of its strips or tiles in bytes."""
 
     width: int
@@ -74,14 +75,14 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class TiffLayout:
     """All directories of a file, in the order of their chain."""
 
     byteorder: str
-    pages: tuple[Page, ...]
+    pages: tuple[PageLayout, ...]
     description: str
     """ImageDescription of the first page."""
-    inner: tuple[Page, ...] = ()
+    inner: tuple[PageLayout, ...] = ()
     """Images in sub-directories of the pages."""
     outdated: bool = False
     """Whether the description declares frames of which nothing is there: it is older than the file."""
@@ -91,7 +92,7 @@ class Layout:
         """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
         if len(self.pages) != 1 or self.pages[0].compression != 1 or self.outdated:
             return 1
-        return max(1, declared_frames(self.description, self.pages[0]))
+        return max(1, _declared_frames(self.description, self.pages[0]))
 
     def extent(self) -> Extent:
         """Where the pixel data lie in the file."""
@@ -110,7 +111,7 @@ class Layout:
         return Extent(start, end, tail)
 
 
-def declared_frames(description: str, page: Page) -> int:
+def _declared_frames(description: str, page: PageLayout) -> int:
     """Frames that ImageJ's or tifffile's description declares; 1 if it declares none."""
     if description.startswith("ImageJ="):
         match = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
@@ -132,8 +133,21 @@ def shaped(description: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def parse(stream: BinaryIO, size: int) -> Layout:
+def parse(stream: BinaryIO, size: int) -> TiffLayout:
     """Read all directories of a TIFF of `size` bytes. Raises DamagedError, OSError."""
+    reader, offset = _opened(stream, size)
+    layout = _directories(reader, offset)
+    if layout.extent().end <= size:
+        return layout
+    alone = replace(layout, outdated=True)
+    if 0 <= size - alone.extent().end < layout.pages[0].segment_row:  # the copy of a stack would not end just there
+        return alone
+    frames = layout.contiguous_frames
+    raise DamagedError(f"the description declares {frames} frames, the file is too short for them", cut=True)
+
+
+def _opened(stream: BinaryIO, size: int) -> tuple["_Reader", int]:
+    """A reader as the header asks for one, and where the first directory lies."""
     stream.seek(0)
     head = stream.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
@@ -145,9 +159,13 @@ def parse(stream: BinaryIO, size: int) -> Layout:
     offset = int(np.frombuffer(head, order + ("u8" if big else "u4"), 1, 8 if big else 4)[0])
     if offset == 0:
         raise DamagedError("the TIFF directory has not been written yet")
-    reader = _Reader(stream, size, order, big)
-    pages: list[Page] = []
-    inner: list[Page] = []
+    return _Reader(stream, size, order, big), offset
+
+
+def _directories(reader: "_Reader", offset: int) -> TiffLayout:
+    """The chain of directories that begins at `offset`, with the images in their sub-directories."""
+    pages: list[PageLayout] = []
+    inner: list[PageLayout] = []
     description = ""
     seen: set[int] = set()
     segments = 0
@@ -158,7 +176,7 @@ def parse(stream: BinaryIO, size: int) -> Layout:
         following = 0
         try:
             tags, following = reader.directory(offset)
-            pages.append(_page(tags, size))
+            pages.append(_page(tags, reader.size))
         except DamagedError as error:
             if not pages and not following:
                 raise
@@ -170,14 +188,7 @@ def parse(stream: BinaryIO, size: int) -> Layout:
         segments += len(pages[-1].offsets)
         if len(pages) > _MAX_PAGES or segments > _MAX_SEGMENTS:
             raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")
-    layout = Layout(order, tuple(pages), description, tuple(inner))
-    if layout.extent().end > size:
-        alone = replace(layout, outdated=True)
-        if 0 <= size - alone.extent().end < pages[0].segment_row:  # the copy of a stack would not end just there
-            return alone
-        frames = layout.contiguous_frames
-        raise DamagedError(f"the description declares {frames} frames, the file is too short for them", cut=True)
-    return layout
+    return TiffLayout(reader.order, tuple(pages), description, tuple(inner))
 
 
 class _Reader:
@@ -220,7 +231,7 @@ class _Reader:
         tags = {int(one["code"]): self.value(one) for one in wanted if one["count"] or one["code"] != _DESCRIPTION}
         return tags, following
 
-    def inner(self, tags: dict[int, Any], most: int) -> list[Page]:
+    def inner(self, tags: dict[int, Any], most: int) -> list[PageLayout]:
         """The images in sub-directories of a directory, at most so many; those that make no sense are none."""
         found = []
         for offset in tags.get(_SUB, ())[: max(0, most)]:
@@ -253,71 +264,104 @@ class _Reader:
         return np.frombuffer(data, self.order + kind if kind != "S1" else kind)
 
 
-def _page(tags: dict[int, Any], size: int) -> Page:
+def _one(tags: Mapping[int, Any], code: int, default: int) -> int:
+    return int(tags[code][0]) if code in tags else default
+
+
+def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
     """Check one directory against itself and against the size of the file."""
-
-    def one(code: int, default: int) -> int:
-        return int(tags[code][0]) if code in tags else default
-
-    width, height, depth = one(256, 0), one(257, 0), one(32997, 1)
-    samples, bits = one(277, 1), one(258, 1)
+    width, height, depth = _one(tags, 256, 0), _one(tags, 257, 0), _one(tags, 32997, 1)
+    samples, bits = _one(tags, 277, 1), _one(tags, 258, 1)
     if min(width, height, depth, samples, bits) < 1 or samples > 4096 or bits > 128:
         raise DamagedError(
             f"the TIFF directory declares an impossible image ({width} x {height}, {samples} x {bits} bits)"
         )
-    compression = one(259, 1)
-    planes = samples if one(284, 1) == 2 else 1
-    tiled = 322 in tags
-    segment_width = one(322, width) if tiled else width
-    segment_height = one(323, height) if tiled else min(one(278, height), height)
-    remarks = []
-    if not tiled and compression == 1 and len(tags.get(273, ())) == planes and segment_height < height:
-        segment_height = height  # one strip is the whole image
-        remarks.append("rows in a strip")
-    segment_depth = one(32998, 1) if tiled else 1  # a block of a volume spans several planes
-    offsets, lengths = tags.get(324 if tiled else 273), tags.get(325 if tiled else 279)
-    if min(segment_width, segment_height, segment_depth) < 1 or offsets is None:
-        raise DamagedError("the TIFF directory does not say where the pixels are")
-    down, across = -(-height // segment_height), -(-width // segment_width)
-    expected = down * across * -(-depth // segment_depth) * planes
-    if len(offsets) < expected or (lengths is not None and len(lengths) < expected):
-        raise DamagedError(f"the TIFF directory lists {len(offsets)} strips or tiles, the image has {expected}")
-    offsets = offsets[:expected].astype(np.uint64)
-    row = -(-segment_width * (samples // planes) * bits // 8)
-    rows = np.full(expected, segment_height, np.uint64)
-    if not tiled and height % segment_height:
-        rows.reshape(-1, down)[:, -1] = height % segment_height  # the last strip may be shorter, a tile never is
-    needed = rows * np.uint64(min(row * segment_depth, 2**31))
-    if compression == 1 and one(262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
-        if lengths is not None and (lengths[:expected].astype(np.uint64) < needed).any():
-            _require_room(offsets, needed)
-            remarks.append("bytes in a strip or tile")
-        lengths = needed
-    elif lengths is None:
-        lengths = needed if compression == 1 else np.full(expected, max(0, size - int(offsets.max())), np.uint64)
-    lengths = lengths[:expected].astype(np.uint64)
+    segments = _segments(tags, width, height, depth)
+    lengths, wrong_lengths = _lengths(tags, segments, size)
+    offsets = segments.offsets
     if not offsets.all() or not lengths.all():
         raise DamagedError("strips or tiles of the image have not been written")
     if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
         raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
-    return Page(
-        width,
-        height,
-        depth,
-        samples,
-        bits,
-        one(339, 1),
-        one(262, 1),
-        compression,
-        one(254, 0),
-        segment_width,
-        segment_height,
-        offsets,
-        lengths,
-        _FORMAT in tags,
-        _WRONG.format(" and ".join(remarks)) if remarks else "",
-        one(266, 1) == 2,
+    wrong = [text for text in (segments.wrong, wrong_lengths) if text]
+    return PageLayout(
+        width=width,
+        height=height,
+        depth=depth,
+        samples=samples,
+        bits=bits,
+        sample_format=_one(tags, _FORMAT, 1),
+        photometric=_one(tags, 262, 1),
+        compression=_one(tags, 259, 1),
+        subfile=_one(tags, 254, 0),
+        segment_width=segments.width,
+        segment_height=segments.height,
+        offsets=offsets,
+        lengths=lengths,
+        kind_stated=_FORMAT in tags,
+        remark=_WRONG.format(" and ".join(wrong)) if wrong else "",
+        reversed_bits=_one(tags, 266, 1) == 2,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Segments:
+    """The strips or tiles of a page: size of each in pixels, where they begin, and the bytes of their pixels."""
+
+    width: int
+    height: int
+    offsets: NDArray[np.uint64]
+    needed: NDArray[np.uint64]
+    wrong: str
+    """Of which numbers there is a wrong one that does no harm; empty: none."""
+
+
+def _segments(tags: Mapping[int, Any], width: int, height: int, depth: int) -> _Segments:
+    """The strips or tiles of an image of so many pixels. Raises DamagedError where there are too few for it."""
+    samples = _one(tags, 277, 1)
+    planes = samples if _one(tags, 284, 1) == 2 else 1
+    tiled = 322 in tags
+    across_each, down_each, deep_each = width, min(_one(tags, 278, height), height), 1
+    if tiled:  # a block of a volume spans several planes
+        across_each, down_each, deep_each = _one(tags, 322, width), _one(tags, 323, height), _one(tags, 32998, 1)
+    wrong = ""
+    if not tiled and _one(tags, 259, 1) == 1 and len(tags.get(273, ())) == planes and down_each < height:
+        down_each = height  # one strip is the whole image
+        wrong = "rows in a strip"
+    offsets, lengths = tags.get(324 if tiled else 273), _stated_lengths(tags)
+    if min(across_each, down_each, deep_each) < 1 or offsets is None:
+        raise DamagedError("the TIFF directory does not say where the pixels are")
+    down, across = -(-height // down_each), -(-width // across_each)
+    expected = down * across * -(-depth // deep_each) * planes
+    if len(offsets) < expected or (lengths is not None and len(lengths) < expected):
+        raise DamagedError(f"the TIFF directory lists {len(offsets)} strips or tiles, the image has {expected}")
+    row = -(-across_each * (samples // planes) * _one(tags, 258, 1) // 8)
+    rows = np.full(expected, down_each, np.uint64)
+    if not tiled and height % down_each:
+        rows.reshape(-1, down)[:, -1] = height % down_each  # the last strip may be shorter, a tile never is
+    needed = rows * np.uint64(min(row * deep_each, 2**31))
+    return _Segments(across_each, down_each, offsets[:expected].astype(np.uint64), needed, wrong)
+
+
+def _stated_lengths(tags: Mapping[int, Any]) -> NDArray[Any] | None:
+    found: NDArray[Any] | None = tags.get(325 if 322 in tags else 279)
+    return found
+
+
+def _lengths(tags: Mapping[int, Any], segments: _Segments, size: int) -> tuple[NDArray[np.uint64], str]:
+    """The bytes of each strip or tile in the file, and which numbers that say so are wrong and do no harm."""
+    needed, stated = segments.needed, _stated_lengths(tags)
+    if stated is not None:
+        stated = stated[: len(needed)].astype(np.uint64)
+    plain = _one(tags, 259, 1) == 1
+    if plain and _one(tags, 262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
+        if stated is None or not (stated < needed).any():
+            return needed, ""
+        _require_room(segments.offsets, needed)
+        return needed, "bytes in a strip or tile"
+    if stated is not None:
+        return stated, ""
+    return needed if plain else np.full(len(needed), max(0, size - int(segments.offsets.max())), np.uint64), ""
 
 
 def _require_room(offsets: NDArray[np.uint64], needed: NDArray[np.uint64]) -> None:

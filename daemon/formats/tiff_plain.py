@@ -6,11 +6,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.formats.reading import DamagedError
-from daemon.formats.tiff_layout import Layout, Page
+from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.micrograph import Pixels
 
 
-def contiguous(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
+def contiguous(stream: BinaryIO, layout: TiffLayout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
     """The frames (H, W) of a stack that has one directory and all data behind each other. Raises OSError."""
     page = layout.pages[0]
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
@@ -20,7 +20,7 @@ def contiguous(stream: BinaryIO, layout: Layout, dtype: np.dtype[Any], chosen: r
         yield np.frombuffer(data, stored).reshape(page.height, page.width)
 
 
-def plane(stream: BinaryIO, layout: Layout, page: Page, dtype: np.dtype[Any]) -> Pixels:
+def plane(stream: BinaryIO, layout: TiffLayout, page: PageLayout, dtype: np.dtype[Any]) -> Pixels:
     """The pixels (H, W) of a page whose directory libraries stumble over. Raises DamagedError, OSError."""
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
     if page.depth != 1 or page.samples != 1 or page.bits != 8 * stored.itemsize or page.reversed_bits:

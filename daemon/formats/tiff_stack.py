@@ -9,7 +9,7 @@ from daemon.errors import MicrographError
 from daemon.formats import stack, tiff_layout
 from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
-from daemon.formats.tiff_layout import Layout, Page
+from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.micrograph import Pixels
 
 EER = (65000, 65001, 65002)
@@ -28,36 +28,29 @@ _LISTED = 4
 _LARGEST_PACKED = 15
 
 
-def choose(path: Path, layout: Layout) -> list[int]:
+def choose(path: Path, layout: TiffLayout) -> list[int]:
     """Indices of the pages that are the micrograph: the largest and deepest greyscale ones, all of one shape and type.
 
     Raises MicrographError where none is, or nothing says which; DamagedError for a frame unlike the others.
     """
-    refusals = [_refusal(page) for page in layout.pages]
-    grey = [index for index, refusal in enumerate(refusals) if refusal is None]
-    full = [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
-    if not full:
-        raise MicrographError(
-            f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
-        )
-    kinds = {index: _kind(layout.pages[index]) for index in full}
-    deepest = max(layout.pages[index].bits for index in full)
-    largest = max(_area(layout.pages[index]) for index in full)
-    best = {kinds[index] for index in full if _rank(layout.pages[index]) == (deepest, largest)}
+    full = _full_size(path, layout)
+    pages = {index: layout.pages[index] for index in full}
+    deepest = max(page.bits for page in pages.values())
+    largest = max(_area(page) for page in pages.values())
+    best = {_kind(page) for page in pages.values() if _rank(page) == (deepest, largest)}
     hidden = [page for page in layout.inner if _refusal(page) is None and not page.subfile & _REDUCED]
     if len(best) != 1 or any(page.bits > deepest or _area(page) > largest for page in hidden):
-        every = dict.fromkeys([*(layout.pages[index] for index in full), *hidden])
-        told = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
+        every = dict.fromkeys([*pages.values(), *hidden])
+        kinds = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
         raise MicrographError(
-            f"{path}: holds images of several kinds ({told}), and nothing says which is the micrograph; "
+            f"{path}: holds images of several kinds ({kinds}), and nothing says which is the micrograph; "
             "save that one as a file of its own"
         )
     (main,) = best
-    chosen = [index for index in full if kinds[index] == main]
-    for index in full:
+    chosen = [index for index, page in pages.items() if _kind(page) == main]
+    for index, page in pages.items():
         # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
-        if kinds[index] != main and chosen[0] < index < chosen[-1]:
-            page = layout.pages[index]
+        if _kind(page) != main and chosen[0] < index < chosen[-1]:
             raise DamagedError(
                 f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
                 "frames of the stack"
@@ -65,19 +58,30 @@ def choose(path: Path, layout: Layout) -> list[int]:
     return chosen
 
 
-def _kind(page: Page) -> tuple[int, ...]:
+def _full_size(path: Path, layout: TiffLayout) -> list[int]:
+    """Indices of the greyscale pages, without thumbnails where there are others. Raises MicrographError without any."""
+    refusals = [_refusal(page) for page in layout.pages]
+    grey = [index for index, refusal in enumerate(refusals) if refusal is None]
+    if not grey:
+        raise MicrographError(
+            f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
+        )
+    return [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
+
+
+def _kind(page: PageLayout) -> tuple[int, ...]:
     return page.height, page.width, page.depth, page.bits, page.sample_format, page.photometric == 0
 
 
-def _area(page: Page) -> int:
+def _area(page: PageLayout) -> int:
     return page.height * page.width
 
 
-def _rank(page: Page) -> tuple[int, int]:
+def _rank(page: PageLayout) -> tuple[int, int]:
     return page.bits, _area(page)
 
 
-def _refusal(page: Page) -> str | None:
+def _refusal(page: PageLayout) -> str | None:
     """Why a page is no micrograph, or None."""
     if page.photometric in _COLOURED:
         return _COLOURED[page.photometric]
@@ -92,7 +96,7 @@ def _refusal(page: Page) -> str | None:
     return None
 
 
-def refuse_channels(path: Path, layout: Layout) -> None:
+def refuse_channels(path: Path, layout: TiffLayout) -> None:
     """Raises MicrographError for a file of several channels."""
     text = layout.description
     sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text)
@@ -100,7 +104,7 @@ def refuse_channels(path: Path, layout: Layout) -> None:
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
 
 
-def refuse_packed(path: Path, description: str, page: Page, pixels: Pixels) -> None:
+def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels) -> None:
     """Raises MicrographError for bytes that a description calls packed and that no unpacked 4-bit counts can be."""
     if "4 bits packed" in description and page.bits == 8 and pixels.max() > _LARGEST_PACKED:
         raise MicrographError(
@@ -109,7 +113,7 @@ def refuse_packed(path: Path, description: str, page: Page, pixels: Pixels) -> N
         )
 
 
-def nature(layout: Layout, page: Page, tags: Mapping[int, Any]) -> Stack | None:
+def nature(layout: TiffLayout, page: PageLayout, tags: Mapping[int, Any]) -> Stack | None:
     """What the pages of a stack are, as far as the file says."""
     if page.compression in EER:
         return Stack("frames", "EER")
@@ -150,8 +154,8 @@ def _of_sizes(sizes: Mapping[str, int], by: str) -> Stack | None:
 
 def _shaped_axes(text: str) -> list[str]:
     """The axes across the pages that tifffile's own description names, those longer than 1."""
-    told = tiff_layout.shaped(text)
-    axes, shape = told.get("axes"), told.get("shape")
+    stated = tiff_layout.shaped(text)
+    axes, shape = stated.get("axes"), stated.get("shape")
     if not (isinstance(axes, str) and isinstance(shape, list) and len(axes) == len(shape)):
         return []
     return [axis for axis, number in zip(axes, shape, strict=True) if number != 1 and axis not in "YX"]

@@ -21,7 +21,7 @@ _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
     """How it was taken, by the first vendor's header there is; all unknown without one."""
     for telling, found in (
-        (_of_fei_xml, fei_xml(tags)),
+        (_of_fei_xml, _fei_xml(tags)),
         (_of_tescan, tescan(tags)),
         (_of_eer, eer(tags)),
         (_of_jeol, jeol(tags, description)),
@@ -90,46 +90,46 @@ def _of_tvips(header: Mapping[str, Any]) -> Acquisition:
     )
 
 
-def _of_fei_xml(told: Mapping[str, str]) -> Acquisition:
+def _of_fei_xml(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        voltage_kv=told.get("High tension kV") or _scaled(_float(told.get("AccelerationVoltage")), 1e-3),
-        magnification=told.get("Magnification x"),
-        exposure_seconds=told.get("DwellTime"),
-        microscope=told.get("InstrumentClass") or told.get("Microscope", "").removeprefix("Microscope "),
-        detector=told.get("DetectorName"),
-        recorded=told.get("AcquisitionDatetime"),
+        voltage_kv=stated.get("High tension kV") or _scaled(_float(stated.get("AccelerationVoltage")), 1e-3),
+        magnification=stated.get("Magnification x"),
+        exposure_seconds=stated.get("DwellTime"),
+        microscope=stated.get("InstrumentClass") or stated.get("Microscope", "").removeprefix("Microscope "),
+        detector=stated.get("DetectorName"),
+        recorded=stated.get("AcquisitionDatetime"),
     )
 
 
-def _of_tescan(told: Mapping[str, str]) -> Acquisition:
+def _of_tescan(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        voltage_kv=_scaled(_float(told.get("HV")), 1e-3),
-        magnification=told.get("Magnification"),
-        exposure_seconds=told.get("DwellTime"),
-        microscope=told.get("Device"),
-        detector=told.get("Detector"),
-        recorded=" ".join(told[key] for key in ("Date", "Time") if told.get(key)),
+        voltage_kv=_scaled(_float(stated.get("HV")), 1e-3),
+        magnification=stated.get("Magnification"),
+        exposure_seconds=stated.get("DwellTime"),
+        microscope=stated.get("Device"),
+        detector=stated.get("Detector"),
+        recorded=" ".join(stated[key] for key in ("Date", "Time") if stated.get(key)),
     )
 
 
-def _of_eer(told: Mapping[str, str]) -> Acquisition:
+def _of_eer(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        exposure_seconds=told.get("exposureTime"),
-        detector=told.get("commercialName") or told.get("cameraName"),
-        recorded=told.get("timestamp"),
-        electrons_per_pixel=told.get("totalDose"),
+        exposure_seconds=stated.get("exposureTime"),
+        detector=stated.get("commercialName") or stated.get("cameraName"),
+        recorded=stated.get("timestamp"),
+        electrons_per_pixel=stated.get("totalDose"),
     )
 
 
-def _of_jeol(told: Mapping[str, str]) -> Acquisition:
+def _of_jeol(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        voltage_kv=_scaled(_float(told.get("AccelerationVoltage")), 1e-3),
-        magnification=told.get("SelectorValue") if told.get("ModeString") == "MAG" else None,
-        microscope=told.get("Instruments"),
+        voltage_kv=_scaled(_float(stated.get("AccelerationVoltage")), 1e-3),
+        magnification=stated.get("SelectorValue") if stated.get("ModeString") == "MAG" else None,
+        microscope=stated.get("Instruments"),
     )
 
 
-def fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
+def _fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
     """What Thermo Fisher's newer software writes as XML: single values, or a list of labels."""
     text = _text(tags.get(_FEI_XML))
     return {**_elements(text), **sidecars.labelled(text)}
@@ -248,9 +248,9 @@ def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | Non
     return _Stated(float(header[y] if y in header else header[x]), float(header[x]), unit)
 
 
-def _stated_text(told: Mapping[str, str], y: str, x: str) -> _Stated | None:
+def _stated_text(stated: Mapping[str, str], y: str, x: str) -> _Stated | None:
     """As `_stated`, of numbers as text, in metres."""
-    across, down = _float(told.get(x)), _float(told.get(y, told.get(x)))
+    across, down = _float(stated.get(x)), _float(stated.get(y, stated.get(x)))
     return None if across is None or down is None else _Stated(down, across, "m")
 
 
@@ -264,14 +264,14 @@ def _fei_binary(tags: Mapping[int, Any]) -> _Stated | None:
 
 def _jeol(tags: Mapping[int, Any], description: str) -> _Stated | None:
     """JEOL states the resolution on the camera; the magnification makes of it that of the specimen."""
-    told = jeol(tags, description)
-    if told.get("EosMode") != "eosTEM":
+    stated = jeol(tags, description)
+    if stated.get("EosMode") != "eosTEM":
         return None
-    if told.get("ModeString") == "DIFF":
+    if stated.get("ModeString") == "DIFF":
         return _Stated(1.0, 1.0, "1/m")
     sides, metres = _sides(tags), _METRES.get(int(tags.get(296, 2)))
-    magnification = _float(told.get("SelectorValue"))
-    if told.get("ModeString") != "MAG" or sides is None or metres is None or not magnification:
+    magnification = _float(stated.get("SelectorValue"))
+    if stated.get("ModeString") != "MAG" or sides is None or metres is None or not magnification:
         return None
     return _Stated(sides[0] * metres / magnification, sides[1] * metres / magnification, "m")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
-from daemon.formats.tiff_layout import Page
+from daemon.formats.tiff_layout import PageLayout
 from daemon.micrograph import Pixels
 
 _WHITE_IS_ZERO = 0
@@ -31,7 +31,7 @@ _PLAUSIBLE = (1e-6, 1e9)
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class StoredMeaning:
     """What a stored number means: zero + slope × stored, and who says so."""
 
     zero: float = 0.0
@@ -70,7 +70,7 @@ class Values:
         return f"value = {self.zero:g} {'-' if self.slope < 0 else '+'} {abs(self.slope):g} × stored"
 
 
-def meaning(path: Path, page: Page, description: str) -> Values:
+def meaning(path: Path, page: PageLayout, description: str) -> StoredMeaning:
     """What the stored numbers of a greyscale page mean. Raises MicrographError for a curve that is no straight line."""
     found = _calibrated(path, page, description)
     if page.photometric != _WHITE_IS_ZERO:
@@ -78,41 +78,43 @@ def meaning(path: Path, page: Page, description: str) -> Values:
     # TIFF 6.0: 0 is white and the largest number black; where there is no largest one, only the order is known.
     top = float(2**page.bits - 1) if page.sample_format == 1 else 0.0
     by = "WhiteIsZero" + (f" and {found.by}" if found.by else "")
-    return Values(found.zero + found.slope * top, -found.slope, by)
+    return StoredMeaning(found.zero + found.slope * top, -found.slope, by)
 
 
-def of_palette(path: Path, page: Page, colours: NDArray[np.uint16] | None) -> Values:
+def of_palette(path: Path, page: PageLayout, colours: NDArray[np.uint16] | None) -> StoredMeaning:
     """What indices into a palette (3, N) mean: values, where it is a ramp of grey, as SEM software writes it.
 
     Every ninth entry may be an overlay's colour. Raises MicrographError for any other palette.
     """
     if colours is None:
-        return Values()
+        return StoredMeaning()
     grey = (colours == colours[:1]).all(axis=0)
     if grey.mean() <= _GREY_SHARE:
         raise MicrographError(
             f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
         )
     steps = np.sign(np.diff(colours[0][grey].astype(np.int64))).sum()
-    return Values(float(2**page.bits - 1), -1.0, "A palette from white to black") if steps < 0 else Values()
+    return (
+        StoredMeaning(float(2**page.bits - 1), -1.0, "A palette from white to black") if steps < 0 else StoredMeaning()
+    )
 
 
-def _calibrated(path: Path, page: Page, description: str) -> Values:
+def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning:
     """ImageJ's calibration of values: a function's number (cf) and its coefficients (c0, c1)."""
     if not description.startswith("ImageJ=") or page.bits not in _CALIBRATED_BITS:
-        return Values()
+        return StoredMeaning()
     stated = dict(re.findall(r"^(cf|c0|c1)=([-+.\deE]{1,40})\s*$", description, re.MULTILINE))
     if "cf" not in stated:
-        return Values()
+        return StoredMeaning()
     number, zero, slope = (_number(stated.get(key, default)) for key, default in (("cf", ""), ("c0", "0"), ("c1", "1")))
     if number == _NONE:
-        return Values()
+        return StoredMeaning()
     if number != _LINEAR or zero is None or slope is None or slope == 0:
         raise MicrographError(
             f"{path}: its values are calibrated by a curve (ImageJ function {stated['cf']}), such as an optical "
             "density, and not proportional to counts; remove the calibration (Analyze > Calibrate) and save it again"
         )
-    return Values(zero, slope, "ImageJ calibration")
+    return StoredMeaning(zero, slope, "ImageJ calibration")
 
 
 def handed_on(tags: Mapping[int, Any]) -> dict[str, Any]:
@@ -140,10 +142,10 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
     tags: list[tuple[int, str, int, Any, bool]] = []
     if "orientation" in metadata:
         tags.append((_ORIENTATION, "H", 1, metadata["orientation"], True))
-    if told := metadata.get("brightness"):
-        if told["units"]:
-            tags.append((_UNITS, "s", 0, told["units"].encode("latin-1", "replace"), True))
-        tags += [(_ORIGIN, "d", 1, told["origin"], True), (_SCALE, "d", 1, told["scale"], True)]
+    if stated := metadata.get("brightness"):
+        if stated["units"]:
+            tags.append((_UNITS, "s", 0, stated["units"].encode("latin-1", "replace"), True))
+        tags += [(_ORIGIN, "d", 1, stated["origin"], True), (_SCALE, "d", 1, stated["scale"], True)]
     return tags
 
 
@@ -154,7 +156,7 @@ class Understood:
     the first plane contradicts the default, `dtype` and `remark` then say as what all were read.
     """
 
-    def __init__(self, planes: Iterable[Pixels], page: Page, values: Values) -> None:
+    def __init__(self, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
         self._planes, self._page, self._values = planes, page, values
         self.dtype: np.dtype[Any] | None = None
         self.remark = ""

@@ -29,7 +29,7 @@ def _plain(text: str) -> str:
     return " ".join(text.strip("\0").split()).replace("\u03bc", "\u00b5").replace("\u212b", "\u00c5").lower()
 
 
-def canonical(text: str) -> str | None:
+def _canonical(text: str) -> str | None:
     """A unit as a file spells it → this project's spelling, the text itself if unfamiliar, None if it says nothing."""
     plain = _plain(text)
     return None if plain in _UNKNOWN else _CANONICAL.get(plain, plain)
@@ -45,7 +45,7 @@ def pixel_size(y: float, x: float, unit: str, unit_y: str = "") -> PixelSize | N
 
     `unit_y`: that of `y`, if the file has one for each axis; empty for the same. The result is in that of `x`.
     """
-    name, other = canonical(unit), canonical(unit_y or unit)
+    name, other = _canonical(unit), _canonical(unit_y or unit)
     if name is None or other is None or not (isfinite(x) and isfinite(y) and x > 0 and y > 0):
         return None
     if other != name:

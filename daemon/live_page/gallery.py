@@ -1,7 +1,7 @@
 """Pictures of results for people who look: made when they are asked for, and never on the way of a micrograph.
 
 Raw and denoised have one contrast, that of the denoised image. Few pictures are made at once, by threads of low
-priority; whoever would have to wait too long is told to come back (`BusyError`). Micrographs that are looked at are
+priority; whoever would have to wait too long is asked to come back (`BusyError`). Micrographs that are looked at are
 held in memory within a limit and let go after a while; small pictures are made once and kept on a shelf.
 """
 
@@ -34,7 +34,7 @@ from daemon.output.record import Record, as_it_was_made, own_record, sha256_of_p
 from daemon.settings.folders import Folders
 
 T = TypeVar("T")
-Plane = Literal["raw", "denoised", "residual"]
+ShownPlane = Literal["raw", "denoised", "residual"]
 
 AT_ONCE = 2
 PATIENCE_SECONDS = 2.0
@@ -57,7 +57,7 @@ class NotThereError(EmdenoisedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ShownResult:
     """A result as it lies in the output folder, and what can be shown of it."""
 
     job: Job
@@ -123,7 +123,7 @@ class Gallery:
             for name in [name for name, one in self._held.items() if one.used < before]:
                 del self._held[name]
 
-    def find(self, job: Job) -> Result:
+    def find(self, job: Job) -> ShownResult:
         """The result of a job. Raises NotThereError."""
         if job.output is None:
             raise NotThereError(f"{job.path} has no result" + (f": {job.error}" if job.error else " yet"))
@@ -134,14 +134,14 @@ class Gallery:
                 raise NotThereError(f"{image} is no file of ours and is not shown")
             if not image.parent.resolve().is_relative_to(self._folders.output.resolve()):
                 raise NotThereError(f"{image} lies outside the output folder and is not shown")
-            told = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
-            key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+            version = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
+            key = hashlib.sha256(version.encode("utf-8", "surrogateescape")).hexdigest()[:24]
             record = self._record(key, image)
         except OSError as error:
             raise NotThereError(f"{image} cannot be read: {error.strerror}; was it moved or deleted?") from error
-        return Result(job, image, key, _shape(image, record), record, self._why_gone(job, record))
+        return ShownResult(job, image, key, _shape(image, record), record, self._why_gone(job, record))
 
-    def tile(self, result: Result, plane: Plane, level: int, row: int, column: int) -> bytes:
+    def tile(self, result: ShownResult, plane: ShownPlane, level: int, row: int, column: int) -> bytes:
         """PNG of one tile (see `pictures.tile_of`). Raises NotThereError, BusyError."""
 
         def draw() -> bytes:
@@ -162,7 +162,7 @@ class Gallery:
         small = row == column == 0 and 0 < level == pictures.levels(result.shape)
         return self._kept(f"{result.key}-{plane}", draw) if small else self.quietly(draw)
 
-    def thumbnail(self, result: Result) -> bytes:
+    def thumbnail(self, result: ShownResult) -> bytes:
         """JPEG of the denoised image. Raises NotThereError, BusyError."""
 
         def draw() -> bytes:
@@ -173,7 +173,7 @@ class Gallery:
 
         return self._kept(f"{result.key}-thumbnail", draw)
 
-    def spectrum(self, result: Result, plane: Literal["raw", "denoised"]) -> bytes:
+    def spectrum(self, result: ShownResult, plane: Literal["raw", "denoised"]) -> bytes:
         """PNG of the logarithm of the power, both in the grey scale of raw; X-ray hits are filled in.
 
         Raises NotThereError, BusyError.
@@ -191,7 +191,7 @@ class Gallery:
         return self._kept(f"{result.key}-spectrum-{plane}", draw)
 
     def profile(
-        self, result: Result, begin: tuple[float, float], end: tuple[float, float], width: int
+        self, result: ShownResult, begin: tuple[float, float], end: tuple[float, float], width: int
     ) -> dict[str, list[float | None]]:
         """Values along a line (see `pictures.along`) of raw, if it is there, and denoised, in the file's units.
 
@@ -259,7 +259,7 @@ class Gallery:
             return "the raw file is not the one that was denoised: it has changed since"
         return ""
 
-    def _open(self, result: Result, plane: Literal["raw", "denoised"]) -> _Held:
+    def _open(self, result: ShownResult, plane: Literal["raw", "denoised"]) -> _Held:
         """Pixels, from memory if they are held. Raises as `Reader.read` does, and NotThereError."""
         name = result.key, plane
         with self._opening:
@@ -279,14 +279,14 @@ class Gallery:
     def _read(self, path: Path, section: int | None = None) -> Pixels:
         return self._reader.read(path, section).pixels
 
-    def _read_denoised(self, result: Result) -> Pixels | ResultFile:
+    def _read_denoised(self, result: ShownResult) -> Pixels | ResultFile:
         """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
         plain = open_result(result.image, result.shape, result.record.output.turned)
         if plain is not None:
             return plain
         return as_it_was_made(result.image, self._read(result.image), result.record)
 
-    def _read_raw(self, result: Result) -> Pixels:
+    def _read_raw(self, result: ShownResult) -> Pixels:
         if result.raw_gone:
             raise NotThereError(result.raw_gone)
         raw, section = result.record.raw, result.record.raw.section
@@ -324,7 +324,7 @@ class Gallery:
         return found
 
     @contextmanager
-    def _explained(self, result: Result) -> Iterator[None]:
+    def _explained(self, result: ShownResult) -> Iterator[None]:
         """A file that cannot be read, and a file that is another one now, in words."""
         try:
             yield

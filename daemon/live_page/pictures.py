@@ -24,7 +24,7 @@ SAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Spectrum:
+class ShownSpectrum:
     """Logarithm (base 10) of the power at each frequency, zero in the middle: (n, n) float32, in units².
 
     White noise of variance v has power v everywhere. `side`: pixels of the square that was transformed, so that one
@@ -59,13 +59,13 @@ def tile_of(pixels: Plane, level: int, row: int, column: int) -> Image | None:
 
 
 def spectrum_size(shape: tuple[int, int]) -> tuple[int, int]:
-    """Of the spectrum of an image (H, W): `side` and `factor`, as in `Spectrum`."""
+    """Of the spectrum of an image (H, W): `side` and `factor`, as in `ShownSpectrum`."""
     side = min(*shape, SPECTRUM_SIDE)
     side -= side % 2 if side > 1 else 0
     return side, max(1, ceil(side / SPECTRUM_SHOWN))
 
 
-def spectrum(pixels: Plane, filled: Sequence[tuple[int, int, float]] = ()) -> Spectrum:
+def spectrum(pixels: Plane, filled: Sequence[tuple[int, int, float]] = ()) -> ShownSpectrum:
     """Of the central square of an image (H, W), with a Hann window; NaN and Inf count as 0.
 
     `filled`: (row, column, value) of pixels to be replaced, such as X-ray hits: each would cover all with its fringes.
@@ -83,10 +83,10 @@ def spectrum(pixels: Plane, filled: Sequence[tuple[int, int, float]] = ()) -> Sp
     power = np.abs(np.fft.fft2(square)) ** 2 / float(np.square(window).sum(dtype=np.float64)) ** 2
     shown = binned(np.fft.fftshift(power), factor)
     floor = float(shown.max()) * 1e-12 or 1e-30
-    return Spectrum(np.log10(np.maximum(shown, np.float32(floor))), side, factor)
+    return ShownSpectrum(np.log10(np.maximum(shown, np.float32(floor))), side, factor)
 
 
-def spectrum_window(reference: Spectrum) -> tuple[float, float]:
+def spectrum_window(reference: ShownSpectrum) -> tuple[float, float]:
     """Black and white of a spectrum and of all that are compared with it: from below its noise to its strongest."""
     return float(np.median(reference.power)) - DECADES, float(np.quantile(reference.power, 0.9995))
 

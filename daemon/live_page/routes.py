@@ -26,7 +26,7 @@ from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerError
 from daemon.ledger.jobs import Job, Ledger, State
 from daemon.live_page import pictures
-from daemon.live_page.gallery import BusyError, Gallery, NotThereError, Plane, Result
+from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
 from daemon.logs import one_line
@@ -84,7 +84,7 @@ class Page:
                 (f"/data/profile/{_NUMBER}", self._profile),
                 (f"/picture/{_NUMBER}/thumbnail", self._thumbnail),
                 (f"/picture/{_NUMBER}/spectrum/(raw|denoised)", self._spectrum),
-                (f"/picture/{_NUMBER}/({'|'.join(get_args(Plane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
+                (f"/picture/{_NUMBER}/({'|'.join(get_args(ShownPlane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
             )
         )
 
@@ -152,14 +152,14 @@ class Page:
 
     def _micrograph(self, _: Request, number: str) -> Answer:
         job = self._job(number)
-        told: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
+        brief: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
         if job.output is None:
-            return _json(told)
+            return _json(brief)
         try:
             result = self.gallery.find(job)
         except NotThereError as error:
-            return _json({**told, "missing": str(error)})
-        return _json({**told, "shown": _shown(result), "record": _of_record(result)})
+            return _json({**brief, "missing": str(error)})
+        return _json({**brief, "shown": _shown(result), "record": _of_record(result)})
 
     def _session(self, _: Request) -> Answer:
         return _json(self.gallery.quietly(self._summary.refresh))
@@ -182,7 +182,7 @@ class Page:
         level, row, column = map(int, place)
         version = "-".join((plane, *place))
 
-        def draw(result: Result) -> bytes:
+        def draw(result: ShownResult) -> bytes:
             return self.gallery.tile(result, plane, level, row, column)
 
         return _picture(request, self._result(number), version, "image/png", draw)
@@ -193,7 +193,7 @@ class Page:
         except LedgerError as error:
             raise NotThereError(f"there is no micrograph {number}") from error
 
-    def _result(self, number: str) -> Result:
+    def _result(self, number: str) -> ShownResult:
         return self.gallery.find(self._job(number))
 
 
@@ -214,12 +214,14 @@ def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> A
     except EmdenoisedError as error:
         return _json({"error": str(error)}, 503, retry_after=1)
     except Exception as error:
-        # A record that was written by hand, or a defect of ours: whoever looks is told, and can look at the others.
+        # A record that was written by hand, or a defect of ours: the browser gets the reason, and can show the others.
         log.debug("traceback", exc_info=True)
         return _json({"error": f"this cannot be shown ({error!r}): its record is damaged, or please report it"}, 500)
 
 
-def _picture(request: Request, result: Result, version: str, kind: str, draw: Callable[[Result], bytes]) -> Answer:
+def _picture(
+    request: Request, result: ShownResult, version: str, kind: str, draw: Callable[[ShownResult], bytes]
+) -> Answer:
     etag = f'"{result.key}-{version}"'
     return Answer(200, kind, b"" if request.etag == etag else draw(result), etag)
 
@@ -252,7 +254,7 @@ def _brief(job: Job) -> dict[str, Any]:
     }
 
 
-def _shown(result: Result) -> dict[str, Any]:
+def _shown(result: ShownResult) -> dict[str, Any]:
     """What the page must know to draw it."""
     height, width = result.shape
     side, factor = pictures.spectrum_size(result.shape)
@@ -268,7 +270,7 @@ def _shown(result: Result) -> dict[str, Any]:
     }
 
 
-def _of_record(result: Result) -> dict[str, Any]:
+def _of_record(result: ShownResult) -> dict[str, Any]:
     """Of the JSON beside the image what is shown of one micrograph; the long lists stay where they are."""
     record = result.record.model_copy(update={"spikes": None}).as_json()
     raw = record.get("raw") or {}

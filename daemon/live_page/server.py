@@ -102,7 +102,7 @@ class Monitor:
 
     @property
     def address(self) -> str:
-        """What a browser on this computer is told."""
+        """What a browser on this computer gets."""
         host = self._server.server_address[0]
         return f"http://{f'[{host!s}]' if self._server.address_family == socket.AF_INET6 else host!s}:{self.port}/"
 

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from daemon.ledger.jobs import Job, Ledger
 from daemon.ledger.sessions import PAUSE_SECONDS
@@ -13,6 +13,7 @@ LONGEST = 20_000
 BINS = 60
 _SHORTEST_BIN = 10.0
 _PAGE = 500
+_OUTCOMES = ("good", "check", "reject", "unjudged", "quarantined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class SessionSummary:
                 self._points[job.id] = _point(job)
             while len(self._points) > LONGEST:
                 del self._points[next(iter(self._points))]
-            return _told(list(self._points.values()))
+            return _summed_up(list(self._points.values()))
 
     @property
     def _last(self) -> float:
@@ -79,18 +80,14 @@ def _point(job: Job) -> _Point:
     return _Point(job.updated, job.verdict or "unjudged", dose, rate)
 
 
-def _told(points: list[_Point]) -> dict[str, Any]:
+def _summed_up(points: list[_Point]) -> dict[str, Any]:
     if not points:
         return {"micrographs": 0}
     # A clock that was set back puts them out of order.
     begin, end = min(point.at for point in points), max(point.at for point in points)
-    number = min(BINS, max(1, int((end - begin) / _SHORTEST_BIN)))
-    width = max(_SHORTEST_BIN, (end - begin) / number)
-    bins: list[list[_Point]] = [[] for _ in range(number)]
-    for point in points:
-        bins[min(number - 1, int((point.at - begin) / width))].append(point)
+    width, bins = _binned(points, begin, end)
     counts = Counter(point.outcome for point in points)
-    outcomes = [name for name in ("good", "check", "reject", "unjudged", "quarantined") if counts[name]]
+    outcomes = [name for name in _OUTCOMES if counts[name]]
     return {
         "micrographs": len(points),
         "begin": begin,
@@ -99,13 +96,21 @@ def _told(points: list[_Point]) -> dict[str, Any]:
         "counts": {name: counts[name] for name in outcomes},
         "outcomes": {name: [sum(point.outcome == name for point in one) for one in bins] for name in outcomes},
         "per_hour": [3600 * sum(point.outcome != "quarantined" for point in one) / width for one in bins],
-        "dose": [_mean([point.dose for point in one]) for one in bins],
-        "spikes": [_mean([point.spikes for point in one]) for one in bins],
-        "mean_dose": _mean([point.dose for point in points]),
-        "mean_spikes": _mean([point.spikes for point in points]),
+        **{key: [_mean(key, one) for one in bins] for key in ("dose", "spikes")},
+        **{f"mean_{key}": _mean(key, points) for key in ("dose", "spikes")},
     }
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _binned(points: list[_Point], begin: float, end: float) -> tuple[float, list[list[_Point]]]:
+    """The points by time, in bins of equal width, seconds."""
+    number = min(BINS, max(1, int((end - begin) / _SHORTEST_BIN)))
+    width = max(_SHORTEST_BIN, (end - begin) / number)
+    bins: list[list[_Point]] = [[] for _ in range(number)]
+    for point in points:
+        bins[min(number - 1, int((point.at - begin) / width))].append(point)
+    return width, bins
+
+
+def _mean(key: Literal["dose", "spikes"], points: list[_Point]) -> float | None:
+    known = [value for value in (getattr(point, key) for point in points) if value is not None]
     return sum(known) / len(known) if known else None

@@ -20,12 +20,12 @@ from daemon.counts.profiles import Choice
 from daemon.counts.thinning import examine, thin
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
+from daemon.verdict.rings import RINGS, free_terms, ring_correlation
 
 LARGEST = 2048
 """Side of the middle of a larger image that is looked at, pixels."""
 BLOCK, FEWEST = 64, 4
 """Errors are taken from the spread over blocks of about this side, and so many along each axis at least."""
-RINGS = 32
 THRESHOLD = 1 / 7
 """Of the Fourier ring correlation of two halves, where their detail ends (Rosenthal and Henderson, 2003: 0.143)."""
 CHANCE = 4.0
@@ -104,8 +104,8 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     peak = float(np.percentile(first, PEAK_PERCENTILE))
     for image, half in ((first, ours), (second, other)):
         half[~sound] = image[~sound]
-    raw, denoised = ring_correlation(ours, other), ring_correlation(first, second)
-    cross = (ring_correlation(first, other) + ring_correlation(second, ours)) / 2
+    raw, denoised = _correlation(ours, other), _correlation(first, second)
+    cross = (_correlation(first, other) + _correlation(second, ours)) / 2
     return Assessment(
         dose=dose,
         error=error,
@@ -136,33 +136,15 @@ def _error(pairs: tuple[tuple[Image, Image], ...], sound: NDArray[np.bool_]) -> 
     return float(excess.mean() * excess.size / sound.sum()), float(blocks.std(ddof=1)) / sqrt(len(blocks))
 
 
-def ring_correlation(first: Image, second: Image) -> NDArray[np.float64]:
-    """Fourier ring correlation of two images (H, W), for RINGS rings up to half a cycle per pixel."""
+def _correlation(first: Image, second: Image) -> NDArray[np.float64]:
+    """Fourier ring correlation of two images (H, W) under a Hann window."""
     window = np.outer(*(np.hanning(side) for side in first.shape))
-    one, two = (np.fft.rfft2((image - image.mean()) * window) for image in (first, second))
-    ring, width = _rings(first.shape), first.shape[1]
-    twins = np.full(width // 2 + 1, 2)  # the half that is not there mirrors all but these columns
-    twins[0] = 1
-    if width % 2 == 0:
-        twins[-1] = 1
-    common, *powers = (
-        np.bincount(ring, (terms * twins).ravel(), RINGS + 1)[:RINGS]
-        for terms in ((one * two.conj()).real, np.square(np.abs(one)), np.square(np.abs(two)))
-    )
-    found: NDArray[np.float64] = common / np.maximum(np.sqrt(powers[0] * powers[1]), 1e-30)
-    return found
-
-
-def _rings(shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """The ring of each term of a half spectrum, flat; RINGS for those beyond the last."""
-    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
-    ring: NDArray[np.intp] = np.minimum((frequency * 2 * RINGS).astype(np.intp), RINGS).ravel()
-    return ring
+    return ring_correlation(*((image - image.mean()) * window for image in (first, second)))
 
 
 def _detail(correlation: NDArray[np.float64], shape: tuple[int, ...]) -> float | None:
     """Period in pixels of the finest ring that agrees, and not by chance; None if there is none."""
-    terms = np.bincount(_rings(shape), minlength=RINGS + 1)[:RINGS]
+    terms = free_terms(shape)
     above = np.flatnonzero(correlation >= np.maximum(THRESHOLD, CHANCE / np.sqrt(np.maximum(terms, 1))))
     return float(2 * RINGS / (above[-1] + 0.5)) if len(above) else None
 

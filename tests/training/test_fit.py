@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from daemon.errors import ConfigError
 from training import curve
+from training.changes import changed
 from training.data import simulate
 from training.data.samples import Batch
 from training.data.truths import load_truths
-from training.fit import SPLIT, Order, changed, drawer, fit, fit_and_finish
+from training.fit import SPLIT, FitOrder, drawer, fit, fit_and_finish
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
 from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
@@ -79,7 +80,7 @@ def test_a_folder_becomes_weights_a_record_and_a_split(
     (tmp_path / "data" / "notes.txt").write_text("not a micrograph")
     (tmp_path / "data" / "d_broken.tif").write_bytes(b"II*\0 and then nothing")
     with caplog.at_level(logging.WARNING):
-        run = fit(Order(tmp_path / "data", tmp_path / "run"), TINY, Budget(steps=4))
+        run = fit(FitOrder(tmp_path / "data", tmp_path / "run"), TINY, Budget(steps=4))
     assert "d_broken.tif" in caplog.text
     record = json.loads((run / RECORD).read_text())
     split = json.loads((run / SPLIT).read_text())
@@ -92,7 +93,7 @@ def test_a_folder_becomes_weights_a_record_and_a_split(
 
 
 def test_it_learns(data: Path, tmp_path: Path) -> None:
-    run = fit(Order(data, tmp_path / "run", validation=data), TINY, Budget(steps=150))
+    run = fit(FitOrder(data, tmp_path / "run", validation=data), TINY, Budget(steps=150))
     torch.manual_seed(TINY.seed)
     untrained, trained = build("fast", TINY.arguments).eval(), build("fast", TINY.arguments).eval()
     trained.load_state_dict(weights(run))
@@ -102,7 +103,7 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_plateau_is_prolonged_and_each_time_a_copy_of_it_is_finished(data: Path, tmp_path: Path) -> None:
-    order = Order(data, tmp_path / "run", validation=data)
+    order = FitOrder(data, tmp_path / "run", validation=data)
     first = fit_and_finish(order, TINY, Budget(steps=8), 0.25)
     assert first == tmp_path / "run" / "finished-6"
     plateau = (order.out / CHECKPOINT).read_bytes()
@@ -120,7 +121,7 @@ def test_a_plateau_is_prolonged_and_each_time_a_copy_of_it_is_finished(data: Pat
 
 
 def test_a_plateau_that_was_prolonged_is_one_that_was_not_stopped(data: Path, tmp_path: Path) -> None:
-    parts, whole = (Order(data, tmp_path / name, validation=data) for name in ("parts", "whole"))
+    parts, whole = (FitOrder(data, tmp_path / name, validation=data) for name in ("parts", "whole"))
     for steps in (3, 5):
         fit(parts, TINY, Budget(steps=steps))
     fit(whole, TINY, Budget(steps=5))
@@ -130,7 +131,7 @@ def test_a_plateau_that_was_prolonged_is_one_that_was_not_stopped(data: Path, tm
 
 def test_crops_drawn_on_the_device_train_too_and_a_resumed_training_sees_the_same(data: Path, tmp_path: Path) -> None:
     recipe = replace(TINY, simulated=0.4)
-    parts, whole = (Order(data, tmp_path / name, validation=data, draw="card") for name in ("parts", "whole"))
+    parts, whole = (FitOrder(data, tmp_path / name, validation=data, draw="card") for name in ("parts", "whole"))
     for steps in (2, 4):
         fit(parts, recipe, Budget(steps=steps))
     fit(whole, recipe, Budget(steps=4))
@@ -140,7 +141,7 @@ def test_crops_drawn_on_the_device_train_too_and_a_resumed_training_sees_the_sam
     with pytest.raises(ConfigError, match="belongs to another training"):
         fit(replace(whole, draw="host"), recipe, Budget(steps=5))
     with pytest.raises(ConfigError, match="drawn on the host only"):
-        fit(Order(data, tmp_path / "paper", draw="card"), replace(EDE2018_LOW, crop=64), Budget(steps=1))
+        fit(FitOrder(data, tmp_path / "paper", draw="card"), replace(EDE2018_LOW, crop=64), Budget(steps=1))
 
 
 def test_the_papers_preset_trains_low_doses_then_ordinary_ones(data: Path, tmp_path: Path) -> None:
@@ -198,16 +199,16 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(
     three = Place(0, 3, torch.device("cpu"))
     monkeypatch.setattr(Place, "join", staticmethod(lambda: three))
     with pytest.raises(ConfigError, match="batch of 4 cannot be shared evenly by 3"):
-        fit(Order(data, tmp_path / "run"), TINY, Budget(steps=1))
+        fit(FitOrder(data, tmp_path / "run"), TINY, Budget(steps=1))
 
 
 def test_weights_of_an_earlier_run_are_the_start(data: Path, tmp_path: Path) -> None:
-    first = fit(Order(data, tmp_path / "first"), TINY, Budget(steps=3))
-    second = fit(Order(data, tmp_path / "second", start=first), replace(TINY, rate=1e-12), Budget(steps=1))
+    first = fit(FitOrder(data, tmp_path / "first"), TINY, Budget(steps=3))
+    second = fit(FitOrder(data, tmp_path / "second", start=first), replace(TINY, rate=1e-12), Budget(steps=1))
     before, after = weights(first), weights(second)
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
     with pytest.raises(ConfigError, match=r"nothing: holds no model.safetensors"):
-        fit(Order(data, tmp_path / "third", start=tmp_path / "nothing"), TINY, Budget(steps=1))
+        fit(FitOrder(data, tmp_path / "third", start=tmp_path / "nothing"), TINY, Budget(steps=1))
 
 
 @pytest.mark.parametrize("recipe", [EDE2018_LOW, EDE2018_ORDINARY], ids=["low", "ordinary"])
@@ -247,18 +248,18 @@ def test_crops_without_a_single_count_do_not_stop_the_validation() -> None:
 
 
 def test_another_folder_of_data_in_the_same_out_is_refused(data: Path, tmp_path: Path) -> None:
-    fit(Order(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
+    fit(FitOrder(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
     other = tmp_path / "other"
     other.mkdir()
     (other / "z_1.tif").write_bytes((data / "a_1.tif").read_bytes())
     with pytest.raises(ConfigError, match="belongs to another training"):
-        fit(Order(other, tmp_path / "run", validation=data), TINY, Budget(steps=2))
+        fit(FitOrder(other, tmp_path / "run", validation=data), TINY, Budget(steps=2))
     assert json.loads((tmp_path / "run" / RECORD).read_text())["micrographs"] == ["a_1.tif", "b_1.tif", "c_1.tif"]
 
 
 def test_a_source_on_both_sides_is_said(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        fit(Order(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
+        fit(FitOrder(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
     assert "trained on and validated on" in caplog.text
 
 
@@ -269,44 +270,12 @@ def test_detector_terms_reach_the_crops(data: Path) -> None:
     assert np.median(hot / plain) > 3
 
 
-def test_a_recipe_is_changed_by_name() -> None:
-    recipe = changed(FAST, ["rate=1e-4", 'loss="mse"', 'arguments={"widths": [8, 8, 8, 8]}', "batch=3"])
-    assert recipe == replace(FAST, rate=1e-4, loss="mse", arguments={"widths": [8, 8, 8, 8]}, batch=3)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ("speed=1", "has no speed"),
-        ("stages=[]", "has no stages"),
-        ("loss=mse", "double quotes"),
-        ('loss="best"', "no loss is called best"),
-        ('batch="many"', "of type int"),
-        ("rate", "must be JSON"),
-        ("grid=1.0", "grid needs flat crops"),
-        ('course="up"', "course must be one of cosine, plateau, decay, not up"),
-        ("warm_up_batches=0", "warm_up_batches must be at least 1"),
-        ('arguments={"widths": [8]}', "no such network"),
-        ("crop=100", "multiple of 32"),
-        ("batch=0", "batch must be at least 1"),
-        ("rate=-1", "rate must be above 0"),
-        ("averaging=true", "of type float"),
-        ('optimiser="sgd"', "optimiser must be one of adam, adamw, muon, rmsprop, nesterov, not sgd"),
-        ('detector={"colour": 1}', "detector: .*colour"),
-        ('detector={"psf": -1}', "psf of a detector must lie in"),
-    ],
-)
-def test_a_wrong_change_is_explained(change: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        changed(FAST, [change])
-
-
 def test_a_training_with_flat_crops_and_the_grid_loss_runs_and_is_validated_on_specimens(
     data: Path, tmp_path: Path
 ) -> None:
     runs = {"without": TINY, "with": replace(TINY, flat=0.5, grid=1e3)}
     ends = [
-        curve.read(fit(Order(data, tmp_path / name, validation=data), recipe, Budget(steps=2)))[-1]
+        curve.read(fit(FitOrder(data, tmp_path / name, validation=data), recipe, Budget(steps=2)))[-1]
         for name, recipe in runs.items()
     ]
     low = [end["validation_gain_low"] for end in ends]
@@ -320,7 +289,7 @@ def test_nothing_to_learn_from_is_said_in_words(tmp_path: Path, missing: bool) -
     if not missing:
         folder.mkdir()
     with pytest.raises(ConfigError, match=r"data: .*micrograph"):
-        fit(Order(folder, tmp_path / "run"), TINY, Budget(steps=1))
+        fit(FitOrder(folder, tmp_path / "run"), TINY, Budget(steps=1))
 
 
 def test_the_command_says_so_without_a_traceback(tmp_path: Path) -> None:

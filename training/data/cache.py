@@ -6,6 +6,7 @@ file is written under another name and moved into place, so what is there is who
 entry at the same time do each other no harm.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -43,6 +44,11 @@ class Stored(Sequence[Image]):
                 f"{self._paths[index]}: the cache was deleted or damaged while in use ({error}); run the same command "
                 "again to resume"
             ) from error
+
+
+def key_of(*parts: object) -> str:
+    """The key of what these parts, of JSON types, decide."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def get(folder: Path, key: str) -> tuple[Stored, dict[str, Any]] | None:

@@ -1,7 +1,6 @@
 """Folder of micrographs → truths to learn from: read, judged, binned, stretched, cached, and split by source."""
 
 import csv
-import hashlib
 import json
 import logging
 import os
@@ -119,7 +118,7 @@ def load_truths(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class PreparedTruth:
     """The versions of one micrograph that serve as truth, how much each is binned, and what is to be said about it."""
 
     versions: Sequence[Image]
@@ -127,7 +126,7 @@ class Prepared:
     remarks: tuple[str, ...]
 
 
-def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
+def prepare(path: Path, smallest: int, rule: Rule) -> PreparedTruth:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
     from daemon import formats  # a machine that learns from prepared micrographs needs no readers
 
@@ -140,7 +139,7 @@ def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
         pixels = (pixels.astype(np.float64) - low) / (high - low)
     image = pixels.astype(np.float32)
     if rule == "clean":
-        return Prepared(*clean_versions(image, smallest), remarks)
+        return PreparedTruth(*clean_versions(image, smallest), remarks)
     versions, binned = paper_version(image)
     if float(np.percentile(versions[0], 99.99)) < HOT_REMARK:
         remarks += ("a few pixels far brighter than all others, which section 3.1 would leave black: infill them",)
@@ -150,7 +149,7 @@ def prepare(path: Path, smallest: int, rule: Rule) -> Prepared:
         remarks += (
             f"smaller than the paper's crops of {PAPER_SIDE} pixels: crops are smaller, or mirrored at the edge",
         )
-    return Prepared(versions, binned, remarks)
+    return PreparedTruth(versions, binned, remarks)
 
 
 def judge(path: Path, pixels: NDArray[Any], smallest: int) -> tuple[str, ...]:
@@ -321,7 +320,7 @@ def write_split(path: Path, training: Iterable[Truth], held_out: Iterable[Truth]
     save(path, text.encode())
 
 
-def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> Prepared:
+def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> PreparedTruth:
     """As `prepare`, from the cache if it is there, else put there."""
     try:
         status = path.stat()
@@ -329,15 +328,14 @@ def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> Prepared:
         raise MicrographError(
             f"{path}: cannot be looked at ({error.strerror}); check the share and its rights"
         ) from error
-    what = [CACHE_VERSION, rule, smallest, str(path.resolve()), status.st_size, status.st_mtime_ns]
-    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    key = store.key_of(CACHE_VERSION, rule, smallest, str(path.resolve()), status.st_size, status.st_mtime_ns)
     if found := store.get(folder, key):
         stored, notes = found
-        return Prepared(stored, tuple(notes["binned"]), tuple(notes["remarks"]))
+        return PreparedTruth(stored, tuple(notes["binned"]), tuple(notes["remarks"]))
     prepared = prepare(path, smallest, rule)
     notes = {"file": str(path), "binned": prepared.binned, "remarks": prepared.remarks}
     try:
-        return Prepared(store.put(folder, key, prepared.versions, notes), prepared.binned, prepared.remarks)
+        return PreparedTruth(store.put(folder, key, prepared.versions, notes), prepared.binned, prepared.remarks)
     except OSError as error:
         log.warning("%s: cannot be written (%s); %s stays in memory: make room there", folder, error.strerror, path)
         return prepared

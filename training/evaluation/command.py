@@ -42,6 +42,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ import numpy as np
 from daemon import __version__
 from daemon.errors import ConfigError, MicrographError
 from daemon.files import save
+from daemon.verdict import rings
 from training.data import drawing, exposure, simulate
 from training.evaluation import (
     defect_guards,
@@ -75,7 +77,8 @@ log = logging.getLogger(__name__)
 RESULT = "evaluation.json"
 
 GUARD_CODE = (
-    guards, guard, defect_guards, defect_specimens, object_guards, spectrum, metrics, simulate, drawing, exposure,
+    guards, guard, defect_guards, defect_specimens, object_guards, spectrum, metrics, rings, simulate, drawing,
+    exposure,
 )  # fmt: skip
 """Guards are measured again when any of these changes."""
 
@@ -105,20 +108,31 @@ QUICK_SIDE, QUICK_INSTANCES = 64, 4
 QUICK_METHODS = ("unfiltered", "gaussian", "median", "bm3d")
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How much is measured: which of the known methods, side of the pairs, and how many of each dose."""
+
+    names: tuple[str, ...]
+    side: int
+    instances: int
+    slow: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "_Size":
+        """As the options ask. Raises ConfigError for what is too little."""
+        names = tuple(options.methods)
+        if options.quick:
+            return cls(names or QUICK_METHODS, QUICK_SIDE, QUICK_INSTANCES, QUICK_INSTANCES)
+        if options.instances < 1 or options.slow_instances < 0 or options.side < 64:
+            raise ConfigError("--instances must be at least 1, --slow-instances not negative, --side at least 64")
+        return cls(names, options.side, options.instances, min(options.slow_instances, options.instances))
+
+
 def run(options: argparse.Namespace) -> int:
-    """Measure, tabulate, judge and report. Raises ConfigError, WeightsError for what the user can mend."""
-    names, side = tuple(options.methods), options.side
-    instances, slow = options.instances, min(options.slow_instances, options.instances)
-    if options.quick:
-        names, side, instances, slow = names or QUICK_METHODS, QUICK_SIDE, QUICK_INSTANCES, QUICK_INSTANCES
-    if instances < 1 or slow < 0 or side < 64 or options.threads < 1:
-        raise ConfigError("--instances and --threads must be at least 1, --side at least 64")
-    methods = list(known.methods(names).values())
-    for name in options.weights:
-        method = known.weights(name, options.threads)
-        if any(other.name == method.name for other in methods):
-            raise ConfigError(f"two methods are called {method.name}; rename the folder {name}")
-        methods.append(method)
+    """Measure, tabulate, judge and report. Raises ConfigError, WeightsError for what the user can fix."""
+    size = _Size.of(options)
+    methods = _methods(size.names, options.weights, options.threads)
+    ours = [method for method in methods if method.family == "weights"]
     out: Path = options.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -127,38 +141,53 @@ def run(options: argparse.Namespace) -> int:
     subjects: dict[str, Sequence[pairs.Subject]] = {"simulated": pairs.simulated_subjects()}
     if options.micrographs:
         subjects["real"] = pairs.real_subjects(options.micrographs, out / "cache", options.sources)
-
     seen = {
-        method.name: sorted({Path(s.name).name for s in subjects.get("real", ())} & known.learnt_from(name))
-        for method, name in zip([m for m in methods if m.family == "weights"], options.weights, strict=True)
+        method.name: _trained_on(method.name, name, subjects.get("real", ()))
+        for method, name in zip(ours, options.weights, strict=True)
     }
-    for name, files in seen.items():
-        if files:
-            log.warning("%s was trained on %s: its figures are not those of new images", name, ", ".join(files))
-    done = measure_all(out, _work(methods, subjects, instances, slow, options.seed, side), side, Bar())
-    result = conclude(done, methods, side)
-    result["protocol"] = _protocol(options, subjects, instances, slow, side) | {"trained_on": seen}
-    result["guards"] = {m.name: _guards(out, m, methods, options.quick) for m in methods if m.family == "weights"}
-    result["examples"] = [] if options.no_examples else examples(out, subjects, methods, options.seed, side)
+    done = measure_all(out, _work(methods, subjects, size, options.seed), size.side, Bar())
+    result = _conclude(done, methods, size.side)
+    result["protocol"] = _protocol(options, subjects, size) | {"trained_on": seen}
+    result["guards"] = {method.name: _guards(out, method, methods, options.quick) for method in ours}
+    result["examples"] = [] if options.no_examples else examples(out, subjects, methods, options.seed, size.side)
     save(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
     print(summary(result))
     print(f"{out / RESULT}; {page.write(out)}")
     return 0
 
 
+def _methods(names: Sequence[str], weights: Sequence[str], threads: int) -> list[Method]:
+    """The methods of these names, and each of the weights. Raises ConfigError for two of one name."""
+    if threads < 1:
+        raise ConfigError("--threads must be at least 1")
+    methods = list(known.methods(names).values())
+    for name in weights:
+        method = known.weights(name, threads)
+        if any(other.name == method.name for other in methods):
+            raise ConfigError(f"two methods are called {method.name}; rename the folder {name}")
+        methods.append(method)
+    return methods
+
+
+def _trained_on(name: str, weights: str, subjects: Sequence[pairs.Subject]) -> list[str]:
+    """Files of the subjects that these weights learnt from, of which it warns by their name."""
+    files = sorted({Path(subject.name).name for subject in subjects} & known.learnt_from(weights))
+    if files:
+        log.warning("%s was trained on %s: its figures are not those of new images", name, ", ".join(files))
+    return files
+
+
 def _work(
     methods: Sequence[Method],
     subjects: Mapping[str, Sequence[pairs.Subject]],
-    instances: int,
-    slow: int,
+    size: _Size,
     seed: int,
-    side: int,
 ) -> list[tuple[Key, Sequence[Method]]]:
     """Pairs with the methods to run on them: first those that slow methods see too."""
     fast = [method for method in methods if not method.slow]
-    with_slow = _shares(slow, subjects).keys(subjects, seed, side)
+    with_slow = _shares(size.slow, subjects).keys(subjects, seed, size.side)
     seen = {str(key) for key in with_slow}
-    rest = [key for key in _shares(instances, subjects).keys(subjects, seed, side) if str(key) not in seen]
+    rest = [key for key in _shares(size.instances, subjects).keys(subjects, seed, size.side) if str(key) not in seen]
     return [(key, methods) for key in with_slow] + [(key, fast) for key in rest]
 
 
@@ -170,7 +199,7 @@ def _shares(number: int, subjects: Mapping[str, Sequence[pairs.Subject]]) -> Pla
     return Plan(number - number // 4, number // 4, contrast - contrast // 4, contrast // 4)
 
 
-def conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[str, Any]:
+def _conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[str, Any]:
     """Tables, comparisons and the verdict on every weights (and on the identity, if it was asked for)."""
     times = tables.seconds(done, side)
     return {
@@ -195,19 +224,19 @@ def conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[
 
 
 def _protocol(
-    options: argparse.Namespace, subjects: Mapping[str, Sequence[pairs.Subject]], instances: int, slow: int, side: int
+    options: argparse.Namespace, subjects: Mapping[str, Sequence[pairs.Subject]], size: _Size
 ) -> dict[str, Any]:
     real = subjects.get("real", ())
     return {
         "seed": options.seed,
-        "side": side,
+        "side": size.side,
         "quick": options.quick,
-        "instances": instances,
-        "slow_instances": slow,
+        "instances": size.instances,
+        "slow_instances": size.slow,
         "data": options.micrographs.name if options.micrographs else None,
         "micrographs": len(real),
         "sources": sorted({subject.source for subject in real}),
-        "smaller_than_side": sorted(s.name for s in real if s.truth and min(s.truth.versions[0].shape) < side),
+        "smaller_than_side": sorted(s.name for s in real if s.truth and min(s.truth.versions[0].shape) < size.side),
         "not_binned": sorted(s.name for s in real if s.truth and s.truth.binned[0] == 1),
         "simulated_families": [subject.name for subject in subjects["simulated"]],
         "threads": options.threads,

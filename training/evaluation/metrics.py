@@ -1,15 +1,14 @@
 """How good is a restored image: errors against a known truth. Images are (H, W) float32."""
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gaussian_kde
 
 from daemon.micrograph import Image
+from daemon.verdict import rings
 
-RINGS = 32
+RINGS = rings.RINGS
 """Rings of the Fourier ring correlation between zero frequency and Nyquist's."""
 
 KDE_BINS = 200
@@ -58,20 +57,6 @@ def ssim(image: Image, truth: Image) -> float:
     return float(index[inner, inner].mean())
 
 
-@lru_cache(maxsize=4)
-def _rings(shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.int64]]:
-    """Ring number of every term of a real FFT (RINGS: beyond Nyquist), the terms it stands for, terms per ring."""
-    height, width = shape
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    ring = np.minimum((frequency * 2 * RINGS).astype(np.intp), RINGS)
-    twice = np.full(ring.shape, 2.0)
-    twice[:, 0] = 1
-    if width % 2 == 0:
-        twice[:, -1] = 1
-    number = np.bincount(ring.ravel(), twice.ravel(), RINGS + 1)[:RINGS].astype(np.int64)
-    return ring.ravel(), twice.ravel(), number
-
-
 def frequencies() -> NDArray[np.float64]:
     """Middle of every ring, cycles per pixel: (RINGS,)."""
     return (np.arange(RINGS) + 0.5) / (2 * RINGS)
@@ -80,16 +65,8 @@ def frequencies() -> NDArray[np.float64]:
 def frc(image: Image, truth: Image) -> NDArray[np.float64]:
     """Fourier ring correlation (RINGS,) of two Hann-windowed images without their means; 0 in rings without signal."""
     height, width = image.shape
-    ring, twice, _ = _rings((height, width))
     window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
-    a, b = (np.fft.rfft2((x - x.mean(dtype=np.float64)) * window).ravel() for x in (image, truth))
-    cross, power_a, power_b = (
-        np.bincount(ring, twice * values, RINGS + 1)[:RINGS]
-        for values in ((a * b.conj()).real, np.square(np.abs(a)), np.square(np.abs(b)))
-    )
-    scale = np.sqrt(power_a * power_b)
-    correlation: NDArray[np.float64] = np.divide(cross, scale, out=np.zeros(RINGS), where=scale > 0)
-    return correlation
+    return rings.ring_correlation(*((x - x.mean(dtype=np.float64)) * window for x in (image, truth)))
 
 
 def frc_noise(shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -98,8 +75,7 @@ def frc_noise(shape: tuple[int, int]) -> NDArray[np.float64]:
     Of a ring's n Fourier terms half are free (a real image's come in pairs), so σ = 1 / √n for an image without a
     window; the Hann window ties neighbouring terms together.
     """
-    _, _, number = _rings(shape)
-    return np.minimum(1.0, 2 * _HANN_TIES / np.sqrt(np.maximum(number, 1)))
+    return np.minimum(1.0, 2 * _HANN_TIES / np.sqrt(np.maximum(rings.all_terms(shape), 1)))
 
 
 def kde(values: ArrayLike, low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

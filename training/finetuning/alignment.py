@@ -24,7 +24,7 @@ SAME_NOISE = 0.97
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Alignment:
     """What two exposures have in common. All but the shifts (pixels) and the last in standard errors."""
 
     agreement: float
@@ -68,7 +68,7 @@ class Comparison:
         return None
 
 
-def compare(first: Image, second: Image) -> Comparison:
+def compare(first: Image, second: Image) -> Alignment:
     """Cross-correlate two exposures (H, W), in counts. Their noise is taken to be that of counts, or more."""
     height, width = (min(ALIGN_SIDE, extent) for extent in first.shape)
     middle = tuple(
@@ -96,7 +96,7 @@ def compare(first: Image, second: Image) -> Comparison:
     offset, offset_error = _offset(spectra[0] * spectra[1].conj() * band * twice, variance, (height, width))
     one, other = ((i[::2, ::2] - i[1::2, ::2] - i[::2, 1::2] + i[1::2, 1::2]).astype(np.float64) for i in _even(images))
     power = float((one**2).sum() * (other**2).sum()) ** 0.5
-    return Comparison(
+    return Alignment(
         agreement=float(correlation[0, 0]) / error,
         best=best / error,
         shift_y=shift_y,

@@ -6,7 +6,7 @@ noise, which is known, is subtracted: that estimate has no bias, but an error of
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite, log10
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from training.losses import on
 ENOUGH_FILES = 4
 """Held-out files below which no verdict is a recommendation: an interval over fewer says little of the next file."""
 
-Verdict = Literal["better", "no measurable difference", "mixed", "worse"]
+Effect = Literal["better", "no measurable difference", "mixed", "worse"]
 
 DOSES = (2.0, 10.0, 50.0, 250.0, 1250.0)
 """Mean counts per pixel at which clean images are exposed."""
@@ -38,7 +38,7 @@ BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class HeldOutCase:
     """One noisy input (H, W) in noise units and what its result is compared with, in the same units.
 
     `variance` (H, W) is an unbiased estimate, pixel by pixel, of the variance of the target's noise; None: it has none.
@@ -63,7 +63,7 @@ def windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
             yield slice(int(row), int(row) + side), slice(int(column), int(column) + side)
 
 
-def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[Case]:
+def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[HeldOutCase]:
     """Clean images exposed at every one of DOSES, the same for the same seed. At least 64 pixels a side."""
     for number, truth in enumerate(truths):
         image = truth.versions[0]
@@ -75,10 +75,10 @@ def clean_cases(truths: Sequence[Truth], seed: int) -> Iterator[Case]:
                 scaling = noise_units(mean)
                 noisy, target = scaling.to_units(counts), scaling.to_units(true_counts)
                 peak = float(true_counts.max()) / mean**0.5
-                yield Case(truth.name, f"{dose:g} counts per pixel", noisy, target, scaling.level, None, peak)
+                yield HeldOutCase(truth.name, f"{dose:g} counts per pixel", noisy, target, scaling.level, None, peak)
 
 
-def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[Case]:
+def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[HeldOutCase]:
     """Fields divided into halves, each of which is input once and target once; the same for the same seed."""
     for number, field in enumerate(fields):
         for place, window in enumerate(windows(field.shape)):
@@ -88,10 +88,10 @@ def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[Case]:
             own = found.target / np.float32(found.noise)
             other = Division(own, found.noisy / np.float32(found.noise), total - found.dose, 1 / found.noise)
             for division in (found, other):
-                yield noisy_case(field, division)
+                yield _noisy_case(field, division)
 
 
-def noisy_case(field: Field, division: Division) -> Case:
+def _noisy_case(field: Field, division: Division) -> HeldOutCase:
     """A division of a field as a case.
 
     Thinned counts have the variance of their mean. Real exposures may have another gain than was stated; there the
@@ -104,12 +104,12 @@ def noisy_case(field: Field, division: Division) -> Case:
         share = division.noise / (1 + division.noise)
         variance = np.float32(share) * np.square((division.noisy - division.target) / np.float32(scaling.unit))
     noisy, target = scaling.to_units(division.noisy), scaling.to_units(division.target)
-    return Case(field.name, HALF, noisy, target, scaling.level, variance.astype(np.float32))
+    return HeldOutCase(field.name, HALF, noisy, target, scaling.level, variance.astype(np.float32))
 
 
-def spread(cases: Iterable[Case], most: int) -> list[Case]:
+def spread(cases: Iterable[HeldOutCase], most: int) -> list[HeldOutCase]:
     """Between `most` and twice as many cases, taken at even steps; all, if there are fewer."""
-    kept: list[Case] = []
+    kept: list[HeldOutCase] = []
     step = 1
     for index, case in enumerate(cases):
         if index % step == 0:
@@ -120,7 +120,7 @@ def spread(cases: Iterable[Case], most: int) -> list[Case]:
 
 
 @torch.no_grad()
-def denoise(network: nn.Module, case: Case) -> Image:
+def denoise(network: nn.Module, case: HeldOutCase) -> Image:
     """The network's result (H, W) float32 in the case's units; the network is in evaluation mode meanwhile."""
     training = network.training
     network.eval()
@@ -131,7 +131,7 @@ def denoise(network: nn.Module, case: Case) -> Image:
     return result
 
 
-def block_errors(result: Image, case: Case) -> NDArray[np.float64]:
+def block_errors(result: Image, case: HeldOutCase) -> NDArray[np.float64]:
     """Estimated mean squared error of each block of BLOCK × BLOCK pixels over the input's noise variance: (blocks,)."""
     error = np.square(result - case.target, dtype=np.float64)
     if case.variance is not None:
@@ -144,7 +144,7 @@ def block_errors(result: Image, case: Case) -> NDArray[np.float64]:
     return means
 
 
-def errors(network: nn.Module, cases: Iterable[Case]) -> dict[str, float]:
+def errors(network: nn.Module, cases: Iterable[HeldOutCase]) -> dict[str, float]:
     """Mean error by regime: figures for a learning curve, whose names begin with "validation"."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for case in cases:
@@ -169,7 +169,7 @@ class Regime:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FileErrors:
     """Errors of one file in one regime."""
 
     file: str
@@ -179,15 +179,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class BeforeAfter:
     """What came of it. `shown`: one case and the two results for it, the first there was."""
 
     regimes: tuple[Regime, ...]
-    rows: tuple[Row, ...]
-    shown: tuple[Case, Image, Image]
+    rows: tuple[FileErrors, ...]
+    shown: tuple[HeldOutCase, Image, Image]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Effect:
         """A regime is better or worse if its interval says so; a result that is not a number is worse."""
         better = any(regime.fall.low > 0 for regime in self.regimes)
         worse = any(regime.fall.high < 0 or not isfinite(regime.fall.mean) for regime in self.regimes)
@@ -210,40 +210,58 @@ class Outcome:
         return {"verdict": self.verdict, "recommended": self.recommended, **numbers}
 
 
-def compare(before: nn.Module, after: nn.Module, cases: Iterable[Case], seed: int = 0) -> Outcome:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """Both networks on one file in one regime: errors (2, blocks) of each case, and its peak where that is known."""
+
+    blocks: list[NDArray[np.float64]]
+    peaks: list[float]
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Of all cases: (2, blocks)."""
+        return np.concatenate(self.blocks, 1)
+
+
+def compare(before: nn.Module, after: nn.Module, cases: Iterable[HeldOutCase], seed: int = 0) -> BeforeAfter:
     """Both networks on every case. Raises ValueError if there is none."""
-    found: defaultdict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
-    peaks: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    shown: tuple[Case, Image, Image] | None = None
+    found: defaultdict[str, defaultdict[str, _Measured]] = defaultdict(lambda: defaultdict(lambda: _Measured([], [])))
+    shown: tuple[HeldOutCase, Image, Image] | None = None
     for case in cases:
         results = denoise(before, case), denoise(after, case)
         shown = shown or (case, *results)
-        key = case.regime, case.file
-        found[key].append(np.stack([block_errors(result, case) for result in results]))
+        measured = found[case.regime][case.file]
+        measured.blocks.append(np.stack([block_errors(result, case) for result in results]))
         if case.peak is not None:
-            peaks[key].append(case.peak)
+            measured.peaks.append(case.peak)
     if shown is None:
         raise ValueError("there is no held-out image to compare on")
-    regimes, rows = [], []
-    for name in dict.fromkeys(regime for regime, _ in found):
-        blocks = {file: np.concatenate(parts, 1) for (regime, file), parts in found.items() if regime == name}
-        rows += [Row(file, name, float(table[0].mean()), float(table[1].mean())) for file, table in blocks.items()]
-        values = np.concatenate(list(blocks.values()), 1)
-        files = [file for file, table in blocks.items() for _ in range(table.shape[1])]
-        # One seed for all three: the same files and blocks are drawn for each.
-        # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
-        doubt = 0.05 / len({regime for regime, _ in found})
-        first, second, fall = (bootstrap(v, files, seed, doubt=doubt) for v in (*values, values[0] - values[1]))
-        psnr: list[float | None] = [None, None]
-        if (name, files[0]) in peaks:
-            highest = [max(peaks[name, file]) for file in blocks]
-            means = [table.mean(1) for table in blocks.values()]
-            psnr = [
-                float(np.mean([decibels(peak, float(mean[which])) for peak, mean in zip(highest, means, strict=True)]))
-                for which in (0, 1)
-            ]
-        regimes.append(Regime(name, len(blocks), first, second, fall, psnr[0], psnr[1]))
-    return Outcome(tuple(regimes), tuple(rows), shown)
+    # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
+    regimes = [_regime(name, files, seed, 0.05 / len(found)) for name, files in found.items()]
+    rows = [
+        FileErrors(file, name, float(measured.errors[0].mean()), float(measured.errors[1].mean()))
+        for name, files in found.items()
+        for file, measured in files.items()
+    ]
+    return BeforeAfter(tuple(regimes), tuple(rows), shown)
+
+
+def _regime(name: str, files: Mapping[str, _Measured], seed: int, doubt: float) -> Regime:
+    """Means over files with intervals that are wrong with a chance of `doubt`."""
+    tables = {file: measured.errors for file, measured in files.items()}
+    before, after = np.concatenate(list(tables.values()), 1)
+    of = [file for file, table in tables.items() for _ in range(table.shape[1])]
+    # One seed for all three: the same files and blocks are drawn for each.
+    first, second, fall = (bootstrap(values, of, seed, doubt=doubt) for values in (before, after, before - after))
+    psnr: tuple[float | None, float | None] = None, None
+    if all(measured.peaks for measured in files.values()):
+        psnr = _psnr(files, 0), _psnr(files, 1)
+    return Regime(name, len(files), first, second, fall, *psnr)
+
+
+def _psnr(files: Mapping[str, _Measured], which: int) -> float:
+    """Mean over files, dB; `which`: 0 before, 1 after."""
+    return float(np.mean([decibels(max(one.peaks), float(one.errors[which].mean())) for one in files.values()]))
 
 
 def decibels(peak: float, error: float) -> float:

@@ -11,20 +11,21 @@ from PIL import ImageDraw, ImageFont
 
 from daemon.files import save
 from daemon.micrograph import Image
+from training import markdown
 from training.averages import Interval
-from training.finetuning.before_after import ENOUGH_FILES, Case, Outcome
+from training.finetuning.before_after import ENOUGH_FILES, BeforeAfter, HeldOutCase, Regime
 
 REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after.png"
 
 
-def write(outcome: Outcome, out: Path, title: str, remarks: Sequence[str]) -> None:
+def write(outcome: BeforeAfter, out: Path, title: str, remarks: Sequence[str]) -> None:
     """Report, numbers and picture into `out`. Raises ConfigError where the disk refuses."""
     save(out / NUMBERS, json.dumps(outcome.as_json(), indent=1).encode() + b"\n")
     save(out / PICTURE, picture(*outcome.shown))
     save(out / REPORT, report(outcome, title, remarks).encode())
 
 
-def advice(outcome: Outcome) -> str:
+def advice(outcome: BeforeAfter) -> str:
     """The verdict in a sentence, for the person who has to decide."""
     match outcome.verdict:
         case "better" if not outcome.recommended:
@@ -45,7 +46,7 @@ def advice(outcome: Outcome) -> str:
             return "The fine-tuned weights are worse than the ones it started from: do not use them."
 
 
-def report(outcome: Outcome, title: str, remarks: Sequence[str]) -> str:
+def report(outcome: BeforeAfter, title: str, remarks: Sequence[str]) -> str:
     """The report, Markdown."""
     psnr = outcome.regimes[0].psnr_before is not None
     lines = [f"# {title}", "", f"**{advice(outcome)}**", "", *(f"- {remark}" for remark in remarks), ""]
@@ -59,25 +60,27 @@ def report(outcome: Outcome, title: str, remarks: Sequence[str]) -> str:
             "There is no truth: an independent half of the same data stands in for it, and the variance of its noise",
             "is subtracted. The estimate has no bias, and its own error may take it below zero.",
         ]
-    columns = ["held-out images", "files", "error before", "error after", "change of the error"]
-    columns += ["PSNR before / after, dB"] if psnr else []
-    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for one in outcome.regimes:
-        fall = one.fall
-        # A fall is a negative change, and the ends of its interval swap places.
-        ends = (-fall.mean, -fall.high, -fall.low)
-        if one.before.mean > 0:
-            mean, low, high = (f"{value / one.before.mean:+.1%}" for value in ends)
-        else:
-            mean, low, high = (f"{value:+.4g}" for value in ends)
-        row = f"| {one.name} | {one.files} | {shown(one.before)} | {shown(one.after)} | {mean} [{low}, {high}] |"
-        lines.append(row + (f" {one.psnr_before:.2f} / {one.psnr_after:.2f} |" if psnr else ""))
+    head = ["held-out images", "files", "error before", "error after", "change of the error"]
+    head += ["PSNR before / after, dB"] if psnr else []
+    lines += ["", *markdown.table(head, [_regime_cells(one) for one in outcome.regimes])]
     if any(one.files < 3 for one in outcome.regimes):
         lines += ["", "With fewer than three held-out files this speaks for these files and hardly for others."]
-    lines += ["", f"![input, before, after and their difference]({PICTURE})", "", "| file | regime | before | after |"]
-    lines += ["|---|---|---|---|"]
-    lines += [f"| {row.file} | {row.regime} | {row.before:.4g} | {row.after:.4g} |" for row in outcome.rows]
+    lines += ["", f"![input, before, after and their difference]({PICTURE})", ""]
+    files = [(row.file, row.regime, f"{row.before:.4g}", f"{row.after:.4g}") for row in outcome.rows]
+    lines += markdown.table(("file", "regime", "before", "after"), files)
     return "\n".join(lines) + "\n"
+
+
+def _regime_cells(one: Regime) -> list[str]:
+    """A regime's row: errors before and after, their change, and PSNR where the truth is known."""
+    # A fall is a negative change, and the ends of its interval swap places.
+    ends = (-one.fall.mean, -one.fall.high, -one.fall.low)
+    if one.before.mean > 0:
+        mean, low, high = (f"{value / one.before.mean:+.1%}" for value in ends)
+    else:
+        mean, low, high = (f"{value:+.4g}" for value in ends)
+    cells = [one.name, str(one.files), shown(one.before), shown(one.after), f"{mean} [{low}, {high}]"]
+    return cells if one.psnr_before is None else [*cells, f"{one.psnr_before:.2f} / {one.psnr_after:.2f}"]
 
 
 def shown(interval: Interval) -> str:
@@ -85,7 +88,7 @@ def shown(interval: Interval) -> str:
     return f"{interval.mean:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
 
 
-def picture(case: Case, before: Image, after: Image) -> bytes:
+def picture(case: HeldOutCase, before: Image, after: Image) -> bytes:
     """Input, before, after in one grey scale, and the difference of the last two in its own; PNG."""
     low, high = (float(value) for value in np.nanpercentile(before, (0.5, 99.5)))
     largest = float(np.nanpercentile(np.abs(after - before), 99.5)) or 1.0

@@ -25,9 +25,9 @@ from training.data import samples, simulate
 from training.data.truths import Truth, load_truths, split_by_source
 from training.distributed import alone
 from training.finetuning import before_after, noisy
-from training.finetuning.before_after import Case, Outcome
+from training.finetuning.before_after import BeforeAfter, HeldOutCase
 from training.finetuning.before_after_report import REPORT, advice, write
-from training.finetuning.fields import PARTNERS, Reading, Skipped, load_fields
+from training.finetuning.fields import PARTNERS, Reading, SkippedFile, load_fields
 from training.finetuning.noisy import Field
 from training.fit import keep_plan
 from training.loop import RECORD, WEIGHTS, Budget, Drawer, train
@@ -53,7 +53,7 @@ FEW = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FineTuningOrder:
     """What is asked for. `gain`, `offset` and `partners` are of noisy data only."""
 
     data: Path
@@ -78,14 +78,14 @@ class Material:
     """What is learnt from, and what is measured on. `cases` may be gone through again and again."""
 
     draw: Drawer
-    cases: Callable[[], Iterator[Case]]
+    cases: Callable[[], Iterator[HeldOutCase]]
     training: tuple[str, ...]
     held_out: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     measured: dict[str, dict[str, float]]
 
 
-def fine_tune(order: Order) -> Outcome:
+def fine_tune(order: FineTuningOrder) -> BeforeAfter:
     """Fine-tune; `order.out` becomes a run that `engine_build.export` turns into weights, with a report beside it.
 
     Run again with the same order it goes on where it was. Raises ConfigError (data, options, another run in `out`),
@@ -95,12 +95,12 @@ def fine_tune(order: Order) -> Outcome:
         raise ConfigError(f"--held-out {order.held_out:g}: give a share between 0 and 1")
     folder = manifest.locate(order.parent)
     parent = manifest.load(folder)
-    network, before = (load_network(folder, parent) for _ in range(2))
+    network, before = (_load_network(folder, parent) for _ in range(2))
     if order.crop < 64 or order.crop % network.stride:
         raise ConfigError(f"--crop {order.crop}: give a multiple of {network.stride}, at least 64")
     try:
         order.out.mkdir(parents=True, exist_ok=True)
-        material = load_clean(order) if order.how == "clean" else load_noisy(order)
+        material = _load_clean(order) if order.how == "clean" else _load_noisy(order)
         provenance = provenance_of(order, parent, material)
         keep_plan(order.out, provenance)
     except OSError as error:
@@ -122,7 +122,7 @@ def fine_tune(order: Order) -> Outcome:
         workers=order.workers,
     )
     after = build(parent.network, parent.arguments)
-    after.load_state_dict(as_shipped(load_file(order.out / WEIGHTS)))
+    after.load_state_dict(_as_shipped(load_file(order.out / WEIGHTS)))
     device = next(network.parameters()).device
     outcome = before_after.compare(before.to(device), after.to(device), material.cases(), order.seed)
     record = json.loads((order.out / RECORD).read_text())
@@ -132,7 +132,7 @@ def fine_tune(order: Order) -> Outcome:
     return outcome
 
 
-def load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
+def _load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
     """The network of a weights folder, float32. Raises WeightsError if it cannot be trained here."""
     if parent.scaling != NOISE_UNITS:
         raise WeightsError(
@@ -151,14 +151,14 @@ def load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
     return network
 
 
-def as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights rounded to float16, as export stores them, so that what is measured is what will run."""
     return {
         name: value.half().to(value.dtype) if value.is_floating_point() else value for name, value in weights.items()
     }
 
 
-def recipe_of(order: Order, parent: Manifest) -> Recipe:
+def recipe_of(order: FineTuningOrder, parent: Manifest) -> Recipe:
     """The parent's recipe, gently."""
     loss = order.loss or ("root" if order.how == "clean" else "mse")
     recipe = replace(
@@ -183,7 +183,7 @@ def recipe_of(order: Order, parent: Manifest) -> Recipe:
     return recipe
 
 
-def load_clean(order: Order) -> Material:
+def _load_clean(order: FineTuningOrder) -> Material:
     """Clean micrographs, exposed and mixed with simulated scenes as in training."""
     truths = load_truths(order.data, order.out / "cache", smallest=order.crop)
     training, held_out = split(truths, order)
@@ -198,7 +198,7 @@ def load_clean(order: Order) -> Material:
     )
 
 
-def load_noisy(order: Order) -> Material:
+def _load_noisy(order: FineTuningOrder) -> Material:
     """Noisy pairs, frames or single images of counts."""
     assert order.how != "clean"
     reading = Reading(order.how, order.gain, order.offset, order.partners, order.crop)
@@ -217,7 +217,7 @@ def load_noisy(order: Order) -> Material:
 Item = TypeVar("Item", Truth, Field)
 
 
-def split(items: Sequence[Item], order: Order) -> tuple[list[Item], list[Item]]:
+def split(items: Sequence[Item], order: FineTuningOrder) -> tuple[list[Item], list[Item]]:
     """Whole sources (sub-folders) at random for training and to be held out; single files if there is one source only.
 
     Raises ConfigError if there are not two to split.
@@ -235,7 +235,7 @@ def split(items: Sequence[Item], order: Order) -> tuple[list[Item], list[Item]]:
     return [item for item in items if item.name not in held], [item for item in items if item.name in held]
 
 
-def provenance_of(order: Order, parent: Manifest, material: Material) -> dict[str, Any]:
+def provenance_of(order: FineTuningOrder, parent: Manifest, material: Material) -> dict[str, Any]:
     """What the record says of where the weights come from; also the plan that a resumed run must agree with."""
     return {
         "parent": {"name": parent.name, "network": parent.network, "sha256": parent.sha256[parent.safetensors]},
@@ -255,7 +255,7 @@ def provenance_of(order: Order, parent: Manifest, material: Material) -> dict[st
     }
 
 
-def remarks(order: Order, material: Material) -> list[str]:
+def remarks(order: FineTuningOrder, material: Material) -> list[str]:
     """What the report says of the data."""
     lines = [
         f"Data: {order.data}, {order.how}: {len(material.training)} files trained on, {len(material.held_out)} "
@@ -297,7 +297,7 @@ def run(options: argparse.Namespace) -> int:
     """The command. 0: better weights; 3: done, but the weights are not recommended."""
     minutes = 30.0 if options.budget_minutes is None and options.steps is None else options.budget_minutes
     first, second = (text.lower().lstrip(" _.-") for text in options.endings or PARTNERS[0])
-    order = Order(
+    order = FineTuningOrder(
         data=options.data,
         out=options.out,
         how=options.how,

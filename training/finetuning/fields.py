@@ -3,8 +3,6 @@
 Every file that cannot serve is reported with what was measured, and skipped; the others are used.
 """
 
-import hashlib
-import json
 import logging
 import re
 from collections import defaultdict
@@ -66,14 +64,14 @@ class Reading:
             )
 
 
-class Skipped(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file, below the data folder, that was not used, and why."""
 
     file: str
     reason: str
 
 
-def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tuple[list[Field], list[Skipped]]:
+def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tuple[list[Field], list[SkippedFile]]:
     """Every field of view below `folder` that can be learnt from, and the files that cannot, in order of names.
 
     `cache`: folder for the counts, memory-mapped from there. `apart`: folder whose files are not looked at. Raises
@@ -89,14 +87,14 @@ def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tup
         and not path.resolve().is_relative_to(apart.resolve())
     )
     fields: list[Field] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     for group in paired(files, reading.partners) if reading.how == "pairs" else [(path,) for path in files]:
         names = tuple(path.relative_to(folder).as_posix() for path in group)
         try:
             fields.append(_cached(group, names, reading, cache))
         except EmdenoisedError as error:
             log.warning("skipped: %s", error)
-            skipped += [Skipped(name, str(error)) for name in names]
+            skipped += [SkippedFile(name, str(error)) for name in names]
     return fields, skipped
 
 
@@ -122,12 +120,12 @@ def paired(files: Sequence[Path], partners: Sequence[tuple[str, str]]) -> list[t
 
 
 def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cache: Path) -> Field:
-    """As `read_field`, from the cache if it is there, else put there."""
+    """As `_read_field`, from the cache if it is there, else put there."""
     with explained(group[0]):
         seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in group]
-    key = hashlib.sha256(json.dumps([VERSION, asdict(reading), seen]).encode()).hexdigest()[:24]
+    key = store.key_of(VERSION, asdict(reading), seen)
     if (found := store.get(cache, key)) is None:
-        exposures, doses, measured = read_field(group, reading)
+        exposures, doses, measured = _read_field(group, reading)
         stored = store.put(cache, key, exposures, {"doses": doses, "measured": measured})
     else:
         stored, notes = found
@@ -136,35 +134,19 @@ def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cac
     return Field(names[0], source, names, stored, tuple(doses), measured)
 
 
-def read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], list[float], dict[str, float]]:
+def _read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], list[float], dict[str, float]]:
     """Exposures of one field in counts, their doses, and what was measured. Raises MicrographError with the reason."""
     micrographs = [formats.read(path, MAX_PIXELS) for path in group]
     for micrograph in micrographs:
         formats.require_one_exposure(micrograph)
-    path, pixels = group[0], micrographs[0].pixels
-    if min(pixels.shape) < reading.smallest:
+    path, (height, width) = group[0], micrographs[0].pixels.shape
+    if min(height, width) < reading.smallest:
         raise MicrographError(
-            f"{path}: {pixels.shape[1]} × {pixels.shape[0]} pixels; at least "
-            f"{reading.smallest} on either side are needed"
+            f"{path}: {width} × {height} pixels; at least {reading.smallest} on either side are needed"
         )
     if reading.how == "thinning":
         return _countable(path, micrographs[0], reading)
-    if len(group) == 2:
-        if pixels.shape != micrographs[1].pixels.shape:
-            raise MicrographError(f"{path}: {group[1].name} is of another size; exposures of a field must be alike")
-        planes = [(one.pixels, int(one.metadata.get("frames", 1))) for one in micrographs]
-        halves = planes
-    elif (frames := int(micrographs[0].metadata.get("frames", 1))) > 1:
-        stack = read_frames(path, micrographs[0], frames)
-        planes = [(summed(stack[start::GROUPS]), len(stack[start::GROUPS])) for start in range(min(GROUPS, frames))]
-        # Drift shows between the beginning and the end of a movie, which interleaved groups share.
-        halves = [(summed(part), frames // 2) for part in (stack[: frames // 2], stack[-(frames // 2) :])]
-    else:
-        ends = ", ".join(f"_{first} and _{second}" for first, second in reading.partners)
-        raise MicrographError(
-            f"{path}: one image without a partner; a pair is two files of one field whose names end in {ends}, or a "
-            "stack of frames. For single images of counts use --how thinning"
-        )
+    planes, halves = _apart(group, micrographs, reading)
     gain, offset = _gain(path, planes, reading)
     exposures = [_counts(path, plane, gain, offset * number)[0] for plane, number in planes]
     doses = [float(exposure.mean(dtype=np.float64)) for exposure in exposures]
@@ -177,6 +159,34 @@ def read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], li
     if reason := compared.refusal():
         raise MicrographError(f"{path}: {reason}")
     return exposures, doses, {"gain": gain, "offset": offset, **asdict(compared)}
+
+
+_Summed = list[tuple[Pixels, int]]
+"""Planes (H, W), each with the number of frames that were summed to it."""
+
+
+def _apart(group: Sequence[Path], micrographs: Sequence[Micrograph], reading: Reading) -> tuple[_Summed, _Summed]:
+    """Independent exposures of one field, and its two halves in the order of time; of a pair both are the same.
+
+    Raises MicrographError where there is one exposure only, or two of different sizes.
+    """
+    path, first = group[0], micrographs[0]
+    frames = int(first.metadata.get("frames", 1))
+    if len(group) == 2:
+        if first.pixels.shape != micrographs[1].pixels.shape:
+            raise MicrographError(f"{path}: {group[1].name} is of another size; exposures of a field must be alike")
+        pair = [(one.pixels, int(one.metadata.get("frames", 1))) for one in micrographs]
+        return pair, pair
+    if frames > 1:
+        stack = _read_frames(path, first, frames)
+        planes = [(summed(stack[start::GROUPS]), len(stack[start::GROUPS])) for start in range(min(GROUPS, frames))]
+        # Drift shows between the beginning and the end of a movie, which interleaved groups share.
+        return planes, [(summed(part), frames // 2) for part in (stack[: frames // 2], stack[-(frames // 2) :])]
+    ends = ", ".join(f"_{one} and _{other}" for one, other in reading.partners)
+    raise MicrographError(
+        f"{path}: one image without a partner; a pair is two files of one field whose names end in {ends}, or a "
+        "stack of frames. For single images of counts use --how thinning"
+    )
 
 
 def _countable(
@@ -232,8 +242,8 @@ def summed(planes: Iterable[Pixels]) -> NDArray[np.float64]:
     return total
 
 
-def read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]:
-    """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be told apart."""
+def _read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]:
+    """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be separated."""
     with explained(path):
         if micrograph.kind == "mrc":
             with formats.open_raw(path) as stream:
@@ -245,5 +255,5 @@ def read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]
             stack = np.asarray(tifffile.imread(path))
     height, width = micrograph.pixels.shape
     if stack.shape[-2:] != (height, width) or stack.size != frames * height * width:
-        raise MicrographError(f"{path}: its frames cannot be told apart from other images in it; save them as a stack")
+        raise MicrographError(f"{path}: its frames cannot be separated from other images in it; save them as a stack")
     return stack.reshape(frames, height, width)

@@ -74,7 +74,7 @@ def test_best_gaussian_finds_the_best_of_its_widths() -> None:
     assert run.best_gaussian(truth, truth) == (np.inf, 0.0), "not filtering at all is allowed"
 
 
-OUTCOMES = [run.Outcome(exposure, 1.5, 14.0, 28.2, 30.25, 33.5) for exposure in camera.SESSION]
+OUTCOMES = [run.Score(exposure, 1.5, 14.0, 28.2, 30.25, 33.5) for exposure in camera.SESSION]
 
 
 @pytest.mark.parametrize("width", [20, 72, 80, 100, 250])

@@ -16,7 +16,7 @@ from daemon.counts.profiles import Choice
 from daemon.counts.thinning import thin
 from daemon.errors import MicrographError
 from daemon.settings.profile import Profile
-from daemon.verdict.halves import RINGS, Assessment, assess, ring_correlation
+from daemon.verdict.halves import Assessment, assess
 
 WEIGHTS = manifest.locate("fast")
 MANIFEST = manifest.load(WEIGHTS)
@@ -71,22 +71,6 @@ def test_the_empty_border_of_a_drift_corrected_image_is_no_stretching(backend: C
 def test_a_small_image_has_a_standard_error_too(backend: CpuBackend) -> None:
     told = assess(np.random.default_rng(3).poisson(truth(60.0, 110)).astype(np.uint16), PLAIN, MANIFEST, backend)
     assert 0 < told.error_deviation < 0.1 * told.raw_error
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (75, 90), (80, 81)])
-def test_ring_correlations_are_those_of_the_whole_spectrum(shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(9)
-    scene = truth(20.0, 90)[: shape[0], : shape[1]]
-    one, two = (rng.poisson(scene).astype(np.float32) for _ in range(2))
-    window = np.outer(*(np.hanning(side) for side in shape))
-    first, second = (np.fft.fft2((image - image.mean()) * window) for image in (one, two))
-    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
-    plain = []
-    for ring in range(RINGS):
-        inside = (frequency >= ring / 2 / RINGS) & (frequency < (ring + 1) / 2 / RINGS)
-        common = (first * second.conj())[inside].sum().real
-        plain.append(common / np.sqrt(np.square(abs(first[inside])).sum() * np.square(abs(second[inside])).sum()))
-    assert ring_correlation(one, two) == pytest.approx(np.array(plain), abs=1e-5)
 
 
 def test_x_rays_are_no_error_of_the_network(backend: CpuBackend) -> None:

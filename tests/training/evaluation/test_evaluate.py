@@ -327,7 +327,7 @@ def test_without_micrographs_all_is_simulated(tmp_path: Path) -> None:
 def test_slow_methods_see_the_first_of_the_same_pairs(micrographs: Path) -> None:
     subjects = {"real": subjects_of(micrographs), "simulated": pairs.simulated_subjects()}
     made = list(methods.methods(["gaussian", "nl_means"]).values())
-    work = evaluate._work(made, subjects, 40, 8, 1, 64)
+    work = evaluate._work(made, subjects, evaluate._Size((), 64, instances=40, slow=8), 1)
     per_regime = {regime: [(k, m) for k, m in work if k.regime == regime] for regime in pairs.REGIMES}
     for regime, number, slow in (("low", 40, 8), ("ordinary", 40, 8), ("contrast_0.2", 20, 4)):
         assert len(per_regime[regime]) == number

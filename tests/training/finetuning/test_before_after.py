@@ -15,7 +15,7 @@ from training.data.truths import Truth
 from training.finetuning.before_after import (
     DOSES,
     HALF,
-    Case,
+    HeldOutCase,
     block_errors,
     clean_cases,
     compare,
@@ -85,7 +85,7 @@ def test_the_error_estimated_without_a_truth_is_the_true_error(number: int, gain
             dose = (0.5 / case.level) ** 2 - 3 / 8
             expected = gain * truth(seed) * dose / (gain * truth(seed).mean())
             units = (expected - dose) * 2 * case.level
-            true.append(block_errors(result, Case("", "", case.noisy, units.astype(np.float32), case.level)))
+            true.append(block_errors(result, HeldOutCase("", "", case.noisy, units.astype(np.float32), case.level)))
     error = np.concatenate(estimated) - np.concatenate(true)
     assert abs(error.mean()) < 4 * error.std() / error.size**0.5
     assert error.std() / error.size**0.5 < 0.1 * np.concatenate(true).mean()
@@ -156,7 +156,7 @@ def test_figures_for_the_curve_have_its_names_and_come_from_cases_at_even_steps(
     assert list(found) == [f"validation_error_{dose:g}_counts" for dose in DOSES]
     assert found["validation_error_50_counts"] == pytest.approx(1, rel=0.1)
     case = next(clean_cases(truths, 1))
-    many = [Case(str(i), "", case.noisy, case.target, case.level) for i in range(100)]
+    many = [HeldOutCase(str(i), "", case.noisy, case.target, case.level) for i in range(100)]
     kept = [int(one.file) for one in spread(many, 16)]
     assert 16 <= len(kept) < 32
     assert set(np.diff(kept)) == {4}

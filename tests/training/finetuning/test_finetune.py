@@ -25,7 +25,15 @@ from training.data import simulate
 from training.data.truths import Truth
 from training.finetuning import command as finetune
 from training.finetuning.before_after_report import NUMBERS, PICTURE, REPORT
-from training.finetuning.command import NOT_RECOMMENDED, Order, add_arguments, fine_tune, recipe_of, run, split
+from training.finetuning.command import (
+    NOT_RECOMMENDED,
+    FineTuningOrder,
+    add_arguments,
+    fine_tune,
+    recipe_of,
+    run,
+    split,
+)
 from training.finetuning.fields import PARTNERS
 from training.fit import PLAN
 from training.loop import RECORD, WEIGHTS, Budget
@@ -102,9 +110,9 @@ def clean(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def order(tmp_path: Path, parent: Path) -> Callable[..., Order]:
-    def make(data: Path, how: finetune.How, **changes: Any) -> Order:
-        plain = Order(
+def order(tmp_path: Path, parent: Path) -> Callable[..., FineTuningOrder]:
+    def make(data: Path, how: finetune.How, **changes: Any) -> FineTuningOrder:
+        plain = FineTuningOrder(
             data, tmp_path / "run", how, Budget(steps=3), str(parent), held_out=0.4, crop=64, batch=2, workers=0
         )
         return replace(plain, **changes)
@@ -113,7 +121,7 @@ def order(tmp_path: Path, parent: Path) -> Callable[..., Order]:
 
 
 def test_fine_tuning_by_thinning_helps_says_so_and_leaves_a_run(
-    order: Callable[..., Order], single: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+    order: Callable[..., FineTuningOrder], single: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune, "RATE", 3e-3)
     rng = np.random.default_rng(1)
@@ -143,7 +151,7 @@ def test_fine_tuning_by_thinning_helps_says_so_and_leaves_a_run(
 
 
 @pytest.mark.parametrize("loss", ["mse", "poisson"])
-def test_fine_tuning_from_pairs(order: Callable[..., Order], pairs: Path, loss: finetune.LossName) -> None:
+def test_fine_tuning_from_pairs(order: Callable[..., FineTuningOrder], pairs: Path, loss: finetune.LossName) -> None:
     asked = order(pairs, "pairs", loss=loss)
     outcome = fine_tune(asked)
     record = json.loads((asked.out / RECORD).read_text())
@@ -154,7 +162,9 @@ def test_fine_tuning_from_pairs(order: Callable[..., Order], pairs: Path, loss: 
     assert outcome.regimes[0].psnr_before is None
 
 
-def test_fine_tuning_from_clean_micrographs_reports_psnr_by_dose(order: Callable[..., Order], clean: Path) -> None:
+def test_fine_tuning_from_clean_micrographs_reports_psnr_by_dose(
+    order: Callable[..., FineTuningOrder], clean: Path
+) -> None:
     asked = order(clean, "clean")
     outcome = fine_tune(asked)
     record = json.loads((asked.out / RECORD).read_text())
@@ -165,7 +175,7 @@ def test_fine_tuning_from_clean_micrographs_reports_psnr_by_dose(order: Callable
 
 
 def test_it_starts_from_the_parent_and_a_wild_training_is_not_recommended(
-    order: Callable[..., Order], single: Path, monkeypatch: pytest.MonkeyPatch
+    order: Callable[..., FineTuningOrder], single: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune, "RATE", 1e-9)
     still = fine_tune(order(single, "thinning"))
@@ -178,7 +188,7 @@ def test_it_starts_from_the_parent_and_a_wild_training_is_not_recommended(
 
 
 def test_the_same_command_resumes_and_another_one_is_refused(
-    order: Callable[..., Order], single: Path, caplog: pytest.LogCaptureFixture
+    order: Callable[..., FineTuningOrder], single: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = order(single, "thinning")
     first = fine_tune(asked)
@@ -197,7 +207,7 @@ def test_the_same_command_resumes_and_another_one_is_refused(
 
 @pytest.mark.parametrize(("network", "arguments"), [("fast", ARGUMENTS), ("ede2018", {"width": 0.1})])
 def test_the_recipe_is_a_gentle_one_of_the_parents_kind(
-    order: Callable[..., Order], parent: Path, network: NetworkName, arguments: dict[str, Any]
+    order: Callable[..., FineTuningOrder], parent: Path, network: NetworkName, arguments: dict[str, Any]
 ) -> None:
     described = manifest.load(parent).model_copy(update={"network": network, "arguments": arguments})
     recipe = recipe_of(order(Path("data"), "pairs", loss="poisson"), described)
@@ -208,7 +218,9 @@ def test_the_recipe_is_a_gentle_one_of_the_parents_kind(
     assert (stage is not None and stage.freeze) == (network == "ede2018")  # batch statistics stay the parent's
 
 
-def test_sources_are_held_out_whole_and_single_files_where_there_is_one_source(order: Callable[..., Order]) -> None:
+def test_sources_are_held_out_whole_and_single_files_where_there_is_one_source(
+    order: Callable[..., FineTuningOrder],
+) -> None:
     asked = order(Path("data"), "pairs", held_out=0.3)
     images = [np.zeros((2, 2), np.float32)]
     many = [Truth(f"{source}{i}", source, images, (1,)) for source in "abcde" for i in range(3)]
@@ -222,7 +234,7 @@ def test_sources_are_held_out_whole_and_single_files_where_there_is_one_source(o
     assert split(one, replace(asked, seed=4)) != (training, held_out)
 
 
-def test_too_little_data_is_said_in_words(order: Callable[..., Order], tmp_path: Path) -> None:
+def test_too_little_data_is_said_in_words(order: Callable[..., FineTuningOrder], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere: no such folder"):
         fine_tune(order(tmp_path / "nowhere", "thinning"))
     folder = tmp_path / "one"
@@ -238,7 +250,7 @@ def test_too_little_data_is_said_in_words(order: Callable[..., Order], tmp_path:
 
 
 def test_a_full_disk_is_said_in_words(
-    order: Callable[..., Order], single: Path, monkeypatch: pytest.MonkeyPatch
+    order: Callable[..., FineTuningOrder], single: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -248,7 +260,7 @@ def test_a_full_disk_is_said_in_words(
         fine_tune(order(single, "thinning"))
 
 
-def test_weights_that_cannot_be_fine_tuned(order: Callable[..., Order], single: Path, parent: Path) -> None:
+def test_weights_that_cannot_be_fine_tuned(order: Callable[..., FineTuningOrder], single: Path, parent: Path) -> None:
     path = parent / "manifest.json"
     plain = path.read_text()
     path.write_text(plain.replace('"noise_units"', '"minmax_crop"'))
@@ -266,7 +278,7 @@ def test_weights_that_cannot_be_fine_tuned(order: Callable[..., Order], single: 
     [({"held_out": 1.0}, "--held-out"), ({"crop": 70}, "--crop"), ({"crop": 32}, "--crop"), ({"gain": 0.0}, "gain 0")],
 )
 def test_options_that_cannot_be(
-    order: Callable[..., Order], single: Path, changes: dict[str, Any], message: str
+    order: Callable[..., FineTuningOrder], single: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         fine_tune(order(single, "thinning", **changes))
@@ -282,9 +294,9 @@ def test_the_command(
     monkeypatch.setattr(finetune, "RATE", 1e-9)
     assert run(options) == NOT_RECOMMENDED
     assert "keep the weights you have" in capsys.readouterr().out
-    orders: list[Order] = []
+    orders: list[FineTuningOrder] = []
 
-    def take(order: Order) -> Any:
+    def take(order: FineTuningOrder) -> Any:
         orders.append(order)
         raise ConfigError("enough")
 

@@ -20,20 +20,16 @@ STRATA = {
     "every": "every pair",
 }
 
-CSS = """
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c2024; max-width: 1080px; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
+STYLE = """
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-p, li { max-width: 46rem; } .note { color: #59626b; font-size: .9em; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86em; margin: .6rem 0; }
 th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid #e6e8ea; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th { font-weight: 600; border-bottom: 1px solid #9aa3ab; } td:first-child, th:first-child { text-align: left; }
 td.text, th.text { text-align: left; white-space: normal; } tr.ours td { background: #eef5fb; }
 td.best { font-weight: 700; } .reached { color: #14703c; } .missed { color: #b3261e; font-weight: 600; }
-.between { color: #7a5b00; } img { max-width: 100%; height: auto; } pre { white-space: pre-wrap; }
+.between { color: #7a5b00; }
 """
+"""CSS rules next to those of all pages (`daemon.commands.html`)."""
 
 
 def labels(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -54,6 +50,11 @@ def family(evaluation: Mapping[str, Any], name: str) -> str:
 def cell(value: object, kind: str = "") -> str:
     """One cell of a table; `kind` is a class of the style sheet."""
     return f"<td{f' class={kind}' if kind else ''}>{escape(str(value))}</td>"
+
+
+def figure(value: float | None, form: str, factor: float = 1, kind: str = "") -> str:
+    """A cell with `factor` times a number, formatted as `form` asks; empty where there is none."""
+    return cell("" if value is None else f"{factor * value:{form}}", kind)
 
 
 def table(

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from daemon.commands.html import opening
 from daemon.errors import ConfigError
 from daemon.files import save
 from training.evaluation import rows
@@ -21,6 +22,8 @@ from training.evaluation.rows import Row
 
 REPORT = "report.html"
 REMARKS = "remarks.txt"
+_Entry = Mapping[str, Any]
+"""A goal or a guard of an evaluation, as JSON has it."""
 
 
 def write(out: Path) -> Path:
@@ -62,14 +65,7 @@ def render(evaluation: Mapping[str, Any], measured: Sequence[Row], out: Path) ->
         *_cost(evaluation, labels, style),
         *_protocol(evaluation),
     ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width"><style>{html.CSS}</style></head><body>\n'
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return opening("Evaluation", html.STYLE) + "\n".join(body) + "\n</body></html>\n"
 
 
 # Verdict
@@ -87,41 +83,48 @@ def _verdict(evaluation: Mapping[str, Any], labels: Mapping[str, str], out: Path
         yield "<p>No weights were evaluated, so there is nothing to accept or reject.</p>"
     for name in judged:
         mine = [entry for entry in entries if entry["method"] == name]
-        verdicts = list(guards.get(name, ()))
-        reached = sum(bool(item["ok"]) for item in (*mine, *verdicts))
-        yield f"<h2>{escape(labels[name])}: {reached} of {len(mine) + len(verdicts)} figures reached</h2>"
-        missed = [_shortfall(entry) for entry in mine if not entry["ok"]]
-        missed += [_guard_shortfall(guard) for guard in verdicts if not guard["ok"]]
-        if missed:
-            yield "<p>Not reached:</p><ul>" + "".join(f"<li>{escape(text)}</li>" for text in missed) + "</ul>"
-        else:
-            yield "<p>Everything that must be reached is reached.</p>"
-        short = [_shortfall(entry, "aim") for entry in mine if entry["ok"] and entry.get("aim_ok") is False]
-        if short:
-            yield "<p>Reached, but not what was aimed at:</p><ul>"
-            yield "".join(f"<li>{escape(text)}</li>" for text in short) + "</ul>"
-        lines = [
-            (
-                html.cell(entry["figure"], "text"), html.cell(_where(entry), "text"), html.cell(entry.get("n", "")),
-                html.cell(html.limit(entry["sense"], entry["must"])),
-                html.cell("" if entry["aim"] is None else html.limit(entry["sense"], entry["aim"])),
-                html.cell(_reached(entry)), html.status(entry),
-            )
-            for entry in mine
-        ]  # fmt: skip
-        lines += [
-            (
-                html.cell(guard["name"], "text"), html.cell("simulation", "text"), html.cell(""),
-                html.cell(html.limit(guard["sense"], guard["limit"])), html.cell(""),
-                html.cell(html.number(guard["worst"])),
-                html.status(guard),
-            )
-            for guard in verdicts
-        ]  # fmt: skip
-        yield html.table(("figure", "where", "pairs", "must be", "aim", "reached", ""), lines, text_columns=2)
+        yield from _verdict_on(labels[name], mine, list(guards.get(name, ())))
     remarks = out / REMARKS
     if remarks.is_file():
         yield f"<h3>Remarks</h3><pre>{escape(remarks.read_text(encoding='utf-8'))}</pre>"
+
+
+def _verdict_on(label: str, goals: Sequence[_Entry], guards: Sequence[_Entry]) -> Iterator[str]:
+    """What one method reached, what it missed, and every figure in a table."""
+    reached = sum(bool(item["ok"]) for item in (*goals, *guards))
+    yield f"<h2>{escape(label)}: {reached} of {len(goals) + len(guards)} figures reached</h2>"
+    missed = [_shortfall(entry) for entry in goals if not entry["ok"]]
+    missed += [_guard_shortfall(guard) for guard in guards if not guard["ok"]]
+    if missed:
+        yield from _bullets("Not reached:", missed)
+    else:
+        yield "<p>Everything that must be reached is reached.</p>"
+    short = [_shortfall(entry, "aim") for entry in goals if entry["ok"] and entry.get("aim_ok") is False]
+    if short:
+        yield from _bullets("Reached, but not what was aimed at:", short)
+    lines = [*map(_goal_cells, goals), *map(_guard_cells, guards)]
+    yield html.table(("figure", "where", "pairs", "must be", "aim", "reached", ""), lines, text_columns=2)
+
+
+def _bullets(head: str, texts: Iterable[str]) -> Iterator[str]:
+    yield f"<p>{head}</p><ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def _goal_cells(entry: _Entry) -> Sequence[str]:
+    return (
+        html.cell(entry["figure"], "text"), html.cell(_where(entry), "text"), html.cell(entry.get("n", "")),
+        html.cell(html.limit(entry["sense"], entry["must"])),
+        html.cell("" if entry["aim"] is None else html.limit(entry["sense"], entry["aim"])),
+        html.cell(_reached(entry)), html.status(entry),
+    )  # fmt: skip
+
+
+def _guard_cells(guard: _Entry) -> Sequence[str]:
+    return (
+        html.cell(guard["name"], "text"), html.cell("simulation", "text"), html.cell(""),
+        html.cell(html.limit(guard["sense"], guard["limit"])), html.cell(""), html.cell(html.number(guard["worst"])),
+        html.status(guard),
+    )  # fmt: skip
 
 
 def _where(entry: Mapping[str, Any]) -> str:
@@ -182,22 +185,19 @@ def _cost(evaluation: Mapping[str, Any], labels: Mapping[str, str], style: Mappi
     methods = evaluation["methods"]
     rival = next((m.get("seconds") for m in methods.values() if m["family"] == "bm3d"), None)
     yield "<h2>Cost and quality</h2>"
-    lines = []
-    for name, method in methods.items():
-        seconds = method.get("seconds")
-        cells = [html.cell(labels[name], "text"), html.cell("" if seconds is None else f"{seconds:.3g}")]
-        cells.append(html.cell(f"{rival / seconds:.3g}" if rival and seconds and seconds >= plots.INSTANT else ""))
-        weights = method["family"] == "weights"
-        cells.append(html.cell(f"{method['load_seconds']:.2f}" if weights else ""))
-        cells.append(html.cell(f"{method['parameters'] / 1e6:.2f}" if method.get("parameters") else ""))
-        cells.append(html.cell(f"{method['megabytes']:.1f}" if method.get("megabytes") else ""))
-        cells += [html.cell(f"{quality[r][name]:.2f}" if name in quality[r] else "") for r in ("low", "ordinary")]
-        lines.append(cells)
     yield (
         f"<p class=note>Processor time per {side}² image, median over pairs, one thread unless stated below; loading "
         f"once. PSNR in dB on the shared pairs ({escape(STRATA.get(chosen, chosen))}).</p>"
     )
     columns = ("method", "s", "times faster than BM3D", "load, s", "parameters, M", "file, MB", "PSNR low", "ordinary")
+    lines = [
+        [
+            html.cell(labels[name], "text"),
+            *_cost_cells(method, rival),
+            *(html.figure(quality[regime].get(name), ".2f") for regime in ("low", "ordinary")),
+        ]
+        for name, method in methods.items()
+    ]
     yield html.table(columns, lines, families=[html.family(evaluation, name) for name in methods])
     panels = {
         REGIMES[regime]: [
@@ -212,6 +212,16 @@ def _cost(evaluation: Mapping[str, Any], labels: Mapping[str, str], style: Mappi
             plots.cost_against_quality(panels, style, f"{side} × {side} px"),
             "Cost against quality: up and left is better.",
         )
+
+
+def _cost_cells(method: Mapping[str, Any], rival: float | None) -> Iterator[str]:
+    """Time, speed against the rival's time, loading time, parameters and file size; 0 or none: an empty cell."""
+    seconds = method.get("seconds")
+    yield html.figure(seconds, ".3g")
+    yield html.figure(rival / seconds if rival and seconds and seconds >= plots.INSTANT else None, ".3g")
+    yield html.figure(method["load_seconds"] if method["family"] == "weights" else None, ".2f")
+    yield html.figure(method.get("parameters") or None, ".2f", 1e-6)
+    yield html.figure(method.get("megabytes") or None, ".1f")
 
 
 def _stratum_of_cost(tables: Iterable[Mapping[str, Any]]) -> str:

@@ -23,44 +23,20 @@ PAPER = {
 """Table 1 of the paper: mean and standard deviation of MSE (×10⁻³) and SSIM at low, then at ordinary dose."""
 
 
+_Entries = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Method → regime → its entry in the evaluation's tables."""
+_REGIMES = ("low", "ordinary")
+_FIGURES = (("mse", 1e3), ("mse_std", 1e3), ("ssim", 1), ("ssim_std", 1))
+"""Columns of table 1 with the unit they are shown in."""
+
+
 def table_one(evaluation: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]:
     """The paper's table 1, and ours in the same columns."""
     stratum = "all" if any(entry["stratum"] == "all" for entry in evaluation["tables"]) else "simulated"
     ours: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for entry in evaluation["tables"]:
-        if entry["stratum"] == stratum and entry["instances"] == "shared" and entry["regime"] in ("low", "ordinary"):
+        if entry["stratum"] == stratum and entry["instances"] == "shared" and entry["regime"] in _REGIMES:
             ours[entry["method"]][entry["regime"]] = entry
-    head = "".join(f"<th>{text}</th>" for text in ("MSE", "±", "SSIM", "±") * 2)
-    top = (
-        "<tr><th rowspan=2>method</th><th colspan=4>low dose: paper</th><th colspan=4>low dose: here</th>"
-        "<th colspan=4>ordinary dose: paper</th><th colspan=4>ordinary dose: here</th></tr>"
-    )
-    best = {
-        (regime, figure): (min if figure == "mse" else max)(
-            (found[regime][figure] for found in ours.values() if regime in found), default=None
-        )
-        for regime in ("low", "ordinary")
-        for figure in ("mse", "ssim")
-    }
-    lines = []
-    for name in [
-        *(name for name in PAPER if name != "paper"),
-        *(name for name in labels if name not in PAPER),
-        "paper",
-    ]:
-        found = ours.get(name, {})
-        if name not in PAPER and not found:
-            continue
-        cells = [html.cell(labels.get(name, "The paper's network" if name == "paper" else name), "text")]
-        for part, regime in enumerate(("low", "ordinary")):
-            paper = PAPER[name][4 * part : 4 * part + 4] if name in PAPER else (None,) * 4
-            cells += [html.cell("" if value is None else f"{value:.3f}") for value in paper]
-            entry = found.get(regime)
-            for figure, unit in (("mse", 1e3), ("mse_std", 1e3), ("ssim", 1), ("ssim_std", 1)):
-                value = entry[figure] if entry else None
-                is_best = value is not None and value == best.get((regime, figure))
-                cells.append(html.cell("" if value is None else f"{unit * value:.3f}", "best" if is_best else ""))
-        lines.append((html.family(evaluation, name), cells))
     number = sorted({entry["n"] for found in ours.values() for entry in found.values()})
     yield f"<h2>Table 1, the paper's and ours ({escape(STRATA[stratum])})</h2>"
     yield (
@@ -69,8 +45,43 @@ def table_one(evaluation: Mapping[str, Any], labels: Mapping[str, str]) -> Itera
         f"{' or '.join(map(str, number)) or 'no'} pairs for all methods; means per source, then over sources; ± is the "
         "standard deviation over pairs. Bold: the best here.</p>"
     )
-    rest = "".join(f"<tr class={family}>{''.join(cells)}</tr>" for family, cells in lines)
-    yield f"<div class=scroll><table><thead>{top}<tr>{head}{head}</tr></thead><tbody>{rest}</tbody></table></div>"
+    best = _best(ours)
+    others = [name for name in labels if name not in PAPER and ours.get(name)]
+    names = [*(name for name in PAPER if name != "paper"), *others, "paper"]
+    rows = "".join(
+        f"<tr class={html.family(evaluation, name)}>{''.join(_cells_of_one(name, ours, labels, best))}</tr>"
+        for name in names
+    )
+    head = "".join(f"<th>{text}</th>" for text in ("MSE", "±", "SSIM", "±") * 2)
+    top = (
+        "<tr><th rowspan=2>method</th><th colspan=4>low dose: paper</th><th colspan=4>low dose: here</th>"
+        "<th colspan=4>ordinary dose: paper</th><th colspan=4>ordinary dose: here</th></tr>"
+    )
+    yield f"<div class=scroll><table><thead>{top}<tr>{head}{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _best(ours: _Entries) -> dict[tuple[str, str], float | None]:
+    """The lowest error and the highest similarity of each regime; None where nothing was measured."""
+    return {
+        (regime, figure): choose((found[regime][figure] for found in ours.values() if regime in found), default=None)
+        for regime in _REGIMES
+        for figure, choose in (("mse", min), ("ssim", max))
+    }
+
+
+def _cells_of_one(
+    name: str, ours: _Entries, labels: Mapping[str, str], best: Mapping[tuple[str, str], float | None]
+) -> Iterator[str]:
+    """A row of table 1: the method, then for each regime the paper's figures and ours."""
+    yield html.cell(labels.get(name, "The paper's network" if name == "paper" else name), "text")
+    for part, regime in enumerate(_REGIMES):
+        paper = PAPER[name][4 * part : 4 * part + 4] if name in PAPER else (None,) * 4
+        yield from (html.figure(value, ".3f") for value in paper)
+        entry = ours.get(name, {}).get(regime, {})
+        for figure, unit in _FIGURES:
+            value = entry.get(figure)
+            is_best = value is not None and value == best.get((regime, figure))
+            yield html.figure(value, ".3f", unit, "best" if is_best else "")
 
 
 def strata(evaluation: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]:
@@ -91,16 +102,13 @@ def strata(evaluation: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator
         shared, every = found.get("shared", {}), found.get("every", {})
         lines = []
         for name in (name for name in labels if name in shared or name in every):
-            entry, more = shared.get(name), every.get(name)
+            entry, more = shared.get(name, {}), every.get(name, {})
             cells = [html.cell(labels[name], "text")]
-            if entry:
-                cells += [html.cell(entry["n"]), html.cell(entry["sources"])]
-                cells += [html.cell(f"{1e3 * entry[key]:.3f}") for key in ("mse", "mse_std")]
-                cells += [html.cell(f"{entry[key]:.3f}") for key in ("ssim", "ssim_std")]
-                cells += [html.cell(f"{entry[key]:.2f}") for key in ("psnr", "psnr_std")]
-            else:
-                cells += [html.cell("")] * 8
-            cells += [html.cell(more["n"]), html.cell(f"{more['psnr']:.2f}")] if more else [html.cell("")] * 2
+            cells += [html.cell(entry.get(key, "")) for key in ("n", "sources")]
+            cells += [html.figure(entry.get(key), ".3f", 1e3) for key in ("mse", "mse_std")]
+            cells += [html.figure(entry.get(key), ".3f") for key in ("ssim", "ssim_std")]
+            cells += [html.figure(entry.get(key), ".2f") for key in ("psnr", "psnr_std")]
+            cells += [html.cell(more.get("n", "")), html.figure(more.get("psnr"), ".2f")]
             lines.append(cells)
         yield f"<h3>{escape(REGIMES.get(regime, regime))}; {escape(STRATA.get(stratum, stratum))}</h3>"
         yield html.table(

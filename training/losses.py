@@ -86,8 +86,9 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
     On a flat field a network with strides adds a faint pattern of their period: far too faint to move any other loss,
     but a spot in the spectrum. Averaging the cells of the grid leaves that pattern and a little noise, and the noise
     would be most of the square. So the averages over the upper and over the lower half are multiplied instead: their
-    noise is independent, and the expectation is the pattern's square alone. Single values may be negative. Zero for a
-    batch without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels, or of one row of
+    noise is independent, and the expectation is the pattern's square alone. A negative product counts as zero:
+    otherwise a network that sees the borders learns opposite patterns for the two halves, at any price. Zero also for
+    a batch without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels, or of one row of
     cells.
     """
     truth = on(batch.truth, output)
@@ -98,7 +99,7 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
     rows, columns = (extent // GRID for extent in error.shape[2:])
     cells = error.reshape(-1, rows, GRID, columns, GRID).mean(3)
     upper, lower = (_pattern(half) for half in (cells[:, : rows // 2], cells[:, -(rows // 2) :]))
-    return (upper * lower).mean() * len(error) / len(output)
+    return (upper * lower).mean().clamp(min=0) * len(error) / len(output)
 
 
 def _pattern(cells: Tensor) -> Tensor:

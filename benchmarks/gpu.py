@@ -277,7 +277,7 @@ def network_rows(
     """Every figure of one network."""
     weights = manifest.load(folder)
     settings = BackendConfig(kind="tensorrt", tile=tile, batch=batch)
-    opened: Any = open_backend(settings, folder, engines)
+    opened: Any = open_backend(settings, folder, engines).inner
     rows: dict[str, Any] = {"backend": opened.name, "tile": opened.network.tile, "batch": batch, "sides": {}}
     side_of_tile = opened.network.tile
     for side in plan.sides:

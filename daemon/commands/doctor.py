@@ -59,7 +59,7 @@ def python() -> Finding:
 def package() -> Finding:
     """A shared environment with the python-daemon distribution would put another `daemon` in our place."""
     folder = Path(daemon.__file__).parent
-    if not (folder / "denoiser.py").is_file():
+    if not (folder / "micrograph.py").is_file():
         return Finding(
             "fault",
             f"the imported package `daemon` is not emdenoised's: {folder}",

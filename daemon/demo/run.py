@@ -30,7 +30,7 @@ from daemon.demo.specimen import PIXEL_NM
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
 
-DAEMON = ("-m", "daemon.commands.main", "run", "--config")
+DAEMON = ("-m", "emdenoised", "run", "--config")
 """How the demo starts the daemon: Python's arguments, before the configuration's path."""
 
 _SIGNATURE = "# Written by `emdenoised demo`; the demo deletes and rewrites this folder.\n"

@@ -238,6 +238,7 @@ def provenance(
         },
         "config_sha256": config.fingerprint(),
         "backend": backend,
+        "passes": work.plane.passes,
         "verdict": verdict.as_json(),
         "warnings": list(warnings),
         "seconds": dict(work.seconds),

@@ -211,6 +211,8 @@ class Profile(Section):
     """Lowest and highest mean counts per pixel it is meant for; null: any."""
     weights: Word = "fast"
     """Name of weights that came with the program, or (with a slash in it) the path of a folder of weights."""
+    passes: Literal[1, 8] = 1
+    """8: the result is the average over the eight orientations of the image, at eight times the network's time."""
     gain: float | Literal["auto"] = 1.0
     """The file's units per detected count; auto: it and the offset are measured from the image's own noise."""
     offset: float = 0.0
@@ -420,6 +422,12 @@ def _influences(profile: Profile) -> dict[str, Any]:
 def weights_named(given: str) -> str:
     """Weights of the command line as a profile has them: a name as it is, a path (with a slash in it) in full."""
     return str(expand_home(Path(given)).absolute()) if "/" in given or given.startswith("~") else given
+
+
+def with_profiles(config: Config, **changes: Any) -> Config:
+    """The same settings with `changes` in every profile."""
+    profiles = {name: one.model_copy(update=changes) for name, one in config.profiles.items()}
+    return config.model_copy(update={"profiles": profiles})
 
 
 def default_config_path() -> Path:

@@ -19,8 +19,8 @@ from torch import Tensor
 from daemon.backends import manifest
 from daemon.backends.manifest import Manifest
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
-from daemon.denoiser import Denoiser
 from daemon.errors import ConfigError, WeightsError
+from emdenoised import Denoiser
 from engine_build.export import HALO_MAX, HALO_RMS, as_half, export, measure_halo, store_as_half
 from training.network import FastDenoiser, build
 
@@ -123,7 +123,7 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
     scaling = minmax_crop(counts)
     with torch.no_grad():
         expected = network(torch.from_numpy(scaling.to_units(counts))[None, None])[0, 0].numpy()
-    with Denoiser(str(tmp_path / "weights"), backend="cpu", find_spikes=False) as denoiser:
+    with Denoiser(str(tmp_path / "weights"), backend="cpu", gain=1.0) as denoiser:
         served = denoiser.denoise(counts)
     np.testing.assert_allclose(scaling.to_units(served), expected, atol=0.02)  # weights rounded to float16
 

@@ -199,7 +199,8 @@ def weights(config: Config) -> Iterator[Finding]:
             )
         else:
             yield Finding(
-                "ok", f"weights {name}: {found.network}, tile {found.tile}, halo {found.halo}, checksums right"
+                "ok",
+                f"weights {name}: {found}, {found.network}, tile {found.tile}, halo {found.halo}, checksums right",
             )
 
 

@@ -22,6 +22,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the ledger keeps of a result's JSON, as `Ledger.finish` takes it; older records say less."""
     verdict = record.get("verdict") or {}
     raw, spikes = record.get("raw") or {}, record.get("spikes") or {}
+    hashes = entry(record, "weights", "sha256")
     facts = {
         "dose": record.get("dose"),
         "shape": raw.get("shape"),
@@ -29,6 +30,13 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "spikes": spikes.get("count", 0),
         "reasons": verdict.get("reasons", [])[:REASONS_KEPT],
         "backend": record.get("backend"),
+        "weights": {
+            "asked": entry(record, "weights", "asked"),
+            "name": entry(record, "weights", "name"),
+            "sha256": next((one for name, one in hashes.items() if name.endswith(".onnx")), None)
+            if isinstance(hashes, dict)
+            else None,
+        },
     }
     return {"verdict": verdict.get("word"), "facts": facts}
 

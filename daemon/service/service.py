@@ -36,7 +36,7 @@ from daemon.ledger.jobs import Backoff, Job, Ledger
 from daemon.live_page.server import Health
 from daemon.output import paths, record, writing
 from daemon.output.disk import Mounted, clean_temporary
-from daemon.service import raw_file, sections, steps
+from daemon.service import raw_file, sections, session_weights, steps
 from daemon.service.accounts import Accounts
 from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
@@ -81,6 +81,9 @@ class Service:
         )
         self._weights = manifest.load_weights(config)
         self.ledger = Ledger(config.folders.state, backoff=backoff)
+        self._weights = session_weights.kept(self._weights, self.ledger, time.time())
+        for asked, one in self._weights.items():
+            log.info("weights %s: %s", asked, one.manifest)
         self._once = once
         self._lanes = Lanes(config.order.backlog_every)
         wanted = self._rules = rules_of(config)

@@ -232,6 +232,7 @@ def provenance(
         "spikes": {"count": len(rows), "listed": listed},
         "void": voids.as_json(prepared.void, micrograph.pixels),
         "weights": {
+            "asked": work.choice.profile.weights,
             "name": work.weights.manifest.name,
             "network": work.weights.manifest.network,
             "sha256": work.weights.manifest.sha256,

@@ -144,6 +144,18 @@ def test_an_export_that_fails_leaves_what_was_served(tmp_path: Path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "weights"]
 
 
+def test_released_weights_are_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: tuple[Path, Manifest]
+) -> None:
+    released = tmp_path / "fast-1"
+    shutil.copytree(exported[0], released)
+    monkeypatch.setattr("engine_build.export.shipped_weights", lambda: tmp_path)
+    before = (released / "manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"fast-1: released weights never change.*choose a new name"):
+        export(finished_run(tmp_path / "run"), "fast-1", released)
+    assert (released / "manifest.json").read_bytes() == before
+
+
 def test_tiles_that_the_halo_would_eat_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave nothing inside a halo"):
         export(finished_run(tmp_path / "run"), "tiny", tmp_path / "weights", tile=64)

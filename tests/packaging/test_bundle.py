@@ -12,6 +12,8 @@ from pathlib import Path
 import libcuda
 import pytest
 
+from daemon.backends import manifest
+
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build"
 
@@ -156,7 +158,8 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
 
 def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:
     for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "SHA256SUMS",
-                 "weights/fast/model.onnx", "weights/fast/model.safetensors", "weights/fast/README.md"):  # fmt: skip
+                 "weights/aliases.yaml", *(f"weights/{name}/{file}" for name in manifest.names()
+                                           for file in ("model.onnx", "model.safetensors", "README.md"))):  # fmt: skip
         assert (bundle / name).is_file(), name
     assert "sudo ./install.sh" in (bundle / "README.txt").read_text()
     assert {path.suffix for path in (bundle / "wheels").iterdir()} == {".whl"}

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
 from daemon.errors import EmdenoisedError
 from daemon.files import filesystem_type, is_network
+from daemon.formats import rosettasciio
 from daemon.settings import config as settings
 from daemon.settings.config import Config
 
@@ -47,7 +49,8 @@ def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
         yield Finding("fault", f"the configuration cannot be used:\n{error}", "mend config.yaml, then run doctor again")
         return
     yield Finding("ok", f"configuration: {path or settings.default_config_path()}")
-    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (folders, events, unit, monitor, weights, backend)
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...]
+    checks = (folders, events, unit, monitor, reader, weights, backend)
     for check in checks:
         yield from check(config)
 
@@ -187,6 +190,16 @@ def unit(config: Config) -> Iterator[Finding]:
             else f"give the folder to your users' group: sudo chgrp GROUP {config.folders.output} && "
             f"sudo chmod 2770 {config.folders.output}, and add {name} to it",
         )
+
+
+def reader(config: Config) -> Iterator[Finding]:
+    """Of vendors' formats: a package of its own, which files of these kinds wait for."""
+    if rosettasciio.missing(config.arrival.extensions) is not None:
+        text = f"{', '.join(rosettasciio.SUFFIXES)} files wait: their reader, RosettaSciIO, is not installed"
+        yield Finding("note", text, f"{rosettasciio.INSTALL}, then start the service again")
+    elif rosettasciio.installed():
+        text = f"reader of {', '.join(rosettasciio.SUFFIXES)} files: RosettaSciIO {version('rosettasciio')}"
+        yield Finding("ok", text)
 
 
 def weights(config: Config) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
             nargs="+",
             type=Path,
             metavar="FILE",
-            help="micrographs: TIFF, MRC, EER; with the extra `formats` DM3/DM4, SER, EMD, HyperSpy",
+            help="micrographs: TIFF, MRC, EER, DM3/DM4, SER, EMD, HyperSpy",
         )
         command.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
         command.add_argument(

@@ -29,7 +29,8 @@ from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
 from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Denoised
-from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError, StorageError, TransientError
+from daemon.formats import rosettasciio
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.jobs import Backoff, Job, Ledger
@@ -138,6 +139,8 @@ class Service:
         output = self.config.folders.output
         if removed := clean_temporary(output):
             log.info("%s: %d half-written files of an interrupted run removed", output, removed)
+        if (missing := rosettasciio.missing(self.config.arrival.extensions)) is not None:
+            log.warning("%s", missing)
         for job in self.ledger.recover(self._once):
             log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()
@@ -363,6 +366,8 @@ class Service:
         except LedgerUnavailableError as error:
             log.error("%s; %r is done later", error, job.path)
             self._accounts.release(job)
+        except ReaderMissingError as error:
+            self._accounts.hold(job, str(error))
         except TransientError as error:
             if self.blocked or not self.config.folders.drop.is_dir():
                 self._blocked_until = max(self._blocked_until, time.monotonic() + FOLDER_AWAY_SECONDS)

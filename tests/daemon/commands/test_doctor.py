@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,15 @@ def test_results_that_only_the_service_can_read(installed: Any, tmp_path: Path) 
     assert f"can be read by the group {group}" in "\n".join(one.text for one in findings(settings(tmp_path)))
     installed("PrivateTmp=no", "UMask=0022", user=pwd.getpwuid(os.getuid()).pw_name)
     assert "results can be read" not in "\n".join(one.text for one in findings(settings(tmp_path)))
+
+
+def test_the_reader_of_vendors_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settings(tmp_path)
+    (row,) = [one for one in findings(path) if "RosettaSciIO" in one.text]
+    assert row.verdict == "ok" and row.text.startswith("reader of .dm3, .dm4, .ser, .emd, .hspy files: RosettaSciIO 0.")
+    monkeypatch.setattr("daemon.formats.rosettasciio.find_spec", lambda name: None)
+    (row,) = [one for one in findings(path) if "RosettaSciIO" in one.text]
+    assert row.verdict == "note" and "files wait" in row.text
+    assert row.remedy.startswith(f"{sys.executable} -m pip install 'rosettasciio[hdf5]>=0.7'")
+    path = settings(tmp_path, arrival={"extensions": [".tif"]})
+    assert not [one for one in findings(path) if "RosettaSciIO" in one.text], "nobody asks for it"

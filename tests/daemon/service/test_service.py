@@ -537,6 +537,31 @@ def test_two_networks_take_turns_and_lose_nothing(bench: Bench, tmp_path: Path, 
     assert all(backend.closed.is_set() for backend in bench.backends.values())
 
 
+def test_vendors_files_wait_for_their_reader_and_are_done_once_it_is_installed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Path(__file__).parents[2] / "data"
+    vendors = ["gatan_stem.dm3", "jeol_haadf.dm4", "tia_old_64x64_TEM_images_acquire_1.ser"]
+    for name in vendors:
+        shutil.copyfile(data / name, bench.drop / name)
+    bench.write("a.tif")
+    with monkeypatch.context() as patch:
+        patch.setattr("daemon.formats.rosettasciio.find_spec", lambda name: None)
+        service = bench.finish()
+        assert service.unsuccessful == len(vendors), "`once` ends with 1"
+        (line,) = [one for one in caplog.messages if "will wait" in one]
+        assert "-m pip install 'rosettasciio[hdf5]>=0.7'" in line
+        for name in vendors:
+            job = bench.jobs()[name, 1]
+            assert (job.state, job.attempts) == ("retry", 0) and "waits for its reader" in str(job.error)
+        assert bench.images() == {"a.tif"}
+        assert bench.finish().unsuccessful == len(vendors), "still missing: they wait on"
+    service = bench.finish()
+    assert service.unsuccessful == 0
+    assert set(bench.states().values()) == {"done"}
+    assert bench.images() == {"a.tif", *(f"{name}.tif" for name in vendors)}
+
+
 def test_an_upgrade_in_the_middle_of_a_session_leaves_it_the_weights_it_began_with(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

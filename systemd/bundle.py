@@ -1,7 +1,7 @@
 """One archive that installs emdenoised on a computer without internet: `make bundle`, or `python systemd/bundle.py`.
 
-In it: the wheels of emdenoised and of everything it needs, pycuda built, the reader of vendors' formats with its licence
-and source, weights, service file, settings, install.sh.
+In it: the wheels of emdenoised and of everything it needs, pycuda built, the reader of vendors' formats, its
+licence and source, weights, service file, settings, install.sh.
 It fits computers with the same version of Python, the same kind of processor and a C library no older than here.
 """
 

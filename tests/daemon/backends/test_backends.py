@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,16 @@ def passes(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+def known(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES, dose: float | None = None, passes: Any = 1) -> Plane:
+    """A plane of known scaling."""
+    dose = float(pixels.mean()) if dose is None else dose
+    return replace(Plane.known(Prepared(pixels, spikes, noise_units(dose), dose)), passes=passes)
+
+
 @pytest.fixture
 def prepared(passes: Any) -> Callable[..., Plane]:
-    """Planes of known scaling, to be averaged over so many orientations."""
-
-    def make(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES, dose: float | None = None) -> Plane:
-        dose = float(pixels.mean()) if dose is None else dose
-        return replace(Plane.known(Prepared(pixels, spikes, noise_units(dose), dose)), passes=passes)
-
-    return make
+    """`known`, to be averaged over so many orientations."""
+    return partial(known, passes=passes)
 
 
 @pytest.fixture
@@ -181,15 +183,13 @@ def test_eight_passes_are_the_mean_of_eight_orientations(
     """In a stream with others, of one pass, and of an image that is not square."""
     image, other = counts(5, 20, (40, 96)), counts(6, 20, (64, 64))
 
-    def asked(pixels: NDArray[Any], passes: Any) -> Plane:
-        return replace(Plane.known(Prepared(pixels, NO_SPIKES, noise_units(20.0), 20.0)), passes=passes)
-
+    asked = partial(known, dose=20.0)
     backend = opener()
     eight = [np.rot90(one, turns) for one in (image, image.T) for turns in range(4)]
-    alone = [done.image for done in backend.denoise(asked(one, 1) for one in eight)]
+    alone = [done.image for done in backend.denoise(asked(one) for one in eight)]
     back = [np.rot90(one, -turns) for one, turns in zip(alone, (*range(4), *range(4)), strict=True)]
     expected = np.mean([*back[:4], *(one.T for one in back[4:])], axis=0)
-    given = [asked(other, 1), asked(image, 8), asked(other, 1)]
+    given = [asked(other), asked(image, passes=8), asked(other)]
     first, averaged, last = (done.image for done in backend.denoise(given))
     np.testing.assert_allclose(averaged, expected, atol=2e-3)
     np.testing.assert_array_equal(first, last)
@@ -229,12 +229,12 @@ def test_memory_that_runs_out_costs_that_micrograph(
 
 @pytest.mark.parametrize("gain", [0.0, -1.0, np.nan, np.inf])
 def test_a_gain_that_makes_no_counts_costs_that_micrograph(
-    opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]], gain: float
+    opener: Opener, images: list[NDArray[np.uint16]], gain: float
 ) -> None:
     backend = opener()
     with pytest.raises(MicrographError, match="cannot turn pixels into counts"):
         list(backend.denoise([Plane(images[1], gain, 0.0, 1e-9, lambda _: pytest.fail("it was prepared"))]))
-    assert len(list(backend.denoise(map(prepared, images)))) == 3
+    assert len(list(backend.denoise(map(known, images)))) == 3
 
 
 def test_a_backend_surveys_what_it_is_given(opener: Opener, passes: Any, images: list[NDArray[np.uint16]]) -> None:

@@ -40,11 +40,12 @@ imports: $(DEV)/installed
 pytest: $(DEV)/installed
 	$(DEV)/bin/pytest
 
-# Editable, so that a change in the source needs no new installation. No torch: the daemon does not need it.
+# Editable, so that a change in the source needs no new installation. No torch: the daemon does not need it. With the
+# reader of vendors' formats (RosettaSciIO, GPL-3.0, which runs in a process of its own).
 $(BASE)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(BASE)
-	$(BASE)/bin/python -m pip install --quiet --editable .
+	$(BASE)/bin/python -m pip install --quiet --editable '.[formats]'
 	touch $@
 
 $(DEV)/installed: pyproject.toml

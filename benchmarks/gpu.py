@@ -280,7 +280,7 @@ def network_rows(
     """Every figure of one network."""
     weights = manifest.load(folder)
     settings = BackendConfig(kind="tensorrt", tile=tile, batch=batch)
-    opened: Any = open_backend(settings, manifest.verified(folder), engines)
+    opened: Any = open_backend(settings, manifest.verified(folder), engines).inner
     rows: dict[str, Any] = {"backend": opened.name, "tile": opened.network.tile, "batch": batch, "sides": {}}
     side_of_tile = opened.network.tile
     for side in plan.sides:

@@ -172,7 +172,7 @@ def size(side: int) -> dict[str, Any]:
             "monitor": {"listen": None},
         }
         (root / "config.yaml").write_text(json.dumps(text))
-        command = [sys.executable, "-m", "daemon.commands.main", "once", "--config", str(root / "config.yaml")]
+        command = [sys.executable, "-m", "emdenoised", "once", "--config", str(root / "config.yaml")]
         with (root / "said").open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said)
             peak = 0

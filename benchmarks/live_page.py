@@ -100,7 +100,7 @@ def daemon(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         "monitor": {"listen": f"127.0.0.1:{port}"},
     }
     (root / "config.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "daemon.commands.main", "run", "--config", str(root / "config.yaml")]
+    command = [sys.executable, "-m", "emdenoised", "run", "--config", str(root / "config.yaml")]
     with (root / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

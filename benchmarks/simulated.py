@@ -13,9 +13,10 @@ from statistics import mean
 
 import numpy as np
 
-from daemon import Denoiser, __version__
+from daemon import __version__
 from daemon.demo.run import USUAL_SIGMA, best_gaussian, gaussian, psnr
 from daemon.demo.specimen import expose, scene
+from emdenoised import Denoiser
 
 SIDE = 512
 DOSES = (5.0, 20.0, 200.0, 1000.0)
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--weights", default="fast")
     options = parser.parse_args()
     rows = []
-    with Denoiser(options.weights, backend="cpu") as denoiser:
+    with Denoiser(options.weights, backend="cpu", gain=1.0) as denoiser:
         for dose in DOSES:
             for contrast in CONTRASTS:
                 results = []

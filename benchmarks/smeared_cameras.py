@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon import Denoiser, __version__
+from daemon import __version__
 from daemon.counts.gain import measure
 from daemon.counts.scaling import Noise
 from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
+from emdenoised import Denoiser
 from training.data.exposure import Detector, expose
 from training.data.simulate import HELD_OUT, TRAINING
 from training.data.truths import bin2, own_noise
@@ -39,7 +40,7 @@ def scenes(data: Path | None) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
             yield "simulated", kind, generate(np.random.default_rng([2031, number, seed]), SIDE)
     if data is None:
         return
-    with Reader(150_000_000, 60) as reader, Denoiser(gain="auto") as denoiser:
+    with Reader(150_000_000, 60) as reader, Denoiser() as denoiser:
         for path in sorted(path for part in ("val", "train") for path in (data / part).iterdir()):
             try:
                 image = reader.read(path).pixels.astype(np.float32)

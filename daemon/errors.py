@@ -21,6 +21,10 @@ class TransientError(EmdenoisedError):
     """This file cannot be processed now (locked, share gone, disk full); it is tried again later."""
 
 
+class ReaderMissingError(TransientError):
+    """This file needs a reader that is not installed: it waits for that, and no attempt is counted."""
+
+
 class StorageError(TransientError):
     """Results cannot be written now (disk full or read-only, share gone): work pauses, and no attempt is counted."""
 

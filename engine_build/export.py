@@ -1,6 +1,6 @@
 """Trained weights → a weights folder the daemon can serve: safetensors, ONNX, manifest.
 
-`python -m engine_build.export RUN --name fast -o weights/fast`
+`python -m engine_build.export RUN --name fast-2 -o weights/fast-2`
 """
 
 import argparse
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from daemon.backends.manifest import MANIFEST, Manifest, sha256
+from daemon.backends.manifest import MANIFEST, Manifest, sha256, shipped_weights
 from daemon.counts.scaling import MINMAX_CROP, NOISE_UNITS, noise_units
 from daemon.errors import ConfigError
 from training.data import simulate
@@ -161,6 +161,8 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
     halo = measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO
     if tile <= 2 * halo:
         raise ConfigError(f"{run}: tiles of {tile} pixels leave nothing inside a halo of {halo}; train on larger crops")
+    if (out / MANIFEST).is_file() and out.resolve().parent == shipped_weights().resolve():
+        raise ConfigError(f"{out}: released weights never change: results must be repeatable; choose a new name")
     out.parent.mkdir(parents=True, exist_ok=True)
     # Built beside and moved file by file, the manifest last: what is served is never half of one and half of another.
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:

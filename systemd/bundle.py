@@ -1,6 +1,7 @@
 """One archive that installs emdenoised on a computer without internet: `make bundle`, or `python systemd/bundle.py`.
 
-In it: the wheels of emdenoised and of everything it needs, pycuda built, weights, service file, settings, install.sh.
+In it: the wheels of emdenoised and of everything it needs, pycuda built, the reader of vendors' formats, its
+licence and source, weights, service file, settings, install.sh.
 It fits computers with the same version of Python, the same kind of processor and a C library no older than here.
 """
 
@@ -14,12 +15,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYCUDA = "2026.1"
-EXTRAS = {"rtx": "[rtx]", "tensorrt": "[gpu]", "cpu": ""}
+EXTRAS = {"rtx": "[rtx,formats]", "tensorrt": "[gpu,formats]", "cpu": "[formats]"}
+READER = "rosettasciio"
+"""Reads vendors' formats, under the GPL: its licence and its source come along."""
 NVIDIAS = "; TensorRT comes from NVIDIA's own package index, which must be reachable"
 STUB = "libcuda.so"
 """What pycuda is linked to: an empty library of that name. The real one comes with the driver, where it runs."""
@@ -37,6 +41,10 @@ Needed on the computer: Linux on {machine} with a C library of {libc} or later, 
 
 What is in it: `wheels`, what is installed; `weights`, the networks and their model cards, to look at; the settings and
 the service file; SHA256SUMS, which install.sh checks first.
+
+emdenoised is under the Apache License 2.0 (LICENSE). DM3, DM4, SER, EMD and HyperSpy files are read by a program of its
+own, {reader}, under the GNU General Public License 3: `gpl` has its licence and its source. It runs in a process of its
+own. To install without it: sudo ./install.sh --without-reader
 """
 DRIVER = """ An NVIDIA driver of version 580 or later (CUDA 13).
 Neither a CUDA toolkit nor a compiler is needed. The first start makes an engine for the card, in seconds to minutes."""
@@ -122,6 +130,21 @@ def collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
         raise BundleError(f"{source.name}: is no wheel; it could not be installed without a compiler")
 
 
+def collect_source(wheels: Path, gpl: Path) -> str:
+    """Licence and source of the reader, of the version among the wheels; returns its name and version."""
+    (wheel,) = wheels.glob(f"{READER}-*.whl")
+    version = wheel.name.split("-")[1]
+    run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", READER, "--dest", gpl,
+        f"{READER}=={version}", failing=f"the source of {READER} {version} could not be had")  # fmt: skip
+    with zipfile.ZipFile(wheel) as archive:
+        licences = [name for name in archive.namelist() if re.search(r"\.dist-info/(.*/)?(LICEN[CS]E|COPYING)", name)]
+        if not licences:
+            raise BundleError(f"{wheel.name}: holds no licence, so it may not be passed on; make a bundle by hand")
+        for name in licences:
+            (gpl / Path(name).name).write_bytes(archive.read(name))
+    return f"RosettaSciIO {version}"
+
+
 def write_sums(folder: Path) -> None:
     """SHA256SUMS of every file, as sha256sum reads it."""
     lines = [
@@ -160,6 +183,8 @@ def make(flavour: str, out: Path, cache: Path) -> Path:
         folder = Path(place) / name
         (folder / "wheels").mkdir(parents=True)
         collect_wheels(flavour, folder / "wheels", cache)
+        (folder / "gpl").mkdir()
+        reader = collect_source(folder / "wheels", folder / "gpl")
         shutil.copytree(
             ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
         )
@@ -168,7 +193,7 @@ def make(flavour: str, out: Path, cache: Path) -> Path:
         libc = " ".join(platform.libc_ver()) or "this computer's"
         text = README.format(
             version=version[1], what=flavour, machine=platform.machine(), libc=libc, python=python,
-            driver="" if flavour == "cpu" else DRIVER,
+            driver="" if flavour == "cpu" else DRIVER, reader=reader,
         )  # fmt: skip
         (folder / "README.txt").write_text(text)
         (folder / "FOR").write_text(f"{python} {platform.machine()} {flavour}\n")

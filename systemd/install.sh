@@ -5,6 +5,7 @@ set -eu
 PREFIX=/opt/emdenoised
 SERVICE=no
 REMOVE=no
+READER=yes
 CONFIG=/etc/emdenoised/config.yaml
 # Says that a folder is ours: an installation that was interrupted can be repeated.
 MARK=.emdenoised
@@ -12,11 +13,12 @@ UNIT=/etc/systemd/system/emdenoised.service
 
 usage() {
     cat <<TEXT
-usage: install.sh [--service] [--uninstall] [PREFIX]
+usage: install.sh [--service] [--without-reader] [--uninstall] [PREFIX]
 
 Installs emdenoised into PREFIX ($PREFIX), a virtual environment of its own, or renews the one that is there.
 --service    also installs the system service and its settings (as root); settings that are there are kept, and a
              service that runs is started again with the new version.
+--without-reader  leaves out RosettaSciIO, under the GPL-3.0, which reads DM3, DM4, SER, EMD and HyperSpy files.
 --uninstall  removes PREFIX, and with --service the service. Settings, ledger and results stay; it says where they are.
 PYTHON=...  the Python to use (python3).
 TEXT
@@ -31,6 +33,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage; exit 0 ;;
         --service) SERVICE=yes ;;
+        --without-reader) READER=no ;;
         --uninstall) REMOVE=yes ;;
         -*) usage >&2; fail "unknown option $1" ;;
         *) PREFIX=$1 ;;
@@ -91,7 +94,9 @@ echo "installing into $PREFIX"
 mkdir -p "$PREFIX"
 touch "$PREFIX/$MARK"
 "$PYTHON" -m venv "$PREFIX"
-case "$FLAVOUR" in rtx) EXTRA='[rtx]' ;; tensorrt) EXTRA='[gpu]' ;; *) EXTRA='' ;; esac
+case "$FLAVOUR" in rtx) EXTRA='rtx' ;; tensorrt) EXTRA='gpu' ;; *) EXTRA='' ;; esac
+[ "$READER" = no ] || EXTRA="$EXTRA,formats"
+EXTRA=${EXTRA:+"[${EXTRA#,}]"}
 for OWN in "$HERE"/wheels/emdenoised-*.whl; do :; done
 # By path, so that a bundle of the same version replaces what is there; the rest only where it is older.
 "$PREFIX/bin/python" -m pip install --quiet --upgrade --find-links "$HERE/wheels" "$OWN$EXTRA"

@@ -11,7 +11,7 @@ from typing import Literal
 
 from daemon.backends.gpu.nvidia import find_gpu
 from daemon.backends.manifest import Weights
-from daemon.backends.protocol import Backend
+from daemon.backends.passes import Passes
 from daemon.settings.config import BackendConfig
 
 # Before ONNX Runtime is imported, which otherwise keeps a file in the home folder and reports to its makers.
@@ -28,18 +28,13 @@ def open_backend(
     weights: Weights,
     engines: Path,
     progress: Callable[[], None] = lambda: None,
-    *,
-    halo: int | None = None,
-    blend: int = 0,
-) -> Backend:
+) -> Passes:
     """Load verified weights into the backend the configuration asks for; there is no silent second choice.
 
     Args:
         engines: folder where engines for a GPU are kept; not used on the processor.
         progress: called now and then while micrographs are computed or an engine is built, so that a watchdog can
             tell slow from stuck. If it raises, so does what called it.
-        halo: pixels at each edge of a tile that are thrown away; None for what was measured for the weights.
-        blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
 
     Raises WeightsError for weights that do not load, ConfigError if what was asked for can never run here as things are
     set, BackendError if it cannot now.
@@ -48,19 +43,17 @@ def open_backend(
         case "cpu":
             from daemon.backends.cpu import CpuBackend
 
-            return CpuBackend(
-                weights.folder,
-                weights.manifest,
-                threads=settings.threads,
-                tile=settings.tile,
-                halo=halo,
-                batch=settings.batch,
-                blend=blend,
-                progress=progress,
+            return Passes(
+                CpuBackend(
+                    weights.folder,
+                    weights.manifest,
+                    threads=settings.threads,
+                    tile=settings.tile,
+                    batch=settings.batch,
+                    progress=progress,
+                )
             )
         case "tensorrt":
             from daemon.backends.gpu.tensorrt import TensorRtBackend
 
-            return TensorRtBackend(
-                settings, weights.folder, weights.manifest, engines, halo=halo, blend=blend, progress=progress
-            )
+            return Passes(TensorRtBackend(settings, weights.folder, weights.manifest, engines, progress=progress))

@@ -1,6 +1,8 @@
 """The manifest of a weights folder: what a network is, how it was trained, and how it must be served."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon import files
 from daemon.counts.scaling import Kind
-from daemon.errors import WeightsError
+from daemon.errors import ConfigError, WeightsError
+from daemon.settings import yaml_file
 from daemon.settings.config import Config
 
 MANIFEST = "manifest.json"
+ALIASES = "aliases.yaml"
 
 
 class Manifest(BaseModel):
@@ -43,6 +47,10 @@ class Manifest(BaseModel):
     training: dict[str, Any]
     """Training record: data, steps, hours, hardware, software."""
 
+    def __str__(self) -> str:
+        """For people: the name and the beginning of the network's hash, such as "fast-1 (851cffb3beb9)"."""
+        return f"{self.name} ({self.sha256[self.onnx][:12]})"
+
 
 def shipped_weights() -> Path:
     """The folder of weights installed with the package."""
@@ -57,7 +65,7 @@ def load(folder: Path) -> Manifest:
     except OSError as error:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror}); point the profile's `weights` at a "
-            f"folder with a {MANIFEST}, or use one of: {', '.join(names())}"
+            f"folder with a {MANIFEST}, or use one of: {', '.join([*aliases(), *names()])}"
         ) from error
     except ValidationError as error:
         raise WeightsError(f"{path}: not a manifest this version understands: {error}") from error
@@ -76,9 +84,31 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in shipped_weights().glob(f"*/{MANIFEST}"))
 
 
+@cache
+def aliases() -> Mapping[str, str]:
+    """Names that stand for shipped weights → names of these, read once: a running program keeps what it began with.
+
+    Raises WeightsError if the file is damaged, or names weights that are not shipped.
+    """
+    path = shipped_weights() / ALIASES
+    try:
+        document = yaml_file.read(path)
+    except ConfigError as error:
+        raise WeightsError(f"{error}; reinstall emdenoised") from error
+    for key, problem in document.problems:
+        raise WeightsError(f"{path}: {key[0]}: {problem}; correct the line, or reinstall emdenoised")
+    for alias, name in document.values.items():
+        if name not in names() or alias in names():
+            raise WeightsError(
+                f"{path}: {alias}: {name}: must be a name of its own for one of {', '.join(names())}; correct it, or "
+                "reinstall emdenoised"
+            )
+    return document.values
+
+
 def locate(weights: str) -> Path:
-    """A profile's `weights` (a shipped name or a folder) → the folder."""
-    shipped = shipped_weights() / weights
+    """A profile's `weights` (a shipped name, an alias of one, or a folder) → the folder."""
+    shipped = shipped_weights() / aliases().get(weights, weights)
     return shipped if (shipped / MANIFEST).is_file() else Path(weights).expanduser()
 
 

@@ -24,6 +24,8 @@ def denoise(options: argparse.Namespace) -> int:
     """The named files, now."""
     config = settings.load(options.config)
     require_profile(config, options.profile)
+    if options.passes is not None:
+        config = settings.with_profiles(config, passes=options.passes)
     options.out.mkdir(parents=True, exist_ok=True)
     named = names.told_apart(options.files)
     progress = Progress(len(named))

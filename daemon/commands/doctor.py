@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
 from daemon.errors import EmdenoisedError
 from daemon.files import filesystem_type, is_network
+from daemon.formats import rosettasciio
 from daemon.settings import config as settings
 from daemon.settings.config import Config
 
@@ -49,7 +51,8 @@ def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
         yield Finding("fault", f"the configuration cannot be used:\n{error}", "mend config.yaml, then run doctor again")
         return
     yield Finding("ok", f"configuration: {path or settings.default_config_path()}")
-    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (folders, events, unit, monitor, weights, backend)
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...]
+    checks = (folders, events, unit, monitor, reader, weights, backend)
     for check in checks:
         yield from check(config)
 
@@ -61,7 +64,7 @@ def python() -> Finding:
 def package() -> Finding:
     """A shared environment with the python-daemon distribution would put another `daemon` in our place."""
     folder = Path(daemon.__file__).parent
-    if not (folder / "denoiser.py").is_file():
+    if not (folder / "micrograph.py").is_file():
         return Finding(
             "fault",
             f"the imported package `daemon` is not emdenoised's: {folder}",
@@ -216,6 +219,16 @@ def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) 
             )
 
 
+def reader(config: Config) -> Iterator[Finding]:
+    """Of vendors' formats: a package of its own, which files of these kinds wait for."""
+    if rosettasciio.missing(config.arrival.extensions) is not None:
+        text = f"{', '.join(rosettasciio.SUFFIXES)} files wait: their reader, RosettaSciIO, is not installed"
+        yield Finding("note", text, f"{rosettasciio.INSTALL}, then start the service again")
+    elif rosettasciio.installed():
+        text = f"reader of {', '.join(rosettasciio.SUFFIXES)} files: RosettaSciIO {version('rosettasciio')}"
+        yield Finding("ok", text)
+
+
 def weights(config: Config) -> Iterator[Finding]:
     for name in sorted({profile.weights for profile in config.profiles.values()}):
         try:
@@ -226,7 +239,8 @@ def weights(config: Config) -> Iterator[Finding]:
             )
         else:
             yield Finding(
-                "ok", f"weights {name}: {found.network}, tile {found.tile}, halo {found.halo}, checksums right"
+                "ok",
+                f"weights {name}: {found}, {found.network}, tile {found.tile}, halo {found.halo}, checksums right",
             )
 
 

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
             nargs="+",
             type=Path,
             metavar="FILE",
-            help="micrographs: TIFF, MRC, EER; with the extra `formats` DM3/DM4, SER, EMD, HyperSpy",
+            help="micrographs: TIFF, MRC, EER, DM3/DM4, SER, EMD, HyperSpy",
         )
         command.add_argument("--config", type=Path, metavar="FILE", help=SETTINGS)
         command.add_argument(
@@ -90,6 +90,12 @@ def parser() -> argparse.ArgumentParser:
             help="dose profile (default: by the files' names, as the settings say; rules on sub-folders do not apply)",
         )
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
+    one_off.add_argument(
+        "--passes",
+        type=int,
+        choices=(1, 8),
+        help="8: average over the eight orientations of the image, in eight times the time (default: by profile)",
+    )
     how_good.add_argument("--json", action="store_true", help="print as JSON, with the ring correlations")
     lab = add("report", run_report, "a session as one HTML page for a lab book: pictures, verdicts, hashes")
     again = add("replay", run_replay, "run a past session through other weights and compare the verdicts")
@@ -187,7 +193,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

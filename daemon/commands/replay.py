@@ -72,12 +72,6 @@ class Skipped:
     reason: str
 
 
-def _candidate(config: Config, weights: str) -> Config:
-    """The same settings with other weights in every profile."""
-    profiles = {name: one.model_copy(update={"weights": weights}) for name, one in config.profiles.items()}
-    return config.model_copy(update={"profiles": profiles})
-
-
 def run(
     config: Config, jobs: Sequence[Job], weights: str, pictures: int, progress: Progress
 ) -> tuple[list[Comparison], list[Skipped]]:
@@ -102,7 +96,7 @@ def run(
 
 
 def _compare(config: Config, jobs: Sequence[Job], weights: str, progress: Progress) -> Iterator[Comparison | Skipped]:
-    new = _candidate(config, weights)
+    new = settings.with_profiles(config, weights=weights)
     loaded = manifest.load_weights(new)
     (only,) = loaded.values()
     backend = open_backend(config.backend, only, config.folders.engines, progress.beat)

@@ -43,7 +43,7 @@ def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weig
 
     weights = manifest.load_weights(config)
     with contextlib.ExitStack() as stack:
-        backends = {}
+        backends: dict[str, Backend] = {}
         for name, one in weights.items():
             backends[name] = open_backend(config.backend, one, config.folders.engines, progress.beat)
             stack.callback(backends[name].close)

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 
 from daemon.commands.shared import settings_of
-from daemon.ledger.jobs import Ledger
+from daemon.ledger.jobs import Job, Ledger
 from daemon.logs import one_line
 
 
@@ -28,6 +28,8 @@ def run_status(options: argparse.Namespace) -> int:
         )
         return 0
     print(", ".join(f"{number} {state}" for state, number in counts.items()))
+    if used := {_weights(job): None for job in recent if job.state == "done"}:
+        print(f"weights of the latest: {', '.join(used)}")
     for job in recent:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
         remark = job.error or job.warning or ""
@@ -40,6 +42,14 @@ def run_status(options: argparse.Namespace) -> int:
         if (more := counts["quarantined"] - len(set_aside)) > 0:
             print(f"  and {more} more: emdenoised status --json")
     return 0
+
+
+def _weights(job: Job) -> str:
+    """Name and hash of the weights that a result was made with."""
+    match job.facts.get("weights"):
+        case {"name": str(name), "sha256": str(sha256)}:
+            return f"{name} ({sha256[:12]})"
+    return "unknown"
 
 
 def run_retry(options: argparse.Namespace) -> int:

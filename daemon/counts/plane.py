@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,8 @@ class Plane:
     offset: float
     false_alarm: float
     prepare: Callable[[Survey], Prepared]
+    passes: Literal[1, 8] = 1
+    """How many orientations of the image are denoised and averaged (`daemon.backends.passes`)."""
 
     @classmethod
     def known(cls, prepared: Prepared) -> "Plane":

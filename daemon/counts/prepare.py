@@ -37,7 +37,8 @@ def plane(pixels: Pixels, choice: Choice, doses: tuple[float, float], find_spike
     require_plane(pixels)
     false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
     gain, offset = choice.noise.effective_gain, choice.noise.effective_offset
-    return Plane(pixels, gain, offset, false_alarm, partial(_prepare, pixels, choice, doses, false_alarm))
+    prepare = partial(_prepare, pixels, choice, doses, false_alarm)
+    return Plane(pixels, gain, offset, false_alarm, prepare, choice.profile.passes)
 
 
 def _prepare(

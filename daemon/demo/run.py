@@ -31,7 +31,7 @@ from daemon.errors import ConfigError
 from daemon.micrograph import Image
 from daemon.output.record import Record, own_record
 
-DAEMON = ("-m", "daemon.commands.main", "run", "--config")
+DAEMON = ("-m", "emdenoised", "run", "--config")
 """How the demo starts the daemon: Python's arguments, before the configuration's path."""
 
 _SIGNATURE = "# Written by `emdenoised demo`; the demo deletes and rewrites this folder.\n"

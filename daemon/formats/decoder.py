@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from daemon import formats
-from daemon.errors import MicrographError, TransientError
+from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError, TransientError
 from daemon.micrograph import Acquisition, Micrograph, PixelSize
 
 _ONE = 1 << 17
@@ -36,6 +36,7 @@ _PER_PIXEL = 24
 """Bytes: a plane of the widest numbers as read, as decoded and as handed over."""
 _PATIENCE = 5
 """A share may be slow: the clock may run so many times longer than the processor."""
+_ERRORS = {one.__name__: one for one in (MicrographError, ReaderMissingError, TransientError)}
 _PROGRAM = "from daemon.formats.decoder import main; main()"
 
 
@@ -147,7 +148,7 @@ class _Child:
             raise self._died(path, seconds)
         found = json.loads(answer)
         if "error" in found:
-            raise (MicrographError if found["final"] else TransientError)(found["error"])
+            raise _ERRORS[found["kind"]](found["error"])
         micrograph = _micrograph(path, found, handed[0])
         self.sound = True
         return micrograph
@@ -244,9 +245,9 @@ def _answer(
     except MemoryError:
         return _too_large(path), []
     except TransientError as error:
-        return (_too_large(path) if isinstance(error.__cause__, MemoryError) else _refusal(error, final=False)), []
+        return (_too_large(path) if isinstance(error.__cause__, MemoryError) else _refusal(error)), []
     except MicrographError as error:
-        return _refusal(error, final=True), []
+        return _refusal(error), []
     size = one.pixel_size
     return {
         "pixels": one.pixels.shape,
@@ -259,16 +260,18 @@ def _answer(
     }, [descriptor]
 
 
-def _refusal(error: Exception, *, final: bool) -> dict[str, Any]:
-    return {"error": str(error), "final": final}
+def _refusal(error: EmdenoisedError) -> dict[str, Any]:
+    kind = next(name for name, one in _ERRORS.items() if isinstance(error, one))
+    return {"error": str(error), "kind": kind}
 
 
 def _too_large(path: Path) -> dict[str, Any]:
-    text = (
-        f"{path}: decoding it needs more memory than backend.max_pixels allows for; raise that if it is its true size, "
-        "or export it without compression"
+    return _refusal(
+        MicrographError(
+            f"{path}: decoding it needs more memory than backend.max_pixels allows for; raise that if it is its true "
+            "size, or export it without compression"
+        )
     )
-    return {"error": text, "final": True}
 
 
 def _share(pixels: np.ndarray[Any, Any]) -> int:

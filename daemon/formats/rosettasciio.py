@@ -6,16 +6,19 @@ decoding. What is here without it: telling these files, and whether they are who
 
 import os
 import re
+import shlex
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from daemon.errors import EmdenoisedError, MicrographError
+from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError
 from daemon.formats import ser, sidecars, stack, tiff_values
 from daemon.formats.reading import (
     CodecNeededError,
@@ -33,6 +36,8 @@ from daemon.formats.reading import (
 from daemon.formats.units import METRES, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, Micrograph, Pixels, PixelSize
 
+INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'rosettasciio[hdf5]>=0.7'"
+"""What to type where the reader is missing: into the environment that runs here."""
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TAIL = 1 << 12
@@ -82,6 +87,22 @@ def recognised(head: bytes, suffix: str) -> Format | None:
     return None
 
 
+def installed() -> bool:
+    """Whether RosettaSciIO is there; looks for it without loading it."""
+    return find_spec("rsciio") is not None
+
+
+def missing(extensions: Iterable[str]) -> str | None:
+    """If files of one of `extensions` need what is not installed, one line about that and how to install it."""
+    named = [suffix for suffix in extensions if suffix in SUFFIXES]
+    if not named or installed():
+        return None
+    return (
+        f"{', '.join(named)} files will wait: their reader, RosettaSciIO, is not installed; to install it: {INSTALL}, "
+        "then start the service again"
+    )
+
+
 def extent(head: bytes, form: Format, size: int) -> Extent:
     """How long the header says the file is. Raises DamagedError where it makes no sense yet."""
     match form.kind:
@@ -108,16 +129,21 @@ def read(
     decode: bool = True,
     below: Path | None = None,
 ) -> Micrograph:
-    """Read the one image in an open file, frames summed. Arguments and errors: as `tiff.read`, `safe_open.open_raw`."""
-    if not decode:
+    """Read the one image in an open file, frames summed. Arguments and errors: as `tiff.read`, `safe_open.open_raw`.
+
+    Raises ReaderMissingError where RosettaSciIO is not installed.
+    """
+    if not decode and installed():
         raise CodecNeededError
     try:
-        reader = import_module(f"rsciio.{form.reader}")
-    except ImportError as error:
-        raise MicrographError(
-            f"{path}: is {form.name}, which needs RosettaSciIO: pip install 'emdenoised[formats]' into the service's "
-            "environment, or export it as TIFF or MRC"
-        ) from error
+        reader = import_module(f"rsciio.{form.reader}") if decode else None
+    except ImportError:
+        reader = None
+    if reader is None:
+        raise ReaderMissingError(
+            f"{path}: is {form.name} and waits for its reader, RosettaSciIO, which is not installed: {INSTALL}; then "
+            "start the service again. Or export the file as TIFF or MRC"
+        )
     size = os.fstat(stream.fileno()).st_size
     if form is _SER:
         ser.check(stream, size)

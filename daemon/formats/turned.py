@@ -8,6 +8,9 @@ a TIFF that becomes an MRC file, or an MRC file that becomes a TIFF, has its row
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from daemon.micrograph import Micrograph, PixelSize
 
 FLIP = 4
@@ -37,6 +40,18 @@ def turned(plane: Any, orientations: Iterable[int]) -> Any:
 def undone(plane: Any, orientations: Iterable[int]) -> Any:
     """A plane (H, W) as it was before `turned`."""
     return turned(plane, [_INVERSE.get(number, number) for number in reversed(list(orientations))])
+
+
+def places(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, ...], number: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where the pixels (n,) at `rows` and `columns` of a plane of `shape` (H, W) lie after a turn by `number`."""
+    height, width = shape
+    if number >= _SWAPPED:
+        rows, columns, height, width = columns, rows, width, height
+    rows = height - 1 - rows if number in (3, 4, 7, 8) else rows
+    columns = width - 1 - columns if number in (2, 3, 6, 7) else columns
+    return rows, columns
 
 
 def turned_size(size: PixelSize | None, orientations: Iterable[int]) -> PixelSize | None:

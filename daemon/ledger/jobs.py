@@ -21,6 +21,8 @@ from daemon.ledger.database import LedgerError, Mode
 from daemon.settings.config import Retry
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
+_HELD = "9e999"
+"""Infinity in SQL: `not_before` of jobs that wait for something to be installed."""
 _WORST_FIRST = ("reject", "check", "good")
 
 
@@ -140,7 +142,7 @@ class Ledger(Connection):
             awake = "UPDATE jobs SET state = 'pending' WHERE state = 'retry' AND not_before"
             self._db.execute(f"{awake} <= ?", (now,))
             # Further away than the longest pause: the clock was set back meanwhile.
-            self._db.execute(f"{awake} > ?", (now + self._retry.longest_seconds,))
+            self._db.execute(f"{awake} > ? AND not_before < {_HELD}", (now + self._retry.longest_seconds,))
             for query in order:
                 if (row := self._db.execute(query).fetchone()) is not None:
                     job = self.get(row["id"])
@@ -150,7 +152,9 @@ class Ledger(Connection):
     def next_retry(self) -> float | None:
         """Seconds until the first failed job is due again (0 if it is now), or None if none waits."""
         with self._explained():
-            row = self._db.execute("SELECT min(not_before), max(not_before) FROM jobs WHERE state = 'retry'").fetchone()
+            row = self._db.execute(
+                f"SELECT min(not_before), max(not_before) FROM jobs WHERE state = 'retry' AND not_before < {_HELD}"
+            ).fetchone()
         if row[0] is None:
             return None
         now = self._clock()
@@ -219,6 +223,14 @@ class Ledger(Connection):
             due = self._clock() + self._retry.pause(attempts)
             return self._move(job, ("running",), state="retry", error=_text(error), not_before=due)
 
+    def hold(self, job: Job, reason: str) -> Job:
+        """Running -> retry until the next start or `retry`, no attempt counted: something is not installed."""
+        with self._transaction():
+            attempts = max(0, self.get(job.id).attempts - 1)
+            return self._move(
+                job, ("running",), state="retry", error=_text(reason), attempts=attempts, not_before=float("inf")
+            )
+
     def quarantine(self, job: Job, reason: str) -> Job:
         """Pending, retry or running -> quarantined, until the file changes or `retry` is called."""
         with self._transaction():
@@ -247,11 +259,13 @@ class Ledger(Connection):
     def recover(self, impatient: bool = False) -> list[Job]:
         """At the start: what was running when the service died is pending again. Returns these jobs.
 
-        One that has used up its attempts in this way is quarantined: it is probably what brought the service down.
+        What was held is due. One that has used up its attempts by running when the service died is quarantined: it is
+        probably what brought the service down.
         `impatient`: failed jobs are due now, whatever pause they had left.
         """
         with self._transaction():
             found = []
+            self._db.execute(f"UPDATE jobs SET not_before = 0 WHERE state = 'retry' AND not_before = {_HELD}")
             if impatient:
                 self._db.execute("UPDATE jobs SET not_before = 0 WHERE state = 'retry'")
             for job in self._many("SELECT * FROM jobs WHERE state = 'running' ORDER BY id"):

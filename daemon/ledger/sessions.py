@@ -38,6 +38,14 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
     return found[::-1]
 
 
+def in_progress(ledger: Ledger, now: float) -> Iterator[Job]:
+    """What came to an end in the session that goes on at `now` (seconds, wall clock), newest first.
+
+    Nothing after a pause. Raises what the ledger raises.
+    """
+    return _since_the_pause((job for job in _newest_first(ledger) if job.state in ("done", "quarantined")), now)
+
+
 def _newest_first(ledger: Ledger) -> Iterator[Job]:
     before = None
     while page := ledger.recent(_PAGE, before=before):
@@ -45,8 +53,7 @@ def _newest_first(ledger: Ledger) -> Iterator[Job]:
         before = page[-1].updated, page[-1].id
 
 
-def _since_the_pause(ended: Iterator[Job]) -> Iterator[Job]:
-    later: float | None = None
+def _since_the_pause(ended: Iterator[Job], later: float | None = None) -> Iterator[Job]:
     for job in ended:
         if later is not None and later - job.updated > PAUSE_SECONDS:
             return

@@ -114,6 +114,8 @@ class Spikes(_Part):
 class WeightsUsed(_Part):
     """Which network."""
 
+    asked: str | None = None
+    """What the profile calls it: a name, an alias of one, or a folder."""
     name: str | None = None
     network: str | None = None
     sha256: Mapping[str, str] | None = None
@@ -159,6 +161,8 @@ class Record(_Part):
     config_sha256: str | None = None
     """Of the settings that influence pixels."""
     backend: str | None = None
+    passes: int = 1
+    """Orientations that the result is the average of."""
     verdict: VerdictFound | None = None
     warnings: tuple[str, ...] = ()
     """The verdict's reasons among them."""
@@ -182,6 +186,8 @@ class Record(_Part):
     def summary(self) -> dict[str, Any]:
         """What the ledger keeps of it, as `Ledger.finish` takes it."""
         verdict, spikes, size = self.verdict or VerdictFound(), self.spikes or Spikes(), self.raw.pixel_size
+        weights = self.weights or WeightsUsed()
+        hashes = weights.sha256 or {}
         facts = {
             "dose": self.dose,
             "shape": self.raw.shape,
@@ -189,6 +195,11 @@ class Record(_Part):
             "spikes": spikes.count or 0,
             "reasons": verdict.reasons[:REASONS_KEPT],
             "backend": self.backend,
+            "weights": {
+                "asked": weights.asked,
+                "name": weights.name,
+                "sha256": next((one for name, one in hashes.items() if name.endswith(".onnx")), None),
+            },
         }
         return {"verdict": verdict.word, "facts": plain(facts)}
 

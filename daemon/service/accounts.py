@@ -69,6 +69,17 @@ class Accounts:
 
         self._tell(note)
 
+    def hold(self, job: Job, why: str) -> None:
+        """It needs what is not installed: it waits for the next start, and no attempt is counted."""
+
+        def note() -> None:
+            self._ledger.hold(job, why)
+            self.unsuccessful += 1
+            self._metrics.count("held")
+            log.warning("waits: %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "held"})
+
+        self._tell(note)
+
     def forget(self, job: Job, why: str) -> None:
         """The file is gone, or is another one now: seen again, it is taken in anew."""
 

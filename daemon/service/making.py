@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from daemon.backends.manifest import Weights
 from daemon.backends.protocol import OUT_OF_MEMORY
 from daemon.counts.plane import Denoised
-from daemon.errors import MicrographError, StorageError, TransientError
+from daemon.errors import MicrographError, ReaderMissingError, StorageError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerUnavailableError
 from daemon.ledger.jobs import Job, Ledger
@@ -152,6 +152,8 @@ class Making:
         except LedgerUnavailableError as error:
             log.error("%s; %r is done later", error, job.path)
             self._accounts.release(job)
+        except ReaderMissingError as error:
+            self._accounts.hold(job, str(error))
         except TransientError as error:
             if self._blockage.holds or not self._config.folders.drop.is_dir():
                 self._blockage.missing(error)

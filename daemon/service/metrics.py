@@ -13,7 +13,7 @@ from daemon.ledger.jobs import State
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 VERDICTS = ("good", "check", "reject")
-OUTCOMES = ("done", "adopted", "unchanged", "retried", "quarantined", "forgotten", "released")
+OUTCOMES = ("done", "adopted", "unchanged", "retried", "held", "quarantined", "forgotten", "released")
 
 
 class Metrics:

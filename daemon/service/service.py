@@ -24,10 +24,12 @@ from daemon.backends import manifest, resolve
 from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
+from daemon.formats import rosettasciio
 from daemon.ledger.database import LedgerReplacedError
 from daemon.ledger.jobs import Job, Ledger
 from daemon.live_page.server import Health
 from daemon.output.disk import clean_temporary
+from daemon.service import session_weights
 from daemon.service.accounts import Accounts
 from daemon.service.arrivals import Arrivals
 from daemon.service.blockage import Blockage
@@ -68,6 +70,9 @@ class Service:
         self.failure: BaseException | None = None
         weights = manifest.load_weights(config)
         self.ledger = Ledger(config.folders.state, retry=config.retry)
+        weights = session_weights.kept(weights, self.ledger, time.time())
+        for asked, one in weights.items():
+            log.info("weights %s: %s", asked, one.manifest)
         self._once = once
         self._lanes = Lanes(config.order.backlog_every)
         self._stopping = threading.Event()
@@ -109,6 +114,8 @@ class Service:
         output = self.config.folders.output
         if removed := clean_temporary(output):
             log.info("%s: %d half-written files of an interrupted run removed", output, removed)
+        if (missing := rosettasciio.missing(self.config.arrival.extensions)) is not None:
+            log.warning("%s", missing)
         for job in self.ledger.recover(self._once):
             log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()

@@ -281,6 +281,12 @@ def weights_named(given: str) -> str:
     return str(expand_home(Path(given)).absolute()) if "/" in given or given.startswith("~") else given
 
 
+def with_profiles(config: Config, **changes: Any) -> Config:
+    """The same settings with `changes` in every profile."""
+    profiles = {name: one.model_copy(update=changes) for name, one in config.profiles.items()}
+    return config.model_copy(update={"profiles": profiles})
+
+
 def default_config_path() -> Path:
     """The config.yaml that came with the program: in the package when installed, else at the repository's top."""
     here = Path(__file__).resolve().parents[1]

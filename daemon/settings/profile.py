@@ -50,6 +50,8 @@ class Profile(Section):
     """Lowest and highest mean counts per pixel it is meant for; null: any."""
     weights: Word = "fast"
     """Name of weights that came with the program, or (with a slash in it) the path of a folder of weights."""
+    passes: Literal[1, 8] = 1
+    """8: the result is the average over the eight orientations of the image, at eight times the network's time."""
     gain: float | Literal["auto"] = 1.0
     """The file's units per detected count; auto: it and the offset are measured from the image's own noise."""
     offset: float = 0.0

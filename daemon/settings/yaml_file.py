@@ -231,7 +231,7 @@ def _suggest(model: type[Section], section: type[BaseModel], key: Key) -> str:
 def _words(section: type[BaseModel], key: Key) -> list[str]:
     annotation = section.model_fields[str(key[-1])].annotation
     literals = [item for item in (annotation, *get_args(annotation)) if get_origin(item) is Literal]
-    words = [word for literal in literals for word in get_args(literal)]
+    words = [str(word) for literal in literals for word in get_args(literal)]
     return words + (["null"] if type(None) in get_args(annotation) else [])
 
 

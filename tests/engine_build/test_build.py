@@ -59,7 +59,7 @@ def test_the_shipped_network_becomes_an_engine_for_every_card_that_users_have(en
     assert about.gate.largest <= 0.1
     assert about.gate.psnr_loss <= 0.02
     assert about.gate.cases >= 8
-    name = f"fast-{about.onnx_sha256[:8]}.rtx.256x2"
+    name = f"{manifest.load(manifest.locate('fast')).name}-{about.onnx_sha256[:8]}.rtx.256x2"
     assert sorted(path.name for path in engine.parent.iterdir()) == [
         f"{name}.engine",
         f"{name}.engine.json",

@@ -19,8 +19,8 @@ from torch import Tensor
 from daemon.backends import manifest
 from daemon.backends.manifest import Manifest
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
-from daemon.denoiser import Denoiser
 from daemon.errors import ConfigError, WeightsError
+from emdenoised import Denoiser
 from engine_build.export import HALO_MAX, HALO_RMS, as_half, export, measure_halo, store_as_half
 from training.network import FastDenoiser, build
 
@@ -123,7 +123,7 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
     scaling = minmax_crop(counts)
     with torch.no_grad():
         expected = network(torch.from_numpy(scaling.to_units(counts))[None, None])[0, 0].numpy()
-    with Denoiser(str(tmp_path / "weights"), backend="cpu", find_spikes=False) as denoiser:
+    with Denoiser(str(tmp_path / "weights"), backend="cpu", gain=1.0) as denoiser:
         served = denoiser.denoise(counts)
     np.testing.assert_allclose(scaling.to_units(served), expected, atol=0.02)  # weights rounded to float16
 
@@ -142,6 +142,18 @@ def test_an_export_that_fails_leaves_what_was_served(tmp_path: Path, monkeypatch
         export(run, "tiny", served, tile=256)
     assert {path.name: path.read_bytes() for path in served.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "weights"]
+
+
+def test_released_weights_are_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: tuple[Path, Manifest]
+) -> None:
+    released = tmp_path / "fast-1"
+    shutil.copytree(exported[0], released)
+    monkeypatch.setattr("engine_build.export.shipped_weights", lambda: tmp_path)
+    before = (released / "manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"fast-1: released weights never change.*choose a new name"):
+        export(finished_run(tmp_path / "run"), "fast-1", released)
+    assert (released / "manifest.json").read_bytes() == before
 
 
 def test_tiles_that_the_halo_would_eat_are_refused(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Site:
         self, *command: str, staged: str | None = None, environ: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start `emdenoised COMMAND --config ...`; what it says goes to said-N.txt."""
-        program = ["-m", "daemon.commands.main"] if staged is None else [str(STAGED), staged]
+        program = ["-m", "emdenoised"] if staged is None else [str(STAGED), staged]
         with (self.root / f"said-{len(self.started)}.txt").open("wb") as said:
             process = subprocess.Popen(
                 [sys.executable, *program, *command, "--config", str(self.config)],

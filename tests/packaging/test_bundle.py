@@ -12,6 +12,8 @@ from pathlib import Path
 import libcuda
 import pytest
 
+from daemon.backends import manifest
+
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build"
 
@@ -73,6 +75,18 @@ def test_it_installs_and_works_without_the_network(prefix: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(prefix) in done.stdout
     assert "canary tile came out right" in done.stdout
+    assert "reader of .dm3, .dm4, .ser, .emd, .hspy files: RosettaSciIO" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_installs_without_the_reader_too(bundle: Path, tmp_path: Path) -> None:
+    if "-cpu-" not in bundle.name:
+        pytest.skip("one flavour will do")
+    done = run(bundle / "install.sh", "--without-reader", tmp_path / "here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((tmp_path / "here").glob("lib/*/site-packages/rsciio"))
+    done = run(tmp_path / "here/bin/emdenoised", "doctor", HOME=str(tmp_path))
+    assert done.returncode == 0 and "-m pip install 'rosettasciio[hdf5]>=0.7'" in done.stdout
 
 
 @pytest.mark.slow
@@ -156,9 +170,17 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
 
 def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:
     for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "SHA256SUMS",
-                 "weights/fast/model.onnx", "weights/fast/model.safetensors", "weights/fast/README.md"):  # fmt: skip
+                 "weights/aliases.yaml", *(f"weights/{name}/{file}" for name in manifest.names()
+                                           for file in ("model.onnx", "model.safetensors", "README.md"))):  # fmt: skip
         assert (bundle / name).is_file(), name
-    assert "sudo ./install.sh" in (bundle / "README.txt").read_text()
+    text = (bundle / "README.txt").read_text()
+    assert "sudo ./install.sh" in text
+    (reader,) = (bundle / "wheels").glob("rosettasciio-*.whl")
+    version = reader.name.split("-")[1]
+    assert f"RosettaSciIO {version}, under the GNU General Public License 3" in text and "--without-reader" in text
+    assert any("GNU GENERAL PUBLIC LICENSE" in path.read_text("latin-1") for path in (bundle / "gpl").iterdir())
+    assert (bundle / "gpl" / f"rosettasciio-{version}.tar.gz").stat().st_size > 100_000
+    assert "gpl/" in (bundle / "SHA256SUMS").read_text()
     assert {path.suffix for path in (bundle / "wheels").iterdir()} == {".whl"}
 
 

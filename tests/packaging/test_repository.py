@@ -82,7 +82,7 @@ def test_no_module_of_the_daemon_imports_training_or_its_tools() -> None:
 
 
 def test_every_package_says_that_it_is_typed() -> None:
-    for package in ("daemon", "training", "engine_build"):
+    for package in ("daemon", "emdenoised", "training", "engine_build"):
         assert (ROOT / package / "py.typed").is_file()
 
 

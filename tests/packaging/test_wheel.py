@@ -14,7 +14,7 @@ from daemon.backends import manifest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"daemon", "engine_build", "training", "weights"}
+PACKAGES = {"daemon", "emdenoised", "engine_build", "training", "weights"}
 
 
 def run(*command: str | Path, cwd: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -62,8 +62,8 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
     assert wheel.name == f"emdenoised-{__version__}-py3-none-any.whl"
     site = {f"daemon/live_page/site/{file.name}" for file in (ROOT / "daemon" / "live_page" / "site").iterdir()}
     assert "daemon/live_page/site/index.html" in site and site <= inside
-    assert {"daemon/config.yaml", "daemon/py.typed", "training/py.typed", "engine_build/py.typed"} <= inside
-    assert manifest.names()
+    assert {"daemon/config.yaml", *(f"{name}/py.typed" for name in PACKAGES - {"weights"})} <= inside
+    assert manifest.names() and "weights/aliases.yaml" in inside
     for weights in manifest.names():
         about = manifest.load(manifest.locate(weights))
         for file in (manifest.MANIFEST, "README.md", about.onnx, about.safetensors):

@@ -10,7 +10,6 @@ evaluation without it must be possible.
 import hashlib
 import inspect
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,14 +27,15 @@ from scipy.stats import poisson
 from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv_chambolle, denoise_wavelet
 
 from daemon import backends
-from daemon import denoiser as arrays
-from daemon.backends import cpu, manifest, protocol, tiling
+from daemon.backends import cpu, manifest, passes, protocol, tiling
 from daemon.counts import plane, prepare, scaling, spikes
+from daemon.counts.profiles import Choice
 from daemon.counts.scaling import ANSCOMBE, minmax_crop, noise_units
-from daemon.denoiser import Denoiser
 from daemon.errors import ConfigError
 from daemon.files import write_whole
 from daemon.micrograph import Image
+from daemon.settings.config import BackendConfig
+from daemon.settings.profile import Profile
 from training.data.exposure import Pair
 
 RECORD, WEIGHTS = "record.json", "model.safetensors"
@@ -162,7 +162,7 @@ def digest_of(*modules: ModuleType) -> str:
     return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:8]
 
 
-SERVING = digest_of(backends, protocol, cpu, arrays, plane, prepare, scaling, spikes, tiling)
+SERVING = digest_of(backends, passes, protocol, cpu, plane, prepare, scaling, spikes, tiling)
 """Changes with the code that serves weights: rows measured with other code are measured again."""
 _SETTINGS = 1
 """Counted up when parameters of a method above change."""
@@ -205,15 +205,16 @@ def weights(name_or_folder: str, threads: int = 1) -> Method:
     if (folder / RECORD).is_file() and not (folder / manifest.MANIFEST).is_file():
         return _run_of_training(folder, threads)
     begin = perf_counter()
-    denoiser = Denoiser(str(folder), gain=1.0, offset=0.0, threads=threads, find_spikes=False, backend="cpu")
+    loaded = manifest.verified(folder)
+    described = loaded.manifest
+    backend = backends.open_backend(BackendConfig(kind="cpu", threads=threads), loaded, folder)
     load_seconds = perf_counter() - begin
+    camera = Choice(Profile(name="counts"), "made so", 1.0, 0.0)
 
     def run(pair: Pair) -> Image:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # doses outside the weights' range are part of the test
-            return np.asarray(denoiser.denoise(pair.counts), np.float32)
+        (done,) = backend.denoise([prepare.plane(pair.counts, camera, described.dose_range, find_spikes=False)])
+        return done.image
 
-    described = denoiser.manifest
     file = described.onnx
     return Method(
         folder.name, f"{described.name} ({described.network})", "weights", False,

@@ -4,7 +4,9 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from daemon import backends
 from daemon.backends import manifest, open_backend
 from daemon.backends.canary import NO_SPIKES, canary
 from daemon.backends.protocol import Backend
-from daemon.counts.plane import Plane, Prepared, Spikes, Survey
+from daemon.counts import spikes as counted
+from daemon.counts.plane import Denoised, Plane, Prepared, Spikes, Survey
 from daemon.counts.scaling import noise_units
 from daemon.errors import BackendError, MicrographError, WeightsError
 from daemon.settings.config import BackendConfig
@@ -57,9 +60,21 @@ def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engi
     assert all(driver.closed for driver in drivers)
 
 
-def prepared(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES, dose: float | None = None) -> Plane:
+@pytest.fixture(params=[1, 8], ids=["1 pass", "8 passes"])
+def passes(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def known(pixels: NDArray[Any], spikes: Spikes = NO_SPIKES, dose: float | None = None, passes: Any = 1) -> Plane:
+    """A plane of known scaling."""
     dose = float(pixels.mean()) if dose is None else dose
-    return Plane.known(Prepared(pixels, spikes, noise_units(dose), dose))
+    return replace(Plane.known(Prepared(pixels, spikes, noise_units(dose), dose)), passes=passes)
+
+
+@pytest.fixture
+def prepared(passes: Any) -> Callable[..., Plane]:
+    """`known`, to be averaged over so many orientations."""
+    return partial(known, passes=passes)
 
 
 @pytest.fixture
@@ -75,7 +90,9 @@ def test_it_says_what_it_is_and_passes_the_canary(opener: Opener) -> None:
     canary(backend)
 
 
-def test_results_come_in_order_each_in_its_own_units(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_results_come_in_order_each_in_its_own_units(
+    opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
+) -> None:
     results = [result.image for result in opener().denoise(prepared(image) for image in images)]
     assert [result.shape for result in results] == [image.shape for image in images]
     for image, result in zip(images, results, strict=True):
@@ -83,7 +100,9 @@ def test_results_come_in_order_each_in_its_own_units(opener: Opener, images: lis
         assert float(result.mean()) == pytest.approx(float(image.mean()), rel=0.05)
 
 
-def test_none_means_finish_what_was_read_ahead(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_none_means_finish_what_was_read_ahead(
+    opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
+) -> None:
     given, received = 0, 0
 
     def source() -> Iterator[Plane | None]:
@@ -100,7 +119,9 @@ def test_none_means_finish_what_was_read_ahead(opener: Opener, images: list[NDAr
     assert list(opener().denoise(iter([None, None]))) == []
 
 
-def test_planes_are_the_callers_to_keep(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_planes_are_the_callers_to_keep(
+    opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
+) -> None:
     kept, copies = [], []
     for result in opener().denoise(prepared(image) for image in (*images, *images)):
         kept.append(result.image)
@@ -110,7 +131,7 @@ def test_planes_are_the_callers_to_keep(opener: Opener, images: list[NDArray[np.
         plane += 1  # writable, and nobody else's
 
 
-def test_inputs_are_only_read(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_inputs_are_only_read(opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]) -> None:
     spikes = Spikes(np.array([3]), np.array([4]), np.array([20], np.float32))
     before = images[0].copy()
     images[0].setflags(write=False)
@@ -118,7 +139,9 @@ def test_inputs_are_only_read(opener: Opener, images: list[NDArray[np.uint16]]) 
     np.testing.assert_array_equal(images[0], before)
 
 
-def test_a_spike_is_replaced_by_its_stand_in(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_a_spike_is_replaced_by_its_stand_in(
+    opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
+) -> None:
     image, hit = images[0], images[0].copy()
     hit[3, 4] = 30_000
     spikes = Spikes(np.array([3]), np.array([4]), np.array([image[3, 4]], np.float32))
@@ -128,7 +151,7 @@ def test_a_spike_is_replaced_by_its_stand_in(opener: Opener, images: list[NDArra
 
 
 def test_tiles_at_once_change_nothing_and_every_batch_is_progress(
-    opener: Opener, counts: Callable[..., NDArray[np.uint16]]
+    opener: Opener, prepared: Callable[..., Plane], counts: Callable[..., NDArray[np.uint16]]
 ) -> None:
     image = prepared(counts(3, 20, (60, 130)))
     beats = {1: 0, 3: 0}
@@ -144,12 +167,33 @@ def test_tiles_at_once_change_nothing_and_every_batch_is_progress(
     assert beats[1] >= beats[3] >= 1
 
 
-def test_a_stream_can_be_left_and_another_begun(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_a_stream_can_be_left_and_another_begun(
+    opener: Opener, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
+) -> None:
     backend = opener()
     (alone,) = backend.denoise([prepared(images[0])])
     first = next(iter(backend.denoise(prepared(image) for image in images)))
     np.testing.assert_array_equal(first.image, alone.image)
     assert len(list(backend.denoise(prepared(image) for image in images))) == 3
+
+
+def test_eight_passes_are_the_mean_of_eight_orientations(
+    opener: Opener, counts: Callable[..., NDArray[np.uint16]]
+) -> None:
+    """In a stream with others, of one pass, and of an image that is not square."""
+    image, other = counts(5, 20, (40, 96)), counts(6, 20, (64, 64))
+
+    asked = partial(known, dose=20.0)
+    backend = opener()
+    eight = [np.rot90(one, turns) for one in (image, image.T) for turns in range(4)]
+    alone = [done.image for done in backend.denoise(asked(one) for one in eight)]
+    back = [np.rot90(one, -turns) for one, turns in zip(alone, (*range(4), *range(4)), strict=True)]
+    expected = np.mean([*back[:4], *(one.T for one in back[4:])], axis=0)
+    given = [asked(other), asked(image, passes=8), asked(other)]
+    first, averaged, last = (done.image for done in backend.denoise(given))
+    np.testing.assert_allclose(averaged, expected, atol=2e-3)
+    np.testing.assert_array_equal(first, last)
+    assert np.abs(averaged - alone[0]).max() > 0.01
 
 
 def test_a_tile_the_weights_cannot_use_is_refused_when_opened(opener: Opener) -> None:
@@ -158,26 +202,28 @@ def test_a_tile_the_weights_cannot_use_is_refused_when_opened(opener: Opener) ->
 
 
 def test_a_micrograph_that_cannot_be_prepared_fails_after_those_before_it_came_out(
-    opener: Opener, images: list[NDArray[np.uint16]]
+    opener: Opener, passes: Any, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
 ) -> None:
     def refuse(survey: Survey) -> Prepared:
         raise MicrographError("no counts in it")
 
     backend, received = opener(), 0
     with pytest.raises(MicrographError, match="no counts in it"):
-        for _ in backend.denoise([*map(prepared, images[:2]), Plane(images[2], 1.0, 0.0, 1e-9, refuse)]):
+        for _ in backend.denoise([*map(prepared, images[:2]), Plane(images[2], 1.0, 0.0, 1e-9, refuse, passes)]):
             received += 1
     assert received == 2
     assert len(list(backend.denoise(map(prepared, images)))) == 3
 
 
-def test_memory_that_runs_out_costs_that_micrograph(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_memory_that_runs_out_costs_that_micrograph(
+    opener: Opener, passes: Any, prepared: Callable[..., Plane], images: list[NDArray[np.uint16]]
+) -> None:
     def full(survey: Survey) -> Prepared:
         raise MemoryError
 
     backend = opener()
     with pytest.raises(MicrographError, match="not enough memory for this micrograph"):
-        list(backend.denoise([prepared(images[0]), Plane(images[1], 1.0, 0.0, 1e-9, full)]))
+        list(backend.denoise([prepared(images[0]), Plane(images[1], 1.0, 0.0, 1e-9, full, passes)]))
     assert len(list(backend.denoise(map(prepared, images)))) == 3
 
 
@@ -188,10 +234,10 @@ def test_a_gain_that_makes_no_counts_costs_that_micrograph(
     backend = opener()
     with pytest.raises(MicrographError, match="cannot turn pixels into counts"):
         list(backend.denoise([Plane(images[1], gain, 0.0, 1e-9, lambda _: pytest.fail("it was prepared"))]))
-    assert len(list(backend.denoise(map(prepared, images)))) == 3
+    assert len(list(backend.denoise(map(known, images)))) == 3
 
 
-def test_a_backend_surveys_what_it_is_given(opener: Opener, images: list[NDArray[np.uint16]]) -> None:
+def test_a_backend_surveys_what_it_is_given(opener: Opener, passes: Any, images: list[NDArray[np.uint16]]) -> None:
     hit = images[0].astype(np.float32)
     hit[3, 4], hit[10, 20] = 30_000, np.nan
     seen: list[Survey] = []
@@ -201,12 +247,44 @@ def test_a_backend_surveys_what_it_is_given(opener: Opener, images: list[NDArray
         spikes = Spikes(np.array([3, 10]), np.array([4, 20]), np.array([20, 20], np.float32))
         return Prepared(hit, spikes, noise_units(20.0), 20.0)
 
-    (result,) = opener().denoise([Plane(hit, 1.0, 0.0, 1e-9, look)])
+    (result,) = opener().denoise([Plane(hit, 1.0, 0.0, 1e-9, look, passes)])
     assert np.isfinite(result.image).all()
     (survey,) = seen
     assert survey.missing.tolist() == [10 * 64 + 20]
     assert 3 * 64 + 4 in survey.suspects
     assert survey.total == pytest.approx(float(np.nansum(hit, dtype=np.float64)))
+
+
+# The canary
+
+
+class Broken:
+    name = "broken"
+
+    def __init__(self, result: Callable[[Prepared], Any]) -> None:
+        self.result = result
+
+    def denoise(self, planes: Iterable[Plane]) -> Iterator[Denoised]:
+        for plane in planes:
+            prepared = plane.prepare(counted.survey(plane.pixels, 1, 0))
+            yield Denoised(self.result(prepared), prepared, self.name)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda one: one.pixels.astype(np.float32),
+        lambda one: np.full(one.pixels.shape, np.nan, np.float32),
+        lambda one: np.full(one.pixels.shape, 7.0, np.float32),
+    ],
+    ids=["not denoised", "nan", "wrong mean"],
+)
+def test_the_canary_notices_a_backend_that_does_not_denoise(result: Callable[[Prepared], Any]) -> None:
+    with pytest.raises(BackendError, match="canary tile came out wrong"):
+        canary(Broken(result))
 
 
 # What `auto` means
@@ -285,7 +363,7 @@ def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> Non
 
 def test_the_network_runtime_reports_to_nobody(tmp_path: Path) -> None:
     script = (
-        "from daemon import Denoiser; import numpy as np;"
+        "from emdenoised import Denoiser; import numpy as np;"
         "Denoiser(backend='cpu').denoise(np.random.default_rng(0).poisson(9, (64, 64)))"
     )
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ def test_the_hash_is_of_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_weights_are_found_by_name_or_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "fast" in manifest.names()
-    assert manifest.locate("fast") == manifest.shipped_weights() / "fast"
+    assert "fast-1" in manifest.names()
+    assert manifest.locate("fast-1") == manifest.shipped_weights() / "fast-1"
     assert manifest.locate(str(tmp_path)) == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     assert manifest.locate("~/mine") == tmp_path / "mine"
@@ -121,3 +122,49 @@ def test_what_is_shipped_is_whole_and_says_what_it_is(name: str) -> None:
     assert loaded.tile > 2 * loaded.halo
     assert loaded.dose_range[0] < loaded.dose_range[1]
     assert loaded.training
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, about: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Shipped weights of a test's own: one-1 and one-2, and `one` for the first."""
+    for name in ("one-1", "one-2"):
+        (tmp_path / name).mkdir()
+        folder_of(tmp_path / name, {**about, "name": name})
+    (tmp_path / manifest.ALIASES).write_text("# as it is shipped\none: one-1\n")
+    monkeypatch.setattr(manifest, "shipped_weights", lambda: tmp_path)
+    manifest.aliases.cache_clear()
+    yield tmp_path
+    manifest.aliases.cache_clear()
+
+
+def test_an_alias_stands_for_shipped_weights_and_a_name_for_itself(shelf: Path) -> None:
+    assert [manifest.locate(name) for name in ("one", "one-1", "one-2")] == [
+        shelf / name for name in ("one-1", "one-1", "one-2")
+    ]
+    (shelf / manifest.ALIASES).write_text("one: one-2\n")
+    assert manifest.locate("one") == shelf / "one-1", "a running program keeps what it began with"
+    manifest.aliases.cache_clear()
+    assert manifest.locate("one") == shelf / "one-2"
+    assert str(manifest.load(shelf / "one-2")).startswith("one-2 (")
+    with pytest.raises(WeightsError, match=r"use one of: one, one-1, one-2"):
+        manifest.load(manifest.locate("three"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("one: one-3", r"one: one-3: must be a name of its own for one of one-1, one-2"),
+        ("one-1: one-2", r"one-1: one-2: must be a name of its own"),
+        ("one: [one-1]", r"must be a name of its own"),
+        ("one: one-1\none: one-2", r"one: .*twice"),
+        ("one: 'one-1", r"not valid YAML.*reinstall"),
+        (None, r"there is no such file.*reinstall"),
+    ],
+)
+def test_aliases_that_cannot_be_used_name_file_and_remedy(shelf: Path, text: str | None, said: str) -> None:
+    if text is None:
+        (shelf / manifest.ALIASES).unlink()
+    else:
+        (shelf / manifest.ALIASES).write_text(text)
+    with pytest.raises(WeightsError, match=rf"(?s)aliases\.yaml.*{said}"):
+        manifest.locate("one")

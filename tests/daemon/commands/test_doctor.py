@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,7 @@ def faults(path: Path) -> str:
 
 
 def test_damaged_weights(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "weights/fast", tmp_path / "mine")
+    shutil.copytree(ROOT / "weights/fast-1", tmp_path / "mine")
     model = tmp_path / "mine/model.onnx"
     model.write_bytes(model.read_bytes()[:-100])
     text = faults(settings(tmp_path, profiles={"auto": {"gain": "auto", "weights": "./mine"}}))
@@ -323,3 +324,15 @@ def test_results_that_only_the_service_can_read(installed: Any, tmp_path: Path) 
     assert f"can be read by the group {group}" in "\n".join(one.text for one in findings(settings(tmp_path)))
     installed("PrivateTmp=no", "UMask=0022", user=pwd.getpwuid(os.getuid()).pw_name)
     assert "results can be read" not in "\n".join(one.text for one in findings(settings(tmp_path)))
+
+
+def test_the_reader_of_vendors_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settings(tmp_path)
+    (row,) = [one for one in findings(path) if "RosettaSciIO" in one.text]
+    assert row.verdict == "ok" and row.text.startswith("reader of .dm3, .dm4, .ser, .emd, .hspy files: RosettaSciIO 0.")
+    monkeypatch.setattr("daemon.formats.rosettasciio.find_spec", lambda name: None)
+    (row,) = [one for one in findings(path) if "RosettaSciIO" in one.text]
+    assert row.verdict == "note" and "files wait" in row.text
+    assert row.remedy.startswith(f"{sys.executable} -m pip install 'rosettasciio[hdf5]>=0.7'")
+    path = settings(tmp_path, arrival={"extensions": [".tif"]})
+    assert not [one for one in findings(path) if "RosettaSciIO" in one.text], "nobody asks for it"

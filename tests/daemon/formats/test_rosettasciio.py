@@ -1,6 +1,7 @@
 """Vendors' files as the microscope wrote them, through the process that decodes; and what is no micrograph."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,8 +15,8 @@ from hyperspy_file import write_hyperspy
 from mrcfile.dtypes import get_ext_header_dtype
 
 from daemon import formats
-from daemon.errors import MicrographError
-from daemon.formats import sidecars
+from daemon.errors import MicrographError, ReaderMissingError
+from daemon.formats import rosettasciio, sidecars
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Acquisition, PixelSize
 
@@ -122,10 +123,43 @@ def test_the_daemons_own_process_never_has_rosettasciio_in_memory() -> None:
     subprocess.run([sys.executable, "-c", program, str(DATA / "gatan_stem.dm3")], check=True)
 
 
-def test_without_the_extra_the_answer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rsciio.digitalmicrograph", None)
-    with pytest.raises(MicrographError, match=r"needs RosettaSciIO: pip install 'emdenoised\[formats\]'"):
-        formats.read(DATA / "gatan_stem.dm3", LIMIT)
+VENDORS = (
+    "gatan_stem.dm3", "jeol_haadf.dm4", "tia_old_64x64_TEM_images_acquire_1.ser", "velox_tem_stack.emd",
+)  # fmt: skip
+COMMAND = rf"{re.escape(sys.executable)} -m pip install 'rosettasciio\[hdf5\]>=0\.7'"
+
+
+@pytest.mark.parametrize("name", VENDORS)
+@pytest.mark.parametrize("decode", [True, False])
+def test_without_the_reader_a_file_waits_for_it_and_the_command_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, decode: bool
+) -> None:
+    """Asked in the daemon's own process (which starts no child then) and in the child, where a part may be missing."""
+    if decode:
+        for reader in ("digitalmicrograph", "tia", "emd"):
+            monkeypatch.setitem(sys.modules, f"rsciio.{reader}", None)
+    else:
+        monkeypatch.setattr(rosettasciio, "find_spec", lambda name: None)
+    with pytest.raises(ReaderMissingError, match=rf"{name}: is .* and waits for its reader.*{COMMAND}"):
+        formats.read(DATA / name, LIMIT, decode=decode)
+
+
+def test_what_the_child_lacks_is_waited_for_too() -> None:
+    program = "import sys; sys.modules['rsciio.emd'] = None; from daemon.formats.decoder import main; main()"
+    with Reader(LIMIT, 60, program) as reader:
+        with pytest.raises(ReaderMissingError, match=COMMAND):
+            reader.read(DATA / "velox_tem_stack.emd")
+        with pytest.raises(MicrographError, match="holds a spectrum"):
+            reader.read(DATA / "gatan_eels1d.dm3")
+
+
+def test_the_start_names_what_will_wait_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rosettasciio.missing([".dm3", ".tif"]) is None
+    monkeypatch.setattr(rosettasciio, "find_spec", lambda name: None)
+    assert rosettasciio.missing([".tif", ".mrc"]) is None
+    line = rosettasciio.missing([".tif", ".dm4", ".emd"])
+    assert line is not None and line.startswith(".dm4, .emd files will wait") and re.search(COMMAND, line)
+    assert "\n" not in line
 
 
 def test_a_stack_too_large_for_the_configuration_is_refused(tmp_path: Path) -> None:

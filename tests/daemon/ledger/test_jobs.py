@@ -188,6 +188,26 @@ def test_a_clock_that_jumps_never_delays_beyond_the_longest_pause(
     assert (ledger.claim() is not None) is due
 
 
+def test_what_waits_for_an_installation_is_no_attempt_and_due_at_the_next_start(tmp_path: Path, clock: Clock) -> None:
+    with start(tmp_path / "state", clock) as ledger:
+        arrive(ledger, "a.dm3")
+        for _ in range(RETRY.attempts + 1):  # it is never given up
+            held = ledger.hold(claim(ledger), "waits for its reader")
+            assert (held.state, held.attempts, held.error) == ("retry", 0, "waits for its reader")
+            assert ledger.next_retry() is None and not ledger.busy()
+            for jump in (1e6, -2e6, 1e6):
+                clock.now += jump
+                assert ledger.claim() is None
+            assert [job.path for job in ledger.retry("*.dm3")] == ["a.dm3"]
+        ledger.hold(claim(ledger), "waits for its reader")
+        arrive(ledger, "b.tif")
+        ledger.fail_transient(claim(ledger), "locked")
+        assert ledger.next_retry() == pytest.approx(RETRY.first_seconds)
+    with start(tmp_path / "state", clock) as ledger:
+        assert ledger.recover() == []
+        assert claim(ledger).path == "a.dm3"
+
+
 def test_back_off_and_attempts_survive_a_crash(tmp_path: Path, clock: Clock) -> None:
     with start(tmp_path / "state", clock) as ledger:
         arrive(ledger)

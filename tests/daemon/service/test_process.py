@@ -242,8 +242,10 @@ def test_status_and_retry(site: Site, emdenoised: Callable[..., tuple[int, str, 
     status, _, err = emdenoised("status")
     assert status == 1 and "there is no ledger" in err
     tifffile.imwrite(site.drop / "blank.tif", np.full((64, 64), 7, np.uint16))
+    site.write("good.tif")
     assert site.finish("once")[0] == 1
     status, out, _ = emdenoised("status")
+    assert f"weights of the latest: {manifest.load(manifest.locate('fast'))}\n" in out and "fast-" in out
     assert status == 0 and "1 quarantined" in out and "'blank.tif'" in out and "no noise" in out
     status, out, _ = emdenoised("retry", "nothing*")
     assert status == 0 and "nothing quarantined matches" in out
@@ -273,6 +275,10 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
         status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "low")
         assert status == 0 and words in out and "profile low" in out and "good.r2.tif" in out
     assert json.loads((out_dir / "good.r2.tif.json").read_text())["profile"]["name"] == "low"
+    status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir), "--passes", "8")
+    assert status == 0 and "good.r3.tif" in out, "eight passes give another result"
+    made = [json.loads((out_dir / f"{name}.json").read_text())["passes"] for name in ("good.tif", "good.r3.tif")]
+    assert made == [1, 8]
     before = good.read_bytes()
     status, out, _ = emdenoised("denoise", str(good), "-o", str(good.parent))
     assert status == 1 and good.read_bytes() == before, "a raw file must never be replaced"

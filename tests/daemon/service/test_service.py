@@ -57,7 +57,8 @@ class Bench:
         monkeypatch.setattr("daemon.service.inference.open_backend", self._open)
 
     def _open(self, settings: Any, weights: Weights, engines: Path, progress: Callable[[], None]) -> FakeBackend:
-        backend = self.backends.setdefault(weights.folder.name, FakeBackend())
+        shipped = weights.folder == manifest.locate("fast")
+        backend = self.backends.setdefault("fast" if shipped else weights.folder.name, FakeBackend())
         backend.progress = progress
         return backend
 
@@ -537,6 +538,59 @@ def test_two_networks_take_turns_and_lose_nothing(bench: Bench, tmp_path: Path, 
     assert len(bench.images()) == 8
     assert len(bench.backends["fast"].given) == len(bench.backends["other"].given) == 5
     assert all(backend.closed.is_set() for backend in bench.backends.values())
+
+
+def test_vendors_files_wait_for_their_reader_and_are_done_once_it_is_installed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Path(__file__).parents[2] / "data"
+    vendors = ["gatan_stem.dm3", "jeol_haadf.dm4", "tia_old_64x64_TEM_images_acquire_1.ser"]
+    for name in vendors:
+        shutil.copyfile(data / name, bench.drop / name)
+    bench.write("a.tif")
+    with monkeypatch.context() as patch:
+        patch.setattr("daemon.formats.rosettasciio.find_spec", lambda name: None)
+        service = bench.finish()
+        assert service.unsuccessful == len(vendors), "`once` ends with 1"
+        (line,) = [one for one in caplog.messages if "will wait" in one]
+        assert "-m pip install 'rosettasciio[hdf5]>=0.7'" in line
+        for name in vendors:
+            job = bench.jobs()[name, 1]
+            assert (job.state, job.attempts) == ("retry", 0) and "waits for its reader" in str(job.error)
+        assert bench.images() == {"a.tif"}
+        assert bench.finish().unsuccessful == len(vendors), "still missing: they wait on"
+    service = bench.finish()
+    assert service.unsuccessful == 0
+    assert set(bench.states().values()) == {"done"}
+    assert bench.images() == {"a.tif", *(f"{name}.tif" for name in vendors)}
+
+
+def test_an_upgrade_in_the_middle_of_a_session_leaves_it_the_weights_it_began_with(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = manifest.load(manifest.locate("fast"))
+    bench.write("a.tif")
+    bench.finish()
+    told = {"asked": "fast", "name": first.name, "sha256": first.sha256[first.onnx]}
+    assert bench.jobs()["a.tif", 1].facts["weights"] == told
+    shelf = tmp_path / "upgraded"
+    shutil.copytree(manifest.locate("fast"), shelf / first.name)
+    (shelf / "fast-9").mkdir()
+    (shelf / "fast-9" / first.onnx).write_bytes(b"newer")
+    newer = first.model_copy(update={"name": "fast-9", "sha256": {first.onnx: hashlib.sha256(b"newer").hexdigest()}})
+    (shelf / "fast-9" / manifest.MANIFEST).write_text(newer.model_dump_json())
+    monkeypatch.setattr(manifest, "shipped_weights", lambda: shelf)
+    monkeypatch.setattr(manifest, "aliases", lambda: {"fast": "fast-9"})
+    bench.write("b.tif")
+    bench.finish()
+    assert bench.record("b.tif")["weights"] == bench.record("a.tif")["weights"]
+    monkeypatch.setattr("daemon.ledger.sessions.PAUSE_SECONDS", -1.0)  # as if the session was over
+    bench.write("c.tif")
+    bench.finish()
+    assert bench.record("c.tif")["weights"] == {
+        "asked": "fast", "name": "fast-9", "network": "fast", "sha256": newer.sha256
+    }  # fmt: skip
+    assert bench.record("c.tif")["passes"] == 1
 
 
 @pytest.mark.parametrize("ahead", [0, 3])

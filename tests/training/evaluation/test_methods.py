@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy.stats import poisson
 
-from daemon import Denoiser
 from daemon.backends.manifest import names
 from daemon.errors import ConfigError, WeightsError
+from emdenoised import Denoiser
 from training.data.exposure import Pair, paper_pair
 from training.evaluation import methods, metrics
 from training.network import FastDenoiser
@@ -114,7 +114,7 @@ def test_all_nine_and_bm3d_by_default() -> None:
 def test_shipped_weights_are_what_the_daemon_serves() -> None:
     given = make(side=96)
     method = methods.weights(names()[0])
-    expected = Denoiser(names()[0], find_spikes=False, backend="cpu", threads=1).denoise(given.counts)
+    expected = Denoiser(names()[0], gain=1.0, backend="cpu", threads=1).denoise(given.counts)
     assert (method.run(given) == expected).all()
     assert method.family == "weights"
     assert method.megabytes > 0

@@ -1,0 +1,59 @@
+"""Weights of a session: one that goes on when the service starts keeps those with which it began.
+
+Only where a profile names an alias, such as `fast`, which an upgrade may have pointed to other weights; a profile that
+names weights gets these at once.
+"""
+
+import logging
+
+from daemon.backends import manifest
+from daemon.backends.manifest import Weights
+from daemon.errors import WeightsError
+from daemon.ledger import sessions
+from daemon.ledger.jobs import Job, Ledger
+
+log = logging.getLogger(__name__)
+
+
+def kept(loaded: dict[str, Weights], ledger: Ledger, now: float) -> dict[str, Weights]:
+    """The `loaded` weights, by what profiles call them, with those in place of them that a session in progress uses.
+
+    `now`: seconds, wall clock. Raises what the ledger raises.
+    """
+    found = dict(loaded)
+    undecided = {asked for asked in loaded if asked in manifest.aliases()}
+    for job in sessions.in_progress(ledger, now):
+        if not undecided:
+            break
+        used = job.facts.get("weights")
+        if not isinstance(used, dict) or used.get("asked") not in undecided:
+            continue
+        asked = used["asked"]
+        undecided.discard(asked)
+        if used.get("sha256") != _sha256(found[asked]):
+            found[asked] = _as_before(asked, found[asked], str(used.get("name")), used.get("sha256"), job)
+    return found
+
+
+def _as_before(asked: str, new: Weights, name: str, sha256: object, job: Job) -> Weights:
+    """The weights that a job was done with, or the new ones where they are gone."""
+    try:
+        old = manifest.verified(name)
+    except WeightsError as error:
+        log.warning("the session began with weights %s, which cannot be had (%s); it goes on with %s", name, error,
+                    new.manifest)  # fmt: skip
+        return new
+    if _sha256(old) != sha256:
+        log.warning("the session began with other weights of the name %s (%r); it goes on with %s", name, job.path,
+                    new.manifest)  # fmt: skip
+        return new
+    log.info(
+        "weights %s: the session in progress keeps %s, with which it began; %s comes at the first start after a pause "
+        "of %.0f hours, or at once with `weights: %s` in the profile",
+        asked, old.manifest, new.manifest, sessions.PAUSE_SECONDS / 3600, new.manifest.name,
+    )  # fmt: skip
+    return old
+
+
+def _sha256(weights: Weights) -> str:
+    return weights.manifest.sha256[weights.manifest.onnx]

@@ -24,7 +24,7 @@ from daemon.counts.prepare import plane
 from daemon.counts.profiles import choose
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
-from daemon.settings.config import BackendConfig, Config
+from daemon.settings.config import BackendConfig, load
 from daemon.verdict import judge
 
 LIST = Path(__file__).with_name("healthy.txt")
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     names = [line for line in LIST.read_text().split("\n") if line and not line.startswith("#")]
-    config, folder = Config.model_validate({}), manifest.locate("fast")
+    config, folder = load(), manifest.locate("fast")
     told = manifest.load(folder)
     backend = open_backend(BackendConfig(kind="cpu", threads=1), folder, default_folder())
     rng = np.random.default_rng(5)

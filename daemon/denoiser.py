@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from daemon.backends import manifest, open_backend
 from daemon.backends.gpu.engine import default_folder
-from daemon.counts import voids
+from daemon.counts import lines, voids
+from daemon.counts.apart import Apart
 from daemon.counts.plane import Plane
 from daemon.counts.prepare import plane, require_plane
 from daemon.counts.profiles import Evidence, scaled, witness
@@ -76,9 +77,8 @@ class Denoiser:
         if array.ndim < 2 or not array.size:
             raise MicrographError(f"an image (H, W) is needed, not an array of shape {array.shape}")
         height, width = array.shape[-2:]
-        mode = self._padding
-        margin = 0 if mode == "none" else self._halo
-        planes = (one if mode == "none" else np.pad(one, margin, mode) for one in array.reshape(-1, height, width))
+        margin = 0 if self._padding == "none" else self._halo
+        planes = array.reshape(-1, height, width)
         inner = slice(margin, margin + height), slice(margin, margin + width)
         results = []
         for result in self._backend.denoise(map(self._plane, planes)):
@@ -87,10 +87,15 @@ class Denoiser:
                 warnings.warn(remark, stacklevel=2)
         return np.stack(results).reshape(array.shape)
 
-    def _plane(self, pixels: Pixels) -> Plane:
+    def _plane(self, image: Pixels) -> Plane:
+        padding = self._padding
+        pixels = image if padding == "none" else np.pad(image, self._halo, padding)
         require_plane(pixels)
+        bad = lines.mask(image)  # beyond the edges of the image everything is repeated
+        bad = bad if padding == "none" else np.pad(bad, self._halo, padding)
         micrograph = Micrograph(pixels, Path("array"), "array")
-        seen = witness(micrograph) if self._gain == "auto" else Evidence()
+        apart = Apart(lines=np.flatnonzero(bad))
+        seen = witness(micrograph, apart) if self._gain == "auto" else Evidence(apart=apart)
         profile = Profile(name="array", gain=self._gain, offset=self._offset)
         choice = scaled(profile, "asked for", micrograph, seen)
         return plane(pixels, choice, self.manifest.dose_range, self._find_spikes)

@@ -175,7 +175,8 @@ def finish(
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    return Outcome(written, dose, name, len(prepared.spikes) - len(prepared.void), verdict.word, warnings, work.seconds)
+    left = len(prepared.void) + len(prepared.lines)
+    return Outcome(written, dose, name, len(prepared.spikes) - left, verdict.word, warnings, work.seconds)
 
 
 def provenance(
@@ -188,7 +189,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Everything needed to know, years later, how an image was made; plain JSON types."""
     micrograph, spikes, scaling = work.micrograph, prepared.spikes, prepared.scaling
-    single = np.isin(spikes.rows * micrograph.pixels.shape[1] + spikes.columns, prepared.void, invert=True)
+    elsewhere = np.union1d(prepared.void, prepared.lines)
+    single = np.isin(spikes.rows * micrograph.pixels.shape[1] + spikes.columns, elsewhere, invert=True)
     rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
     listed = [
         {
@@ -230,6 +232,7 @@ def provenance(
             "level": scaling.level,
         },
         "spikes": {"count": len(rows), "listed": listed},
+        "lines": work.choice.evidence.apart.lines_as_json(micrograph.pixels.shape),
         "void": voids.as_json(prepared.void, micrograph.pixels),
         "weights": {
             "name": work.weights.manifest.name,

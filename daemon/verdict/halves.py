@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import Backend
+from daemon.counts import apart, lines
+from daemon.counts.apart import Apart
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice
+from daemon.counts.profiles import Choice, Evidence
 from daemon.counts.thinning import examine, thin
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
@@ -83,16 +85,19 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
 
     Raises MicrographError where its values are not plain counts, and says what was measured.
     """
+    pixels = apart.picture(pixels, choice.evidence.apart)
     height, width = pixels.shape
     top, left = (max(0, (side - LARGEST) // 2) for side in (height, width))
     middle = pixels[top : top + LARGEST, left : left + LARGEST]
     counts: Image = ((middle.astype(np.float64) - choice.offset) / choice.gain).astype(np.float32)
-    if not np.isfinite(counts).all():
+    if not np.isfinite(counts).all() or len(choice.evidence.apart.filled):
         raise MicrographError("not applicable: some of its values are no numbers")
-    evidence = examine(counts, middle.dtype.name)
+    bad = lines.find(middle)
+    evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
     if evidence.reasons:
         raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
-    plain = Choice(choice.profile, "a half", 1.0, 0.0)
+    known = Evidence(apart=Apart(lines=bad))  # in both halves
+    plain = Choice(choice.profile, "a half", 1.0, 0.0, evidence=known)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
     done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))
     sound = np.ones(counts.shape, bool)

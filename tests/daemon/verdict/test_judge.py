@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from daemon.backends.canary import NO_SPIKES
 from daemon.counts.plane import Prepared, Spikes
 from daemon.counts.profiles import Choice
+from daemon.counts.reason import Reason
 from daemon.counts.scaling import noise_units
 from daemon.errors import MicrographError
 from daemon.settings.config import Profile
@@ -26,10 +27,10 @@ def judge(
     gain: float = 1.0,
     offset: float = 0.0,
     spikes: Spikes = NO_SPIKES,
-    doubts: tuple[str, ...] = (),
+    doubts: tuple[Reason, ...] = (),
 ) -> trust.Verdict:
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
-    return trust.judge(out, Prepared(raw, spikes, noise_units(DOSE, gain, offset), DOSE, (), doubts), choice)
+    return trust.judge(out, Prepared(raw, spikes, noise_units(DOSE, gain, offset), DOSE, doubts), choice)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_true_image_is_believed_in_any_units(raw: NDArray[np.float64], gain:
 
 
 def test_what_was_doubted_before_the_network_ran_is_a_reason_to_check(raw: NDArray[np.float64]) -> None:
-    verdict = judge(raw, np.full(SHAPE, DOSE, np.float32), doubts=("the dose is outside",))
+    verdict = judge(raw, np.full(SHAPE, DOSE, np.float32), doubts=(Reason("dose", "the dose is outside"),))
     assert verdict.word == "check" and verdict.reasons == ("the dose is outside",)
 
 

@@ -77,8 +77,7 @@ def _listed(numbers: Iterable[int]) -> str:
 def find(micrograph: Micrograph) -> Apart:
     """What of a micrograph shows no specimen. Raises MicrographError if nothing else is there."""
     pixels, metadata = micrograph.pixels, micrograph.metadata
-    told = metadata.get("data_bar")
-    bar = range(0) if told is None else range(told["rows"][0], told["rows"][1] + 1)
+    bar = micrograph.bar
     fill = metadata.get("fill")
     filled = NOWHERE if fill is None else np.flatnonzero(pixels == fill)
     if len(filled) == pixels.size:
@@ -87,7 +86,7 @@ def find(micrograph: Micrograph) -> Apart:
     found = lines.find(pixels[rows]) + rows.start * pixels.shape[1]
     if len(filled):
         found = np.setdiff1d(found, filled, assume_unique=True)
-    return Apart(bar, "" if told is None else told["by"], filled, found)
+    return Apart(bar, metadata["data_bar"]["by"] if bar else "", filled, found)
 
 
 def _beside(bar: range, height: int) -> slice:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -122,6 +122,8 @@ class Service:
         self._settled = False
         self._readers = ThreadPoolExecutor(READERS[kind], thread_name_prefix="reader")
         self._writers = [ThreadPoolExecutor(1, thread_name_prefix=f"writer-{n}") for n in range(WRITERS[kind])]
+        self._said: defaultdict[str, set[str]] = defaultdict(set)
+        """By folder: codes of remarks of a session that the log has."""
         self._threads = [
             threading.Thread(target=self._guarded, args=(body,), name=name)
             for name, body in (("network", self.inference.run), ("arrival", self._arrive), ("keeper", self._keep))
@@ -477,7 +479,7 @@ class Service:
         self._metrics.finished(outcome.seconds, claimed.work.raw["size"], outcome.spikes, outcome.verdict)
         told = {"micrograph": job.path, "outcome": "done"}
         name = job.path if section is None else f"{job.path} ({section})"
-        log.info("%s", outcome.describe(name, job.revision), extra=told)
+        log.info("%s", outcome.describe(name, job.revision, self._said[job.path.rpartition("/")[0]]), extra=told)
         return True
 
     # What the network reports (see `inference.Inference`)

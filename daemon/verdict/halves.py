@@ -17,6 +17,7 @@ from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import Backend
 from daemon.counts import apart, lines
 from daemon.counts.apart import Apart
+from daemon.counts.noise import WINDOW
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, Evidence
 from daemon.counts.thinning import examine, thin
@@ -60,6 +61,9 @@ class Assessment:
     detail_raw: float | None
     """Period in pixels up to which the halves agree; None: nowhere."""
     detail_cross: float | None
+    invented: float
+    """Power of what both denoised halves hold and neither half as recorded, over the noise of a half; 0 if it may be
+    chance."""
 
     @property
     def gain_db(self) -> float:
@@ -76,7 +80,8 @@ class Assessment:
         return (
             f"at half the dose ({self.dose:.3g} counts per pixel): squared error {self.error:.3g} counts² "
             f"({max(low, 0):.3g} to {high:.3g}), {self.raw_error:.3g} as recorded: {self.gain_db:+.1f} dB; PSNR "
-            f"{self.psnr:.1f} dB, {self.raw_psnr:.1f} as recorded; detail down to {cross}, {raw} as recorded"
+            f"{self.psnr:.1f} dB, {self.raw_psnr:.1f} as recorded; detail down to {cross}, {raw} as recorded; invented "
+            f"texture: {f'{self.invented:.2g} of the noise power' if self.invented else 'none found'}"
         )
 
 
@@ -123,6 +128,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
         frc_cross=_listed(cross),
         detail_raw=_detail(raw, counts.shape),
         detail_cross=_detail(cross, counts.shape),
+        invented=_invented((first, second), (ours, other), dose),
     )
 
 
@@ -141,15 +147,38 @@ def _error(pairs: tuple[tuple[Image, Image], ...], sound: NDArray[np.bool_]) -> 
     return float(excess.mean() * excess.size / sound.sum()), float(blocks.std(ddof=1)) / sqrt(len(blocks))
 
 
+def _invented(denoised: tuple[Image, Image], halves: tuple[Image, Image], dose: float) -> float:
+    """Power that two denoised halves (H, W) share with each other but not with the other half, over the noise.
+
+    The noise of the other half is in no denoised one, so what they share beyond that the network has added. An estimate
+    that is only too faint shares less with the other denoised half than with the other half.
+    """
+    shape = denoised[0].shape
+    window = np.outer(*(np.hanning(side) for side in shape))
+    one, two, ours, other = (np.fft.rfft2((image - image.mean()) * window) for image in (*denoised, *halves))
+    twins, noise = _twins(shape[1]), dose * float(np.square(window).sum())
+    excess = (one * two.conj() - (one * other.conj() + two * ours.conj()) / 2).real * twins
+    chance = (np.square(np.abs(one)) + np.square(np.abs(two))) / 8 * noise * np.square(twins)
+    ring = _rings(shape)
+    common, variance = (np.bincount(ring, terms.ravel(), RINGS + 1)[:RINGS] for terms in (excess, chance))
+    beyond = common > CHANCE * np.sqrt(WINDOW * variance)
+    return float(common[beyond].sum()) / (noise * float(twins.sum()) * shape[0])
+
+
+def _twins(width: int) -> NDArray[np.intp]:
+    """How many terms of a whole spectrum each column of a half one stands for."""
+    twins = np.full(width // 2 + 1, 2)
+    twins[0] = 1
+    if width % 2 == 0:
+        twins[-1] = 1
+    return twins
+
+
 def ring_correlation(first: Image, second: Image) -> NDArray[np.float64]:
     """Fourier ring correlation of two images (H, W), for RINGS rings up to half a cycle per pixel."""
     window = np.outer(*(np.hanning(side) for side in first.shape))
     one, two = (np.fft.rfft2((image - image.mean()) * window) for image in (first, second))
-    ring, width = _rings(first.shape), first.shape[1]
-    twins = np.full(width // 2 + 1, 2)  # the half that is not there mirrors all but these columns
-    twins[0] = 1
-    if width % 2 == 0:
-        twins[-1] = 1
+    ring, twins = _rings(first.shape), _twins(first.shape[1])
     common, *powers = (
         np.bincount(ring, (terms * twins).ravel(), RINGS + 1)[:RINGS]
         for terms in ((one * two.conj()).real, np.square(np.abs(one)), np.square(np.abs(two)))

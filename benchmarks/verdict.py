@@ -195,9 +195,7 @@ class Bench:
         blurs = (gaussian_filter(raw.astype(np.float64), width) for width in GAUSSIANS)
         blurred = min(float(np.mean(np.square(blur - truth))) for blur in blurs) / added
         codes = tuple(reason.code for reason in verdict.why)
-        return Case(
-            stratum, name, fault, detail, dose, contrast, ratio, blurred, verdict.evidence, verdict.word, codes
-        )
+        return Case(stratum, name, fault, detail, dose, contrast, ratio, blurred, verdict.evidence, verdict.word, codes)
 
     def seconds(self, side: int, rounds: int = 5) -> dict[str, float]:
         """Processor time of judging beside that of the network, in turn, for one side²."""

@@ -166,10 +166,8 @@ def _reasons(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     codes = _listed(verdict.get("codes"))
     pairs = list(zip(codes if len(codes) == len(reasons) else [""] * len(reasons), reasons, strict=True))
     remarks = verdict.get("remarks")
-    for remark in remarks if isinstance(remarks, list) else []:
-        if isinstance(remark, Mapping):
-            pairs.append((str(remark.get("code")), str(remark.get("text"))))
-    return pairs
+    known = [one for one in remarks if isinstance(one, Mapping)] if isinstance(remarks, list) else []
+    return pairs + [(str(one.get("code")), str(one.get("text"))) for one in known]
 
 
 def _why(record: Mapping[str, Any], common: Sequence[_Common]) -> html.Folded:

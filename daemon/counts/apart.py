@@ -81,7 +81,9 @@ def find(micrograph: Micrograph) -> Apart:
     fill = metadata.get("fill")
     filled = NOWHERE if fill is None else np.flatnonzero(pixels == fill)
     if len(filled) == pixels.size:
-        raise MicrographError("every pixel of the image holds the fill value that its file states: nothing was recorded")
+        raise MicrographError(
+            "every pixel of the image holds the fill value that its file states: nothing was recorded"
+        )
     rows = _beside(bar, len(pixels))
     found = lines.find(pixels[rows]) + rows.start * pixels.shape[1]
     if len(filled):

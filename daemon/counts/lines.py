@@ -1,7 +1,7 @@
 """Hot and dead columns and rows of a camera: lines of pixels far brighter or darker than what lies beside them.
 
-Opposite pixels along the line protect one another from `daemon.counts.spikes`, and a line of saturated pixels raises the
-mean and the noise of all that is measured. So lines are found first, from the pixels alone, without gain or offset.
+Opposite pixels along the line protect one another from `daemon.counts.spikes`, and a line of saturated pixels raises
+the mean and the noise of all that is measured. So lines are found first, from the pixels, without gain or offset.
 
 A real line passes through optics, which are at least as wide as a Gaussian of standard deviation 0.8 pixels
 (`spikes.NARROWEST`): its neighbours hold 46 % of its excess over the background, whatever its position. A line whose
@@ -94,22 +94,22 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
                     found[lines - 1, piece, column : column + lines] = True
     single, double = found
     double &= double.all(axis=0)
-    lines = single | double
-    if lines.any(axis=0).mean() > MOST:
+    bad = single | double
+    if bad.any(axis=0).mean() > MOST:
         return
-    for column in np.flatnonzero(lines.any(axis=0)):
-        pieces = lines[:, column]
+    for column in np.flatnonzero(bad.any(axis=0)):
+        pieces = bad[:, column]
         if pieces.mean() >= 0.5:
             pieces = np.ones_like(pieces)
         elif column in (0, width - 1):
             continue  # what ends at the edge has a neighbour on one side only
-        for piece in np.flatnonzero(pieces):
+        for piece in (int(one) for one in np.flatnonzero(pieces)):
             # The line may reach into the next piece by less than half of it.
             yield max(0, edges[piece] - LENGTH // 2), min(height, edges[piece + 1] + LENGTH // 2), int(column)
 
 
 def _suspects(means: Values) -> Indices:
-    """Columns whose mean differs from those two away by far more than is usual; the next may belong to the same line."""
+    """Columns whose mean differs from those two away by far more than is usual; the next may be of the same line."""
     padded = np.pad(means, 2, "reflect")
     beside = (padded[:-4] + padded[4:]) / 2
     odd = np.abs(means - beside)

@@ -135,7 +135,8 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
 def witness(micrograph: Micrograph, separate: Apart | None = None) -> Evidence:
     """What the image and its file say of the counts, before any profile is asked.
 
-    `separate`: what shows no specimen, if that is known; None: it is found here. Raises MicrographError if nothing of the image was recorded.
+    `separate`: what shows no specimen, if that is known; None: it is found here. Raises MicrographError if nothing of
+    the image was recorded.
     """
     taken = micrograph.acquisition
     separate = apart.find(micrograph) if separate is None else separate

@@ -36,7 +36,7 @@ _INK = 0.3
 
 def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
     """For a micrograph's metadata: the bar that a TIFF's tags state; empty without one."""
-    header = next((tags[code] for code in _FEI if isinstance(tags.get(code), Mapping)), {})
+    header: Mapping[str, Any] = next((tags[code] for code in _FEI if isinstance(tags.get(code), Mapping)), {})
     picture, bar = (_part(header, *place) for place in (("Image", "ResolutionY"), ("PrivateFei", "DatabarHeight")))
     for by, first in (
         ("FEI tags", picture or _less(height, bar)),
@@ -95,7 +95,7 @@ def _suspected(pixels: Pixels, by: str) -> dict[str, Any]:
 
 def _lettered(pixels: Pixels) -> int:
     """How many of the last rows look like a bar; 0: none."""
-    height, width = pixels.shape
+    height = len(pixels)
     most = int(_TALLEST * height)
     if most < 2 * _LEAST:
         return 0

@@ -41,6 +41,11 @@ NOISE_KEPT, UNTOUCHED = 0.45, 0.9
 BLOCK_REMOVED = 1.5
 """Of a block, over the noise: no more than that is removed."""
 CORRELATED = 0.2
+"""Of neighbours: above it noise and structure look alike, and a network leaves some; a Gaussian blur is the measure."""
+BEATEN = 0.05
+"""Squared error over the raw image's by which a Gaussian blur may be closer to the truth."""
+INVENTED = 0.03
+"""Power over the noise's of what is in the result alone."""
 NOT_NOISE = 0.1
 """By so much may what was removed be more correlated between neighbours than the detector makes it."""
 STRUCTURE_LOST = 0.15
@@ -175,18 +180,21 @@ def _against(found: Evidence) -> Iterator[Reason]:
 
 def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
     """What else somebody should check."""
-    structured = found.kept > MOSTLY_STRUCTURE and dose_known
-    if found.kept_alone > NOISE_KEPT:
+    if found.invented > INVENTED:
+        share = f"{sqrt(found.invented):.0%} of the noise's standard deviation"
+        yield Reason("invented", f"it holds structure that the raw image does not ({share}): compare the raw image")
+    correlated = found.detector_correlation > CORRELATED and not (found.kept > MOSTLY_STRUCTURE and dose_known)
+    if found.kept_alone > NOISE_KEPT and not correlated:
         share = f"about {found.kept_alone:.0%} of the noise is still in it"
         yield Reason("noise-left", f"{share}, also where nothing else is to be seen")
     elif found.kept_most > UNTOUCHED:
         share = f"about {min(found.kept_most, 1):.0%} of the noise is still there"
         yield Reason("part-untouched", f"in a part of it {share}: compare the raw image")
-    if found.detector_correlation > CORRELATED and not structured:
+    if found.over_gaussian > BEATEN:
         yield Reason(
-            "correlated",
-            f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
-            "interpolation makes it: the network was trained on noise that is not, and may leave false structure",
+            "gaussian",
+            f"a Gaussian blur of {found.gaussian:g} pixels is estimated to be closer to the truth (by "
+            f"{min(found.over_gaussian, 1):.0%} of the raw image's squared error): compare the raw image",
         )
     if found.residual_correlation > max(found.detector_correlation, 0) + NOT_NOISE:
         yield Reason(
@@ -208,7 +216,13 @@ def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
 
 
 def _remarks(found: Evidence) -> Iterator[Reason]:
-    return iter(())
+    """What should be known of the image."""
+    if found.detector_correlation > CORRELATED:
+        yield Reason(
+            "correlated",
+            f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
+            f"interpolation makes it: about {min(max(found.kept, 0), 1):.0%} of it is still in the result",
+        )
 
 
 Values = NDArray[np.floating[Any]]

@@ -316,7 +316,7 @@ class _Plan:
         weight = weights[:, None, None] * self.weight
         products, chances = product * weight, power * noise * np.square(weight)
         total = 0.0
-        for low, high in pairwise((0.0, *RINGS)):
+        for low, high in pairwise(RINGS):
             ring = (self.frequency > low) & (self.frequency <= high)
             common = float(products[:, ring].sum())
             if common < -CERTAIN * sqrt(WINDOW / 2 * float(chances[:, ring].sum())):

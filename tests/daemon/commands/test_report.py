@@ -80,7 +80,10 @@ def told(*codes: str, remarks: tuple[str, ...] = ()) -> dict[str, object]:
     """A record whose reasons are "about CODE", with 1 of this record's own in it."""
     reasons = [f"about {code}" for code in codes]
     found = [{"code": code, "text": f"about {code}"} for code in remarks]
-    return {"verdict": {"reasons": reasons, "codes": list(codes), "remarks": found}, "warnings": [*reasons, "of the file"]}
+    return {
+        "verdict": {"reasons": reasons, "codes": list(codes), "remarks": found},
+        "warnings": [*reasons, "of the file"],
+    }
 
 
 def test_what_most_of_a_session_share_is_reported_once() -> None:

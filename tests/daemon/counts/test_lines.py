@@ -64,7 +64,9 @@ def edge() -> Counts:
     return np.random.default_rng(4).poisson(np.where(np.arange(320) < 160, 20, 400)[None, :].repeat(300, 0))
 
 
-@pytest.mark.parametrize("image", [scene(), line(spikes.NARROWEST), line(2.0), edge()], ids=["scene", "narrow", "wide", "edge"])
+@pytest.mark.parametrize(
+    "image", [scene(), line(spikes.NARROWEST), line(2.0), edge()], ids=["scene", "narrow", "wide", "edge"]
+)
 def test_specimens_lines_and_edges_are_left_alone(image: Counts) -> None:
     assert len(lines.find(image)) == 0
 

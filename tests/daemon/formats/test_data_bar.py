@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from daemon import formats
 from daemon.commands import main
 from daemon.formats import data_bar
-from daemon.output.preview import render
 from daemon.micrograph import PixelSize
+from daemon.output.preview import render
 
 HEIGHT, WIDTH, PICTURE = 200, 240, 164
 Bytes = NDArray[np.uint8]
@@ -39,7 +39,9 @@ def write(path: Path, image: Bytes, **options: Any) -> Path:
 
 
 def ini(sections: dict[str, dict[str, object]]) -> bytes:
-    lines = [line for name, values in sections.items() for line in (f"[{name}]", *(f"{k}={v}" for k, v in values.items()))]
+    lines: list[str] = []
+    for name, values in sections.items():
+        lines += [f"[{name}]", *(f"{key}={value}" for key, value in values.items())]
     return "\r\n".join((*lines, "")).encode()
 
 
@@ -95,9 +97,7 @@ def test_the_text_of_another_size_is_not_believed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("background", [0, 255])
 @pytest.mark.parametrize("upside_down", [False, True])
-def test_a_bar_that_nothing_states_is_suspected_by_its_look(
-    tmp_path: Path, background: int, upside_down: bool
-) -> None:
+def test_a_bar_that_nothing_states_is_suspected_by_its_look(tmp_path: Path, background: int, upside_down: bool) -> None:
     image = barred(background, 255 - background)
     path = write(tmp_path / "a.tif", image[::-1] if upside_down else image)
     rows = [0, HEIGHT - PICTURE - 1] if upside_down else [PICTURE, HEIGHT - 1]
@@ -124,7 +124,9 @@ def clipped() -> Bytes:
     return np.clip(barred().astype(int)[:PICTURE] * 8, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("image", [few_counts(), border(), vacuum(), clipped()], ids=["few", "border", "vacuum", "bright"])
+@pytest.mark.parametrize(
+    "image", [few_counts(), border(), vacuum(), clipped()], ids=["few", "border", "vacuum", "bright"]
+)
 def test_what_is_no_bar_is_none(tmp_path: Path, image: Bytes) -> None:
     assert "data_bar" not in formats.read(write(tmp_path / "a.tif", image), 1 << 20).metadata
 

@@ -101,6 +101,8 @@ def _lettered(pixels: Pixels) -> int:
         return 0
     lower = pixels[height - most :]
     background = _mode(lower[-_LEAST:])
+    if (lower[-_LEAST:] == background).mean() < _FLAT / 2:
+        return 0  # as nearly every image: a glance is enough
     flat = (lower == background).mean(axis=1)
     rows = _run(flat[::-1] >= _FLAT)
     if rows < _LEAST or rows == most:

@@ -162,8 +162,7 @@ def _invented(denoised: tuple[Image, Image], halves: tuple[Image, Image], dose: 
     ring = _rings(shape)
     common, variance = (np.bincount(ring, terms.ravel(), RINGS + 1)[:RINGS] for terms in (excess, chance))
     beyond = common > CHANCE * np.sqrt(WINDOW * variance)
-    total = float(common[beyond].sum())
-    return total / (noise * float(twins.sum()) * shape[0])
+    return float(common[beyond].sum() / (noise * twins.sum() * shape[0]))
 
 
 def _twins(width: int) -> NDArray[np.intp]:

@@ -1,12 +1,15 @@
 """Hot and dead columns and rows are found before anything is measured, and real lines are left alone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from daemon.backends.manifest import load, locate
+from daemon.commands import main
 from daemon.counts import lines, spikes
 from daemon.counts.plane import Prepared
 from daemon.counts.prepare import plane
@@ -106,3 +109,18 @@ def test_what_is_measured_has_the_noise_of_its_neighbours() -> None:
     clean = lines.replaced(hot, lines.find(hot))
     assert clean.max() < 200 and clean.std() == pytest.approx(image.std(), rel=0.01)
     assert hot[0, 200] == 65535
+
+
+def test_lines_are_recorded_and_reported_once_for_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = scene(shape=(140, 150))
+    image[:, 70], image[40] = 65535, 0
+    names = ("a.tif", "b.tif", "c.tif")
+    for name in names:
+        tifffile.imwrite(tmp_path / name, image)
+    assert main.main(["denoise", *(str(tmp_path / name) for name in names), "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("columns 70 and rows 40 are hot or dead") == 1
+    for name in names:
+        record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert record["lines"] == {"columns": [70], "rows": [40]} and record["spikes"]["count"] == 0
+        assert [remark["code"] for remark in record["verdict"]["remarks"]] == ["lines"]
+        assert any("hot or dead" in warning for warning in record["warnings"])

@@ -53,7 +53,7 @@ class Apart:
             else:
                 doubts.append(
                     Reason(
-                        "bar",
+                        "bar-suspected",
                         f"{rows} look like a data bar (letters on one value), though the file states none: they were "
                         "left as they are; save without the bar, or with the microscope's own tags",
                     )

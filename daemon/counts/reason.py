@@ -8,11 +8,24 @@ Code = Literal[
     "worse", "gaussian", "invented", "mean", "block-mean", "noise-left", "part-untouched", "block-removed",
     "over-smoothed", "contrast-lost", "spacing-lost", "no-noise", "contrast", "small", "spikes", "dose",
     # of the camera, the settings or the files of a session
-    "profile", "file", "camera-size", "camera-voltage", "saturated", "bar", "correlated", "gain", "lines", "void",
+    "profile", "file", "camera-size", "camera-voltage", "saturated", "bar", "bar-suspected", "correlated", "gain",
+    "lines", "void",
 ]  # fmt: skip
 """docs/verdict.md has a table of them."""
 SESSION: frozenset[Code] = frozenset(
-    ("profile", "file", "camera-size", "camera-voltage", "saturated", "bar", "correlated", "gain", "lines", "void")
+    (
+        "profile",
+        "file",
+        "camera-size",
+        "camera-voltage",
+        "saturated",
+        "bar",
+        "bar-suspected",
+        "correlated",
+        "gain",
+        "lines",
+        "void",
+    )
 )
 """Those that concern the camera, the settings or the way files are saved: they are alike for most files of a session,
 and reported once for it."""

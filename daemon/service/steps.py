@@ -67,10 +67,11 @@ class Outcome:
     """Those of the warnings that concern the camera, the settings or the way files are saved."""
 
     def news(self, said: set[str]) -> tuple[str, ...]:
-        """The warnings without those of a session whose codes were `said`; their codes are said from now on."""
-        known = {reason.text for reason in self.of_session if reason.code in said}
+        """The warnings; of those of a session whose codes were `said` only the codes. All are said from now on."""
+        known = {reason.text: reason.code for reason in self.of_session if reason.code in said}
         said.update(reason.code for reason in self.of_session)
-        return tuple(warning for warning in self.warnings if warning not in known)
+        again = (f"as before: {', '.join(dict.fromkeys(known.values()))}",) if known else ()
+        return *(warning for warning in self.warnings if warning not in known), *again
 
     def describe(self, path: str, revision: int, said: set[str]) -> str:
         """The log's one line about a finished micrograph; `said` as in `news`."""

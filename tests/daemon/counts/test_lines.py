@@ -118,7 +118,8 @@ def test_lines_are_recorded_and_reported_once_for_all_files(tmp_path: Path, caps
     for name in names:
         tifffile.imwrite(tmp_path / name, image)
     assert main.main(["denoise", *(str(tmp_path / name) for name in names), "-o", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.count("columns 70 and rows 40 are hot or dead") == 1
+    said = capsys.readouterr().out
+    assert said.count("columns 70 and rows 40 are hot or dead") == 1 and said.count("as before: lines") == 2
     for name in names:
         record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
         assert record["lines"] == {"columns": [70], "rows": [40]} and record["spikes"]["count"] == 0

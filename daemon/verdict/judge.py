@@ -132,11 +132,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     reasons = list(rejected)
     counted = scaling.zero - choice.offset
     change = -shift * gain / (counted if counted > 0 else dose * gain)
-    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
-        reasons.append(Reason("mean", f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)"))
-    if sums.worst > BLOCK_COUNTING_ERRORS:
-        text = f"the mean of a {BLOCK} x {BLOCK} block changed by {sums.worst:.1f} counting errors"
-        reasons.append(Reason("block-mean", text))
+    reasons += _of_means(change, errors, sums.worst)
     remarks: list[Reason] = []
     if evidence is None:
         text = "it shows no noise (blank, enlarged or synthetic), so nothing indicates how good the result is"
@@ -176,6 +172,15 @@ def _against(found: Evidence) -> Iterator[Reason]:
             f"its squared error is estimated at {found.error_ratio:.2g} times the raw image's: use that one, and check "
             "gain, offset and profile",
         )
+
+
+def _of_means(change: float, errors: float, worst: float) -> Iterator[Reason]:
+    """Whether means were kept: of all pixels, by share and in counting errors, and of the worst block."""
+    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
+        yield Reason("mean", f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
+    if worst > BLOCK_COUNTING_ERRORS:
+        text = f"the mean of a {BLOCK} x {BLOCK} block changed by {worst:.1f} counting errors"
+        yield Reason("block-mean", text)
 
 
 def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:

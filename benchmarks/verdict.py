@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from daemon.backends import manifest, open_backend
 from daemon.backends.gpu.engine import default_folder
@@ -34,6 +35,7 @@ from daemon.micrograph import Micrograph
 from daemon.settings.config import BackendConfig
 from daemon.settings.profile import Profile
 from daemon.verdict import judge
+from daemon.verdict.residual import GAUSSIANS, Evidence
 from training.data import simulate
 from training.data.exposure import Detector, expose
 from training.data.truths import own_noise
@@ -43,6 +45,7 @@ Image = NDArray[np.float32]
 Source = tuple[str, Image]
 
 SIDE = 384
+SIDES = 256, 512, 1024, 2048, 4096
 DOSES = 2.0, 3000.0
 CONTRASTS = 0.05, 0.2, 0.5, 1.0
 CLEAN = 0.2
@@ -82,9 +85,15 @@ class Case:
     contrast: float
     ratio: float
     """True squared error of the result over that of the raw image."""
-    estimate: float | None
+    blurred: float
+    """True squared error of the best Gaussian blur of the raw image over that of the raw image."""
+    evidence: Evidence | None
     word: str
-    reasons: tuple[str, ...]
+    codes: tuple[str, ...]
+
+    @property
+    def estimate(self) -> float | None:
+        return None if self.evidence is None else self.evidence.error_ratio
 
 
 def broken(rng: np.random.Generator, image: Image, raw: Image, dose: float) -> tuple[str, Image]:
@@ -184,8 +193,10 @@ class Bench:
         except MicrographError:
             return None
         ratio = float(np.mean(np.square(done.image - truth))) / added
-        estimate = None if verdict.evidence is None else verdict.evidence.error_ratio
-        return Case(stratum, name, fault, detail, dose, contrast, ratio, estimate, verdict.word, verdict.reasons)
+        blurs = (gaussian_filter(raw.astype(np.float64), width) for width in GAUSSIANS)
+        blurred = min(float(np.mean(np.square(blur - truth))) for blur in blurs) / added
+        codes = tuple(reason.code for reason in verdict.why)
+        return Case(stratum, name, fault, detail, dose, contrast, ratio, blurred, verdict.evidence, verdict.word, codes)
 
     def seconds(self, side: int, rounds: int = 5) -> dict[str, float]:
         """Processor time of judging beside that of the network, in turn, for one side²."""
@@ -253,6 +264,8 @@ def summary(found: list[Case]) -> dict[str, Any]:
         chosen = [case for case in some if wanted(case)]
         return share(sum(case.word == "reject" for case in chosen), len(chosen))
 
+    beaten = [case for case in found if case.ratio > case.blurred]
+    clearly = [case for case in beaten if case.ratio > 1.2 * case.blurred]
     known = [case for case in found if case.estimate]
     both = np.log10([(max(case.ratio, 1e-3), max(case.estimate or 0, 1e-3)) for case in known]).T
     return {
@@ -260,6 +273,8 @@ def summary(found: list[Case]) -> dict[str, Any]:
         "sources": len({case.source for case in found}),
         "rejected of those worse than the raw image": rejected(worse),
         "not good of those worse than the raw image": share(sum(one.word != "good" for one in worse), len(worse)),
+        "not good of those worse than a Gaussian": share(sum(one.word != "good" for one in beaten), len(beaten)),
+        "not good of those clearly worse (by a fifth)": share(sum(one.word != "good" for one in clearly), len(clearly)),
         "rejected of those better than the raw image": rejected(better),
         "rejected of those better, without a fault": rejected(sound),
         "by fault": {
@@ -267,6 +282,7 @@ def summary(found: list[Case]) -> dict[str, Any]:
                 "rejected of the worse": rejected(worse, lambda case, fault=fault: case.fault == fault),
                 "rejected of the better": rejected(better, lambda case, fault=fault: case.fault == fault),
                 "words": dict(Counter(case.word for case in found if case.fault == fault)),
+                "codes": dict(Counter(code for case in found if case.fault == fault for code in case.codes)),
             }
             for fault in (NONE, *FAULTS)
         },
@@ -316,7 +332,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=600, help="of each of val, simulation and test_public")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--calibrate", action="store_true", help="leave test_public alone")
+    parser.add_argument("--calibrate", action="store_true", help="leave test_public and the clock alone")
     options = parser.parse_args()
     bench = Bench(options.threads)
     scenes = simulated(np.random.default_rng(1), 6)
@@ -337,7 +353,7 @@ def main() -> int:
             f"where neighbours correlate more than {judge.STRONGLY_CORRELATED}": judge.REJECTED_CORRELATED,
         },
         **summaries,
-        "processor seconds, side by side": [bench.seconds(side) for side in (256, 512, 1024, 2048, 4096)],
+        "processor seconds, side by side": [bench.seconds(side) for side in (() if options.calibrate else SIDES)],
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

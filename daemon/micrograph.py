@@ -90,3 +90,9 @@ class Micrograph:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     acquisition: Acquisition = UNKNOWN
+
+    @property
+    def bar(self) -> range:
+        """Rows of a data bar, by `metadata["data_bar"]`; none: empty."""
+        told = self.metadata.get("data_bar")
+        return range(0) if told is None else range(told["rows"][0], told["rows"][1] + 1)

@@ -42,12 +42,12 @@ def _denoise_all(
     reader: "Reader",
     progress: Progress,
 ) -> int:
-    failed = 0
+    failed, said = 0, set[str]()
     for path, relative in named.items():
         progress.next(str(path))
         try:
             for one in _pictures(config, weights, path, relative, reader, options.profile):
-                _denoise(config, backends, one, options.out, progress)
+                _denoise(config, backends, one, options.out, progress, said)
         except StorageError:
             raise
         except (MicrographError, TransientError) as error:

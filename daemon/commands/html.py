@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,7 @@ td.good, td.check, td.reject, td.quarantined { white-space: nowrap; } .good { co
 .check { color: #7a5b00; font-weight: 600; } .reject, .quarantined { color: #b3261e; font-weight: 600; }
 pre { font-size: .82em; background: #f5f6f7; padding: .8rem; }
 code { font-size: .92em; overflow-wrap: anywhere; }
+summary { cursor: pointer; } summary + ul { margin: .2rem 0; padding-left: 1.2rem; }
 @media print { body { margin: 0; } figure, tr { break-inside: avoid; } }
 """
 _QUALITY = 88
@@ -64,6 +66,20 @@ def text(value: object) -> str:
     return escape("\n".join(map(one_line, told.split("\n"))))
 
 
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A cell or caption of which the `head` is shown and the `rest` on a click."""
+
+    head: str
+    rest: tuple[str, ...] = ()
+
+    def as_html(self) -> str:
+        if not self.rest:
+            return text(self.head)
+        items = "".join(f"<li>{text(one)}</li>" for one in self.rest)
+        return f"<details><summary>{text(self.head)}</summary><ul>{items}</ul></details>"
+
+
 def table(
     head: Sequence[str], rows: Iterable[Sequence[object]], classes: Sequence[str] = (), *, dated: bool = False
 ) -> Iterator[str]:
@@ -75,7 +91,8 @@ def table(
     )
     for row in rows:
         cells = (f'<td class="{cell}">' if cell in classes else "<td>" for cell in row)
-        yield "<tr>" + "".join(f"{tag}{text(cell)}</td>" for tag, cell in zip(cells, row, strict=True)) + "</tr>"
+        shown = (cell.as_html() if isinstance(cell, Folded) else text(cell) for cell in row)
+        yield "<tr>" + "".join(f"{tag}{cell}</td>" for tag, cell in zip(cells, shown, strict=True)) + "</tr>"
     yield "</table></div>"
 
 

@@ -15,6 +15,7 @@ from daemon import __version__, formats
 from daemon.commands import html
 from daemon.commands.html import text
 from daemon.commands.shared import settings_of
+from daemon.counts.reason import SESSION
 from daemon.errors import MicrographError
 from daemon.ledger import sessions
 from daemon.ledger.jobs import Job, Ledger
@@ -57,10 +58,18 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
         "<b>check</b>: look at it for the reason given; <b>reject</b>: it is probably worse than the raw image. A "
         "denoised image is an estimate: measure on the raw data where it matters.</p>"
     )
+    common = _common(records)
+    if pictures:
+        yield from _pictures(every, pictures, common)
+    if common:
+        yield "<h2>Of the whole session</h2><ul>"
+        for one in common:
+            yield f"<li>{text(one.text)} ({one.number} of {len(records)} micrographs)</li>"
+        yield "</ul><p class='note'>Where this is why a result is <b>check</b>, the page names it by its code.</p>"
     yield "<h2>Micrographs</h2>"
     yield from html.table(
         ("finished", "micrograph", "verdict", "why", "counts per pixel", "profile", "pixels", "spikes"),
-        map(_row, every),
+        (_row(one, common) for one in every),
         WORDS,
         dated=True,
     )
@@ -68,17 +77,17 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
         yield "<h2>Not denoised</h2>"
         rows = ((_clock(job.updated), job.path, "quarantined", job.error or "") for job in refused)
         yield from html.table(("when", "file", "state", "reason"), rows, ("quarantined",), dated=True)
-    if pictures:
-        yield from _pictures(every, pictures)
-    yield "<h2>Hashes</h2><p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
+    yield "<details><summary>Hashes</summary>"
+    yield "<p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
     hashes = (
         (result.name, result.record.raw.sha256, result.record.output.sha256)
         for result in every
         if result.record is not None
     )
     yield from html.table(("micrograph", "raw", "result"), hashes)
-    yield "<h2>Settings</h2>"
+    yield "</details><details><summary>Settings</summary>"
     yield from _settings(config, records)
+    yield "</details>"
 
 
 def _results(job: Job) -> Iterator[_Result]:
@@ -125,7 +134,55 @@ def _weights(record: Record) -> str:
     return f"{used.name} ({'; '.join(f'{name} {digest}' for name, digest in (used.sha256 or {}).items())})"
 
 
-def _row(result: _Result) -> tuple[object, ...]:
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """A remark about camera, settings or files that most results of the session share."""
+
+    code: str
+    text: str
+    """As the first of them has it."""
+    number: int
+
+
+def _common(records: Sequence[Record]) -> list[_Common]:
+    """What is reported once for the session and not of each micrograph; nothing of records that have no codes."""
+    texts: dict[str, list[str]] = {}
+    for record in records:
+        found = {code: words for code, words in _reasons(record) if code in SESSION}
+        for code, words in found.items():
+            texts.setdefault(code, []).append(words)
+    most = [_Common(code, found[0], len(found)) for code, found in texts.items()]
+    return [one for one in most if one.number >= max(2, len(records) / 2)]
+
+
+def _reasons(record: Record) -> list[tuple[str, str]]:
+    """Codes and words of a verdict's reasons and remarks; the code of an older record is empty."""
+    found = _verdict(record)
+    codes = found.codes if len(found.codes) == len(found.reasons) else [""] * len(found.reasons)
+    pairs = list(zip(codes, found.reasons, strict=True))
+    return pairs + [(remark.code, remark.text) for remark in found.remarks]
+
+
+def _why(record: Record, common: Sequence[_Common]) -> html.Folded:
+    """The first reason of its own, the others folded; by their codes those that the session shares."""
+    shared = {one.code for one in common}
+    pairs, reasons = _reasons(record), _verdict(record).reasons
+    own = [words for code, words in pairs if code not in shared]
+    listed = {words for _, words in pairs}
+    own += [words for words in record.warnings if words not in listed]
+    first = next((words for code, words in pairs if words in reasons and code not in shared), None)
+    if first is not None:
+        return html.Folded(first, tuple(words for words in own if words != first))
+    of_session = ", ".join(code for code, words in pairs if words in reasons)
+    return html.Folded(f"see the whole session: {of_session}", tuple(own)) if of_session else _remarked(own)
+
+
+def _remarked(own: list[str]) -> html.Folded:
+    """Of a result for which nothing is doubtful."""
+    return html.Folded(f"{len(own)} remarks", tuple(own)) if len(own) > 1 else html.Folded("".join(own))
+
+
+def _row(result: _Result, common: Sequence[_Common]) -> tuple[object, ...]:
     when, record = _clock(result.job.updated), result.record
     if record is None:
         return when, result.name, result.word, "the result is no longer where it was", "", "", "", ""
@@ -133,7 +190,7 @@ def _row(result: _Result) -> tuple[object, ...]:
         when,
         result.name,
         result.word,
-        "; ".join(record.warnings),
+        _why(record, common),
         "unknown" if record.dose is None else f"{record.dose:.3g}",
         (record.profile and record.profile.name) or "",
         " x ".join(map(str, reversed(record.raw.shape or ()))),
@@ -141,7 +198,7 @@ def _row(result: _Result) -> tuple[object, ...]:
     )
 
 
-def _pictures(every: Sequence[_Result], number: int) -> Iterator[str]:
+def _pictures(every: Sequence[_Result], number: int, common: Sequence[_Common]) -> Iterator[str]:
     yield "<h2>Pictures</h2><p class='note'>Raw and denoised, same contrast. The doubtful ones come first.</p>"
     rank = {word: place for place, word in enumerate(WORDS)}
     shown = 0
@@ -149,11 +206,11 @@ def _pictures(every: Sequence[_Result], number: int) -> Iterator[str]:
         if shown == number:
             break
         picture = None if result.record is None else _preview(result.image)
-        if picture is None:
+        if picture is None or result.record is None:
             continue
         shown += 1
-        word, reasons = text(result.word), "; ".join(_verdict(result.record).reasons)
-        yield html.figure(picture, f'<b>{text(result.name)}</b>: <span class="{word}">{word}</span> {text(reasons)}')
+        word, why = text(result.word), _why(result.record, common).as_html()
+        yield html.figure(picture, f'<b>{text(result.name)}</b>: <span class="{word}">{word}</span> {why}')
     left_out = len(every) - shown
     if left_out:
         yield f'<p class="note">{left_out} more are not shown: no preview, or --pictures allows for no more.</p>'

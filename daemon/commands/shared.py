@@ -81,7 +81,10 @@ def _pictures(
         number, of, first = number + 1, section.of, section.first
 
 
-def _denoise(config: Config, backends: "dict[str, Backend]", one: "Work", out: Path, progress: Progress) -> None:
+def _denoise(
+    config: Config, backends: "dict[str, Backend]", one: "Work", out: Path, progress: Progress, said: set[str]
+) -> None:
+    """Denoise and write one; a remark of the whole session is made once, and its code then in `said`."""
     from daemon.service import steps
 
     backend = backends[one.choice.profile.weights]
@@ -91,5 +94,5 @@ def _denoise(config: Config, backends: "dict[str, Backend]", one: "Work", out: P
     adopted = " (was there already)" if outcome.written.adopted else ""
     which = "" if one.section is None else f"{one.section}: "
     told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
-    warnings = "".join(f"\n    warning: {warning}" for warning in outcome.warnings)
+    warnings = "".join(f"\n    warning: {warning}" for warning in outcome.news(said))
     progress.say(f"{which}{told} → {outcome.written.image}{adopted}{warnings}")

@@ -176,12 +176,13 @@ class Measured:
         }
 
 
-def measure(pixels: Pixels) -> Measured:
+def measure(pixels: Pixels, whole: bool | None = None) -> Measured:
     """Gain and offset of an image (H, W) of any real dtype, so that an average pixel's noise has its true size.
 
     How the noise's variance grows with the mean decides, the simplest explanation first: plain counts; proportional
     to counts; counts on a pedestal; or, if it does not grow with the signal, even noise and an unknown dose. At most
-    a million pixels are looked at. Raises MicrographError for an image without noise, too small or without numbers.
+    a million pixels are looked at. `whole`: whether the file holds integers; None: as the dtype. Raises
+    MicrographError for an image without noise, too small or without numbers.
     """
     if min(pixels.shape) < SMALLEST:
         raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
@@ -194,7 +195,7 @@ def measure(pixels: Pixels) -> Measured:
     average, darkest = float(spectra.mean.mean()), float(np.quantile(spectra.mean, 0.01))
     if not (isfinite(line.at(average)) and line.at(average) > TINY):
         raise MicrographError(_why_nothing(pixels, spectra.saturated))
-    whole = np.issubdtype(pixels.dtype, np.integer)
+    whole = np.issubdtype(pixels.dtype, np.integer) if whole is None else whole
     told = _counts(line, average, whole, seen) if average > 0 and spectra.negative <= NEGATIVE else None
     told = told or _on_pedestal(line, average, darkest, seen)
     if told is not None and told.offset and inner is not pixels and finite_mean(pixels) <= told.offset:

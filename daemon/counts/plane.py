@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.counts.reason import Reason
 from daemon.counts.scaling import Scaling
 from daemon.micrograph import Image, Pixels
 
@@ -47,18 +48,26 @@ class Survey:
 class Prepared:
     """What the network needs: the camera's pixels (H, W), what to replace, how to scale; and what is known of it.
 
-    `dose` is the mean counts per pixel, without the spikes; `warnings` are for the microscopist, `doubts` those of them
-    for which somebody should look at the result.
+    `dose` is the mean counts per pixel, without the spikes; for `doubts` somebody should check the result, `remarks`
+    should be known.
     """
 
     pixels: Pixels
     spikes: Spikes
     scaling: Scaling
     dose: float
-    warnings: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[Reason, ...] = ()
+    remarks: tuple[Reason, ...] = ()
     void: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
-    """Flat places of the pixels in regions without numbers, ascending: filled in for the network, not in the result."""
+    """Flat places, ascending, of what stays as it is: regions without numbers, data bar and fill value. They are filled
+    in for the network, not in the result."""
+    lines: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    """Flat places of the spikes that lie in defective columns and rows."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the microscopist: remarks, then doubts."""
+        return tuple(dict.fromkeys(reason.text for reason in (*self.remarks, *self.doubts)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,10 +4,12 @@ import logging
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
-from daemon.counts import spikes, voids
+from daemon.counts import lines, spikes, voids
 from daemon.counts.plane import SMALLEST, Plane, Prepared, Survey
 from daemon.counts.profiles import Choice
+from daemon.counts.reason import Reason
 from daemon.errors import EmdenoisedError, MicrographError
 from daemon.micrograph import Pixels
 
@@ -31,8 +33,8 @@ def plane(pixels: Pixels, choice: Choice, doses: tuple[float, float], find_spike
     `doses`: the mean counts per pixel that the weights were trained for, from and to.
 
     NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result, in which only regions
-    of them come back (`daemon.service.voids`). Raises
-    MicrographError for what is no image plane.
+    of them come back (`daemon.counts.voids`). So are the pixels of `choice.evidence.apart`. Raises MicrographError for
+    what is no image plane.
     """
     require_plane(pixels)
     false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
@@ -56,21 +58,40 @@ def _prepare(
 
 
 def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_alarm: float, survey: Survey) -> Prepared:
-    noise = choice.noise
-    found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=survey)
+    noise, apart = choice.noise, choice.evidence.apart
+    left = apart.left(pixels.shape[1])
+    known = np.union1d(left, apart.lines)
+    clean = lines.replaced(pixels, apart.lines)
+    if len(apart.lines):  # a block with a hot column has hidden its X-ray hits
+        survey = spikes.survey(clean, noise.effective_gain, noise.effective_offset, false_alarm)
+    without = _without(survey, clean, known) if len(known) else survey
+    found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=without)
     places = found.rows * pixels.shape[1] + found.columns
-    counted = np.isin(places, survey.missing, assume_unique=True, invert=True)
+    counted = np.isin(places, without.missing, assume_unique=True, invert=True)
     flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
-    mean = (survey.total - float(flagged)) / (pixels.size - len(found))
+    mean = (without.total - float(flagged)) / (pixels.size - len(found))
     dose, scaling = choice.counts(mean), noise.scaling(mean)
-    doubts = list(choice.doubts)
+    doubts, remarks = apart.reasons(pixels.shape)
+    doubts, remarks = [*choice.doubts, *doubts], [*choice.remarks, *remarks]
     for owner, limits in ((f"profile {choice.profile.name}", choice.profile.dose), ("the weights", doses)):
         if choice.dose_known and limits is not None and not limits[0] <= dose <= limits[1]:
-            doubts.append(f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}")
+            text = f"{dose:.3g} counts per pixel are outside the {limits[0]:g} to {limits[1]:g} of {owner}"
+            doubts.append(Reason("dose", text))
     void = voids.find(survey.missing, pixels.shape)
-    single = len(found) - len(void)
+    single = len(found) - len(known) - len(np.setdiff1d(void, known))
     if single > 1e-3 * pixels.size:
-        doubts.append(f"{single} pixels ({single / pixels.size:.1%}) were X-ray hits, hot or not finite")
-    remarks = [f"a region of {len(void)} pixels ({len(void) / pixels.size:.1%}) holds no numbers: it was left as it is"]
-    warnings = tuple(dict.fromkeys((*choice.warnings, *doubts, *(remarks if len(void) else ()))))
-    return Prepared(pixels, found, scaling, dose, warnings, tuple(doubts), void)
+        text = f"{single} pixels ({single / pixels.size:.1%}) were X-ray hits, hot or not finite"
+        doubts.append(Reason("spikes", text))
+    if len(void):
+        text = f"a region of {len(void)} pixels ({len(void) / pixels.size:.1%}) holds no numbers: it was left as it is"
+        remarks.append(Reason("void", text))
+    stays = np.union1d(void, left)
+    return Prepared(pixels, found, scaling, dose, tuple(doubts), tuple(remarks), stays, apart.lines)
+
+
+def _without(survey: Survey, pixels: Pixels, known: NDArray[np.intp]) -> Survey:
+    """A survey of the same pixels that takes the `known` places (n,), ascending, for missing."""
+    values = pixels.reshape(-1)[known].astype(np.float64)
+    total = survey.total - float(values[np.isfinite(values)].sum())
+    suspects = np.setdiff1d(survey.suspects, known, assume_unique=True)
+    return Survey(total, np.union1d(survey.missing, known), suspects)

@@ -5,8 +5,13 @@ from math import sqrt
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
+import numpy as np
+
+from daemon.counts import apart
+from daemon.counts.apart import Apart
 from daemon.counts.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
 from daemon.counts.noise import CORRELATED
+from daemon.counts.reason import Reason
 from daemon.counts.scaling import Noise, sharing
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
@@ -24,6 +29,9 @@ SAME_VOLTAGE = 1.0
 """Difference of high tensions, kV, that does not matter."""
 SATURATED = 1e-3
 """Share of pixels in the highest value from which on a warning is due."""
+MUCH_SATURATED = 1e-2
+"""Share from which on somebody should check the result: as of a patch that is left out of the measurement
+(`noise.MOST_MISSING`). Below it, as bright edges in an SEM image, what is not saturated is denoised as ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,8 @@ class Evidence:
     """Units per incident electron, by the file."""
     stated_dose: float | None = None
     """Mean incident electrons per pixel, by the file."""
+    apart: Apart = field(default_factory=Apart, compare=False, repr=False)
+    """What shows no specimen, and is left out of the measurement."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types; null where it is not known."""
@@ -63,9 +73,10 @@ class Choice:
     """Units per count, at frequency zero."""
     offset: float
     """Value at zero counts."""
-    warnings: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-    """Those of the warnings for which somebody should look at the result."""
+    doubts: tuple[Reason, ...] = ()
+    """Why somebody should check the result."""
+    remarks: tuple[Reason, ...] = ()
+    """What should be known of the counts."""
     dose_known: bool = True
     """False where the counts are a stand-in: only the noise was measured."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -73,6 +84,11 @@ class Choice:
     """Read-out noise, counts rms."""
     psf: float = 0.0
     """Standard deviation, in pixels, of the Gaussian over which counts are smeared."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the microscopist: remarks, then doubts."""
+        return tuple(reason.text for reason in (*self.remarks, *self.doubts))
 
     @property
     def noise(self) -> Noise:
@@ -109,7 +125,7 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
         if profile.dose is None or (profile.gain == "auto" and seen.measured is None):
             continue
         choice = scaled(profile, why, micrograph, seen)
-        dose = choice.counts(finite_mean(micrograph.pixels))
+        dose = choice.counts(finite_mean(apart.measurable(micrograph.pixels, seen.apart)))
         if choice.dose_known and profile.dose[0] <= dose <= profile.dose[1]:
             stated.append(f"measured {dose:.3g} counts per pixel")
             return replace(choice, why=f"{profile.name}: {', '.join(stated)}")
@@ -117,13 +133,19 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
     return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph, seen)
 
 
-def witness(micrograph: Micrograph) -> Evidence:
-    """What the image and its file say of the counts, before any profile is asked."""
+def witness(micrograph: Micrograph, separate: Apart | None = None) -> Evidence:
+    """What the image and its file say of the counts, before any profile is asked.
+
+    `separate`: what shows no specimen, if that is known; None: it is found here. Raises MicrographError if nothing of
+    the image was recorded.
+    """
     taken = micrograph.acquisition
+    separate = apart.find(micrograph) if separate is None else separate
     per_unit = taken.electrons_per_unit
     measured, unmeasured = None, None
     try:
-        measured = measure(micrograph.pixels)
+        whole = np.issubdtype(micrograph.pixels.dtype, np.integer)
+        measured = measure(apart.measurable(micrograph.pixels, separate), whole)
     except MicrographError as error:
         unmeasured = str(error)
     return Evidence(
@@ -131,6 +153,7 @@ def witness(micrograph: Micrograph) -> Evidence:
         unmeasured=unmeasured,
         stated_gain=None if per_unit is None else 1 / per_unit,
         stated_dose=taken.electrons_per_pixel,
+        apart=separate,
     )
 
 
@@ -142,7 +165,7 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
     measured = seen.measured
     if profile.camera is not None:
         choice, doubts = _calibrated(profile, why, micrograph, seen)
-        remarks: list[str] = []
+        remarks: list[Reason] = []
     elif profile.gain != "auto":
         # A sum of frames has the offset of each.
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
@@ -167,13 +190,14 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
             readout=camera.readout,
             psf=camera.psf,
         )
-        remarks, doubts = [measured.remark] if measured.remark else [], []
+        remarks, doubts = [Reason("gain", measured.remark)] if measured.remark else [], []
     if measured is not None:
-        doubts += [*against_file(choice, seen, measured), *saturation(measured)]
-    return replace(choice, warnings=(*remarks, *doubts), doubts=tuple(doubts))
+        doubts += against_file(choice, seen, measured)
+        (doubts if measured.saturated >= MUCH_SATURATED else remarks).extend(saturation(measured))
+    return replace(choice, doubts=tuple(doubts), remarks=tuple(remarks))
 
 
-def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> tuple[Choice, list[str]]:
+def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> tuple[Choice, list[Reason]]:
     """The camera that the profile names, and warnings where the micrograph cannot be from it."""
     assert profile.camera is not None
     path = Path(profile.camera)
@@ -192,14 +216,20 @@ def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Eviden
     if micrograph.pixels.shape != camera.size:
         size, own = (f"{width} x {height}" for height, width in (camera.size, micrograph.pixels.shape))
         doubts.append(
-            f"it is {own} pixels and camera {path.stem} was calibrated at {size}: with another binning its gain and "
-            "point spread differ; calibrate it so, or correct the profile"
+            Reason(
+                "camera-size",
+                f"it is {own} pixels and camera {path.stem} was calibrated at {size}: with another binning its gain "
+                "and point spread differ; calibrate it so, or correct the profile",
+            )
         )
     volts = micrograph.acquisition.voltage_kv
     if volts is not None and camera.voltage_kv is not None and abs(volts - camera.voltage_kv) > SAME_VOLTAGE:
         doubts.append(
-            f"it was taken at {volts:g} kV and camera {path.stem} was calibrated at {camera.voltage_kv:g} kV: an "
-            "electron gives another signal; calibrate it so, or correct the profile"
+            Reason(
+                "camera-voltage",
+                f"it was taken at {volts:g} kV and camera {path.stem} was calibrated at {camera.voltage_kv:g} kV: an "
+                "electron gives another signal; calibrate it so, or correct the profile",
+            )
         )
     if seen.measured is not None:
         doubts += against_profile(choice, seen.measured)
@@ -232,7 +262,7 @@ def offset_by_file(gain: float, measured: Measured) -> float | None:
     return offset if possible and offset <= measured.darkest and measured.line.fits(effective) else None
 
 
-def against_profile(choice: Choice, measured: Measured) -> list[str]:
+def against_profile(choice: Choice, measured: Measured) -> list[Reason]:
     """A warning if the image's noise is not that of counts with the gain and offset of the profile."""
     expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
     if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
@@ -255,10 +285,10 @@ def against_profile(choice: Choice, measured: Measured) -> list[str]:
         if choice.profile.camera is None
         else "calibrate the camera again, or correct `camera` in the profile"
     )
-    return [f"{subject}: {times}{stated}; {fits}{cause}; {remedy}"]
+    return [Reason("profile", f"{subject}: {times}{stated}; {fits}{cause}; {remedy}")]
 
 
-def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str]:
+def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[Reason]:
     """Warnings if gain or dose as the file states them and as they were found differ more than cameras explain.
 
     A camera that detects some of the electrons only, or not all alike, shows more noise, as if they were fewer; one
@@ -283,7 +313,7 @@ def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[str
             f"(gain {choice.gain:.3g}, offset {choice.offset:.3g}); if the camera adds a pedestal or scales its "
             "counts, state gain and offset in a profile"
         )
-    return remarks
+    return [Reason("file", text) for text in remarks]
 
 
 def smoothing(correlation: float) -> float:
@@ -291,11 +321,14 @@ def smoothing(correlation: float) -> float:
     return (1 + 2 * correlation) ** 2 if correlation > CORRELATED else 1.0
 
 
-def saturation(measured: Measured) -> list[str]:
+def saturation(measured: Measured) -> list[Reason]:
     """A warning if the image is saturated."""
     if measured.saturated < SATURATED:
         return []
     return [
-        f"{measured.saturated:.2%} of the pixels share the highest value: the camera or the file is saturated there, "
-        "and the dose is a lower limit; expose less, or export it without clipping"
+        Reason(
+            "saturated",
+            f"{measured.saturated:.2%} of the pixels share the highest value: the camera or the file is saturated "
+            "there, and the dose is a lower limit; expose less, or export it without clipping",
+        )
     ]

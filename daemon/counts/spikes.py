@@ -280,6 +280,7 @@ class _Field:
             (top, bottom), (left, right) = _widened(y, height), _widened(x, width)
             with np.errstate(over="ignore", invalid="ignore"):
                 counts = (self.pixels[top:bottom, left:right].astype(np.float64) - self.offset) / self.gain
+            counts[self.missing[top:bottom, left:right]] = np.nan  # a hot column is more than 1 % of a block
             inner, outer = (self._top(counts, steps) for steps in (INNER, OUTER))
             self.spreads[y, x] = inner, outer
         return self.spreads[y, x]

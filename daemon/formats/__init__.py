@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
+from daemon.formats import data_bar, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
 from daemon.formats.reading import CodecNeededError, DamagedError, Extent, explained
 from daemon.formats.references import is_reference
 from daemon.formats.safe_open import open_raw
@@ -134,6 +134,8 @@ def read(
     if not references:
         _refuse_no_picture(path, micrograph)
     micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), below)
+    if not references:
+        micrograph = data_bar.located(micrograph, below)
     if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)

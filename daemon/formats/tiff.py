@@ -16,7 +16,7 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats import data_bar, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
 from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
@@ -92,6 +92,8 @@ def read(
         **({"values": values.as_json()} if values.changes else {}),
         **tiff_values.handed_on(tags),
         **tiff_tags.origin(tags),
+        **({} if len(wanted.numbers) > 1 else tiff_values.fill_value(tags, values)),
+        **data_bar.of_tags(tags, first.height),
     }
     if wanted.stored > 1:
         metadata = stack.merged(metadata, tiff_stack.nature(layout, first, tags))

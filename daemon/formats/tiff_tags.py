@@ -21,7 +21,7 @@ _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
     """How it was taken, by the first vendor's header there is; all unknown without one."""
     for telling, found in (
-        (_of_fei_xml, _fei_xml(tags)),
+        (_of_fei_xml, fei_xml(tags)),
         (_of_tescan, tescan(tags)),
         (_of_eer, eer(tags)),
         (_of_jeol, jeol(tags, description)),
@@ -129,7 +129,7 @@ def _of_jeol(stated: Mapping[str, str]) -> Acquisition:
     )
 
 
-def _fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
+def fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
     """What Thermo Fisher's newer software writes as XML: single values, or a list of labels."""
     text = _text(tags.get(_FEI_XML))
     return {**_elements(text), **sidecars.labelled(text)}

@@ -21,6 +21,8 @@ _WHITE_IS_ZERO = 0
 _ORIENTATION = 274
 _UNITS, _ORIGIN, _SCALE = 65022, 65024, 65025
 """DigitalMicrograph's calibration of intensity, in its TIFF tags."""
+_NODATA = 42113
+"""GDAL's: the value of pixels that were not recorded, as text."""
 _LINEAR, _NONE = 0, 20
 """ImageJ's numbers of functions: a straight line, none."""
 _CALIBRATED_BITS = (8, 16)
@@ -129,6 +131,13 @@ def handed_on(tags: Mapping[int, Any]) -> dict[str, Any]:
     return found
 
 
+def fill_value(tags: Mapping[int, Any], values: StoredMeaning) -> dict[str, float]:
+    """For a micrograph's metadata: the value, as it is read, of pixels that the file marks as not recorded."""
+    stored = tags.get(_NODATA)
+    number = _number(stored.strip("\0 ")) if isinstance(stored, str) else None
+    return {} if number is None else {"fill": values.zero + values.slope * number}
+
+
 def brightness(origin: float, scale: float, units: str) -> dict[str, Any]:
     """DigitalMicrograph's calibration of intensity, (value - origin) × scale, for a micrograph's metadata."""
     units = units.strip("\0 ")
@@ -146,6 +155,8 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
         if stated["units"]:
             tags.append((_UNITS, "s", 0, stated["units"].encode("latin-1", "replace"), True))
         tags += [(_ORIGIN, "d", 1, stated["origin"], True), (_SCALE, "d", 1, stated["scale"], True)]
+    if "fill" in metadata:
+        tags.append((_NODATA, "s", 0, f"{metadata['fill']:g}", True))
     return tags
 
 

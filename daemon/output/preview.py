@@ -38,16 +38,25 @@ class Plane(Protocol):
 
 
 def render(
-    raw: Pixels, denoised: Image, *, pixels: int, size: PixelSize | None, title: str, caption: str
+    raw: Pixels,
+    denoised: Image,
+    *,
+    pixels: int,
+    size: PixelSize | None,
+    title: str,
+    caption: str,
+    bar: range = range(0),
 ) -> Picture.Image:
     """Raw | denoised, each binned by area to at most `pixels` a side, as an 8-bit greyscale picture.
 
-    `raw` (H, W) any real dtype, `denoised` (H, W) float32, both in the same units; neither is changed.
+    `raw` (H, W) any real dtype, `denoised` (H, W) float32, both in the same units; neither is changed. `bar`: rows of a
+    data bar, which contrast and scale bar leave alone.
     """
     height, width = denoised.shape
     bin_by = max(1, ceil(max(height, width) / pixels))
     panels = [binned(plane, bin_by) for plane in (raw, denoised)]
-    low, high = window(panels[1])
+    shown_bar = range(bar.start // bin_by, -(-bar.stop // bin_by))
+    low, high = window(np.delete(panels[1], shown_bar, axis=0))
     enlarge = max(1, _SMALLEST // max(panels[0].shape))
     left, right = (Picture.fromarray(grey(panel, low, high).repeat(enlarge, 0).repeat(enlarge, 1)) for panel in panels)
     text = max(13, round(left.width / 44))
@@ -59,11 +68,12 @@ def render(
     for x, panel, label in ((0, left, "raw"), (shown[0] + _GAP, right, "denoised")):
         canvas.paste(panel, (x + margins[0], margins[1]))
         _tag(draw, font, (x + text // 2, text // 2), text, label)
+    below = margins[1] + (len(panels[1]) - shown_bar.start) * enlarge if bar.stop == height else 0
     if size is not None:
         _scale_bar(
             draw,
             font,
-            (shown[0] + _GAP + text // 2, shown[1] - text // 2),
+            (shown[0] + _GAP + text // 2, shown[1] - text // 2 - below),
             text,
             0.25 * shown[0],
             PixelSize(size.y, size.x * bin_by / enlarge, size.unit),

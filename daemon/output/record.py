@@ -122,12 +122,24 @@ class WeightsUsed(_Part):
     """Hexadecimal, by file."""
 
 
+class Remark(_Part):
+    """What a microscopist should know of a result though it is no doubt about it."""
+
+    code: str = ""
+    text: str = ""
+
+
 class VerdictFound(_Part):
     """`judge.Verdict` as it stood; its figures are kept as they are."""
 
     word: str | None = None
     """good, check or reject."""
+    headline: str | None = None
+    """The first of the reasons."""
     reasons: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    """Of the reasons, one each."""
+    remarks: tuple[Remark, ...] = ()
 
 
 class Output(_Part):
@@ -156,6 +168,8 @@ class Record(_Part):
     dose_evidence: Mapping[str, Any] | None = None
     scaling: Mapping[str, Any] | None = None
     spikes: Spikes | None = None
+    lines: Mapping[str, Any] | None = None
+    """Hot and dead columns and rows."""
     void: Mapping[str, Any] | None = None
     weights: WeightsUsed | None = None
     config_sha256: str | None = None

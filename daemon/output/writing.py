@@ -131,7 +131,13 @@ def _draw(
     caption: str,
 ) -> Path:
     shown = preview.render(
-        micrograph.pixels, denoised, pixels=pixels, size=micrograph.pixel_size, title=title, caption=caption
+        micrograph.pixels,
+        denoised,
+        pixels=pixels,
+        size=micrograph.pixel_size,
+        title=title,
+        caption=caption,
+        bar=micrograph.bar,
     )
     path = temporary(folder)
     preview.save(shown, path, WRITER)

@@ -1,6 +1,7 @@
 """What readers and writers do with one micrograph, and what becomes of it where something goes wrong."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,8 @@ class Making:
         self._config, self._weights, self._ledger, self._put = config, weights, ledger, put
         self._accounts, self._metrics, self._blockage = accounts, metrics, blockage
         self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, below=config.folders.drop)
+        self._said: defaultdict[str, set[str]] = defaultdict(set)
+        """By folder: codes of remarks of a session that the log has."""
 
     def close(self) -> None:
         """No reading any more."""
@@ -136,7 +139,7 @@ class Making:
         self._metrics.finished(outcome.seconds, claimed.work.raw.size or 0, outcome.spikes, outcome.verdict)
         told = {"micrograph": job.path, "outcome": "done"}
         name = job.path if section is None else f"{job.path} ({section})"
-        log.info("%s", outcome.describe(name, job.revision), extra=told)
+        log.info("%s", outcome.describe(name, job.revision, self._said[job.path.rpartition("/")[0]]), extra=told)
         return True
 
     def attempt(self, job: Job, step: Callable[..., bool], *arguments: object) -> bool:

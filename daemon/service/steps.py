@@ -17,6 +17,7 @@ from daemon.counts import profiles, voids
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
+from daemon.counts.reason import SESSION, Reason
 from daemon.errors import MicrographError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph, Pixels
@@ -62,9 +63,18 @@ class Outcome:
     warnings: tuple[str, ...]
     """The verdict's reasons among them."""
     seconds: dict[str, float]
+    of_session: tuple[Reason, ...] = ()
+    """Those of the warnings that concern the camera, the settings or the way files are saved."""
 
-    def describe(self, path: str, revision: int) -> str:
-        """The log's one line about a finished micrograph."""
+    def news(self, said: set[str]) -> tuple[str, ...]:
+        """The warnings; of those of a session whose codes were `said` only the codes. All are said from now on."""
+        known = {reason.text: reason.code for reason in self.of_session if reason.code in said}
+        said.update(reason.code for reason in self.of_session)
+        again = (f"as before: {', '.join(dict.fromkeys(known.values()))}",) if known else ()
+        return *(warning for warning in self.warnings if warning not in known), *again
+
+    def describe(self, path: str, revision: int, said: set[str]) -> str:
+        """The log's one line about a finished micrograph; `said` as in `news`."""
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items())
         spikes = f", {self.spikes} spikes filled in" if self.spikes else ""
         number = f" (revision {revision})" if revision > 1 else ""
@@ -72,7 +82,7 @@ class Outcome:
             f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.verdict}, {self.dose}, "
             f"profile {self.profile}{spikes}, {sum(self.seconds.values()):.2f} s ({seconds})"
         )
-        return text + "".join(f"; warning: {warning}" for warning in self.warnings)
+        return text + "".join(f"; warning: {warning}" for warning in self.news(said))
 
 
 @contextmanager
@@ -157,7 +167,8 @@ def finish(
     with timed(work.seconds, "judge"):
         verdict = judge.judge(image, prepared, work.choice)
         image = voids.restored(image, prepared)
-    warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *prepared.warnings)))
+    remarks = (reason.text for reason in verdict.remarks)
+    warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *remarks)))
     dose = dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
     kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
@@ -175,7 +186,10 @@ def finish(
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    return Outcome(written, dose, name, len(prepared.spikes) - len(prepared.void), verdict.word, warnings, work.seconds)
+    left = len(prepared.void) + len(prepared.lines)
+    of_session = tuple(reason for reason in (*verdict.why, *verdict.remarks) if reason.code in SESSION)
+    spikes = len(prepared.spikes) - left
+    return Outcome(written, dose, name, spikes, verdict.word, warnings, work.seconds, of_session)
 
 
 def provenance(
@@ -219,9 +233,10 @@ def provenance(
             "level": scaling.level,
         },
         spikes=_spikes(micrograph.pixels, prepared),
+        lines=choice.evidence.apart.lines_as_json(micrograph.pixels.shape),
         void=voids.as_json(prepared.void, micrograph.pixels),
         weights=WeightsUsed(
-            asked=work.choice.profile.weights,
+            asked=choice.profile.weights,
             name=work.weights.manifest.name,
             network=work.weights.manifest.network,
             sha256=work.weights.manifest.sha256,
@@ -242,9 +257,10 @@ def provenance(
 
 
 def _spikes(pixels: Pixels, prepared: Prepared) -> Spikes:
-    """Without those in regions that hold no numbers at all."""
+    """Without those of hot lines, and in regions that hold no numbers at all."""
     spikes = prepared.spikes
-    single = np.isin(spikes.rows * pixels.shape[1] + spikes.columns, prepared.void, invert=True)
+    elsewhere = np.union1d(prepared.void, prepared.lines)
+    single = np.isin(spikes.rows * pixels.shape[1] + spikes.columns, elsewhere, invert=True)
     rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
     listed = tuple(
         Spike(row=int(row), column=int(column), raw=pixels[row, column].item(), filled_with=float(value))

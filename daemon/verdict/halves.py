@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 
 from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import Backend
+from daemon.counts import apart, lines
+from daemon.counts.apart import Apart
+from daemon.counts.noise import WINDOW
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice
+from daemon.counts.profiles import Choice, Evidence
 from daemon.counts.thinning import examine, thin
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
-from daemon.verdict.rings import RINGS, free_terms, ring_correlation
+from daemon.verdict import rings
+from daemon.verdict.rings import RINGS, free_terms
 
 LARGEST = 2048
 """Side of the middle of a larger image that is looked at, pixels."""
@@ -58,6 +62,9 @@ class Assessment:
     detail_raw: float | None
     """Period in pixels up to which the halves agree; None: nowhere."""
     detail_cross: float | None
+    invented: float
+    """Power of what both denoised halves hold and neither half as recorded, over the noise of a half; 0 if it may be
+    chance."""
 
     @property
     def gain_db(self) -> float:
@@ -74,7 +81,8 @@ class Assessment:
         return (
             f"at half the dose ({self.dose:.3g} counts per pixel): squared error {self.error:.3g} counts² "
             f"({max(low, 0):.3g} to {high:.3g}), {self.raw_error:.3g} as recorded: {self.gain_db:+.1f} dB; PSNR "
-            f"{self.psnr:.1f} dB, {self.raw_psnr:.1f} as recorded; detail down to {cross}, {raw} as recorded"
+            f"{self.psnr:.1f} dB, {self.raw_psnr:.1f} as recorded; detail down to {cross}, {raw} as recorded; invented "
+            f"texture: {f'{self.invented:.2g} of the noise power' if self.invented else 'none found'}"
         )
 
 
@@ -83,16 +91,19 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
 
     Raises MicrographError where its values are not plain counts, and says what was measured.
     """
+    pixels = apart.picture(pixels, choice.evidence.apart)
     height, width = pixels.shape
     top, left = (max(0, (side - LARGEST) // 2) for side in (height, width))
     middle = pixels[top : top + LARGEST, left : left + LARGEST]
     counts: Image = ((middle.astype(np.float64) - choice.offset) / choice.gain).astype(np.float32)
-    if not np.isfinite(counts).all():
+    if not np.isfinite(counts).all() or len(choice.evidence.apart.filled):
         raise MicrographError("not applicable: some of its values are no numbers")
-    evidence = examine(counts, middle.dtype.name)
+    bad = lines.find(middle)
+    evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
     if evidence.reasons:
         raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
-    plain = Choice(choice.profile, "a half", 1.0, 0.0)
+    known = Evidence(apart=Apart(lines=bad))  # in both halves
+    plain = Choice(choice.profile, "a half", 1.0, 0.0, evidence=known)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
     done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))
     sound = np.ones(counts.shape, bool)
@@ -118,6 +129,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
         frc_cross=_listed(cross),
         detail_raw=_detail(raw, counts.shape),
         detail_cross=_detail(cross, counts.shape),
+        invented=_invented((first, second), (ours, other), dose),
     )
 
 
@@ -136,10 +148,29 @@ def _error(pairs: tuple[tuple[Image, Image], ...], sound: NDArray[np.bool_]) -> 
     return float(excess.mean() * excess.size / sound.sum()), float(blocks.std(ddof=1)) / sqrt(len(blocks))
 
 
+def _invented(denoised: tuple[Image, Image], halves: tuple[Image, Image], dose: float) -> float:
+    """Power that two denoised halves (H, W) share with each other but not with the other half, over the noise.
+
+    The noise of the other half is in no denoised one, so what they share beyond that the network has added. An estimate
+    that is only too faint shares less with the other denoised half than with the other half.
+    """
+    shape = denoised[0].shape
+    window = np.outer(*(np.hanning(side) for side in shape))
+    spectra = (np.fft.rfft2((image - image.mean()) * window).ravel() for image in (*denoised, *halves))
+    one, two, ours, other = spectra
+    ring, twins = rings.terms(shape)
+    noise = dose * float(np.square(window).sum())
+    excess = (one * two.conj() - (one * other.conj() + two * ours.conj()) / 2).real * twins
+    chance = (np.square(np.abs(one)) + np.square(np.abs(two))) / 8 * noise * np.square(twins)
+    common, variance = (np.bincount(ring, terms, RINGS + 1)[:RINGS] for terms in (excess, chance))
+    beyond = common > CHANCE * np.sqrt(WINDOW * variance)
+    return float(common[beyond].sum() / (noise * twins.sum()))
+
+
 def _correlation(first: Image, second: Image) -> NDArray[np.float64]:
     """Fourier ring correlation of two images (H, W) under a Hann window."""
     window = np.outer(*(np.hanning(side) for side in first.shape))
-    return ring_correlation(*((image - image.mean()) * window for image in (first, second)))
+    return rings.ring_correlation(*((image - image.mean()) * window for image in (first, second)))
 
 
 def _detail(correlation: NDArray[np.float64], shape: tuple[int, ...]) -> float | None:

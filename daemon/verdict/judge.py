@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from daemon.counts.plane import Prepared, Spikes
 from daemon.counts.profiles import Choice
+from daemon.counts.reason import Reason
 from daemon.counts.scaling import Scaling, sharing
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
@@ -40,6 +41,11 @@ NOISE_KEPT, UNTOUCHED = 0.45, 0.9
 BLOCK_REMOVED = 1.5
 """Of a block, over the noise: no more than that is removed."""
 CORRELATED = 0.2
+"""Of neighbours: above it noise and structure look alike, and a network leaves some; a Gaussian blur is the measure."""
+BEATEN = 0.05
+"""Squared error over the raw image's by which a Gaussian blur may be closer to the truth."""
+INVENTED = 0.03
+"""Power over the noise's of what is in the result alone."""
 NOT_NOISE = 0.1
 """By so much may what was removed be more correlated between neighbours than the detector makes it."""
 STRUCTURE_LOST = 0.15
@@ -55,8 +61,10 @@ class Verdict:
 
     word: Word
     """good: nothing speaks against it; check: look at it; reject: it is probably worse than the raw image."""
-    reasons: tuple[str, ...]
+    why: tuple[Reason, ...]
     """Why it is not good, the most important first."""
+    remarks: tuple[Reason, ...]
+    """What should be known, and does not make it doubtful."""
     mean_raw: float
     mean_denoised: float
     mean_shift: float
@@ -71,8 +79,28 @@ class Verdict:
     evidence: Evidence | None
     """What the difference between raw and denoised says; None where the image shows no noise."""
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not good, in words."""
+        return tuple(reason.text for reason in self.why)
+
+    @property
+    def headline(self) -> str | None:
+        """The most important of them."""
+        return self.why[0].text if self.why else None
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON types; `reasons` and `codes` go together, `details` are all reasons but the headline."""
+        figures = {key: value for key, value in asdict(self).items() if key not in ("word", "why", "remarks")}
+        return {
+            "word": self.word,
+            "headline": self.headline,
+            "reasons": list(self.reasons),
+            "codes": [reason.code for reason in self.why],
+            "details": list(self.reasons[1:]),
+            "remarks": [reason.as_json() for reason in self.remarks],
+            **figures,
+        }
 
 
 def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
@@ -104,26 +132,26 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     reasons = list(rejected)
     counted = scaling.zero - choice.offset
     change = -shift * gain / (counted if counted > 0 else dose * gain)
-    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
-        reasons.append(f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
-    if sums.worst > BLOCK_COUNTING_ERRORS:
-        reasons.append(f"the mean of a {BLOCK} x {BLOCK} block changed by {sums.worst:.1f} counting errors")
+    reasons += _of_means(change, errors, sums.worst)
+    remarks: list[Reason] = []
     if evidence is None:
-        reasons.append("it shows no noise (blank, enlarged or synthetic), so nothing tells how good the result is")
+        text = "it shows no noise (blank, enlarged or synthetic), so nothing indicates how good the result is"
+        reasons.append(Reason("no-noise", text))
     elif min(pixels.shape) >= SMALLEST:
         reasons += _doubts(evidence, choice.dose_known)
+        remarks += _remarks(evidence)
         if sums.most > BLOCK_REMOVED * evidence.noise:
-            reasons.append(
-                f"{sums.most / evidence.noise:.2g} times the noise was removed from a {BLOCK} x {BLOCK} block: "
-                "compare the raw image"
-            )
+            text = f"{sums.most / evidence.noise:.2g} times the noise was removed from a {BLOCK} x {BLOCK} block"
+            reasons.append(Reason("block-removed", f"{text}: compare the raw image"))
     if min(pixels.shape) < SMALLEST:
         height, width = pixels.shape
-        reasons.append(f"{width} x {height} pixels are fewer than the network was trained on")
+        reasons.append(Reason("small", f"{width} x {height} pixels are fewer than the network was trained on"))
     reasons += prepared.doubts
+    remarks += prepared.remarks
     return Verdict(
         word="reject" if rejected else "check" if reasons else "good",
-        reasons=tuple(reasons),
+        why=tuple(reasons),
+        remarks=tuple(remarks),
         mean_raw=mean_denoised + gain * shift,
         mean_denoised=mean_denoised,
         mean_shift=change,
@@ -135,42 +163,71 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     )
 
 
-def _against(found: Evidence) -> Iterator[str]:
+def _against(found: Evidence) -> Iterator[Reason]:
     """Why the result is probably worse than the raw image."""
     limit = REJECTED_CORRELATED if found.detector_correlation > STRONGLY_CORRELATED else REJECTED
     if found.error_ratio > limit:
-        yield (
+        yield Reason(
+            "worse",
             f"its squared error is estimated at {found.error_ratio:.2g} times the raw image's: use that one, and check "
-            "gain, offset and profile"
+            "gain, offset and profile",
         )
 
 
-def _doubts(found: Evidence, dose_known: bool) -> Iterator[str]:
-    """What else somebody should look at."""
-    structured = found.kept > MOSTLY_STRUCTURE and dose_known
-    if found.kept_alone > NOISE_KEPT:
-        yield f"about {found.kept_alone:.0%} of the noise is still in it, also where nothing else is to be seen"
+def _of_means(change: float, errors: float, worst: float) -> Iterator[Reason]:
+    """Whether means were kept: of all pixels, by share and in counting errors, and of the worst block."""
+    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
+        yield Reason("mean", f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
+    if worst > BLOCK_COUNTING_ERRORS:
+        text = f"the mean of a {BLOCK} x {BLOCK} block changed by {worst:.1f} counting errors"
+        yield Reason("block-mean", text)
+
+
+def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
+    """What else somebody should check."""
+    if found.invented > INVENTED:
+        share = f"{sqrt(found.invented):.0%} of the noise's standard deviation"
+        yield Reason("invented", f"it holds structure that the raw image does not ({share}): compare the raw image")
+    correlated = found.detector_correlation > CORRELATED and not (found.kept > MOSTLY_STRUCTURE and dose_known)
+    if found.kept_alone > NOISE_KEPT and not correlated:
+        share = f"about {found.kept_alone:.0%} of the noise is still in it"
+        yield Reason("noise-left", f"{share}, also where nothing else is to be seen")
     elif found.kept_most > UNTOUCHED:
-        yield f"in a part of it about {min(found.kept_most, 1):.0%} of the noise is still there: compare the raw image"
-    if found.detector_correlation > CORRELATED and not structured:
-        yield (
-            f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
-            "interpolation makes it: the network was trained on noise that is not, and may leave false structure"
+        share = f"about {min(found.kept_most, 1):.0%} of the noise is still there"
+        yield Reason("part-untouched", f"in a part of it {share}: compare the raw image")
+    if found.over_gaussian > BEATEN:
+        yield Reason(
+            "gaussian",
+            f"a Gaussian blur of {found.gaussian:g} pixels is estimated to be closer to the truth (by "
+            f"{min(found.over_gaussian, 1):.0%} of the raw image's squared error): compare the raw image",
         )
     if found.residual_correlation > max(found.detector_correlation, 0) + NOT_NOISE:
-        yield (
+        yield Reason(
+            "over-smoothed",
             "more than noise was removed: what was is correlated between neighbouring pixels "
-            f"({found.residual_correlation:.2f})"
+            f"({found.residual_correlation:.2f})",
         )
     if found.structure_removed > STRUCTURE_LOST:
-        yield f"the strongest structure lost about {min(found.structure_removed, 1):.0%} of its contrast"
+        share = f"about {min(found.structure_removed, 1):.0%} of its contrast"
+        yield Reason("contrast-lost", f"the strongest structure lost {share}")
     if found.line_removed > LINE_LOST and found.line_share > STRUCTURE_LOST:
-        yield (
-            f"a structure of {found.line_spacing:.3g} pixels lost about {found.line_share:.0%} of its contrast: "
-            "compare the raw image"
+        share = f"about {found.line_share:.0%} of its contrast"
+        yield Reason(
+            "spacing-lost", f"a structure of {found.line_spacing:.3g} pixels lost {share}: compare the raw image"
         )
     if found.contrast > STRONG_CONTRAST:
-        yield f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
+        text = f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
+        yield Reason("contrast", text)
+
+
+def _remarks(found: Evidence) -> Iterator[Reason]:
+    """What should be known of the image."""
+    if found.detector_correlation > CORRELATED:
+        yield Reason(
+            "correlated",
+            f"the noise of neighbouring pixels is correlated ({found.detector_correlation:.2f}), as a scintillator or "
+            f"interpolation makes it: about {min(max(found.kept, 0), 1):.0%} of it is still in the result",
+        )
 
 
 Values = NDArray[np.floating[Any]]

@@ -52,6 +52,8 @@ must, and it have so large a share of the mean counts: where light ends, the edg
 STRONG = 10.0
 """Terms in which the result has so many times the noise's power are certainly structure."""
 TINY = 1e-20
+GAUSSIANS = (1.0, 1.5, 2.0, 3.0)
+"""Standard deviations, pixels, of the blurs that a result is compared with."""
 CERTAIN = 5.0
 """Standard errors beyond which it is no chance that structure was removed."""
 
@@ -90,6 +92,13 @@ class Evidence:
     """Of that frequency, pixels."""
     contrast: float
     """Standard deviation of the result over its mean counts, on scales above a few pixels."""
+    over_gaussian: float = -1.0
+    """Estimated squared error of the result less that of the best Gaussian, over the raw image's: above 0 that blur is
+    closer to the truth."""
+    gaussian: float = 0.0
+    """Standard deviation of that Gaussian, pixels."""
+    invented: float = 0.0
+    """Power of what is in the result and not in the raw image, over the noise: 0 if it may be chance."""
 
 
 def examine(
@@ -127,6 +136,7 @@ def examine(
     alone, most = plan.alone(common, there, noise, weights)
     variance = plan.mean(noise[None])
     line, share, spacing = plan.line(gone, power, weights)
+    width, blurred = plan.blurred(power, noise, weights)
     return Evidence(
         noise=variance,
         removed=removed,
@@ -141,6 +151,9 @@ def examine(
         line_share=share,
         line_spacing=spacing,
         contrast=sqrt(plan.broad(shown, weights) / float(counts.mean())),
+        over_gaussian=(plan.mean(gone, weights) + 2 * kept - blurred) / variance,
+        gaussian=width,
+        invented=plan.invented((lost * left.conj()).real, shown, noise, weights) / variance,
     )
 
 
@@ -281,6 +294,34 @@ class _Plan:
         common = float((product * strong).sum())
         chance = sqrt(WINDOW / 2 * float((power * noise * np.square(strong)).sum()))
         return common / float((power * strong).sum()) if abs(common) > CERTAIN * chance else 0.0
+
+    def blurred(self, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
+        """Of Gaussian blurs, standard deviation and Stein's estimate (with the noise added) of the best."""
+        raw = _average(power, weights)
+        found = []
+        for width in GAUSSIANS:
+            passed = np.exp(-2 * (np.pi * width * self.frequency) ** 2)
+            terms = np.square(1 - passed) * raw + 2 * passed * noise
+            found.append((float((terms * self.weight).sum()), width))
+        least, width = min(found)
+        return width, least
+
+    def invented(self, product: Terms, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+        """Power of what the result holds and the raw image does not.
+
+        What was removed has nothing in common with an estimate that is right but some of the noise that was kept, which
+        adds. So where `product` of both amplitudes is negative beyond chance, by ring, the result holds what was never
+        in the raw image. `power`: of the result.
+        """
+        weight = weights[:, None, None] * self.weight
+        products, chances = product * weight, power * noise * np.square(weight)
+        total = 0.0
+        for low, high in pairwise(RINGS):
+            ring = (self.frequency > low) & (self.frequency <= high)
+            common = float(products[:, ring].sum())
+            if common < -CERTAIN * sqrt(WINDOW / 2 * float(chances[:, ring].sum())):
+                total -= common
+        return total
 
     def line(self, gone: Terms, seen: Terms, weights: NDArray[np.float64]) -> tuple[float, float, float]:
         """The single frequency that stands out most from its ring in what was removed.

@@ -35,6 +35,21 @@ def test_the_verdicts_tables() -> None:
         assert f"|{label}|{reported}|" in QUALITY
 
 
+def test_the_share_of_healthy_micrographs_that_are_good() -> None:
+    document = " ".join((ROOT / "docs" / "verdict.md").read_text("utf-8").split())
+    before, now = result("healthy-before.json"), result("healthy.json")
+    good, of = now["good"]["number"], now["good"]["of"]
+    listed = (ROOT / "benchmarks" / "healthy.txt").read_text("utf-8").splitlines()
+    assert of == sum(not line.startswith("#") for line in listed) == len(now["micrographs"])
+    assert (
+        f"{before['good']['number']} of {of} were good before, {good} of {of} ({good / of:.0%}".replace("%", " %")
+        in document
+    )
+    caught = now["faults caught"]
+    assert f"Of {caught['of']} broken results of the same images {caught['number']} are not good" in document
+    assert f"({before['faults caught']['number']} before" in document
+
+
 def test_every_look_at_the_public_set_is_told() -> None:
     document = " ".join((ROOT / "docs" / "verdict.md").read_text("utf-8").split())
     for run in ("1", "2", "3"):

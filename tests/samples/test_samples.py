@@ -47,6 +47,11 @@ def test_what_a_record_does_not_say_has_its_default() -> None:
             "spikes": 1,
             "reasons": ["64 x 64 pixels are fewer than the network was trained on"],
             "backend": "cpu: ONNX Runtime 1.32.0, float32, 1 threads",
+            "weights": {
+                "asked": None,
+                "name": "fast",
+                "sha256": json.loads((HERE / "judged.json").read_text())["weights"]["sha256"]["model.onnx"],
+            },
         },
     }
     assert loaded("section.json").raw.section == 2

@@ -76,6 +76,46 @@ def test_the_page_tells_everything_of_every_micrograph_and_needs_nothing_else(se
     assert all(doubtful < text.index(f"{name}</b>") for name in ("low/a.tif", html.escape(NASTY)))
 
 
+def told(*codes: str, remarks: tuple[str, ...] = ()) -> dict[str, object]:
+    """A record whose reasons are "about CODE", with 1 of this record's own in it."""
+    reasons = [f"about {code}" for code in codes]
+    found = [{"code": code, "text": f"about {code}"} for code in remarks]
+    return {
+        "verdict": {"reasons": reasons, "codes": list(codes), "remarks": found},
+        "warnings": [*reasons, "of the file"],
+    }
+
+
+def test_what_most_of_a_session_share_is_reported_once() -> None:
+    records = [told("profile", "mean"), told("profile"), told(remarks=("profile",)), told("saturated", "worse")]
+    (common,) = report._common(records)
+    assert (common.code, common.text, common.number) == ("profile", "about profile", 3)
+    heads = [report._why(record, [common]) for record in records]
+    assert heads[0] == document.Folded("about mean", ("of the file",))
+    assert heads[1] == document.Folded("see the whole session: profile", ("of the file",))
+    assert heads[2] == document.Folded("of the file")
+    assert heads[3] == document.Folded("about saturated", ("about worse", "of the file"))
+
+
+def test_what_is_wrong_with_results_is_reported_of_each() -> None:
+    assert report._common([told("worse"), told("worse"), told("worse")]) == []
+
+
+def test_a_record_without_codes_is_read_as_before() -> None:
+    old = {"verdict": {"reasons": ["too dark"]}, "warnings": ["too dark", "of the file"]}
+    assert report._common([old, old]) == []
+    assert report._why(old, []) == document.Folded("too dark", ("of the file",))
+    assert report._why({"verdict": 3, "warnings": "text"}, []) == document.Folded("")
+
+
+def test_pictures_come_first_and_details_are_folded(session: Site, tmp_path: Path) -> None:
+    page = tmp_path / "session.html"
+    assert command(session, "report", "last", "-o", str(page)) == 0
+    text = page.read_text("utf-8")
+    assert text.index("data:image") < text.index("<h2>Micrographs</h2>") < text.index("<summary>Hashes</summary>")
+    assert "<script" not in text
+
+
 def test_fewer_pictures_keep_the_doubtful_ones(session: Site, tmp_path: Path) -> None:
     page = tmp_path / "session.html"
     assert command(session, "report", "low", "--pictures", "1", "-o", str(page)) == 0

@@ -77,7 +77,7 @@ def test_a_sum_of_frames_has_the_offset_of_each() -> None:
 
 def test_a_micrograph_is_measured_once_whatever_is_chosen(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(profiles, "measure", lambda pixels: calls.append(1) or gain.measure(pixels))
+    monkeypatch.setattr(profiles, "measure", lambda pixels, *_: calls.append(1) or gain.measure(pixels))
     settings = config(
         profiles={
             name: {"gain": "auto", "dose": [low, 2 * low], "match": {"measured": True}}

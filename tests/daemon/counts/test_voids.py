@@ -78,3 +78,30 @@ def test_arrays_keep_theirs_too() -> None:
     with Denoiser(backend="cpu", gain=1.0) as denoiser, pytest.warns(UserWarning, match="holds no numbers"):
         result = denoiser.denoise(image)
     assert np.isnan(result[:10]).all() and np.isfinite(result[10:]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_the_fill_value_that_a_file_states_stays_and_is_in_no_figure(tmp_path: Path, dtype: type) -> None:
+    image = np.random.default_rng(0).poisson(50, (200, 200)).astype(dtype)
+    clean = image.copy()
+    image[20:40, :70] = 9999
+    path, out = tmp_path / "a.tif", tmp_path / "out"
+    tags = [(42113, 2, 5, b"9999\0", True)]
+    tifffile.imwrite(path, image, photometric="minisblack", metadata=None, extratags=tags)
+    assert main.main(["denoise", str(path), "-o", str(out)]) == 0
+    record = json.loads((out / "a.tif.json").read_text())
+    assert record["void"] == {"pixels": 20 * 70, "rows": [20, 39], "columns": [0, 69]}
+    assert record["spikes"]["count"] == 0 and record["dose"] == pytest.approx(50, rel=0.03)
+    assert any("hold the file's fill value: they were left as they are" in text for text in record["warnings"])
+    with tifffile.TiffFile(out / "a.tif") as file:
+        result = file.asarray()
+        assert file.pages.first.tags[42113].value == "9999"
+    assert (result[20:40, :70] == 9999).all()
+    assert np.abs(result - clean)[np.r_[0:19, 41:200]].max() < 5 * np.sqrt(50)
+
+
+def test_an_image_of_fill_value_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tags = [(42113, 2, 2, b"7\0", True)]
+    tifffile.imwrite(tmp_path / "a.tif", np.full(SHAPE, 7, np.uint16), metadata=None, extratags=tags)
+    assert main.main(["denoise", str(tmp_path / "a.tif"), "-o", str(tmp_path / "out")]) == 1
+    assert "holds the fill value that its file states" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """The error of a result without its truth, compared with the truth that only a simulation knows."""
 
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from daemon.backends import manifest
 from daemon.backends.cpu import CpuBackend
 from daemon.commands import main
+from daemon.counts.plane import Denoised, Plane
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.counts.thinning import thin
@@ -48,6 +51,32 @@ def test_the_error_that_is_told_is_the_true_one(backend: CpuBackend, dose: float
     assert told.raw_error == pytest.approx(dose / 2, rel=0.02)
     assert told.gain_db > 3
     assert told.psnr - told.raw_psnr == pytest.approx(10 * np.log10(told.raw_error / told.error))
+
+
+class Inventive:
+    """A backend that adds a lattice to each result."""
+
+    name = "inventive"
+
+    def __init__(self, backend: CpuBackend, amplitude: float) -> None:
+        self._backend, self._amplitude = backend, amplitude
+
+    def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
+        for one in self._backend.denoise(planes):
+            x = np.arange(one.image.shape[1], dtype=np.float32)
+            yield replace(one, image=one.image + self._amplitude * np.sin(2 * np.pi * x / 5.3).astype(np.float32))
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def test_what_a_network_adds_to_both_halves_is_found(backend: CpuBackend) -> None:
+    counts = np.random.default_rng(1).poisson(truth(60.0)).astype(np.uint16)
+    amplitude = 3.0
+    found = assess(counts, PLAIN, MANIFEST, Inventive(backend, amplitude))
+    assert found.invented == pytest.approx(amplitude**2 / 2 / 30, rel=0.15)
+    honest = assess(counts, PLAIN, MANIFEST, backend)
+    assert honest.invented < 0.01 and "invented texture" in honest.describe()
 
 
 def test_detail_ends_where_the_specimens_does(backend: CpuBackend) -> None:

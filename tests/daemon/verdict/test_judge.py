@@ -1,6 +1,10 @@
 """Is the result believed for the right reasons, and doubted for the right ones?"""
 
+import json
+import re
 from dataclasses import fields
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 from daemon.backends.canary import NO_SPIKES
 from daemon.counts.plane import Prepared, Spikes
 from daemon.counts.profiles import Choice
+from daemon.counts.reason import SESSION, Code, Reason
 from daemon.counts.scaling import noise_units
 from daemon.errors import MicrographError
 from daemon.settings.profile import Profile
@@ -26,10 +31,10 @@ def judge(
     gain: float = 1.0,
     offset: float = 0.0,
     spikes: Spikes = NO_SPIKES,
-    doubts: tuple[str, ...] = (),
+    doubts: tuple[Reason, ...] = (),
 ) -> trust.Verdict:
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
-    return trust.judge(out, Prepared(raw, spikes, noise_units(DOSE, gain, offset), DOSE, (), doubts), choice)
+    return trust.judge(out, Prepared(raw, spikes, noise_units(DOSE, gain, offset), DOSE, doubts), choice)
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_the_true_image_is_believed_in_any_units(raw: NDArray[np.float64], gain:
 
 
 def test_what_was_doubted_before_the_network_ran_is_a_reason_to_check(raw: NDArray[np.float64]) -> None:
-    verdict = judge(raw, np.full(SHAPE, DOSE, np.float32), doubts=("the dose is outside",))
+    verdict = judge(raw, np.full(SHAPE, DOSE, np.float32), doubts=(Reason("dose", "the dose is outside"),))
     assert verdict.word == "check" and verdict.reasons == ("the dose is outside",)
 
 
@@ -93,6 +98,28 @@ def test_one_wrong_tile_among_many_is_noticed(share: float) -> None:
 def test_a_network_that_leaves_half_of_the_noise_is_noticed(raw: NDArray[np.float64]) -> None:
     verdict = judge(raw, ((raw + DOSE) / 2).astype(np.float32))
     assert verdict.word == "check" and "about 50% of the noise is still in it" in verdict.reasons[0]
+
+
+def smeared(noise: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    y, x = (np.fft.fftfreq(side) for side in noise.shape)
+    passed = np.exp(-2 * (np.pi * width) ** 2 * (y[:, None] ** 2 + x**2))
+    return np.fft.ifft2(np.fft.fft2(noise) * passed).real
+
+
+@pytest.mark.parametrize(("kept", "codes"), [(0.0, []), (0.6, ["noise-left", "gaussian"])])
+def test_correlated_noise_is_a_remark_and_doubtful_only_where_a_blur_is_better(kept: float, codes: list[str]) -> None:
+    noise = smeared(np.random.default_rng(6).normal(0, 2.5 * np.sqrt(DOSE), (512, 512)), 0.6)
+    out = (DOSE + kept * noise).astype(np.float32)
+    verdict = judge(DOSE + noise, out)
+    assert [reason.code for reason in verdict.why if reason.code != "block-mean"] == codes
+    assert [remark.code for remark in verdict.remarks] == ["correlated"]
+
+
+def test_a_lattice_that_is_in_the_result_alone_is_noticed(raw: NDArray[np.float64]) -> None:
+    lattice = 0.4 * np.sqrt(DOSE) * np.sin(2 * np.pi * np.arange(SHAPE[1]) / 5.1)
+    verdict = judge(raw, (np.full(SHAPE, DOSE) + lattice).astype(np.float32))
+    assert verdict.word == "check" and verdict.why[0].code == "invented"
+    assert "structure that the raw image does not (30%" in verdict.reasons[0]
 
 
 def test_removing_more_than_noise_is_noticed(raw: NDArray[np.float64]) -> None:
@@ -198,3 +225,21 @@ def test_where_neighbours_correlate_the_limit_is_lower() -> None:
     for correlation, rejected in ((0.0, False), (0.6, True)):
         found = trust.Evidence(**{**known, "error_ratio": 0.9, "detector_correlation": correlation})
         assert any(trust._against(found)) == rejected
+
+
+def test_every_code_is_explained() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in document.splitlines() if line.startswith("| `")]
+    explained = [code for row in rows for code in re.findall(r"`([a-z-]+)`", row)]
+    assert sorted(explained) == sorted(get_args(Code)) and set(get_args(Code)) > SESSION
+
+
+def test_the_record_has_headline_details_codes_and_remarks(raw: NDArray[np.float64]) -> None:
+    doubts = (Reason("dose", "too low"), Reason("bar", "a bar"))
+    prepared = Prepared(raw, NO_SPIKES, noise_units(DOSE), DOSE, doubts, (Reason("gain", "measured"),))
+    choice = Choice(Profile(name="p"), "test", 1.0, 0.0)
+    told = trust.judge(np.full(SHAPE, DOSE, np.float32), prepared, choice).as_json()
+    assert (told["word"], told["headline"], told["details"]) == ("check", "too low", ["a bar"])
+    assert told["codes"] == ["dose", "bar"] and told["reasons"] == ["too low", "a bar"]
+    assert told["remarks"] == [{"code": "gain", "text": "measured"}]
+    json.dumps(told)

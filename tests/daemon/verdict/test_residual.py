@@ -179,3 +179,45 @@ def test_a_tile_that_was_left_as_it_was_is_found(raw: Image) -> None:
     some[128:256, 256:384] = raw[128:256, 256:384]
     assert examine(raw, some).kept_most == pytest.approx(1, abs=0.05)
     assert examine(raw, truth()).kept_most < 0.15
+
+
+def blurred(image: Image, width: float) -> Image:
+    """A Gaussian blur, by its transfer function, on an image that repeats."""
+    y, x = np.fft.fftfreq(image.shape[0])[:, None], np.fft.rfftfreq(image.shape[1])[None, :]
+    passed = np.exp(-2 * np.pi**2 * width**2 * (np.square(y) + np.square(x)))
+    return np.fft.irfft2(np.fft.rfft2(image) * passed, s=image.shape)
+
+
+def broad(side: int = 512) -> Image:
+    y, x = np.indices((side, side)) * 2 * np.pi / 128
+    return DOSE * (1 + 0.3 * np.sin(y) * np.cos(x))
+
+
+@pytest.mark.parametrize("width", residual.GAUSSIANS)
+def test_the_error_of_a_gaussian_is_estimated(width: float) -> None:
+    raw = np.random.default_rng(3).poisson(broad()).astype(float)
+    best = min(residual.GAUSSIANS, key=lambda one: np.square(blurred(raw, one) - broad()).mean())
+    found = examine(raw, blurred(raw, width))
+    true = np.square(blurred(raw, width) - broad()).mean() - np.square(blurred(raw, best) - broad()).mean()
+    assert found.gaussian == best
+    assert found.over_gaussian == pytest.approx(true / DOSE, abs=0.03)
+
+
+def test_a_result_that_a_gaussian_beats_is_found_also_where_noise_is_correlated() -> None:
+    rng = np.random.default_rng(4)
+    raw = broad() + 3 * blurred(rng.normal(0, np.sqrt(DOSE), (512, 512)), 0.8)
+    noise = raw - broad()
+    hardly, well = examine(raw, broad() + 0.9 * noise), examine(raw, blurred(raw, 3.0))
+    assert hardly.over_gaussian > 0.3 and well.over_gaussian == pytest.approx(0, abs=0.04)
+
+
+@pytest.mark.parametrize("amplitude", [0.5, 1.0, 2.0])
+def test_what_is_in_the_result_alone_is_measured(raw: Image, amplitude: float) -> None:
+    added = amplitude * np.sqrt(DOSE) * np.sin(2 * np.pi * np.arange(512) / 4.7)
+    assert examine(raw, truth() + added).invented == pytest.approx(amplitude**2 / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_noise_that_was_kept_or_contrast_that_was_lost_is_not_invented(raw: Image, share: float) -> None:
+    assert examine(raw, truth() + share * (raw - truth())).invented == 0
+    assert examine(raw, DOSE + 0.7 * (truth() - DOSE)).invented == 0

@@ -1,0 +1,110 @@
+"""Pixels that show no specimen and are known before any noise is measured: data bar, fill value, defective lines.
+
+A data bar and what a file marks as filled are left as they are; hot and dead lines are filled in like other defects.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.counts import lines
+from daemon.counts.reason import Reason
+from daemon.errors import MicrographError
+from daemon.micrograph import Micrograph, Pixels
+
+Indices = NDArray[np.intp]
+NOWHERE: Indices = np.empty(0, np.intp)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """Of one micrograph (H, W); places are flat, row * W + column, ascending."""
+
+    bar: range = range(0)
+    """Rows of the data bar."""
+    bar_by: str = ""
+    """What states it; empty: it is only suspected."""
+    filled: Indices = field(default_factory=NOWHERE.copy)
+    """Pixels that the file marks as not recorded."""
+    lines: Indices = field(default_factory=NOWHERE.copy)
+    """Pixels of defective columns and rows."""
+
+    def left(self, width: int) -> Indices:
+        """Places of what stays as it is: the bar and what is filled."""
+        rows = np.arange(self.bar.start * width, self.bar.stop * width)
+        return np.union1d(rows, self.filled) if len(self.filled) else rows
+
+    def lines_as_json(self, shape: tuple[int, ...]) -> dict[str, list[int]]:
+        """The defective columns and rows, for the record."""
+        rows, columns = np.divmod(self.lines, shape[1])
+        upright, level = np.bincount(columns, minlength=shape[1]), np.bincount(rows, minlength=shape[0])
+        found = (np.flatnonzero(number > lines.PART).tolist() for number in (upright, level))
+        return dict(zip(("columns", "rows"), found, strict=True))
+
+    def reasons(self, shape: tuple[int, ...]) -> tuple[list[Reason], list[Reason]]:
+        """Doubts and remarks."""
+        doubts, remarks = [], []
+        if self.bar:
+            rows = f"rows {self.bar.start} to {self.bar.stop - 1}"
+            if self.bar_by:
+                remarks.append(Reason("bar", f"the data bar ({rows}, {self.bar_by}) was left as it is"))
+            else:
+                doubts.append(
+                    Reason(
+                        "bar-suspected",
+                        f"{rows} look like a data bar (letters on one value), though the file states none: they were "
+                        "left as they are; save without the bar, or with the microscope's own tags",
+                    )
+                )
+        if len(self.filled):
+            share = len(self.filled) / (shape[0] * shape[1])
+            text = f"{len(self.filled)} pixels ({share:.1%}) hold the file's fill value: they were left as they are"
+            remarks.append(Reason("void", text))
+        if len(self.lines):
+            named = [f"{name} {_listed(found)}" for name, found in self.lines_as_json(shape).items() if found]
+            text = f"{' and '.join(named)} are hot or dead, and were filled in from their neighbours"
+            remarks.append(Reason("lines", text))
+        return doubts, remarks
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    several = [str(number) for number in numbers]
+    return ", ".join(several[:6]) + (f" and {len(several) - 6} more" if len(several) > 6 else "")
+
+
+def find(micrograph: Micrograph) -> Apart:
+    """What of a micrograph shows no specimen. Raises MicrographError if nothing else is there."""
+    pixels, metadata = micrograph.pixels, micrograph.metadata
+    bar = micrograph.bar
+    fill = metadata.get("fill")
+    filled = NOWHERE if fill is None else np.flatnonzero(pixels == fill)
+    if len(filled) == pixels.size:
+        raise MicrographError(
+            "every pixel of the image holds the fill value that its file states: nothing was recorded"
+        )
+    rows = _beside(bar, len(pixels))
+    found = lines.find(pixels[rows]) + rows.start * pixels.shape[1]
+    if len(filled):
+        found = np.setdiff1d(found, filled, assume_unique=True)
+    return Apart(bar, metadata["data_bar"]["by"] if bar else "", filled, found)
+
+
+def _beside(bar: range, height: int) -> slice:
+    """The rows of the picture: the larger part above or below the bar."""
+    return slice(0, bar.start or height) if bar.start >= height - bar.stop or not bar else slice(bar.stop, height)
+
+
+def measurable(pixels: Pixels, apart: Apart) -> Pixels:
+    """What noise is measured in: the picture (h, W) beside the bar, lines replaced, NaN where it is filled."""
+    clean = lines.replaced(pixels, apart.lines)
+    if len(apart.filled):
+        clean = clean.astype(np.float64)
+        clean.reshape(-1)[apart.filled] = np.nan
+    return picture(clean, apart)
+
+
+def picture(pixels: Pixels, apart: Apart) -> Pixels:
+    """The rows (h, W) beside the bar: a view."""
+    return pixels[_beside(apart.bar, len(pixels))]

@@ -1,0 +1,148 @@
+"""Hot and dead columns and rows of a camera: lines of pixels far brighter or darker than what lies beside them.
+
+Opposite pixels along the line protect one another from `daemon.counts.spikes`, and a line of saturated pixels raises
+the mean and the noise of all that is measured. So lines are found first, from the pixels, without gain or offset.
+
+A real line passes through optics, which are at least as wide as a Gaussian of standard deviation 0.8 pixels
+(`spikes.NARROWEST`): its neighbours hold 46 % of its excess over the background, whatever its position. A line whose
+neighbours hold less than `ALONE` of it is none. Of two defective lines side by side the argument leaves 21 %, so these
+must also run through the whole image.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.micrograph import Pixels
+
+Indices = NDArray[np.intp]
+Values = NDArray[np.float64]
+
+LENGTH, PART = 128, 16
+"""A line is evaluated in pieces of about this length, each in parts of which the median counts: one X-ray hit is in
+one part only."""
+ALONE, PAIR_ALONE = 0.3, 0.1
+"""Share of a line's excess that its neighbours may hold, and of that of two lines side by side."""
+REACH = 5
+"""Pixels to either side that are the background."""
+USUAL = 0.8
+"""Share of the background's lines that must be as even as the neighbours: there may be another line among them."""
+SIGNIFICANT = 1.0
+"""Standard deviations of single pixels by which a line must differ; that of the median of a piece is a ninth."""
+SUSPECT = 6.0
+"""Deviations, by the median, from which on a mean is worth a test."""
+MOST = 0.05
+"""Share of all lines beyond which it is the picture that has lines, and not the camera."""
+
+
+def find(pixels: Pixels) -> Indices:
+    """Flat places, ascending, of the pixels (H, W) of any real dtype that lie in defective columns or rows."""
+    bad = mask(pixels)
+    return np.flatnonzero(bad) if bad.any() else np.empty(0, np.intp)
+
+
+def mask(pixels: Pixels) -> NDArray[np.bool_]:
+    """Which pixels (H, W) these are."""
+    bad = np.zeros(pixels.shape, np.bool_)
+    height, width = pixels.shape
+    if min(height, width) < 2 * REACH:
+        return bad
+    with np.errstate(all="ignore"):
+        for first, last, column in _along(pixels):
+            bad[first:last, column] = True
+        for first, last, row in _along(pixels.T):
+            bad[row, first:last] = True
+    return bad
+
+
+def replaced(pixels: Pixels, places: Indices) -> Pixels:
+    """A copy (H, W) whose pixels at the flat `places` are those of the next good column, or row: noise stays noise.
+
+    It is for measuring only: three pixels away, the noise of a camera is independent.
+    """
+    if not len(places):
+        return pixels
+    bad = np.zeros(pixels.shape, np.bool_)
+    bad.reshape(-1)[places] = True
+    clean = pixels.copy()
+    height, width = pixels.shape
+    rows, columns = np.divmod(places, width)
+    left = np.ones(len(places), np.bool_)
+    for dy, dx in ((0, 3), (0, -3), (3, 0), (-3, 0), (0, 6), (0, -6), (6, 0), (-6, 0)):
+        y, x = rows + dy, columns + dx
+        good = left & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        good[good] = ~bad[y[good], x[good]]
+        clean[rows[good], columns[good]] = pixels[y[good], x[good]]
+        left &= ~good
+    return clean
+
+
+def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
+    """Defective pieces of columns: first row, row after the last, column."""
+    height, width = pixels.shape
+    if width < 4 * REACH or height < PART:
+        return
+    edges = [int(edge) for edge in np.linspace(0, height, max(1, height // LENGTH) + 1)]
+    found = np.zeros((2, len(edges) - 1, width), np.bool_)
+    for piece, (top, bottom) in enumerate(pairwise(edges)):
+        part = pixels[top:bottom]
+        for column in _suspects(part.mean(axis=0, dtype=np.float64)):
+            for lines in (1, 2):
+                if column + lines <= width and _defective(part, int(column), lines):
+                    found[lines - 1, piece, column : column + lines] = True
+    single, double = found
+    double &= double.all(axis=0)
+    bad = single | double
+    if bad.any(axis=0).mean() > MOST:
+        return
+    for column in np.flatnonzero(bad.any(axis=0)):
+        pieces = bad[:, column]
+        if pieces.mean() >= 0.5:
+            pieces = np.ones_like(pieces)
+        elif column in (0, width - 1):
+            continue  # what ends at the edge has a neighbour on one side only
+        for piece in (int(one) for one in np.flatnonzero(pieces)):
+            # The line may reach into the next piece by less than half of it.
+            yield max(0, edges[piece] - LENGTH // 2), min(height, edges[piece + 1] + LENGTH // 2), int(column)
+
+
+def _suspects(means: Values) -> Indices:
+    """Columns whose mean differs from those two away by far more than is usual; the next may be of the same line."""
+    padded = np.pad(means, 2, "reflect")
+    beside = (padded[:-4] + padded[4:]) / 2
+    odd = np.abs(means - beside)
+    known = odd[np.isfinite(odd)]
+    if not len(known):
+        return np.empty(0, np.intp)
+    return np.flatnonzero(odd > SUSPECT * 1.48 * float(np.median(known)))
+
+
+def _defective(part: Pixels, column: int, lines: int) -> bool:
+    """Whether so many columns side by side, from this one, are no part of the picture in these rows."""
+    first, last = max(0, column - REACH), min(part.shape[1], column + lines + REACH)
+    rows = len(part) // PART * PART
+    means = part[:rows, first:last].astype(np.float64).reshape(-1, PART, last - first).mean(axis=1)
+    inside = np.zeros(last - first, np.bool_)
+    inside[column - first : column - first + lines] = True
+    beside = np.zeros_like(inside)
+    beside[max(0, column - first - 1) : column - first + lines + 1] = True
+    beside &= ~inside
+    around = means[:, ~inside]
+    background = np.median(around, axis=1, keepdims=True)
+    excess = np.median(means - background, axis=0)
+    own = excess[inside]
+    least = float(np.abs(own).min())
+    if not (np.all(own > 0) or np.all(own < 0)):
+        return False
+    noise = float(np.sqrt(PART) * 1.48 * np.median(np.abs(around - background - excess[~inside])))
+    noise = max(noise, float(np.sqrt(PART) * np.std(around - background - excess[~inside])) / 3)
+    share = ALONE if lines == 1 else PAIR_ALONE
+    others = np.abs(excess[~inside])
+    return (
+        least > SIGNIFICANT * noise
+        and least > 0
+        and float(np.abs(excess[beside]).max()) < share * least
+        and float(np.quantile(others, USUAL)) < share * least
+    )

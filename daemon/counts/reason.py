@@ -1,0 +1,42 @@
+"""Why somebody should check a result, or what should be known of its micrograph: a short code, and words."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Code = Literal[
+    # of one result
+    "worse", "gaussian", "invented", "mean", "block-mean", "noise-left", "part-untouched", "block-removed",
+    "over-smoothed", "contrast-lost", "spacing-lost", "no-noise", "contrast", "small", "spikes", "dose",
+    # of the camera, the settings or the files of a session
+    "profile", "file", "camera-size", "camera-voltage", "saturated", "bar", "bar-suspected", "correlated", "gain",
+    "lines", "void",
+]  # fmt: skip
+"""docs/verdict.md has a table of them."""
+SESSION: frozenset[Code] = frozenset(
+    (
+        "profile",
+        "file",
+        "camera-size",
+        "camera-voltage",
+        "saturated",
+        "bar",
+        "bar-suspected",
+        "correlated",
+        "gain",
+        "lines",
+        "void",
+    )
+)
+"""Those that concern the camera, the settings or the way files are saved: they are alike for most files of a session,
+and reported once for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """`text`: cause and remedy, for a microscopist."""
+
+    code: Code
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"code": self.code, "text": self.text}

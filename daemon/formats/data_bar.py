@@ -1,0 +1,179 @@
+"""The strip of letters and scale that SEM software burns into an image: which rows, and what states it.
+
+Vendors state the height of the picture or that of the bar, in tags or in a text file beside the image. Where nothing
+does, a bar is only suspected, by its look: letters of one value on a background of one value, up to an edge of the
+image; a picture with noise never has so many equal pixels in each of its rows.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.formats import safe_open, tiff_tags
+from daemon.micrograph import Micrograph, Pixels
+
+_FEI, _ZEISS = (34682, 34680), 34118
+_TALLEST = 0.4
+"""Share of the image's height beyond which it is no bar."""
+_LEAST = 8
+"""Rows."""
+_FRAME = 3
+"""Rows of a frame around it."""
+_FLAT, _TWO = 0.5, 0.8
+"""Shares of a bar's rows that background, and background and ink together, hold at least, in most of its rows."""
+_PICTURE = 0.35
+"""Share of a row that one value holds at most in most rows of the picture: counts of 0 are no bar."""
+_APART = 0.2
+"""Share of the image's range by which ink and background differ at least."""
+_INK = 0.3
+"""Share of the letters' pixels that have one value; smoothed letters have more values than one."""
+
+
+def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
+    """For a micrograph's metadata: the bar that a TIFF's tags state; empty without one."""
+    header: Mapping[str, Any] = next((tags[code] for code in _FEI if isinstance(tags.get(code), Mapping)), {})
+    picture, bar = (_part(header, *place) for place in (("Image", "ResolutionY"), ("PrivateFei", "DatabarHeight")))
+    for by, first in (
+        ("FEI tags", picture or _less(height, bar)),
+        ("Thermo Fisher XML", _less(height, _number(tiff_tags.fei_xml(tags).get("databarHeight")))),
+        ("Tescan tags", _less(height, _number(tiff_tags.tescan(tags).get("ImageStripSize")))),
+        ("Zeiss tags", _zeiss(tags.get(_ZEISS))),
+    ):
+        if found := _rows(first, height, by):
+            return found
+    return {}
+
+
+def located(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
+    """The micrograph with its bar in `metadata["data_bar"]`: first and last row, and by what ("": suspected only)."""
+    if "data_bar" in micrograph.metadata:
+        return micrograph
+    height, width = micrograph.pixels.shape
+    # Zeiss's tags state no height; but it is known of that software that it draws a bar into the picture.
+    by = "Zeiss tags and its look" if micrograph.metadata.get("pixel_size_from") == "Zeiss tags" else ""
+    found = _beside(micrograph.source, height, width, below) or _suspected(micrograph.pixels, by)
+    return replace(micrograph, metadata={**micrograph.metadata, **found}) if found else micrograph
+
+
+def _beside(path: Path, height: int, width: int, below: Path | None) -> dict[str, Any]:
+    """By the text file of JEOL or Hitachi (`name.txt`) or Tescan (`name-tif.hdr`) beside the image."""
+    ending = path.suffix.removeprefix(".")
+    for name in (path.with_suffix(".txt").name, f"{path.stem}-{ending}.hdr", f"{path.stem}.hdr"):
+        data = safe_open.beside(path.with_name(name), below)
+        if data is None:
+            continue
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
+        text = data.decode(encoding, "replace")
+        for by, pattern in (
+            ("JEOL text file", r"^\$CM_FULL_SIZE\s+(\d{1,6})\s+(\d{1,6})\s*$"),
+            ("Hitachi text file", r"^DataSize=(\d{1,6})x(\d{1,6})\s*$"),
+        ):
+            match = re.search(pattern, text, re.MULTILINE)
+            if match and int(match[1]) == width and (found := _rows(int(match[2]), height, by)):
+                return found
+        strip = re.search(r"^ImageStripSize=(\d{1,6})\s*$", text, re.MULTILINE)
+        if strip and (found := _rows(_less(height, int(strip[1])), height, "Tescan header")):
+            return found
+    return {}
+
+
+def _suspected(pixels: Pixels, by: str) -> dict[str, Any]:
+    """A bar at the lower or upper edge, by its look."""
+    height = len(pixels)
+    for upside_down in (False, True):
+        rows = _lettered(pixels[::-1] if upside_down else pixels)
+        if rows:
+            first = 0 if upside_down else height - rows
+            return {"data_bar": {"rows": [first, first + rows - 1], "by": by}}
+    return {}
+
+
+def _lettered(pixels: Pixels) -> int:
+    """How many of the last rows look like a bar; 0: none."""
+    height = len(pixels)
+    most = int(_TALLEST * height)
+    if most < 2 * _LEAST:
+        return 0
+    lower = pixels[height - most :]
+    background = _mode(lower[-_LEAST:])
+    if (lower[-_LEAST:] == background).mean() < _FLAT / 2:
+        return 0  # as nearly every image: a glance is enough
+    flat = (lower == background).mean(axis=1)
+    rows = _run(flat[::-1] >= _FLAT)
+    if rows < _LEAST or rows == most:
+        return 0
+    for row in lower[-rows - _FRAME : -rows][::-1]:
+        if (row == _mode(row)).mean() < _TWO:
+            break
+        rows += 1
+    bar, above = lower[-rows:], pixels[: height - rows]
+    if float(np.median([(row == _mode(row)).mean() for row in above[:: max(1, len(above) // 32)]])) > _PICTURE:
+        return 0
+    letters = bar[bar != background]
+    if not len(letters):
+        return 0
+    ink = _mode(letters)
+    low, high = (float(end) for end in np.percentile(pixels[:: max(1, height // 256)], (0.5, 99.5)))
+    inked = bar == ink
+    beside = inked[:, 1:] & inked[:, :-1]
+    if (
+        abs(float(ink) - float(background)) < _APART * (high - low)
+        or float((letters == ink).mean()) < _INK
+        or float(beside.sum()) < 0.25 * float(inked.sum())
+        or float((((bar == background) | inked).mean(axis=1) >= _TWO).mean()) < 0.5
+    ):
+        return 0
+    return rows
+
+
+def _run(flat: NDArray[np.bool_]) -> int:
+    """How many rows from the first are flat; two others in turn may be a frame or the bar of the scale."""
+    length = 0
+    for start in range(len(flat)):
+        if flat[start]:
+            length = start + 1
+        elif start - length >= 2:
+            break
+    return length
+
+
+def _mode(values: Pixels) -> Any:
+    found, numbers = np.unique(values, return_counts=True)
+    return found[numbers.argmax()]
+
+
+def _rows(first: int | None, height: int, by: str) -> dict[str, Any]:
+    """The rows from `first` on, if that makes a bar."""
+    if first is None or not 0 < height - first <= _TALLEST * height:
+        return {}
+    return {"data_bar": {"rows": [first, height - 1], "by": by}}
+
+
+def _less(height: int, bar: int | None) -> int | None:
+    return height - bar if bar else None
+
+
+def _zeiss(header: Any) -> int | None:
+    """The height of the picture as stored, without what was saved below it."""
+    stored = header.get("dp_image_store") if isinstance(header, Mapping) else None
+    match = re.fullmatch(r"\s*\d+\s*\*\s*(\d{1,6})\s*", str(stored[1])) if isinstance(stored, tuple) else None
+    return int(match[1]) if match else None
+
+
+def _part(header: Any, section: str, key: str) -> int | None:
+    inner = header.get(section)
+    return _number(inner.get(key)) if isinstance(inner, Mapping) else None
+
+
+def _number(value: Any) -> int | None:
+    """A whole number above 0."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number > 0 else None

@@ -1,0 +1,127 @@
+"""Hot and dead columns and rows are found before anything is measured, and real lines are left alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from daemon.backends.manifest import load, locate
+from daemon.commands import main
+from daemon.counts import lines, spikes
+from daemon.counts.plane import Prepared
+from daemon.counts.prepare import plane
+from daemon.counts.profiles import scaled, witness
+from daemon.micrograph import Micrograph
+from daemon.settings.config import Profile
+
+DOSE = 50.0
+Counts = NDArray[np.uint16]
+
+
+def scene(dose: float = DOSE, shape: tuple[int, int] = (300, 320)) -> Counts:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    bright = 1 + 0.4 * np.sin(y / 17) * np.sin(x / 23)
+    return np.random.default_rng(3).poisson(dose * bright).astype(np.uint16)
+
+
+def prepared(pixels: Counts, gain: str | float = "auto") -> Prepared:
+    micrograph = Micrograph(pixels, Path("a.tif"), "tiff")
+    choice = scaled(Profile(name="p", gain=gain), "test", micrograph, witness(micrograph))
+    one = plane(pixels, choice, load(locate("fast")).dose_range)
+    return one.prepare(spikes.survey(pixels, one.gain, one.offset, one.false_alarm))
+
+
+def found(pixels: Counts) -> tuple[set[int], set[int]]:
+    rows, columns = np.divmod(lines.find(pixels), pixels.shape[1])
+    upright, level = np.bincount(columns), np.bincount(rows)
+    return set(np.flatnonzero(upright > 16)), set(np.flatnonzero(level > 16))
+
+
+@pytest.mark.parametrize("dose", [0.1, 5.0, 2000.0])
+def test_hot_dead_and_double_lines_are_found_at_every_dose(dose: float) -> None:
+    image = scene(dose)
+    image[:, 200] = 65535
+    image[:, 0] = 40 + 4 * dose
+    image[:, 101:103] = 65535
+    image[77] = 30 + 3 * dose
+    image[150:, 260] = 30 + 3 * dose
+    assert found(image) == ({0, 101, 102, 200, 260}, {77})
+
+
+def test_a_dead_row_is_found() -> None:
+    image = scene()
+    image[123] = 0
+    assert found(image) == (set(), {123})
+
+
+def line(width: float) -> Counts:
+    x = np.arange(320)
+    peak = 20 * np.exp(-((x - 160.3) ** 2) / (2 * width**2))
+    return np.random.default_rng(4).poisson(DOSE * (1 + peak)[None, :].repeat(300, 0)).astype(np.uint16)
+
+
+def edge() -> Counts:
+    return np.random.default_rng(4).poisson(np.where(np.arange(320) < 160, 20, 400)[None, :].repeat(300, 0))
+
+
+@pytest.mark.parametrize(
+    "image", [scene(), line(spikes.NARROWEST), line(2.0), edge()], ids=["scene", "narrow", "wide", "edge"]
+)
+def test_specimens_lines_and_edges_are_left_alone(image: Counts) -> None:
+    assert len(lines.find(image)) == 0
+
+
+def test_a_lattice_along_the_columns_is_left_alone() -> None:
+    fringes = 1 + 0.9 * np.sin(2 * np.pi * np.arange(320) / 3.2)
+    image = np.random.default_rng(5).poisson(500 * fringes[None, :].repeat(300, 0))
+    assert len(lines.find(image)) == 0
+
+
+def test_a_hot_column_changes_neither_dose_nor_gain_nor_its_neighbours() -> None:
+    image = scene()
+    hot = image.copy()
+    hot[:, 200] = 65535
+    clean, found = prepared(image), prepared(hot)
+    assert found.dose == pytest.approx(clean.dose, rel=0.01)
+    assert found.scaling.unit == pytest.approx(clean.scaling.unit, rel=0.02)
+    filled = found.spikes.columns == 200
+    assert filled.sum() == 300 and len(found.spikes) == 300
+    assert found.spikes.values[filled].mean() == pytest.approx(float(image[:, 200].mean()), rel=0.03)
+    assert [remark.code for remark in found.remarks] == ["lines"] and found.doubts == ()
+    assert "columns 200 are hot or dead" in found.remarks[0].text
+
+
+def test_an_x_ray_hit_beside_a_hot_column_is_still_found() -> None:
+    image = scene()
+    image[:, 200] = 65535
+    image[140, 210] = 5000
+    one = prepared(image, 1.0)
+    assert (140, 210) in zip(one.spikes.rows.tolist(), one.spikes.columns.tolist(), strict=True)
+
+
+def test_what_is_measured_has_the_noise_of_its_neighbours() -> None:
+    image = scene()
+    hot = image.copy()
+    hot[:, 200], hot[30] = 65535, 0
+    clean = lines.replaced(hot, lines.find(hot))
+    assert clean.max() < 200 and clean.std() == pytest.approx(image.std(), rel=0.01)
+    assert hot[0, 200] == 65535
+
+
+def test_lines_are_recorded_and_reported_once_for_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = scene(shape=(140, 150))
+    image[:, 70], image[40] = 65535, 0
+    names = ("a.tif", "b.tif", "c.tif")
+    for name in names:
+        tifffile.imwrite(tmp_path / name, image)
+    assert main.main(["denoise", *(str(tmp_path / name) for name in names), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("columns 70 and rows 40 are hot or dead") == 1 and said.count("as before: lines") == 2
+    for name in names:
+        record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert record["lines"] == {"columns": [70], "rows": [40]} and record["spikes"]["count"] == 0
+        assert [remark["code"] for remark in record["verdict"]["remarks"]] == ["lines"]
+        assert any("hot or dead" in warning for warning in record["warnings"])

@@ -1,0 +1,167 @@
+"""A data bar is found by what the vendor states or by its look, stays as it is, and is left out of what is measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from daemon import formats
+from daemon.commands import main
+from daemon.formats import data_bar
+from daemon.micrograph import PixelSize
+from daemon.output.preview import render
+
+HEIGHT, WIDTH, PICTURE = 200, 240, 164
+Bytes = NDArray[np.uint8]
+
+
+def barred(background: int = 0, ink: int = 255, mean: float = 60.0) -> Bytes:
+    """Counts, and below them a bar with letters and a scale."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    image = np.clip(rng.poisson(mean * (1 + 0.4 * np.sin(y / 19) * np.sin(x / 23))), 0, 255).astype(np.uint8)
+    image[PICTURE:] = background
+    image[PICTURE + 10, 20:90] = ink
+    image[PICTURE + 6 : PICTURE + 15, [20, 90]] = ink
+    for left in range(110, 220, 12):
+        image[PICTURE + 8 : PICTURE + 24, left : left + 2] = ink
+        image[PICTURE + 8, left : left + 7] = ink
+    return image
+
+
+def write(path: Path, image: Bytes, **options: Any) -> Path:
+    tifffile.imwrite(path, image, photometric="minisblack", metadata=None, **options)
+    return path
+
+
+def ini(sections: dict[str, dict[str, object]]) -> bytes:
+    lines: list[str] = []
+    for name, values in sections.items():
+        lines += [f"[{name}]", *(f"{key}={value}" for key, value in values.items())]
+    return "\r\n".join((*lines, "")).encode()
+
+
+FEI = ini({"User": {"Date": "1/1/2026"}, "Image": {"ResolutionX": WIDTH, "ResolutionY": PICTURE},
+           "PrivateFei": {"DatabarHeight": HEIGHT - PICTURE}})  # fmt: skip
+FEI_BAR_ONLY = ini({"User": {"Date": "1/1/2026"}, "PrivateFei": {"DatabarHeight": HEIGHT - PICTURE}})
+PHENOM = f"<FeiImage><databarHeight>{HEIGHT - PICTURE}</databarHeight></FeiImage>".encode()
+TESCAN = ini({"MAIN": {"Device": "MIRA3", "ImageStripSize": HEIGHT - PICTURE}})
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "by"),
+    [
+        (34682, FEI, "FEI tags"),
+        (34682, FEI_BAR_ONLY, "FEI tags"),
+        (34683, PHENOM, "Thermo Fisher XML"),
+        (50431, TESCAN, "Tescan tags"),
+    ],
+    ids=["fei", "fei-bar", "phenom", "tescan"],
+)
+def test_a_bar_that_tags_state_needs_no_look(tmp_path: Path, code: int, text: bytes, by: str) -> None:
+    noise = np.random.default_rng(0).poisson(60, (HEIGHT, WIDTH)).astype(np.uint8)  # a bar without any letters
+    found = formats.read(write(tmp_path / "a.tif", noise, extratags=[(code, 2, len(text) + 1, text, True)]), 1 << 20)
+    assert found.metadata["data_bar"] == {"rows": [PICTURE, HEIGHT - 1], "by": by}
+
+
+def test_a_picture_saved_without_its_bar_has_none(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).poisson(60, (PICTURE, WIDTH)).astype(np.uint8)
+    path = write(tmp_path / "a.tif", noise, extratags=[(34682, 2, len(FEI) + 1, FEI, True)])
+    assert "data_bar" not in formats.read(path, 1 << 20).metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "by"),
+    [
+        ("a.txt", f"$CM_FORMAT JEOL/SEM\r\n$CM_FULL_SIZE {WIDTH} {PICTURE}\r\n".encode(), "JEOL text file"),
+        ("a.txt", f"[SemImageFile]\r\nDataSize={WIDTH}x{PICTURE}\r\n".encode("utf-16"), "Hitachi text file"),
+        ("a-tif.hdr", TESCAN, "Tescan header"),
+    ],
+)
+def test_a_bar_that_a_file_beside_states(tmp_path: Path, name: str, text: bytes, by: str) -> None:
+    noise = np.random.default_rng(0).poisson(60, (HEIGHT, WIDTH)).astype(np.uint8)
+    (tmp_path / name).write_bytes(text)
+    found = formats.read(write(tmp_path / "a.tif", noise), 1 << 20)
+    assert found.metadata["data_bar"] == {"rows": [PICTURE, HEIGHT - 1], "by": by}
+
+
+def test_the_text_of_another_size_is_not_believed(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).poisson(60, (HEIGHT, WIDTH)).astype(np.uint8)
+    (tmp_path / "a.txt").write_text(f"$CM_FULL_SIZE {2 * WIDTH} {PICTURE}\n")
+    assert "data_bar" not in formats.read(write(tmp_path / "a.tif", noise), 1 << 20).metadata
+
+
+@pytest.mark.parametrize("background", [0, 255])
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_a_bar_that_nothing_states_is_suspected_by_its_look(tmp_path: Path, background: int, upside_down: bool) -> None:
+    image = barred(background, 255 - background)
+    path = write(tmp_path / "a.tif", image[::-1] if upside_down else image)
+    rows = [0, HEIGHT - PICTURE - 1] if upside_down else [PICTURE, HEIGHT - 1]
+    assert formats.read(path, 1 << 20).metadata["data_bar"] == {"rows": rows, "by": ""}
+
+
+def few_counts() -> Bytes:
+    return np.random.default_rng(0).poisson(0.1, (HEIGHT, WIDTH)).astype(np.uint8)
+
+
+def border() -> Bytes:
+    image = np.random.default_rng(0).poisson(60, (HEIGHT, WIDTH)).astype(np.uint8)
+    image[PICTURE:] = 0
+    return image
+
+
+def vacuum() -> Bytes:
+    image = np.random.default_rng(0).poisson(60, (HEIGHT, WIDTH)).astype(np.uint8)
+    image[PICTURE:] = np.random.default_rng(2).poisson(0.05, (HEIGHT - PICTURE, WIDTH))
+    return image
+
+
+def clipped() -> Bytes:
+    return np.clip(barred().astype(int)[:PICTURE] * 8, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image", [few_counts(), border(), vacuum(), clipped()], ids=["few", "border", "vacuum", "bright"]
+)
+def test_what_is_no_bar_is_none(tmp_path: Path, image: Bytes) -> None:
+    assert "data_bar" not in formats.read(write(tmp_path / "a.tif", image), 1 << 20).metadata
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_bar_stays_as_it_is_and_changes_no_figure(tmp_path: Path, stated: bool) -> None:
+    image, tags = barred(), [(50431, 2, len(TESCAN) + 1, TESCAN, True)] if stated else []
+    write(tmp_path / "a.tif", image, extratags=tags)
+    write(tmp_path / "b.tif", image[:PICTURE])
+    assert main.main(["denoise", str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), "-o", str(tmp_path / "out")]) == 0
+    with_bar, without = (json.loads((tmp_path / "out" / f"{name}.tif.json").read_text()) for name in "ab")
+    result = tifffile.imread(tmp_path / "out" / "a.tif")
+    np.testing.assert_array_equal(result[PICTURE:], image[PICTURE:])
+    assert with_bar["spikes"]["count"] == without["spikes"]["count"] == 0
+    assert with_bar["dose_evidence"]["measured"]["gain"] == pytest.approx(without["dose_evidence"]["measured"]["gain"])
+    assert with_bar["scaling"]["zero"] == pytest.approx(without["scaling"]["zero"], rel=1e-6)
+    told = with_bar["verdict"]
+    assert ("bar-suspected" in told["codes"]) == (not stated)
+    assert any(remark["code"] == "bar" for remark in told["remarks"]) == stated
+    assert (told["word"] == "check") or stated
+
+
+def test_the_scale_bar_avoids_the_data_bar() -> None:
+    image = barred(mean=20).astype(np.float32)
+    size = PixelSize(1.0, 1.0, "nm")
+    drawn, plain = (
+        np.asarray(render(image, image, pixels=512, size=size, title="", caption="", bar=bar))
+        for bar in (range(PICTURE, HEIGHT), range(0))
+    )
+    half = (drawn.shape[1] - 4) // 2
+    for picture, avoided in ((drawn, True), (plain, False)):
+        raw, denoised = (part[PICTURE:HEIGHT] for part in (picture[:, :half], picture[:, half + 4 :]))
+        assert np.array_equal(raw, denoised) == avoided
+
+
+def test_a_number_that_is_none_states_no_bar() -> None:
+    for text in ("-3", "0", "many", str(HEIGHT)):
+        assert data_bar.of_tags({50431: f"ImageStripSize={text}\r\n"}, HEIGHT) == {}

@@ -1,8 +1,7 @@
-"""Writes results so that they are whole or absent: preview and JSON first, the image last.
+"""Writes results atomically: preview and JSON first, the image last.
 
-The name of an image in the output folder is the promise that everything about it is there. Each file is written
-under a temporary name in its own folder, flushed to the disk and only then renamed; nothing that somebody else
-put into the output folder is ever replaced.
+An image that exists under its final name is complete, and so are its preview and JSON. Each file is written under a
+temporary name in its own folder, flushed to the disk and then renamed. Files of other programs are never replaced.
 """
 
 import errno
@@ -12,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,7 +31,7 @@ _DRAWING_FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, Me
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What lies in the output folder for one micrograph. `adopted`: it was there already, from an earlier run."""
+    """The outputs of one micrograph. `adopted`: an earlier run wrote them."""
 
     image: Path
     record: Path
@@ -39,7 +39,7 @@ class Written:
     sha256: str
     adopted: bool
     content: Record = field(repr=False)
-    """What the JSON says."""
+    """The record in the JSON."""
     warnings: tuple[str, ...] = ()
 
 
@@ -58,13 +58,12 @@ def write_outputs(
 ) -> Written:
     """Write preview, JSON and image of one micrograph below `root`, in that order.
 
-    `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; what is
-    written adds `writer` and `output`. `preview_pixels` None or 0 writes no preview. Outputs that an earlier
-    run finished for the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were
-    the same too. Where `revision` has the result of other bytes (the ledger was lost, or a raw file is really called
-    a.r2.tif), the next free one is taken. Raises MicrographError where a foreign file has the name, the path leads out
-    of `root` or the disk will never take it, StorageError where the disk or share refuses now, TransientError where
-    it refuses only this one.
+    `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; `writer` and
+    `output` are added to it. `preview_pixels` None or 0 writes no preview. Outputs that an earlier run finished for
+    the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were the same too. If
+    `revision` has the result of other bytes (the ledger was lost, or a raw file is named a.r2.tif), the next free one
+    is taken. Raises MicrographError if a foreign file has the name, the path leads out of `root` or the disk can never
+    take it; StorageError if nothing can be written now; TransientError if only this one cannot.
     """
     adopted = _find(root, relative, revision, provenance, same_settings)
     if adopted is not None:
@@ -73,7 +72,7 @@ def write_outputs(
     with ExitStack() as stack:
         stack.enter_context(explained(root, folder / relative.name))
         _make_folder(root, folder)
-        # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
+        # By this path nothing is written elsewhere, even if a link now replaces a sub-folder.
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
         while own_record(here / output_path(root, relative, revision, kind).name) is not None:
@@ -81,44 +80,34 @@ def write_outputs(
         name = output_path(root, relative, revision, kind).name
         _refuse_foreign(here, folder, name)
         unfinished = temporary(here)
-        stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
-        formats.write(unfinished, kind, stored, like, _description(relative, provenance))
-        flush(unfinished)
-        digest = sha256(unfinished)
-        steps: list[tuple[Path, Path]] = []
-        remarks: tuple[str, ...] = ()
-        if preview_pixels:
-            try:
-                drawn = _draw(temporary, here, micrograph, denoised, preview_pixels, str(relative), caption)
-                steps.append((drawn, preview_path(here / name)))
-            except _DRAWING_FAULTS as error:
-                # The picture is for a quick look: a fault in drawing it must not cost the image.
-                log.debug("traceback", exc_info=True)
-                remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
-        shown = preview_path(folder / name) if steps else None
-        output = Output(
-            name=name,
-            sha256=digest,
-            shape=denoised.shape,
-            turned=tuple(turns),
-            dtype="float32",
-            kind=kind,
-            revision=revision,
-            preview=None if shown is None else shown.name,
-        )
-        added = {"warnings": (*provenance.warnings, *remarks)} if remarks else {}
-        content = provenance.model_copy(update={"writer": WRITER, "output": output, **added})
-        steps.append((temporary(here), beside(here / name, ".json")))
-        text = json.dumps(content.as_json(), indent=1, allow_nan=False)
-        steps[-1][0].write_text(text + "\n", encoding="ascii")
-        for source, target in steps:
+        entry = _write_image(unfinished, kind, denoised, micrograph, _description(relative, provenance))
+        draw = partial(_draw, temporary, here, micrograph, denoised, str(relative), caption)
+        drawn, remarks = draw(preview_pixels) if preview_pixels else (None, ())
+        shown = None if drawn is None else preview_path(folder / name)
+        named = {"name": name, "revision": revision, "preview": None if shown is None else shown.name}
+        content = _completed(provenance, entry.model_copy(update=named), remarks)
+        record = temporary(here)
+        record.write_text(json.dumps(content.as_json(), indent=1, allow_nan=False) + "\n", encoding="ascii")
+        previews = [] if drawn is None else [(drawn, preview_path(here / name))]
+        for source, target in (*previews, (record, beside(here / name, ".json"))):
             flush(source)
             source.replace(target)
         flush(here)
         image = folder / name
         place(unfinished, here / name, image)
         flush(here)
+    digest = str(entry.sha256)
     return Written(image, beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
+
+
+def _write_image(
+    path: Path, kind: formats.Kind, denoised: Image, micrograph: Micrograph, description: dict[str, Any]
+) -> Output:
+    """Write the image to `path` and flush it; returns what the record states of it, without its name."""
+    stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
+    formats.write(path, kind, stored, like, description)
+    flush(path)
+    return Output(sha256=sha256(path), shape=denoised.shape, turned=tuple(turns), dtype="float32", kind=kind)
 
 
 def _draw(
@@ -126,29 +115,34 @@ def _draw(
     folder: Path,
     micrograph: Micrograph,
     denoised: Image,
-    pixels: int,
     title: str,
     caption: str,
-) -> Path:
-    shown = preview.render(
-        micrograph.pixels,
-        denoised,
-        pixels=pixels,
-        size=micrograph.pixel_size,
-        title=title,
-        caption=caption,
-        bar=micrograph.bar,
-    )
-    path = temporary(folder)
-    preview.save(shown, path, WRITER)
-    return path
+    pixels: int,
+) -> tuple[Path | None, tuple[str, ...]]:
+    """A temporary file with the preview; None and a remark if drawing fails, which must not cost the image."""
+    size, bar = micrograph.pixel_size, micrograph.bar
+    try:
+        picture = preview.render(
+            micrograph.pixels, denoised, pixels=pixels, size=size, title=title, caption=caption, bar=bar
+        )
+        path = temporary(folder)
+        preview.save(picture, path, WRITER)
+    except _DRAWING_FAULTS as error:
+        log.debug("traceback", exc_info=True)
+        return None, (f"no preview, it could not be drawn ({error!r}): please report it",)
+    return path, ()
+
+
+def _completed(provenance: Record, output: Output, remarks: tuple[str, ...]) -> Record:
+    added = {"warnings": (*provenance.warnings, *remarks)} if remarks else {}
+    return provenance.model_copy(update={"writer": WRITER, "output": output, **added})
 
 
 def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:
-    """The finished outputs of these very raw bytes, as `revision` or a later one, or None.
+    """The finished outputs of the same raw bytes, as `revision` or a later one, or None.
 
-    Finished means: image and JSON are there, the JSON names the raw file's SHA-256, and the image still has the
-    SHA-256 the JSON gives. Raises as `write_outputs` does.
+    Finished means: image and JSON exist, the JSON names the raw file's SHA-256, and the image has the SHA-256 that the
+    JSON gives. Raises as `write_outputs` does.
     """
     return _find(root, relative, revision, Record(raw=Raw(sha256=raw_sha256)), same_settings=False)
 
@@ -185,7 +179,7 @@ def _refuse_outside(root: Path, folder: Path) -> None:
 
 def _make_folder(root: Path, folder: Path) -> None:
     _refuse_outside(root, folder)
-    if not root.is_dir():  # never made here: it may be the mount point of a share that is gone
+    if not root.is_dir():  # never made here: it may be the mount point of a missing share
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for new in reversed(missing):
@@ -194,9 +188,9 @@ def _make_folder(root: Path, folder: Path) -> None:
 
 
 def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
-    """An image is never replaced; JSON and preview only where they are ours, left by a run that did not finish.
+    """Raise MicrographError if an output would replace a file other than JSON and preview of an interrupted run.
 
-    `here`: the folder as `held` has it; `folder`: as people know it.
+    `here`: the folder as `held` gives it; `folder`: its path in messages.
     """
     image = here / name
     record, picture = beside(image, ".json"), preview_path(image)
@@ -214,7 +208,7 @@ def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
 
 
 def _description(relative: PurePath, provenance: Record) -> dict[str, Any]:
-    """The few words that travel inside the image; everything else is in the JSON beside it."""
+    """The metadata written into the image itself; all else is in the JSON beside it."""
     return {
         "denoised from": str(relative).encode("ascii", "replace").decode(),
         "raw SHA-256": str(provenance.raw.sha256),

@@ -27,7 +27,7 @@ def denoise(options: argparse.Namespace) -> int:
     if options.passes is not None:
         config = settings.with_profiles(config, passes=options.passes)
     options.out.mkdir(parents=True, exist_ok=True)
-    named = names.distinct_names(options.files)
+    named = names.told_apart(options.files)
     progress = Progress(len(named))
     with opened(config, progress) as (weights, backends, reader):
         return _denoise_all(options, named, config, weights, backends, reader, progress)

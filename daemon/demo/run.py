@@ -149,7 +149,7 @@ def read(path: Path) -> Any:
 def prepare(out: Path) -> Path:
     """Make an empty demo folder with its settings file and return that file.
 
-    A folder that an earlier demo made is emptied first. Raises ConfigError if it holds other files.
+    A folder that an earlier demo made is emptied first. Raises ConfigError if it holds anything else.
     """
     config = out / "config.yaml"
     if out.is_dir() and any(out.iterdir()):
@@ -171,8 +171,8 @@ def prepare(out: Path) -> Path:
 def run(out: Path = Path("demo-output"), timeout: float = 170.0, pace: float = 1.0, count: int = len(SESSION)) -> int:
     """Run camera and daemon on `count` simulated micrographs and report the scores; all files are below `out`.
 
-    Ends within `timeout` seconds. Returns 0 if every result is better than its raw image and the daemon stopped
-    cleanly, else 1. Raises ConfigError if `out` holds files that no demo made.
+    Ends within `timeout` seconds. Returns 0 if every micrograph came out better than it went in and the daemon
+    stopped cleanly, else 1. Raises ConfigError if `out` holds something that is not a demo's.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace", line_buffering=True)  # a plain ASCII terminal must not end the demo

@@ -22,7 +22,7 @@ HELP = (
 def find(ledger: Ledger, named: str = "last") -> list[Job]:
     """The done and quarantined micrographs of a session, oldest first; `named` as in HELP.
 
-    Raises ConfigError if `named` is none of these or finds nothing, and otherwise as the ledger does.
+    Raises ConfigError where `named` is none of these or finds nothing, and what the ledger raises.
     """
     ended = (job for job in _newest_first(ledger) if job.state in ("done", "quarantined"))
     if named == "last":

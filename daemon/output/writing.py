@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
@@ -72,7 +71,7 @@ def write_outputs(
     with ExitStack() as stack:
         stack.enter_context(explained(root, folder / relative.name))
         _make_folder(root, folder)
-        # By this path nothing is written elsewhere, even if a link now replaces a sub-folder.
+        # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
         while own_record(here / output_path(root, relative, revision, kind).name) is not None:
@@ -80,34 +79,44 @@ def write_outputs(
         name = output_path(root, relative, revision, kind).name
         _refuse_foreign(here, folder, name)
         unfinished = temporary(here)
-        entry = _write_image(unfinished, kind, denoised, micrograph, _description(relative, provenance))
-        draw = partial(_draw, temporary, here, micrograph, denoised, str(relative), caption)
-        drawn, remarks = draw(preview_pixels) if preview_pixels else (None, ())
-        shown = None if drawn is None else preview_path(folder / name)
-        named = {"name": name, "revision": revision, "preview": None if shown is None else shown.name}
-        content = _completed(provenance, entry.model_copy(update=named), remarks)
-        record = temporary(here)
-        record.write_text(json.dumps(content.as_json(), indent=1, allow_nan=False) + "\n", encoding="ascii")
-        previews = [] if drawn is None else [(drawn, preview_path(here / name))]
-        for source, target in (*previews, (record, beside(here / name, ".json"))):
+        stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
+        formats.write(unfinished, kind, stored, like, _description(relative, provenance))
+        flush(unfinished)
+        digest = sha256(unfinished)
+        steps: list[tuple[Path, Path]] = []
+        remarks: tuple[str, ...] = ()
+        if preview_pixels:
+            try:
+                drawn = _draw(temporary, here, micrograph, denoised, preview_pixels, str(relative), caption)
+                steps.append((drawn, preview_path(here / name)))
+            except _DRAWING_FAULTS as error:
+                # The picture is for a quick look: a fault in drawing it must not cost the image.
+                log.debug("traceback", exc_info=True)
+                remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
+        shown = preview_path(folder / name) if steps else None
+        output = Output(
+            name=name,
+            sha256=digest,
+            shape=denoised.shape,
+            turned=tuple(turns),
+            dtype="float32",
+            kind=kind,
+            revision=revision,
+            preview=None if shown is None else shown.name,
+        )
+        added = {"warnings": (*provenance.warnings, *remarks)} if remarks else {}
+        content = provenance.model_copy(update={"writer": WRITER, "output": output, **added})
+        steps.append((temporary(here), beside(here / name, ".json")))
+        text = json.dumps(content.as_json(), indent=1, allow_nan=False)
+        steps[-1][0].write_text(text + "\n", encoding="ascii")
+        for source, target in steps:
             flush(source)
             source.replace(target)
         flush(here)
         image = folder / name
         place(unfinished, here / name, image)
         flush(here)
-    digest = str(entry.sha256)
     return Written(image, beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
-
-
-def _write_image(
-    path: Path, kind: formats.Kind, denoised: Image, micrograph: Micrograph, description: dict[str, Any]
-) -> Output:
-    """Write the image to `path` and flush it; returns what the record states of it, without its name."""
-    stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
-    formats.write(path, kind, stored, like, description)
-    flush(path)
-    return Output(sha256=sha256(path), shape=denoised.shape, turned=tuple(turns), dtype="float32", kind=kind)
 
 
 def _draw(
@@ -115,27 +124,22 @@ def _draw(
     folder: Path,
     micrograph: Micrograph,
     denoised: Image,
+    pixels: int,
     title: str,
     caption: str,
-    pixels: int,
-) -> tuple[Path | None, tuple[str, ...]]:
-    """A temporary file with the preview; None and a remark if drawing fails, which must not cost the image."""
-    size, bar = micrograph.pixel_size, micrograph.bar
-    try:
-        picture = preview.render(
-            micrograph.pixels, denoised, pixels=pixels, size=size, title=title, caption=caption, bar=bar
-        )
-        path = temporary(folder)
-        preview.save(picture, path, WRITER)
-    except _DRAWING_FAULTS as error:
-        log.debug("traceback", exc_info=True)
-        return None, (f"no preview, it could not be drawn ({error!r}): please report it",)
-    return path, ()
-
-
-def _completed(provenance: Record, output: Output, remarks: tuple[str, ...]) -> Record:
-    added = {"warnings": (*provenance.warnings, *remarks)} if remarks else {}
-    return provenance.model_copy(update={"writer": WRITER, "output": output, **added})
+) -> Path:
+    shown = preview.render(
+        micrograph.pixels,
+        denoised,
+        pixels=pixels,
+        size=micrograph.pixel_size,
+        title=title,
+        caption=caption,
+        bar=micrograph.bar,
+    )
+    path = temporary(folder)
+    preview.save(shown, path, WRITER)
+    return path
 
 
 def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:

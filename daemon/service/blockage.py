@@ -31,8 +31,8 @@ class Blockage:
         return self._refusals > 0
 
     def refused(self, error: StorageError) -> float:
-        """Results cannot be written: pause, longer each time. Returns the seconds."""
-        if time.monotonic() >= self.until:  # micrographs in work at the same time count once
+        """The output disk takes nothing: everything waits so many seconds, longer each time."""
+        if time.monotonic() >= self.until:  # those in hand at the same time add nothing
             self._refusals += 1
             self.until = time.monotonic() + self._retry.pause(self._refusals)
             self._wake()

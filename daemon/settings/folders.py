@@ -109,11 +109,11 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
     try:
         is_folder = stat.S_ISDIR(drop.stat().st_mode)
     except FileNotFoundError as error:
-        raise TransientError(f"{drop}: the drop folder does not exist; mount its share, or create it") from error
+        raise TransientError(f"{drop}: the drop folder is not there; mount the share it is on, or create it") from error
     except OSError as error:
         raise _kind(error)(
-            f"{drop}: the drop folder cannot be reached ({error.strerror}); check its share, and what the "
-            f"user {_user()} may read"
+            f"{drop}: the drop folder cannot be reached ({error.strerror}); check the share it is on "
+            f"and what the user {_user()} may read"
         ) from error
     if not is_folder:
         raise ConfigError(f"{drop}: the drop folder is a file; choose another `folders.drop`")
@@ -144,8 +144,8 @@ def _create(name: str, folder: Path, parents: bool) -> None:
     try:
         if not parents and not folder.parent.is_dir():
             raise TransientError(
-                f"{folder}: the {name} folder cannot be created because {folder.parent} does not exist; "
-                "mount its share, or create it"
+                f"{folder}: the {name} folder cannot be created because {folder.parent} is not there; "
+                "mount the share it is on, or create it"
             )
         folder.mkdir(parents=parents, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

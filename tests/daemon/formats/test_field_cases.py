@@ -25,7 +25,7 @@ from daemon.micrograph import Micrograph, PixelSize
 from daemon.output.record import Raw, Record
 from daemon.output.writing import write_outputs
 from daemon.settings.config import Arrival
-from daemon.settings.names import distinct_names
+from daemon.settings.names import told_apart
 from daemon.settings.profile import Match
 
 LIMIT = 1 << 24
@@ -441,15 +441,15 @@ def test_rules_do_not_care_how_a_letter_is_composed(form: str, pattern: str) -> 
     assert rules.sidecars(arrival, f"{folder}.mrc")[0] == unicodedata.normalize("NFC", "müller.mrc.mdoc")
 
 
-def test_files_of_one_call_have_distinct_names(tmp_path: Path) -> None:
+def test_files_of_one_call_are_told_apart(tmp_path: Path) -> None:
     names = ("A/img.tif", "B/img.tif", "000123_img.tif", "x/B/img.tif", "other.tif")
     paths = [tmp_path / name for name in names]
-    found = distinct_names(paths)
+    found = told_apart(paths)
     base = tmp_path.name
     assert [found[path].as_posix() for path in paths] == [
         "A/img.tif", f"{base}/B/img.tif", "000123_img.tif", "x/B/img.tif", "other.tif",
     ]  # fmt: skip
-    assert list(distinct_names([paths[0], paths[0]]).values()) == [PurePosixPath("img.tif")]
+    assert list(told_apart([paths[0], paths[0]]).values()) == [PurePosixPath("img.tif")]
 
 
 def test_links_keep_their_names_and_namesakes_their_folders(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_a_raw_file_that_is_gone_and_a_daemon_that_is_busy(
     finished.add("b.tif", counts(6, SHAPE))
     (finished.config.folders.drop / "b.tif").unlink()
     browser.open(port)
-    assert "the raw file is not there any more" in browser.text("#notice") and not browser.shown("#divider")
+    assert "the raw file no longer exists" in browser.text("#notice") and not browser.shown("#divider")
     browser.press("r")
     assert browser.text("#notice").startswith("no residual: ")
     browser.wait(lambda: not browser.shown("#bar"))

@@ -346,7 +346,7 @@ def test_a_raw_file_that_is_gone_or_changed_leaves_the_denoised_image_alone(
     assert "has changed since" in changed.raw_gone
     path.unlink()
     gone = gallery.find(job)
-    assert "not there any more" in gone.raw_gone
+    assert "no longer exists" in gone.raw_gone
     for result in (changed, gone):
         assert gallery.tile(result, "denoised", 0, 0, 0) == whole
         assert list(gallery.profile(result, (0, 0), (0, 9), 1)) == ["denoised"]
@@ -385,8 +385,8 @@ def test_only_results_of_ours_in_the_output_folder_are_shown(finished: Finished,
         (elsewhere / "a.tif", "outside"),
         (output / "away" / "a.tif", "outside"),
         (output / ".." / "elsewhere" / "a.tif", "outside"),
-        (output / "link.tif", "no file of ours"),
-        (output / "pipe.tif", "no file of ours"),
+        (output / "link.tif", "is not a plain file"),
+        (output / "pipe.tif", "is not a plain file"),
         (output / "stranger.tif", "no record"),
         (output / "lost.tif", "moved or deleted"),
         (Path("/etc/passwd"), "outside"),

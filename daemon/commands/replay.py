@@ -123,7 +123,7 @@ def _compared(
     backend: Backend,
     reader: Reader,
     job: Job,
-    result: paths.Result,
+    result: paths.JobImage,
 ) -> Comparison:
     relative, section, image = result.relative, result.section, result.image
     path = new.folders.drop / job.path

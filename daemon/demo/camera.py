@@ -1,9 +1,9 @@
 """A simulated camera: nanoparticle micrographs with known truth, written to a drop folder as real cameras do.
 
-**This generator family is excluded from training**: what it makes never enters a training set, so that a PSNR
-measured against its truth is honest. Gold nanocrystals (single, twinned, five-fold) lie on an amorphous carbon film
-and are imaged coherently (bright-field TEM: phase contrast, Fresnel fringes, an information limit) or incoherently
-(annular dark-field STEM). It runs as a process of its own:
+**This simulator is excluded from training**: its images never enter a training set, so that a PSNR measured against
+its truth is honest. Gold nanocrystals (single, twinned, five-fold) lie on an amorphous carbon film and are imaged
+coherently (bright-field TEM: phase contrast, Fresnel fringes, an information limit) or incoherently (annular
+dark-field STEM). It runs in its own process:
 ``python -m daemon.demo.camera DROP --truth FOLDER --seed N``.
 """
 
@@ -29,7 +29,7 @@ Pause = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One micrograph of the session: what is recorded, and how its file comes into being."""
+    """One micrograph of the session, and the way its file is written."""
 
     file: str
     """Path below the drop folder; the suffix decides between TIFF and MRC."""
@@ -55,8 +55,8 @@ SESSION = (
     Exposure("exposure_004.mrc", 1024, 20, 0.05, "reopened"),
     Exposure("exposure_005.mrc", 512, 20, 0.05, "in pieces"),
 )
-"""Two doses, contrasts from 5 % to 100 %, both formats, every manner of arriving, one name in several folders; the
-folders are those of the shipped profiles, and the last two are left to the default profile."""
+"""Two doses, contrasts from 5 % to 100 %, both formats, every manner of writing, one name in several folders; the
+folders are those of the shipped profiles, and the last two get the default profile."""
 
 
 def encode(counts: NDArray[np.uint16], kind: str) -> bytes:
@@ -97,7 +97,7 @@ def _write_preallocated(path: Path, data: bytes, pause: Pause) -> None:
 
 
 def _write_renamed(path: Path, data: bytes, pause: Pause) -> None:
-    """A temporary name beside it, then a rename: rsync and careful acquisition software."""
+    """A temporary name in the same folder, then a rename: rsync and careful acquisition software."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as stream:
         for piece in _pieces(data, 4):
@@ -129,7 +129,7 @@ def _pieces(data: bytes, number: int) -> Iterator[bytes]:
 
 
 def shoot(drop: Path, truth: Path, seed: int, exposures: Sequence[Exposure], pause: Pause) -> Iterator[dict[str, Any]]:
-    """Make and write `exposures` below `drop`, their expected counts as .npy below `truth`; yield what happens.
+    """Make and write `exposures` below `drop`, their expected counts as .npy below `truth`; yield events.
 
     Events are plain JSON: {"event": "started", file, side, dose, contrast, manner} when the file appears,
     {"event": "complete", file, bytes, hits: [[row, column], ...], truth} just after its last byte.
@@ -152,7 +152,7 @@ def shoot(drop: Path, truth: Path, seed: int, exposures: Sequence[Exposure], pau
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: write the session below a drop folder, one JSON line on stdout for every event."""
+    """Command line: write the session below a drop folder; each event is one JSON line on stdout."""
     parser = argparse.ArgumentParser(prog="python -m daemon.demo.camera", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("drop", type=Path, help="folder to write micrographs into")
     parser.add_argument("--truth", type=Path, required=True, help="folder for the expected counts (.npy); outside DROP")

@@ -1,8 +1,8 @@
-"""`emdenoised demo`: a simulated camera fills a drop folder, the real daemon empties it, and every result is measured.
+"""`emdenoised demo`: a simulated camera writes, the real daemon denoises, and every result is compared with its truth.
 
 PSNR here is 10 log10(peak² / mean squared error) against the camera's noiseless truth, with peak = the truth's
-brightest pixel. Two rivals: a Gaussian filter of a usual width, and the one whose width is chosen, for every
-micrograph, *with* knowledge of the truth. Both are spared the X-ray hits, a favour no real filter gets.
+brightest pixel. Two filters are compared: a Gaussian of a usual width, and the one whose width is chosen for every
+micrograph *with* knowledge of the truth. Both get images without the X-ray hits, an advantage no real filter has.
 """
 
 import json
@@ -32,7 +32,7 @@ from daemon.micrograph import Image
 from daemon.output.record import Record, own_record
 
 DAEMON = ("-m", "emdenoised", "run", "--config")
-"""How the demo starts the daemon: Python's arguments, before the configuration's path."""
+"""Python's arguments that start the daemon, before the path of its settings."""
 
 _SIGNATURE = "# Written by `emdenoised demo`; the demo deletes and rewrites this folder.\n"
 _FOLDERS = ("drop", "denoised", "state", "truth")
@@ -50,9 +50,9 @@ class Score:
     seconds: float
     raw: float
     usual: float
-    """Of a Gaussian filter of 2 px, a usual choice."""
+    """After a Gaussian filter of 2 px, a usual choice."""
     best: float
-    """Of the best Gaussian filter, chosen with the truth at hand."""
+    """After the best Gaussian filter, chosen with knowledge of the truth."""
     denoised: float
 
 
@@ -77,7 +77,7 @@ def gaussian(image: Image, sigma: float) -> Image:
 
 
 def best_gaussian(image: Image, truth: Image) -> tuple[float, float]:
-    """(PSNR in dB, sigma in px) of the Gaussian closest to the truth; wider ones are tried until they get worse."""
+    """(PSNR in dB, sigma in px) of the best Gaussian filter; wider ones are tried until the PSNR falls."""
     best = (psnr(image, truth), 0.0)
     for sigma in _WIDTHS:
         tried = (psnr(gaussian(image, sigma), truth), sigma)
@@ -87,16 +87,17 @@ def best_gaussian(image: Image, truth: Image) -> tuple[float, float]:
     return best
 
 
-def table(outcomes: Sequence[Score], width: int = 100) -> str:
-    """The outcomes as plain text, PSNR in dB, no wider than `width` columns (or 70, if that is more)."""
+def table(scores: Sequence[Score], width: int = 100) -> str:
+    """The scores as plain text, PSNR in dB, no wider than `width` columns (or 70, if that is more)."""
     columns = " size  counts  contrast      s    raw  2 px   best  denoised"
-    name = max(10, min(width - len(columns), max((len(o.exposure.file) for o in outcomes), default=10)))
+    name = max(10, min(width - len(columns), max((len(one.exposure.file) for one in scores), default=10)))
     lines = [f"{'micrograph':<{name}}" + columns, "─" * (name + len(columns))]
-    for o in outcomes:
-        file = o.exposure.file if len(o.exposure.file) <= name else "…" + o.exposure.file[1 - name :]
+    for one in scores:
+        shot = one.exposure
+        file = shot.file if len(shot.file) <= name else "…" + shot.file[1 - name :]
         lines.append(
-            f"{file:<{name}}{o.exposure.side:>5}{o.exposure.dose:>8g}{o.exposure.contrast:>10.0%}{o.seconds:>7.1f}"
-            f"{o.raw:>7.1f}{o.usual:>6.1f}{o.best:>7.1f}{o.denoised:>10.1f}"
+            f"{file:<{name}}{shot.side:>5}{shot.dose:>8g}{shot.contrast:>10.0%}{one.seconds:>7.1f}"
+            f"{one.raw:>7.1f}{one.usual:>6.1f}{one.best:>7.1f}{one.denoised:>10.1f}"
         )
     return "\n".join(lines)
 
@@ -111,7 +112,7 @@ def picture(rows: Sequence[tuple[str, Image, Image, Image]], path: Path, side: i
         draw.text((gap + column * (side + gap), 24), title, fill=235, font=fonts[19])
     for row, (label, *images) in enumerate(rows):
         top = head + row * (side + label_height)
-        here = _liveliest(images[2], side)
+        here = _most_structured(images[2], side)
         low, high = np.percentile(images[2][here], (0.3, 99.7))
         low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
         for column, image in enumerate(images):
@@ -127,7 +128,7 @@ def picture(rows: Sequence[tuple[str, Image, Image, Image]], path: Path, side: i
     canvas.save(path)
 
 
-def _liveliest(truth: Image, side: int) -> tuple[slice, slice]:
+def _most_structured(truth: Image, side: int) -> tuple[slice, slice]:
     """The cut-out of at most `side` px a side with the most structure."""
     places = [
         (slice(y, y + side), slice(x, x + side))
@@ -138,7 +139,7 @@ def _liveliest(truth: Image, side: int) -> tuple[slice, slice]:
 
 
 def read(path: Path) -> Any:
-    """Pixels (H, W) of a TIFF or MRC, read without the daemon's own reader: the judge is independent."""
+    """Pixels (H, W) of a TIFF or MRC, read without the daemon's reader, so that the check is independent."""
     if path.suffix == ".mrc":
         with mrcfile.open(path) as mrc:
             return np.array(mrc.data)
@@ -146,7 +147,7 @@ def read(path: Path) -> Any:
 
 
 def prepare(out: Path) -> Path:
-    """Make an empty demo folder with its configuration and return that file.
+    """Make an empty demo folder with its settings file and return that file.
 
     A folder that an earlier demo made is emptied first. Raises ConfigError if it holds anything else.
     """
@@ -161,14 +162,14 @@ def prepare(out: Path) -> Path:
     keys = {"drop": "drop", "output": "denoised", "state": "state"}
     # A JSON string is a YAML string too, whatever characters the path holds.
     lines = [f"  {key}: {json.dumps(str((out / name).resolve()), ensure_ascii=False)}\n" for key, name in keys.items()]
-    # On the processor everywhere: what is shown must not depend on whether an engine was built for a GPU.
+    # Always on the processor: the figures must not depend on whether an engine was built for a GPU.
     text = _SIGNATURE + "folders:\n" + "".join(lines) + "backend:\n  kind: cpu\nmonitor:\n  listen: 127.0.0.1:0\n"
     config.write_text(text, encoding="utf-8")
     return config
 
 
 def run(out: Path = Path("demo-output"), timeout: float = 170.0, pace: float = 1.0, count: int = len(SESSION)) -> int:
-    """Show the whole product on `count` simulated micrographs; everything made stays below `out`.
+    """Run camera and daemon on `count` simulated micrographs and report the scores; all files are below `out`.
 
     Ends within `timeout` seconds. Returns 0 if every micrograph came out better than it went in and the daemon
     stopped cleanly, else 1. Raises ConfigError if `out` holds something that is not a demo's.
@@ -179,7 +180,7 @@ def run(out: Path = Path("demo-output"), timeout: float = 170.0, pace: float = 1
 
 
 class _Demo:
-    """One demonstration: two child processes, two threads that stamp what they do, one loop that tells it."""
+    """One demonstration: two child processes, two threads that note their events, one loop that reports them."""
 
     def __init__(self, out: Path, config: Path, session: Sequence[Exposure]) -> None:
         self._out = out
@@ -189,7 +190,7 @@ class _Demo:
         self._events: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
         self._stop = threading.Event()
         self._complete: dict[str, tuple[float, dict[str, Any]]] = {}
-        self._outcomes: dict[str, Score] = {}
+        self._scores: dict[str, Score] = {}
         self._waiting = [exposure.file for exposure in session]
         self._problems: list[str] = []
         self._backend = ""
@@ -209,7 +210,7 @@ class _Demo:
             stack.callback(self._stop.set)
             threading.Thread(target=self._follow_camera, args=(camera,), daemon=True).start()
             threading.Thread(target=self._follow_results, daemon=True).start()
-            self._tell(daemon, camera, deadline)
+            self._report(daemon, camera, deadline)
             self._end(daemon)
         self._sum_up(log)
         return 1 if self._problems else 0
@@ -218,7 +219,7 @@ class _Demo:
     def _spawn(
         stack: ExitStack, command: list[str], stdout: TextIO | int, stderr: TextIO | None = None
     ) -> subprocess.Popen[str]:
-        """Python as a child process that is dead when the demo is."""
+        """Python as a child process that ends with the demo."""
         command = [sys.executable, *command]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, encoding="utf-8")
         stack.callback(process.wait)
@@ -232,14 +233,14 @@ class _Demo:
                 self._events.put((time.monotonic(), json.loads(line)))
 
     def _follow_results(self) -> None:
-        """The image is renamed into place last, so that it exists means that it is finished."""
+        """Images are written atomically, so one that exists is finished."""
         pending = list(self._waiting)
         while not self._stop.wait(0.1):
             for file in [file for file in pending if (self._out / "denoised" / file).is_file()]:
                 self._events.put((time.monotonic(), {"event": "denoised", "file": file}))
                 pending.remove(file)
 
-    def _tell(self, daemon: subprocess.Popen[str], camera: subprocess.Popen[str], deadline: float) -> None:
+    def _report(self, daemon: subprocess.Popen[str], camera: subprocess.Popen[str], deadline: float) -> None:
         while self._waiting:
             try:
                 stamp, event = self._events.get(timeout=0.2)
@@ -256,23 +257,23 @@ class _Demo:
                 return
             file = str(event["file"])
             if event["event"] == "started":
-                self._say(stamp, "arriving", f"{file}  {event['side']}²  {event['dose']:g} counts/px  "
-                                             f"contrast {event['contrast']:.0%}  {event['manner']}")  # fmt: skip
+                self._print(stamp, "arriving", f"{file}  {event['side']}²  {event['dose']:g} counts/px  "
+                                               f"contrast {event['contrast']:.0%}  {event['manner']}")  # fmt: skip
             elif event["event"] == "complete":
                 self._complete[file] = (stamp, event)
-                self._say(stamp, "complete", f"{file}  {event['bytes'] / 1e6:.1f} MB")
+                self._print(stamp, "complete", f"{file}  {event['bytes'] / 1e6:.1f} MB")
             else:
                 self._waiting.remove(file)
                 self._judge(stamp, file)
 
-    def _say(self, stamp: float, word: str, rest: str) -> None:
+    def _print(self, stamp: float, word: str, rest: str) -> None:
         print(f"{stamp - self._started:6.1f} s  {word:<9} {rest}")
 
     def _judge(self, stamp: float, file: str) -> None:
-        """Measure a finished image against the truth; whatever is wrong with it becomes a problem."""
+        """Compare a finished image with its truth; each fault becomes a problem."""
         if file not in self._complete:
             self._problems.append(f"{file}: was read before it was complete")
-            self._say(stamp, "TOO EARLY", file)
+            self._print(stamp, "TOO EARLY", file)
             return
         last_byte, event = self._complete[file]
         exposure = next(e for e in self._session if e.file == file)
@@ -287,17 +288,17 @@ class _Demo:
             self._problems.append(f"{file}: the result is {denoised.shape} {denoised.dtype}, not a finite float32 "
                                   f"image of {truth.shape}")  # fmt: skip
             return
-        rivals = psnr(gaussian(raw, USUAL_SIGMA), truth), best_gaussian(raw, truth)[0]
-        outcome = Score(exposure, stamp - last_byte, psnr(raw, truth), *rivals, psnr(denoised, truth))
-        self._outcomes[file] = outcome
-        if outcome.denoised <= outcome.raw:
-            self._problems.append(f"{file}: is worse than the input ({outcome.raw:.2f} → {outcome.denoised:.2f} dB)")
+        filtered = psnr(gaussian(raw, USUAL_SIGMA), truth), best_gaussian(raw, truth)[0]
+        score = Score(exposure, stamp - last_byte, psnr(raw, truth), *filtered, psnr(denoised, truth))
+        self._scores[file] = score
+        if score.denoised <= score.raw:
+            self._problems.append(f"{file}: is worse than the raw image ({score.raw:.2f} → {score.denoised:.2f} dB)")
         record = self._record(file)
         verdict = (record.verdict and record.verdict.word) or "no verdict"
         dose = "" if record.dose is None else f"  {record.dose:.1f} counts/px"
-        self._say(stamp, "denoised", f"{file}{dose}  {verdict}  in {outcome.seconds:.1f} s  "
-                  f"PSNR {outcome.raw:.1f} → {outcome.denoised:.1f} dB "
-                  f"(Gaussian 2 px {outcome.usual:.1f}, best {outcome.best:.1f})")  # fmt: skip
+        self._print(stamp, "denoised", f"{file}{dose}  {verdict}  in {score.seconds:.1f} s  "
+                    f"PSNR {score.raw:.1f} → {score.denoised:.1f} dB "
+                    f"(Gaussian 2 px {score.usual:.1f}, best {score.best:.1f})")  # fmt: skip
 
     def _record(self, file: str) -> Record:
         image = self._out / "denoised" / file
@@ -325,40 +326,40 @@ class _Demo:
                 self._problems.append(f"the daemon did not stop within {_STOP_SECONDS:g} s of SIGTERM")
 
     def _sum_up(self, log: Path) -> None:
-        outcomes = [self._outcomes[e.file] for e in self._session if e.file in self._outcomes]
-        if outcomes:
-            print("\n" + table(outcomes, shutil.get_terminal_size((100, 24)).columns))
+        scores = [self._scores[e.file] for e in self._session if e.file in self._scores]
+        if scores:
+            print("\n" + table(scores, shutil.get_terminal_size((100, 24)).columns))
             print("s = seconds from the file's last byte to the result. PSNR in dB against the truth, which only the\n"
                   "simulator knows; peak = its brightest pixel. 2 px, best: Gaussian filters, of a usual width, and\n"
                   "of the best for each image, chosen with knowledge of the truth (at 5 % contrast a blur over 20\n"
                   "pixels and more). The network has never seen this simulator.")  # fmt: skip
-            self._picture(outcomes)
+            self._picture(scores)
         if self._backend:
             print(f"backend: {self._backend}")
-        print(f"\nEverything lies in {self._out.resolve()}:\n"
+        print(f"\nAll files are in {self._out.resolve()}:\n"
               f"  before-after.png  raw, denoised and truth side by side\n"
-              f"  drop/ → denoised/  what the camera wrote, and the results, each with a preview and a .json\n"
+              f"  drop/ → denoised/  the camera's files, and the results, each with a preview and a .json\n"
               f"  truth/ state/ daemon.log config.yaml")  # fmt: skip
         program = sys.argv[0] if Path(sys.argv[0]).name == "emdenoised" else "emdenoised"
-        print(f"Look at them:\n"
+        print(f"To look at them:\n"
               f"  {program} run --config {self._config}   and open the address of the live page that it logs\n"
               f"  {program} report last --config {self._config} -o session.html   a page for the lab book")  # fmt: skip
         for problem in self._problems:
             print(f"PROBLEM: {problem}")
         if self._problems:
             tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-            print(f"The daemon's last words ({log}):", *(tail or ["(none)"]), sep="\n  ")
+            print(f"The end of the daemon's log ({log}):", *(tail or ["(empty)"]), sep="\n  ")
 
-    def _picture(self, outcomes: Sequence[Score]) -> None:
+    def _picture(self, scores: Sequence[Score]) -> None:
         """One row for each contrast at the lowest dose."""
-        lowest = min(o.exposure.dose for o in outcomes)
-        chosen = {o.exposure.contrast: o for o in reversed(outcomes) if o.exposure.dose == lowest}
+        lowest = min(one.exposure.dose for one in scores)
+        chosen = {one.exposure.contrast: one for one in reversed(scores) if one.exposure.dose == lowest}
         rows = []
-        for contrast, o in sorted(chosen.items(), reverse=True):
-            file = o.exposure.file
+        for contrast, one in sorted(chosen.items(), reverse=True):
+            file = one.exposure.file
             truth = np.load(self._complete[file][1]["truth"])
-            label = (f"{lowest:g} counts per pixel, contrast {contrast:.0%}: PSNR {o.raw:.1f} dB as recorded, "
-                     f"{o.denoised:.1f} dB denoised "
-                     f"(Gaussian of 2 px {o.usual:.1f} dB, the best {o.best:.1f} dB)")  # fmt: skip
+            label = (f"{lowest:g} counts per pixel, contrast {contrast:.0%}: PSNR {one.raw:.1f} dB as recorded, "
+                     f"{one.denoised:.1f} dB denoised "
+                     f"(Gaussian of 2 px {one.usual:.1f} dB, the best {one.best:.1f} dB)")  # fmt: skip
             rows.append((label, self._raw(file, truth), read(self._out / "denoised" / file), truth))
         picture(rows, self._out / "before-after.png")

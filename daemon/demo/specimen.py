@@ -1,4 +1,4 @@
-"""A simulated specimen, and what a camera counts of it."""
+"""A simulated specimen, and the counts that a camera records of it."""
 
 from collections.abc import Sequence
 from math import ceil, cos, pi, radians, sin, sqrt
@@ -11,7 +11,7 @@ Real = NDArray[np.float32]
 PIXEL_NM = 0.04
 _WAVELENGTH_NM = 0.00251  # electrons of 200 keV
 _LIMIT = 0.25  # information limit, cycles per pixel: 0.16 nm
-_MARGIN = 32  # pixels computed and cut off on each side, because the FFT wraps round
+_MARGIN = 32  # pixels computed and cut off on each side, because the FFT is periodic
 
 # Lattice rows of gold seen down a zone axis: (direction in degrees, spacing in nm, weight).
 _ZONE_110 = ((54.74, 0.2355, 1.0), (-54.74, 0.2355, 1.0), (0.0, 0.2039, 0.7))
@@ -86,7 +86,7 @@ def _particles(rng: np.random.Generator, size: int) -> tuple[Real, Real, Real]:
         thickness = _crystal(rng, y, x, radius)
         metal[here] += thickness
         loss[here] += thickness * np.float32(rng.uniform(0.5, 1.5))
-        if rng.random() < 0.85:  # the others are too far off any zone axis to show a row
+        if rng.random() < 0.85:  # the others are too far off any zone axis to show lattice rows
             rows[here] += np.minimum(thickness, 5) * _lattice(rng, y, x)
     return metal, rows, loss
 
@@ -132,7 +132,7 @@ def _rows(family: Sequence[tuple[float, float, float]], turn: float, y: Real, x:
 
 
 def _bright_field(film: Real, metal: Real, rows: Real, loss: Real, defocus: float) -> Real:
-    """Coherent image: the wave leaves the specimen weaker and delayed, and interferes `defocus` nm away from it."""
+    """Coherent image: the exit wave, weakened and delayed, propagated by `defocus` nm."""
     phase = 0.13 * film + 0.06 * metal + 0.055 * rows
     wave = np.exp(-0.08 * film - 0.06 * loss + 1j * phase).astype(np.complex64)
     k = np.fft.fftfreq(len(film)).astype(np.float32)
@@ -144,7 +144,7 @@ def _bright_field(film: Real, metal: Real, rows: Real, loss: Real, defocus: floa
 
 
 def _dark_field(film: Real, metal: Real, rows: Real) -> Real:
-    """Incoherent image: what scatters to high angles is bright, blurred by the probe."""
+    """Incoherent image: scattering to high angles is bright, blurred by the probe."""
     mass = 1.5 * film + metal + 0.4 * rows
     probe = np.exp(-_frequencies(len(film)) / np.float32((0.8 * _LIMIT) ** 2))
     return np.fft.irfft2(np.fft.rfft2(mass) * probe, s=film.shape).astype(np.float32)

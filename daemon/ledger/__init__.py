@@ -1,5 +1,5 @@
-"""What has been seen, done and refused: one SQLite file that outlives the process.
+"""The list of every micrograph seen and its state: one SQLite file, kept across restarts.
 
-In: files as the watcher found them, and what became of each. Out: the next `Job`, counts, and the jobs of a session.
+In: files that the watcher found, and the outcome of each. Out: the next `Job`, counts, and the jobs of a session.
 Front door: `jobs.Ledger`; `sessions.find` chooses the jobs of a past session.
 """

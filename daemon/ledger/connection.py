@@ -1,4 +1,4 @@
-"""One open ledger: a transaction at a time, SQLite's errors in words, and no word into files that were replaced."""
+"""One open ledger: one transaction at a time, SQLite's errors with a remedy, and no writing to replaced files."""
 
 import contextlib
 import os
@@ -26,14 +26,14 @@ C = TypeVar("C", bound="Connection")
 
 
 class Connection:
-    """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once. See `jobs.Ledger`."""
+    """Opened on a state folder, closed by `close` or `with`. Used by any thread. See `jobs.Ledger`."""
 
     def __init__(self, folder: Path, mode: Mode) -> None:
         self.path = folder / FILE
         self._lock = threading.RLock()
         self._held = own(folder) if mode == "own" else None
         self._files: dict[Path, tuple[int, int]] = {}
-        """By name, the device and inode of what is open."""
+        """Device and inode of each open file, by name."""
         try:
             with self._explained():
                 self._db = connect(self.path, mode)
@@ -84,7 +84,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """One thread at a time, and SQLite's errors in words that say what to do."""
+        """One thread at a time; SQLite's errors become ours (`database.explain`)."""
         with self._lock:
             try:
                 yield

@@ -1,8 +1,8 @@
-"""The ledger's file on disk: whose it is, what is in it, and what to do when it cannot be used.
+"""The ledger's file: its lock, its tables, and errors with their remedies.
 
 Only SQLite opens the database, its log (-wal) and the index of the log (-shm). A process that closes any descriptor of
 a file drops all its POSIX locks on it (fcntl(2)), also those of connections in other threads. The next program that
-closes the ledger would then take itself for its last user and delete the log that the service writes to.
+closes the ledger would then regard itself as its last user and delete the log that the service writes to.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from daemon.errors import ConfigError, EmdenoisedError, TransientError
 
 FILE = "ledger.db"
 LOCK = "lock"
-_APPLICATION = 0x454D6465  # "EMde", so that a foreign database is never taken for ours
+_APPLICATION = 0x454D6465  # "EMde", to recognise a foreign database
 
 Mode = Literal["own", "edit", "read"]
 
@@ -53,7 +53,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX outcomes ON jobs (state, updated);
     CREATE INDEX latest ON jobs (updated);
     """,
-    # How many jobs are in each state: counting a million rows each time somebody asks takes too long.
+    # How many jobs are in each state: counting a million rows for each request takes too long.
     """
     CREATE TABLE tally (state TEXT PRIMARY KEY, jobs INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO tally VALUES ('pending', 0), ('running', 0), ('retry', 0), ('done', 0), ('quarantined', 0);
@@ -69,20 +69,20 @@ MIGRATIONS: tuple[str, ...] = (
         UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
     END;
     """,
-    # How many sections of a stack are done, where they are taken one by one.
+    # How many sections of a stack are done, where they are processed one by one.
     "ALTER TABLE jobs ADD COLUMN sections INTEGER NOT NULL DEFAULT 0;",
-    # What the live page shows of many micrographs at once, without opening as many JSON files.
+    # For lists on the live page, which would otherwise open a JSON file for each micrograph.
     """
     ALTER TABLE jobs ADD COLUMN verdict TEXT;
     ALTER TABLE jobs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';
     CREATE INDEX verdicts ON jobs (verdict, updated) WHERE verdict IS NOT NULL;
     """,
 )
-"""Each brings the schema from its index to the next version (PRAGMA user_version). Only ever appended to."""
+"""Each brings the schema from its index to the next version (PRAGMA user_version). Never change one: append."""
 
 
 class LedgerError(EmdenoisedError):
-    """The ledger cannot be used as it is; the message says what to do."""
+    """The ledger cannot be used as it is; the message gives the remedy."""
 
 
 class LedgerLockedError(LedgerError):
@@ -102,10 +102,9 @@ class LedgerUnavailableError(TransientError):
 
 
 def own(folder: Path) -> int:
-    """Make the state folder if need be and lock it for this process. Returns the descriptor that holds the lock.
+    """Make the state folder if missing and lock it for this process. Returns the descriptor that holds the lock.
 
-    That it is on a local disk, the settings have seen to (`settings.folders`). Raises ConfigError (cannot be made) or
-    LedgerLockedError.
+    `settings.folders` has checked that it is on a local disk. Raises ConfigError (cannot be made) or LedgerLockedError.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,19 +172,19 @@ def connect(path: Path, mode: Mode) -> sqlite3.Connection:
 
 
 def _prepare(path: Path, mode: Mode) -> None:
-    """Make the file ("own") or see that it can be opened, without opening it."""
+    """Make the file ("own") and check that it can be opened, without opening it."""
     try:
         if mode == "own":
             with contextlib.suppress(FileExistsError):
                 # For this user only; SQLite's other files follow its mode. Unlike open(2), mknod(2) leaves no
-                # descriptor to close, whoever else connects at this moment.
+                # descriptor to close while another thread may connect.
                 os.mknod(path, stat.S_IFREG | 0o600)
         path.stat()
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:
         raise LedgerError(f"{path} cannot be opened: {error.strerror}; give this user the right to") from error
-    if not os.access(path, os.R_OK | os.W_OK):  # SQLite would go on without the right to write
+    if not os.access(path, os.R_OK | os.W_OK):  # SQLite would open it without the right to write
         raise LedgerError(f"{path} cannot be opened: {os.strerror(errno.EACCES)}; give this user the right to")
 
 
@@ -193,11 +192,11 @@ def _missing(path: Path) -> LedgerError:
     return LedgerError(f"{path}: there is no ledger; the service has not run with this state folder yet")
 
 
-# Whether the files are still those under their names
+# Replaced files
 
 
 def identities(path: Path) -> dict[Path, tuple[int, int]]:
-    """Device and inode of the database, its log and the log's index, by name. To be called while connected."""
+    """Device and inode of the database, its log and the log's index, by name. Call it while connected."""
     found = {}
     for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if (identity := _identity(name)) is not None:
@@ -206,11 +205,11 @@ def identities(path: Path) -> dict[Path, tuple[int, int]]:
 
 
 def require_same(path: Path, files: Mapping[Path, tuple[int, int]]) -> None:
-    """Raise LedgerReplacedError for the ledger at `path` unless each name still stands for the same file."""
+    """Raise LedgerReplacedError for the ledger at `path` unless each name still leads to the same file."""
     for name, identity in files.items():
         try:
             now = _identity(name)
-        except OSError:  # a folder that may not be searched now says nothing about the file
+        except OSError:  # the folder cannot be searched now: unknown
             continue
         if now != identity:
             raise _replaced(path, name)
@@ -219,10 +218,10 @@ def require_same(path: Path, files: Mapping[Path, tuple[int, int]]) -> None:
 def leave_open(path: Path, database: sqlite3.Connection) -> None:
     """Keep a connection whose files were replaced until the process ends, and refuse another one to `path`.
 
-    SQLite would copy the deleted log over the present database at closing, and let a new connection share the index
-    of the deleted log.
+    On closing, SQLite would copy the deleted log over the present database; a new connection would share the index of
+    the deleted log.
     """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(database))  # or the interpreter would close it at its end
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(database))  # or the interpreter would close it when it ends
     _left_open.add(path)
 
 
@@ -230,7 +229,7 @@ _left_open: set[Path] = set()
 
 
 def _identity(name: Path) -> tuple[int, int] | None:
-    """None if there is no such file; OSError if that cannot be found out."""
+    """None if there is no such file. Raises OSError if that is unknown."""
     try:
         found = name.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -247,7 +246,7 @@ def _replaced(path: Path, name: Path) -> LedgerReplacedError:
 
 
 def explain(path: Path, error: sqlite3.DatabaseError) -> EmdenoisedError:
-    """SQLite's error as one that says what to do."""
+    """An error of ours, with its remedy, for an error of SQLite."""
     text = str(error)
     if "not a database" in text or "malformed" in text:
         return LedgerDamagedError(
@@ -255,11 +254,11 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> EmdenoisedError:
             " and start it again: finished images are recognised by their JSON and not made twice"
         )
     if "disk is full" in text:
-        return LedgerUnavailableError(f"{path}: the disk is full; make room, the service goes on by itself")
+        return LedgerUnavailableError(f"{path}: the disk is full; free some space, the service goes on by itself")
     if "disk I/O error" in text:
-        return LedgerUnavailableError(f"{path}: the disk cannot be read or written; check that it has room")
+        return LedgerUnavailableError(f"{path}: the disk cannot be read or written; check that it has free space")
     if "locked" in text:
-        return LedgerUnavailableError(f"{path} is held by another process; close what has it open")
+        return LedgerUnavailableError(f"{path} is locked by another process; close the program that has it open")
     if "readonly" in text or "unable to open" in text:
         return LedgerError(f"{path} cannot be opened or written ({text}); give this user the right to")
     return LedgerError(f"{path}: {text}")

@@ -1,9 +1,8 @@
-"""What has been seen, done and given up, kept across restarts: one SQLite file (WAL) on a local disk.
+"""The jobs: one for each revision of each file, in one SQLite file (WAL) on a local disk.
 
-The ledger is also the queue: whoever wants work claims it here, so nothing can get out of step with it. Each public
-method is one transaction. Commits are not forced to disk one by one: a power cut may lose the last of them, never
-damage the file. What is lost that way is found again by the next scan, and an image already written is adopted
-from its JSON.
+The ledger is also the queue: jobs are claimed from it. Each public method is one transaction. Commits are not forced to
+disk one by one: a power cut may lose the last of them, but does not damage the file. The next scan finds such files
+again, and an image already written is adopted by its JSON.
 """
 
 import json
@@ -22,23 +21,23 @@ from daemon.settings.config import Retry
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
 _HELD = "9e999"
-"""Infinity in SQL: `not_before` of jobs that wait for something to be installed."""
+"""Infinity in SQL: `not_before` of jobs whose reader is not installed."""
 _WORST_FIRST = ("reject", "check", "good")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One revision of one file. Times are seconds of the wall clock, for people; `timings` are seconds by step."""
+    """One revision of one file. Times are seconds of the wall clock; `timings` are seconds by step."""
 
     id: int
     path: str
     """Relative to the drop folder; bytes that are not UTF-8 as surrogates (PEP 383)."""
     revision: int
-    """1, 2, ...: counts the versions of this file that were worked on."""
+    """1, 2, ...: counts the versions of this file that were processed."""
     size: int
     mtime_ns: int
     sha256: str | None
-    """Of the file; of its first section, where sections are taken one by one."""
+    """Of the file; of its first section, where sections are processed one by one."""
     state: State
     live: bool
     attempts: int
@@ -51,22 +50,21 @@ class Job:
     created: float
     updated: float
     sections: int = 0
-    """How many sections of a stack are done, where they are taken one by one."""
+    """How many sections of a stack are done, where they are processed one by one."""
     verdict: str | None = None
     """Of the result: good, check or reject."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The few figures of the result's record that are shown of many micrographs at once (`record.Record.summary`)."""
+    """Figures of the result's record for lists of micrographs (`record.Record.summary`)."""
 
 
 class Ledger(Connection):
-    """Opened on a state folder, closed by `close` or `with`. Several threads may use it at once.
+    """Opened on a state folder, closed by `close` or `with`. Used by any thread.
 
     `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
-    (`emdenoised retry`), "read" for looking (`emdenoised status`). Raises ConfigError if the folder cannot be made,
+    (`emdenoised retry`), "read" (`emdenoised status`). Raises ConfigError if the folder cannot be made,
     LedgerLockedError if another service owns it, LedgerDamagedError, LedgerError if the file is foreign, missing (edit,
-    read) or of another version, and, from any method, LedgerUnavailableError while the disk is full or another process
-    holds the file. What changes something raises LedgerReplacedError once the files are no longer those under their
-    names (`require_in_place`).
+    read) or of another version. Any method raises LedgerUnavailableError while the disk is full or another process
+    locks the file; those that write raise LedgerReplacedError if files were replaced (`require_in_place`).
     """
 
     def __init__(
@@ -76,10 +74,10 @@ class Ledger(Connection):
         self._retry = retry or Retry()
         self._clock = clock
 
-    # What arrives
+    # Arrival
 
     def known(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Whether this very file (same size and modification time) was registered before, whatever became of it."""
+        """Whether a file of this path, size and modification time was registered before, in whatever state it is."""
         with self._explained():
             return self._same(path, size, mtime_ns)
 
@@ -94,27 +92,21 @@ class Ledger(Connection):
         refused: str | None = None,
         by_section: bool = False,
     ) -> Job | None:
-        """Take a finished file in: pending, or quarantined at once if `refused` says why. None if it is known already.
+        """Register a complete file: pending, or quarantined for the reason `refused`. None if it is known already.
 
-        A file that changed is a new revision if the last one was worked on; one that still waits, or was
-        quarantined, has made no output and is taken in again under the same number. So is a stack taken in
-        `by_section`: it has grown, and its first sections are done.
+        A changed file is a new revision if the last one was processed. One that waits or is quarantined has no output
+        and keeps its number; so does a stack processed `by_section`, which has grown.
         """
-        new: dict[str, object] = {
-            "size": size,
-            "mtime_ns": str(mtime_ns),
-            "live": live,
-            "state": "pending" if refused is None else "quarantined",
-            "error": _text(refused),
-            "warning": _text(warning),
-        }
+        file: dict[str, object] = {"size": size, "mtime_ns": str(mtime_ns)}
+        state = "pending" if refused is None else "quarantined"
+        new = {**file, "live": live, "state": state, "error": _text(refused), "warning": _text(warning)}
         with self._transaction():
             if self._same(path, size, mtime_ns):
                 return None
             last = self._one("SELECT * FROM jobs WHERE path = ? ORDER BY revision DESC LIMIT 1", os.fsencode(path))
             if last is not None and by_section:
-                if last.state == "running":  # `finish` sees that it has grown meanwhile
-                    new = {"size": size, "mtime_ns": str(mtime_ns)}
+                if last.state == "running":  # `finish` notices that it has grown
+                    new = file
                 return self._move(last, (last.state,), **new, attempts=last.attempts if last.state == "running" else 0)
             waiting: tuple[State, ...] = ("pending", "retry", "quarantined")
             if last is not None and last.state in waiting:
@@ -132,7 +124,7 @@ class Ledger(Connection):
         """Take the next job, now running: the newest live one, else the oldest of the backlog; None if none is due.
 
         `live_first=False`: the oldest of the backlog, else the oldest live one. The attempt is counted here, so that
-        a file which brings the whole service down is given up in the end (`recover`).
+        a file that makes the service crash is quarantined in the end (`recover`).
         """
         live = "SELECT id FROM jobs WHERE state = 'pending' AND live = 1 ORDER BY id {} LIMIT 1"
         backlog = "SELECT id FROM jobs WHERE state = 'pending' AND live = 0 ORDER BY id LIMIT 1"
@@ -141,7 +133,7 @@ class Ledger(Connection):
             now = self._clock()
             awake = "UPDATE jobs SET state = 'pending' WHERE state = 'retry' AND not_before"
             self._db.execute(f"{awake} <= ?", (now,))
-            # Further away than the longest pause: the clock was set back meanwhile.
+            # Later than the longest pause allows: the clock was set back.
             self._db.execute(f"{awake} > ? AND not_before < {_HELD}", (now + self._retry.longest_seconds,))
             for query in order:
                 if (row := self._db.execute(query).fetchone()) is not None:
@@ -150,7 +142,7 @@ class Ledger(Connection):
             return None
 
     def next_retry(self) -> float | None:
-        """Seconds until the first failed job is due again (0 if it is now), or None if none waits."""
+        """Seconds until the first retry is due, at least 0; None if none waits."""
         with self._explained():
             row = self._db.execute(
                 f"SELECT min(not_before), max(not_before) FROM jobs WHERE state = 'retry' AND not_before < {_HELD}"
@@ -161,9 +153,9 @@ class Ledger(Connection):
         return 0.0 if row[1] > now + self._retry.longest_seconds else max(0.0, row[0] - now)
 
     def same_content(self, job: Job, sha256: str) -> Job | None:
-        """Keep the hash of what was read, and return the finished revision of this file with the same bytes, if any.
+        """Store the file's hash and return a finished revision of this file with the same hash, if any.
 
-        Only the time of such a file was touched: `finish` this job with that one's output.
+        Only the file's time has changed then: `finish` this job with that one's output.
         """
         with self._transaction():
             self._move(job, ("running",), sha256=sha256)
@@ -187,10 +179,10 @@ class Ledger(Connection):
         sections: int = 0,
         more: bool = False,
     ) -> Job:
-        """Running -> done, once `output` lies whole on the disk. None leaves what was known before.
+        """Running -> done, once `output` is written. None keeps the stored value.
 
-        `sections`: so many of a stack are done now; of their verdicts the worst is kept. If there are `more`, or it has
-        grown meanwhile -> pending.
+        `sections`: how many of a stack are done now; the worst of their verdicts is kept. If there are `more`, or the
+        stack has grown meanwhile -> pending.
         """
         changes = {"sha256": sha256, "profile": _text(profile), "warning": _text(warning)}
         kept: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
@@ -208,7 +200,7 @@ class Ledger(Connection):
             return self._move(job, ("running",), state="pending" if more else "done", **kept)
 
     def replaced(self, job: Job) -> Job:
-        """Running -> pending: another stack has come under the name of one that is taken in section by section."""
+        """Running -> pending: another stack has the name of one that was processed section by section."""
         changes: dict[str, object] = {"revision": job.revision + 1, "sections": 0, "sha256": None, "verdict": None}
         with self._transaction():
             return self._move(job, ("running",), state="pending", attempts=0, **changes)
@@ -224,12 +216,11 @@ class Ledger(Connection):
             return self._move(job, ("running",), state="retry", error=_text(error), not_before=due)
 
     def hold(self, job: Job, reason: str) -> Job:
-        """Running -> retry until the next start or `retry`, no attempt counted: something is not installed."""
+        """Running -> retry until the next start or `retry`, no attempt counted: its reader is not installed."""
         with self._transaction():
             attempts = max(0, self.get(job.id).attempts - 1)
-            return self._move(
-                job, ("running",), state="retry", error=_text(reason), attempts=attempts, not_before=float("inf")
-            )
+            changes = {"error": _text(reason), "attempts": attempts, "not_before": float("inf")}
+            return self._move(job, ("running",), state="retry", **changes)
 
     def quarantine(self, job: Job, reason: str) -> Job:
         """Pending, retry or running -> quarantined, until the file changes or `retry` is called."""
@@ -243,9 +234,9 @@ class Ledger(Connection):
             return self._move(job, ("running",), state="pending", attempts=attempts)
 
     def forget(self, job: Job) -> None:
-        """Running -> as if never seen: the file is gone, or another one now. Seen again, it is taken in anew.
+        """Remove a running job: the file is gone or was replaced. The next scan that finds it registers it anew.
 
-        A newer revision that still waits takes over the number, so that its result has the plain name.
+        A newer revision that still waits gets its number, so that its result has the plain name.
         """
         waiting = "state IN ('pending', 'retry', 'quarantined')"
         with self._transaction():
@@ -257,11 +248,10 @@ class Ledger(Connection):
             )
 
     def recover(self, impatient: bool = False) -> list[Job]:
-        """At the start: what was running when the service died is pending again. Returns these jobs.
+        """At the start: jobs that were running when the service died are pending again. Returns these.
 
-        What was held is due. One that has used up its attempts by running when the service died is quarantined: it is
-        probably what brought the service down.
-        `impatient`: failed jobs are due now, whatever pause they had left.
+        One that has used up its attempts in this way is quarantined: it probably made the service crash. Held jobs are
+        due. `impatient`: so are all retries.
         """
         with self._transaction():
             found = []
@@ -277,7 +267,7 @@ class Ledger(Connection):
             return found
 
     def retry(self, pattern: str = "*") -> list[Job]:
-        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew."""
+        """Quarantined and retry jobs whose relative path or name matches the glob -> pending, with no attempts."""
         with self._transaction():
             candidates = self._many(
                 "SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND NOT EXISTS (SELECT 1 FROM jobs"
@@ -289,10 +279,10 @@ class Ledger(Connection):
                 if fnmatchcase(job.path, pattern) or fnmatchcase(job.path.rpartition("/")[2], pattern)
             ]
 
-    # What people ask
+    # Queries
 
     def get(self, job_id: int) -> Job:
-        """The job as it stands now; LedgerError if there is none."""
+        """The present state of a job. Raises LedgerError if there is none."""
         with self._explained():
             job = self._one("SELECT * FROM jobs WHERE id = ?", job_id)
         if job is None:
@@ -328,9 +318,9 @@ class Ledger(Connection):
         verdict: str | None = None,
         before: tuple[float, int] | None = None,
     ) -> list[Job]:
-        """The jobs that changed last, newest first: only those in `state`, or of that `verdict`, if given.
+        """The jobs that changed last, newest first; only those with `state` and `verdict`, if given.
 
-        `before`: only those older than this (updated, id), the last of an earlier answer.
+        `before`: only those older than this (updated, id), the last of an earlier page.
         """
         stated = {"state = ?": state, "verdict = ?": verdict, "updated <= ?": before and before[0]}
         given = {rule: value for rule, value in stated.items() if value is not None}
@@ -341,7 +331,7 @@ class Ledger(Connection):
             return self._many(query, *given.values(), *(before or ()), limit)
 
     def each(self, state: State, *, newest_first: bool = False, updated_before: float | None = None) -> Iterator[Job]:
-        """Every job in a state, by the time it came to it; a page at a time, so that nobody waits for whoever asks."""
+        """Every job in a state, by the time of its change, read a page at a time: other threads do not wait long."""
         order, after = ("DESC", "<") if newest_first else ("ASC", ">")
         end = float("inf") if updated_before is None else updated_before
         here = (float("inf"), 1 << 62) if newest_first else (float("-inf"), -1)
@@ -358,7 +348,7 @@ class Ledger(Connection):
             here = page[-1].updated, page[-1].id
 
     def drop(self, jobs: Iterable[Job]) -> int:
-        """Forget these jobs, where they are still done or quarantined as they were; returns how many."""
+        """Delete these jobs, unless they have changed meanwhile; returns how many."""
         with self._transaction():
             return sum(
                 self._db.execute(
@@ -367,7 +357,7 @@ class Ledger(Connection):
                 for job in jobs
             )
 
-    # Beneath
+    # Rows
 
     def _same(self, path: str, size: int, mtime_ns: int) -> bool:
         query = "SELECT 1 FROM jobs WHERE path = ? AND size = ? AND mtime_ns = ? LIMIT 1"
@@ -395,7 +385,7 @@ def _worse(one: str | None, other: str | None) -> str | None:
 
 
 def _text(text: str | None) -> str | None:
-    """SQLite takes no surrogates, and messages name files."""
+    """Text that SQLite stores: a message may hold a file's name with surrogates, which it does not take."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

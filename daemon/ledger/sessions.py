@@ -1,4 +1,4 @@
-"""Which micrographs make a session: since the last long pause, of one day, or of one sub-folder."""
+"""The micrographs of a session: all since the last long pause, of one day, or of one sub-folder."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from daemon.ledger.jobs import Job, Ledger
 from daemon.settings.names import folded
 
 PAUSE_SECONDS = 4 * 3600.0
-"""Between two results: what comes after a longer one is another session."""
+"""Longest pause between two results of one session."""
 _PAGE = 500
 
 HELP = (
@@ -20,7 +20,7 @@ HELP = (
 
 
 def find(ledger: Ledger, named: str = "last") -> list[Job]:
-    """The micrographs of a session that came to an end, done or quarantined, oldest first; `named` as HELP says.
+    """The done and quarantined micrographs of a session, oldest first; `named` as in HELP.
 
     Raises ConfigError where `named` is none of these or finds nothing, and what the ledger raises.
     """
@@ -39,9 +39,9 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
 
 
 def in_progress(ledger: Ledger, now: float) -> Iterator[Job]:
-    """What came to an end in the session that goes on at `now` (seconds, wall clock), newest first.
+    """The done and quarantined micrographs of the session at `now` (seconds, wall clock), newest first.
 
-    Nothing after a pause. Raises what the ledger raises.
+    None if `now` lies in a pause. Raises as the ledger does.
     """
     return _since_the_pause((job for job in _newest_first(ledger) if job.state in ("done", "quarantined")), now)
 
@@ -74,7 +74,7 @@ def _below(path: str, wanted: str) -> bool:
 
 
 def _day(named: str) -> datetime | None:
-    """Midnight, local time, at which a day begins; None for what names no day."""
+    """Midnight, local time, at which a day begins; None if `named` is not a day."""
     if named == "today":
         named = time.strftime("%Y-%m-%d", time.localtime(time.time()))
     try:

@@ -1,8 +1,8 @@
-"""Pictures of results for people who look: made when they are asked for, and never on the way of a micrograph.
+"""Pictures of results for the live page, drawn on request and apart from the processing of micrographs.
 
-Raw and denoised have one contrast, that of the denoised image. Few pictures are made at once, by threads of low
-priority; whoever would have to wait too long is asked to come back (`BusyError`). Micrographs that are looked at are
-held in memory within a limit and let go after a while; small pictures are made once and kept on a shelf.
+Raw and denoised have the same contrast, that of the denoised image. Few pictures are drawn at once, by threads of low
+priority; a request that would wait too long is refused (`BusyError`). Displayed micrographs are held in memory, within
+a limit and for a minute; small pictures are drawn once and kept in a `PictureCache`.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from daemon.formats.decoder import Reader
 from daemon.formats.partial import ResultFile, open_result
 from daemon.ledger.jobs import Job
 from daemon.live_page import pictures
-from daemon.live_page.picture_cache import Shelf
+from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Pixels
 from daemon.output.preview import binned, grey, window
 from daemon.output.record import Record, as_it_was_made, own_record, sha256_of_pixels
@@ -49,16 +49,16 @@ _RECORDS = 16
 
 
 class BusyError(EmdenoisedError):
-    """Too many pictures are asked for at once: ask again in a second."""
+    """Too many pictures are requested at once: ask again in a second."""
 
 
 class NotThereError(EmdenoisedError):
-    """There is no such picture; the message says why, for whoever looks."""
+    """There is no such picture; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownResult:
-    """A result as it lies in the output folder, and what can be shown of it."""
+    """A result in the output folder, with all that the page needs to show it."""
 
     job: Job
     image: Path
@@ -69,7 +69,7 @@ class ShownResult:
     record: Record = field(repr=False)
     """The JSON beside it."""
     raw_gone: str
-    """Why the raw image cannot be shown; empty if it can, as far as is known without reading it."""
+    """Why the raw image cannot be shown; empty if it probably can: it was not read yet."""
 
 
 @dataclass(slots=True)
@@ -77,11 +77,14 @@ class _Held:
     pixels: Pixels | ResultFile
     used: float
     memo: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Contrasts that were worked out."""
+    """Contrasts that were computed before."""
 
 
 class Gallery:
-    """Made for one set of folders; any number of threads may ask. `close` when nobody does any more."""
+    """The pictures of one set of folders. Used by any thread; `close` it last.
+
+    `memory`, `disk`: limits in bytes of micrographs held in memory and of small pictures in the state folder.
+    """
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class Gallery:
     ) -> None:
         self._folders, self._reader = folders, reader
         self._memory, self._patience, self._clock = memory, patience, clock
-        self.shelf = Shelf(folders.state / "page", disk)
+        self.cache = PictureCache(folders.state / "page", disk)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
@@ -103,7 +106,7 @@ class Gallery:
         self._records: OrderedDict[str, Record] = OrderedDict()
 
     def close(self) -> None:
-        """Let everything go. Waits for pictures that are being made, but not for a share that hangs."""
+        """Free everything. Waits for pictures that are being drawn, but not for a share that hangs."""
         for _ in range(AT_ONCE):
             self._places.acquire(timeout=PATIENCE_SECONDS)
         with self._lock:
@@ -117,7 +120,7 @@ class Gallery:
             return sum(one.pixels.nbytes for one in self._held.values())
 
     def tidy(self) -> None:
-        """Let go of what nobody has looked at for a while."""
+        """Free micrographs that were not displayed for HELD_SECONDS."""
         before = self._clock() - HELD_SECONDS
         with self._lock:
             for name in [name for name, one in self._held.items() if one.used < before]:
@@ -131,7 +134,7 @@ class Gallery:
         try:
             state = image.lstat()
             if not stat.S_ISREG(state.st_mode):
-                raise NotThereError(f"{image} is no file of ours and is not shown")
+                raise NotThereError(f"{image} is not a plain file and is not shown")
             if not image.parent.resolve().is_relative_to(self._folders.output.resolve()):
                 raise NotThereError(f"{image} lies outside the output folder and is not shown")
             version = f"{__version__}\0{job.output}\0{state.st_size}\0{state.st_mtime_ns}"
@@ -193,7 +196,7 @@ class Gallery:
     def profile(
         self, result: ShownResult, begin: tuple[float, float], end: tuple[float, float], width: int
     ) -> dict[str, list[float | None]]:
-        """Values along a line (see `pictures.along`) of raw, if it is there, and denoised, in the file's units.
+        """Values along a line (see `pictures.along`) of raw, if it can be shown, and denoised, in the file's units.
 
         Raises NotThereError, BusyError.
         """
@@ -209,35 +212,35 @@ class Gallery:
         return self.quietly(measure)
 
     def quietly(self, work: Callable[[], T]) -> T:
-        """Do what people wait for and micrographs must not, in a thread that gives way to theirs. Raises BusyError."""
+        """Run `work` in a thread of low priority, so that micrographs do not wait for it. Raises BusyError."""
         if not self._places.acquire(timeout=self._patience):
-            raise BusyError("other pictures are being made; ask again")
+            raise BusyError("other pictures are being drawn; ask again")
         done: Future[T] = Future()
 
         def paint() -> None:
             try:
-                _give_way()
+                _lower_priority()
                 done.set_result(work())
             except BaseException as error:
                 done.set_exception(error)
             finally:
                 self._places.release()
 
-        # Not one of a pool: the process can end while it waits for a share.
+        # A daemon thread, not one of a pool: the process can end while it waits for a share.
         threading.Thread(target=paint, name="painter", daemon=True).start()
         return done.result()
 
-    # Beneath
+    # Files
 
     def _record(self, key: str, image: Path) -> Record:
-        """The JSON beside an image; those asked for last are remembered, as pictures of one come in dozens."""
+        """The record of an image; the last ones are remembered, because pictures of one image come in dozens."""
         with self._lock:
             if (known := self._records.get(key)) is not None:
                 self._records.move_to_end(key)
                 return known
         record = own_record(image)
         if record is None:
-            raise NotThereError(f"{image} has no record of ours beside it and is not shown")
+            raise NotThereError(f"{image} has no record of emdenoised beside it and is not shown")
         with self._lock:
             self._records[key] = record
             while len(self._records) > _RECORDS:
@@ -245,22 +248,22 @@ class Gallery:
         return record
 
     def _why_gone(self, job: Job, record: Record) -> str:
-        """Whether the raw file is the one the result was made from, as far as size and time tell."""
+        """Why the raw file is not the one that was denoised, by size and time; empty if it is."""
         try:
             state = (self._folders.drop / job.path).stat(follow_symlinks=False)
         except FileNotFoundError:
-            return "the raw file is not there any more"
+            return "the raw file no longer exists"
         except OSError as error:
             return f"the raw file cannot be reached ({error.strerror})"
         raw = record.raw
         if not raw.sha256:
-            return "the record beside the result does not say which raw file it was made from: it is damaged"
+            return "the record beside the result does not name its raw file: it is damaged"
         if raw.section is None and (state.st_size, state.st_mtime_ns) != (raw.size, raw.mtime_ns):
             return "the raw file is not the one that was denoised: it has changed since"
         return ""
 
     def _open(self, result: ShownResult, plane: Literal["raw", "denoised"]) -> _Held:
-        """Pixels, from memory if they are held. Raises as `Reader.read` does, and NotThereError."""
+        """Pixels, from memory if they are held there. Raises as `Reader.read` does, and NotThereError."""
         name = result.key, plane
         with self._opening:
             with self._lock:
@@ -280,7 +283,7 @@ class Gallery:
         return self._reader.read(path, section).pixels
 
     def _read_denoised(self, result: ShownResult) -> Pixels | ResultFile:
-        """Parts of its file; all of it, where somebody else has saved it again, compressed or as other numbers."""
+        """Its file, read part by part; all pixels if another program has saved it, compressed or in another dtype."""
         plain = open_result(result.image, result.shape, result.record.output.turned)
         if plain is not None:
             return plain
@@ -292,7 +295,7 @@ class Gallery:
         raw, section = result.record.raw, result.record.raw.section
         pixels = self._read(self._folders.drop / result.job.path, None if section is None else section - 1)
         if pixels.shape != raw.shape:
-            raise NotThereError("the raw file is not the one that was denoised: its size is another")
+            raise NotThereError("the raw file is not the one that was denoised: its size differs")
         if section is not None and sha256_of_pixels(pixels) != raw.sha256:
             raise NotThereError("the stack is not the one that was denoised: it has changed since")
         return pixels
@@ -304,28 +307,28 @@ class Gallery:
         return denoised.memo["window"]
 
     def _spread(self, raw: _Held, denoised: _Held, level: int) -> tuple[float, float]:
-        """The residual's black and white at one level: noise averages out, structure that was removed does not."""
+        """The residual's black and white at one level. From level to level noise averages out, structure does not."""
         name = f"spread {level}"
         if name not in raw.memo:
             rows, columns = (slice(max(0, (side - _SAMPLE) // 2), (side + _SAMPLE) // 2) for side in raw.pixels.shape)
             middle = rows, columns
             left = binned(raw.pixels[middle], 1 << level) - binned(denoised.pixels[middle], 1 << level)
-            # By quartiles, because X-ray hits are in it.
+            # By quartiles, because it contains X-ray hits.
             low, high = np.percentile(left, (25, 75))
             spread = RESIDUAL_SIGMAS * float(high - low) / 1.349
             raw.memo[name] = (-spread, spread) if spread > 0 else (-1.0, 1.0)
         return raw.memo[name]
 
     def _kept(self, name: str, draw: Callable[[], bytes]) -> bytes:
-        found = self.shelf.get(name)
+        found = self.cache.get(name)
         if found is None:
             found = self.quietly(draw)
-            self.shelf.put(name, found)
+            self.cache.put(name, found)
         return found
 
     @contextmanager
     def _explained(self, result: ShownResult) -> Iterator[None]:
-        """A file that cannot be read, and a file that is another one now, in words."""
+        """Turn the error of a file that cannot be read, or has changed, into a NotThereError."""
         try:
             yield
         except (MicrographError, TransientError) as error:
@@ -334,8 +337,8 @@ class Gallery:
             raise NotThereError(f"{result.image}: there is not enough memory to show it now") from error
 
 
-def _give_way() -> None:
-    """Linux has a priority for each thread; a child process that decodes for this one has it too."""
+def _lower_priority() -> None:
+    """Of this thread (Linux has one for each) and of the child processes that decode for it."""
     thread = threading.get_native_id()
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
@@ -345,7 +348,7 @@ def _shape(image: Path, record: Record) -> tuple[int, int]:
     shape = record.output.shape
     if shape is not None and min(shape) > 0:
         return shape
-    raise NotThereError(f"the record beside {image} does not say its size: it is damaged")
+    raise NotThereError(f"the record beside {image} does not state its size: it is damaged")
 
 
 def _spots(record: Record) -> list[tuple[int, int, float]]:

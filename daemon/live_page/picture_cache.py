@@ -1,4 +1,4 @@
-"""Small files in a folder of their own, at most so many bytes: those used last are kept."""
+"""A cache of small pictures: files in one folder, limited in bytes; the latest used are kept."""
 
 import os
 import re
@@ -8,26 +8,25 @@ from pathlib import Path
 
 _NAME = re.compile(r"[0-9a-z-]{1,120}")
 _SPARE = 0.1
-"""So much of the limit is free after a sweep; when that is used up, the next one is due."""
+"""Share of the limit that is free after a sweep; the next sweep comes when it is used up."""
 
 
-class Shelf:
-    """Keeps bytes under names of small letters, digits and "-". Any number of threads may use it.
+class PictureCache:
+    """Keeps bytes under names of small letters, digits and "-". Used by any thread.
 
-    A disk that refuses costs only what it does not keep; nothing is raised for it. What else lies in the folder is left
-    alone and not counted.
+    Never raises: what the disk refuses is not kept. Other files in the folder are left alone and not counted.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
         self._lock = threading.Lock()
-        self._unswept = limit  # what an earlier run has left
+        self._unswept = limit  # unknown: an earlier run may have filled it
         if limit:
             with suppress(OSError):
                 folder.mkdir(mode=0o700, exist_ok=True)
 
     def get(self, name: str) -> bytes | None:
-        """What was put under a name, if it still exists."""
+        """The bytes under a name, or None."""
         try:
             found = (self._folder / name).read_bytes()
             os.utime(self._folder / name)
@@ -36,7 +35,7 @@ class Shelf:
         return found
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep it, in place of what was under that name."""
+        """Keep `data` under a name, replacing earlier bytes."""
         if len(data) > (1 - _SPARE) * self._limit:
             return
         with self._lock:
@@ -50,7 +49,7 @@ class Shelf:
             unfinished.replace(self._folder / name)
 
     def _sweep(self, coming: int) -> None:
-        """Remove those used longest ago, and what an earlier run has left unfinished, until `coming` bytes fit in."""
+        """Remove files, half-written ones included, from the least recently used, until `coming` bytes fit in."""
         found: list[tuple[float, int, str]] = []
         with suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:

@@ -1,4 +1,4 @@
-"""What people look at, made of pixels: 8-bit pictures as files, a power spectrum, values along a line. Pure."""
+"""Pure functions from pixels to displays: tiles, 8-bit picture files, a power spectrum, values along a line."""
 
 import io
 from collections.abc import Sequence
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from daemon.micrograph import Image
-from daemon.output.preview import Plane, binned
+from daemon.output.preview import Sliceable, binned
 
 TILE = 512
 """Side of a tile, pixels."""
 SPECTRUM_SIDE = 2048
-"""The spectrum is that of the central square, at most so wide."""
+"""Largest side of the central square that is transformed, pixels."""
 SPECTRUM_SHOWN = 512
+"""Largest side of the spectrum's picture, pixels."""
 DECADES = 2.0
-"""The spectrum's black lies so far below the noise of the raw image."""
+"""Distance of the spectrum's black below the noise of the raw image."""
 SAMPLES = 2000
-"""A profile has at most so many points."""
+"""Most points of a line profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ class ShownSpectrum:
 
 
 def levels(shape: tuple[int, int]) -> int:
-    """The level at which the whole fits into one tile: each level has half the pixels of the one before, from 0."""
+    """The level at which the image fits into one tile. Level 0 has all pixels, each further one half a side's."""
     return max(0, ceil(log2(max(shape) / TILE)))
 
 
-def tile_of(pixels: Plane, level: int, row: int, column: int) -> Image | None:
-    """One tile, at most (TILE, TILE) float32: means over squares of 2**level pixels; None where there is none.
+def tile_of(pixels: Sliceable, level: int, row: int, column: int) -> Image | None:
+    """One tile, at most (TILE, TILE) float32: means over squares of side 2**level; None if the image has no such tile.
 
     Pixels at the far edges that do not fill a square are left out, as in `preview.binned`.
     """
@@ -59,16 +60,16 @@ def tile_of(pixels: Plane, level: int, row: int, column: int) -> Image | None:
 
 
 def spectrum_size(shape: tuple[int, int]) -> tuple[int, int]:
-    """Of the spectrum of an image (H, W): `side` and `factor`, as in `ShownSpectrum`."""
+    """`side` and `factor` (see `ShownSpectrum`) for an image (H, W)."""
     side = min(*shape, SPECTRUM_SIDE)
     side -= side % 2 if side > 1 else 0
     return side, max(1, ceil(side / SPECTRUM_SHOWN))
 
 
-def spectrum(pixels: Plane, filled: Sequence[tuple[int, int, float]] = ()) -> ShownSpectrum:
-    """Of the central square of an image (H, W), with a Hann window; NaN and Inf count as 0.
+def spectrum(pixels: Sliceable, filled: Sequence[tuple[int, int, float]] = ()) -> ShownSpectrum:
+    """The spectrum of the central square of an image (H, W), with a Hann window; NaN and Inf count as 0.
 
-    `filled`: (row, column, value) of pixels to be replaced, such as X-ray hits: each would cover all with its fringes.
+    `filled`: (row, column, value) of pixels to replace: the fringes of an X-ray hit would cover the whole spectrum.
     """
     height, width = pixels.shape
     side, factor = spectrum_size((height, width))
@@ -87,15 +88,15 @@ def spectrum(pixels: Plane, filled: Sequence[tuple[int, int, float]] = ()) -> Sh
 
 
 def spectrum_window(reference: ShownSpectrum) -> tuple[float, float]:
-    """Black and white of a spectrum and of all that are compared with it: from below its noise to its strongest."""
+    """Black and white for a spectrum and those compared with it: DECADES below its median, and its 99.95 % quantile."""
     return float(np.median(reference.power)) - DECADES, float(np.quantile(reference.power, 0.9995))
 
 
-def along(pixels: Plane, begin: tuple[float, float], end: tuple[float, float], width: int) -> NDArray[np.float64]:
+def along(pixels: Sliceable, begin: tuple[float, float], end: tuple[float, float], width: int) -> NDArray[np.float64]:
     """Values along a line from `begin` to `end` (row, column; whole numbers are the middles of pixels), float64.
 
     About one for each pixel, interpolated between neighbours, each the mean over `width` parallel lines a pixel apart.
-    What lies outside the image, or is no finite number, is NaN or left out of the mean.
+    Values outside the image, and those that are not finite, are left out of the mean; NaN where none is left.
     """
     length = hypot(end[0] - begin[0], end[1] - begin[1])
     number = min(SAMPLES, max(2, round(length) + 1))
@@ -112,21 +113,21 @@ def along(pixels: Plane, begin: tuple[float, float], end: tuple[float, float], w
 
 
 def png(levels: NDArray[np.uint8]) -> bytes:
-    """Grey levels (H, W) as a PNG, exactly."""
+    """Grey levels (H, W) as a PNG file."""
     stream = io.BytesIO()
     Picture.fromarray(levels).save(stream, "PNG", compress_level=1)  # noise does not compress: do not try hard
     return stream.getvalue()
 
 
 def jpeg(levels: NDArray[np.uint8]) -> bytes:
-    """Grey levels (H, W) as a small JPEG, nearly."""
+    """Grey levels (H, W) as a JPEG file, smaller and not exact."""
     stream = io.BytesIO()
     Picture.fromarray(levels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 
-def _between(pixels: Plane, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values between four neighbours each, NaN outside the image."""
+def _between(pixels: Sliceable, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values interpolated between four neighbours; NaN outside the image."""
     height, width = pixels.shape
     inside = (rows >= -0.5) & (rows <= height - 0.5) & (columns >= -0.5) & (columns <= width - 0.5)
     y, x = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)

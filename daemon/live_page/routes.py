@@ -1,9 +1,9 @@
-"""The live page: what it asks for, and the answers. It only reads, and knows micrographs by their number in the ledger.
+"""The paths of the live page and their answers. Only reads; micrographs are named by their number in the ledger.
 
 /, /page.css, ...                         the page itself (`daemon/live_page/site`)
-/data/state                               how the service is, and whether anything is new: cheap, asked all the time
-/data/list?show=good&before=...           some micrographs, newest first
-/data/micrograph/7                        all that is known of one
+/data/state                               health, figures, and whether anything is new: cheap, asked all the time
+/data/list?show=good&before=...           a page of micrographs, newest first
+/data/micrograph/7                        ledger entry and record of one
 /data/profile/7?y0=..&x0=..&y1=..&x1=..   values along a line
 /data/session                             the present session as curves
 /picture/7/raw/2/0/0                      a tile: plane, level, row, column
@@ -42,9 +42,9 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 LISTED = 100
-"""At most so many in one list."""
+"""Most micrographs in one list."""
 RATE_SECONDS = 600.0
-"""The rate is that of the last ten minutes."""
+"""The rate is an average over this time."""
 _RATED = 60
 _WIDEST = 200
 _ENDED: tuple[State, ...] = ("done", "quarantined")
@@ -56,10 +56,10 @@ _SMALL = r"(\d{1,6})"
 
 
 class Page:
-    """What the monitor shows (`server.Site`), for one set of settings; any number of threads may ask.
+    """The monitor's site (`server.Site`) for one set of settings. Used by any thread.
 
-    It has its own connection to the ledger, so that nobody waits for it who has a micrograph in hand. Raises
-    LedgerError where there is no ledger yet.
+    Its own connection to the ledger lets readers and writers work without waiting for it. Raises LedgerError if there
+    is no ledger yet.
     """
 
     def __init__(self, config: Config, health: Callable[[], Health], clock: Callable[[], float] = time.time) -> None:
@@ -89,16 +89,16 @@ class Page:
         )
 
     def close(self) -> None:
-        """Nobody may ask any more."""
+        """Free everything; no request may follow."""
         self.gallery.close()
         self._ledger.close()
 
     def tidy(self) -> None:
-        """Called now and then."""
+        """Free micrographs that are no longer displayed."""
         self.gallery.tidy()
 
     def answer(self, request: Request) -> Answer | None:
-        """None for what is not there."""
+        """None if there is no such path."""
         if (file := self._files.get(request.path)) is not None:
             return file
         for pattern, answer in self._routes:
@@ -106,10 +106,10 @@ class Page:
                 return _guarded(answer, request, *match.groups())
         return None
 
-    # What there is
+    # Data
 
     def _state(self, _: Request) -> Answer:
-        """Everything here is a look into an index of the ledger, however many micrographs it holds."""
+        """Reads only indices of the ledger, so it is quick however many micrographs that holds."""
         health, counts = self._health(), self._ledger.counts()
         latest, newest = self._ledger.recent(1), self._ledger.recent(1, "done")
         return _json(
@@ -120,14 +120,14 @@ class Page:
                 "waiting": sum(counts[state] for state in _WAITING),
                 "oldest_waiting": self._ledger.oldest_waiting(),
                 "per_hour": self._per_hour(),
-                # The counts as well: a clock that was set back makes what is new look old.
+                # With the counts, because after a clock was set back the newest job is not the latest by time.
                 "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
                 "newest": _brief(newest[0]) if newest else None,
             }
         )
 
     def _per_hour(self) -> float:
-        """Micrographs done in the last ten minutes, as a rate."""
+        """Micrographs per hour, over the last RATE_SECONDS."""
         now = self._clock()
         since = now - RATE_SECONDS
         found = [job.updated for job in self._ledger.recent(_RATED, "done") if since <= job.updated <= now]
@@ -202,7 +202,7 @@ class _WrongError(EmdenoisedError):
 
 
 def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> Answer:
-    """What goes wrong, in words and with the status it has on the web."""
+    """The answer, or an error's message with its HTTP status."""
     try:
         return answer(request, *groups)
     except BusyError as error:
@@ -214,7 +214,7 @@ def _guarded(answer: Callable[..., Answer], request: Request, *groups: str) -> A
     except EmdenoisedError as error:
         return _json({"error": str(error)}, 503, retry_after=1)
     except Exception as error:
-        # A record that was written by hand, or a defect of ours: the browser gets the reason, and can show the others.
+        # An edited record, or a defect of this program: the browser gets the reason and can show other micrographs.
         log.debug("traceback", exc_info=True)
         return _json({"error": f"this cannot be shown ({error!r}): its record is damaged, or please report it"}, 500)
 
@@ -237,7 +237,7 @@ def _json(content: Mapping[str, Any], status: int = 200, retry_after: int = 0) -
 
 
 def _brief(job: Job) -> dict[str, Any]:
-    """What is shown of many at once."""
+    """The ledger's entry of a job, for lists."""
     return {
         "id": job.id,
         "place": _place(job),
@@ -255,7 +255,7 @@ def _brief(job: Job) -> dict[str, Any]:
 
 
 def _shown(result: ShownResult) -> dict[str, Any]:
-    """What the page must know to draw it."""
+    """Key, size, tiles and spectrum of a result: what the page needs to draw it."""
     height, width = result.shape
     side, factor = pictures.spectrum_size(result.shape)
     return {
@@ -271,7 +271,7 @@ def _shown(result: ShownResult) -> dict[str, Any]:
 
 
 def _of_record(result: ShownResult) -> dict[str, Any]:
-    """Of the JSON beside the image what is shown of one micrograph; the long lists stay where they are."""
+    """The displayed fields of the record, without its long lists."""
     record = result.record.model_copy(update={"spikes": None}).as_json()
     raw = record.get("raw") or {}
     return {
@@ -308,5 +308,5 @@ def _whole(text: str, least: int) -> int:
 
 
 def _readable(path: str) -> str:
-    """Bytes of a name that are not UTF-8, as people can read them; nothing in it is turned round or hidden."""
+    """A path as text, with escapes for bytes that are not UTF-8 and for characters that hide or reorder others."""
     return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))

@@ -1,6 +1,6 @@
-"""A small web server on this computer's own address: /metrics for Prometheus, /healthz for whoever watches services.
+"""A small web server on a loopback address: /metrics for Prometheus, /healthz for programs that watch services.
 
-What else it serves is handed to it (`Monitor.show`): the live page, which knows the micrographs.
+All other paths are answered by the `Site` that `Monitor.show` sets: the live page.
 """
 
 import json
@@ -18,13 +18,14 @@ from daemon.settings.config import Address
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10
-"""A connection that says nothing for so long is closed."""
+"""A connection that sends nothing for so long is closed."""
 AT_ONCE = 16
+"""Connections at a time."""
 SITE_AT_ONCE = 12
-"""Of these so many for the site: a share that hangs must not keep health and metrics from being asked."""
+"""Those of them for the site: requests that a hanging share blocks must leave places for health and metrics."""
 GRACE_SECONDS = 1.0
 PROTECTION = {
-    # Nothing from elsewhere is loaded or asked, and what a file name may hold is never run.
+    # Nothing is loaded from other servers, and scripts in a file name never run.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -38,7 +39,7 @@ _MOST_PARAMETERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the service is: "ok", or what is wrong in `detail`."""
+    """The state of the service; if it is not "ok", `detail` gives the reason."""
 
     state: Literal["ok", "starting", "degraded", "failed"]
     detail: str
@@ -47,7 +48,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET or HEAD: the path, without what follows "?", which is in `given`."""
+    """A GET or HEAD: the path, and in `given` the parameters after "?"."""
 
     path: str
     given: Mapping[str, str] = field(default_factory=dict)
@@ -57,37 +58,37 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent. With an `etag` the browser may keep it, and asks each time whether it still holds."""
+    """An HTTP response. With an `etag` the browser may cache it, and asks each time whether it is still valid."""
 
     status: int
     kind: str
     body: bytes
     etag: str = ""
     retry_after: int = 0
-    """Seconds, where it is worth asking again."""
+    """Seconds after which to ask again; 0: no such header."""
 
 
 class Site(Protocol):
-    """What answers requests other than for health and metrics; called by several threads."""
+    """Answers requests other than for health and metrics; called by several threads."""
 
     def answer(self, request: Request) -> Answer | None:
-        """None for what is not there."""
+        """None if there is no such path."""
         ...
 
     def tidy(self) -> None:
-        """Called now and then, by the thread that listens."""
+        """Called about twice a second by the thread that listens."""
         ...
 
 
 class Monitor:
-    """Answers until `close`. A port that is taken is a warning: the micrographs do not depend on it.
+    """Answers until `close`. If its port is in use, it logs a warning and does nothing.
 
     `health` and `metrics` are called by several threads.
     """
 
     def __init__(self, address: Address, health: Callable[[], Health], metrics: Callable[[], bytes]) -> None:
         self.port: int | None = None
-        """Where it listens, if it does."""
+        """The port it listens on; None if it does not listen."""
         try:
             self._server = _Server(address, health, metrics)
         except OSError as error:
@@ -102,12 +103,12 @@ class Monitor:
 
     @property
     def address(self) -> str:
-        """What a browser on this computer gets."""
+        """The URL for a browser on this computer."""
         host = self._server.server_address[0]
         return f"http://{f'[{host!s}]' if self._server.address_family == socket.AF_INET6 else host!s}:{self.port}/"
 
     def show(self, site: Site | None) -> None:
-        """From now on `site` answers what is neither health nor metrics."""
+        """Set the site, which answers requests other than for health and metrics."""
         if self.port is not None:
             self._server.site = site
 
@@ -120,7 +121,7 @@ class Monitor:
 
 
 class _Server(ThreadingHTTPServer):
-    """One thread for each connection, at most `AT_ONCE`; whoever comes then waits for a place, or is hung up on."""
+    """One thread for each connection, at most `AT_ONCE`; a further one waits GRACE_SECONDS and is then closed."""
 
     daemon_threads = True
     block_on_close = False
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not _is_here(self.headers.get("Host", "")):
-            # A page from elsewhere that has its name resolve to this computer must not read us.
+            # DNS rebinding: a foreign page whose name resolves to this computer must not read our answers.
             self._answer(Answer(403, "text/plain", b"ask for it by the name localhost\n"))
             return
         if self._for_another_page():
@@ -202,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.of_site.release()
 
     def _for_another_page(self) -> bool:
-        """Whether a browser says so: such a page cannot read the answer, but could have us work. Links are fine."""
+        """Whether a foreign page sent the request: it cannot read the answer, but causes work. Links are allowed."""
         return (
             self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
             and self.headers.get("Sec-Fetch-Dest") != "document"

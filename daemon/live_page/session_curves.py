@@ -9,7 +9,7 @@ from daemon.ledger.jobs import Job, Ledger
 from daemon.ledger.sessions import PAUSE_SECONDS
 
 LONGEST = 20_000
-"""Of a longer session the newest micrographs are summed up."""
+"""Of a longer session only the newest micrographs are included."""
 BINS = 60
 _SHORTEST_BIN = 10.0
 _PAGE = 500
@@ -26,7 +26,7 @@ class _Point:
 
 
 class SessionSummary:
-    """Kept up to date by `refresh`, which reads only what has come since. Any number of threads may use it."""
+    """Updated by `refresh`, which reads only new jobs. Used by any thread."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -34,15 +34,15 @@ class SessionSummary:
         self._points: dict[int, _Point] = {}
 
     def refresh(self) -> dict[str, Any]:
-        """Everything as plain JSON types: seconds of the wall clock; lists have one entry for each bin of time.
+        """The summary in plain JSON types: seconds of the wall clock; lists have one entry for each bin of time.
 
-        Raises what the ledger raises.
+        Raises as the ledger does.
         """
         with self._lock:
             for job in self._new():
                 if self._points and job.updated - self._last > PAUSE_SECONDS:
                     self._points.clear()
-                self._points.pop(job.id, None)  # to the end: they are in the order of time
+                self._points.pop(job.id, None)  # reinserted at the end: points are in the order of time
                 self._points[job.id] = _point(job)
             while len(self._points) > LONGEST:
                 del self._points[next(iter(self._points))]
@@ -53,7 +53,7 @@ class SessionSummary:
         return next(reversed(self._points.values())).at
 
     def _new(self) -> list[Job]:
-        """What has come to an end since the last time, or since the session began, oldest first."""
+        """Jobs done or quarantined since the last call, or since the session began, oldest first."""
         known = {(self._last, number) for number in self._points} if self._points else set()
         last = self._last if self._points else float("-inf")
         found: list[Job] = []

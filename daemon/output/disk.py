@@ -1,4 +1,4 @@
-"""The disk or share that results go to: is it still there, what does its refusal mean, who left half a file on it."""
+"""The disk or share of the results: whether it is mounted, the meaning of its errors, and half-written files on it."""
 
 import errno
 import os
@@ -14,12 +14,12 @@ from daemon.errors import EmdenoisedError, MicrographError, StorageError, Transi
 from daemon.formats.safe_open import open_folder
 
 LEFTOVER_SECONDS = 86_400.0
-"""A half-written file this old belongs to nobody, whoever made it."""
+"""A half-written file this old is removed, whichever machine wrote it."""
 
 _PREFIX, _SUFFIX = ".emdenoised-", ".tmp"
 _HOST = re.sub(r"[^0-9A-Za-z]", "", socket.gethostname())[:32] or "here"
 
-# No time will make these better: something about this one name, or this one size, does not suit the disk.
+# Permanent: the disk does not take this one name or this one size.
 _NAME = {
     errno.ENAMETOOLONG: "the name is too long for the output disk; shorten the file name",
     errno.EINVAL: "the output disk does not take this name; rename the file, without characters such as : ? * < >",
@@ -30,7 +30,7 @@ _NAME = {
     errno.ENOTDIR: "a file has the name of the folder that is needed here; move it away, then `emdenoised retry`",
     errno.EISDIR: "a folder has the name that is needed here; move it away, then `emdenoised retry`",
 }
-# These concern the whole disk, whatever else on it may still answer.
+# These concern the whole disk.
 _DISK = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space",
@@ -46,14 +46,14 @@ _OTHER = {
 
 
 class Mounted:
-    """Remembers where the disk or share of `root` is mounted. Raises StorageError once only the bare place is left."""
+    """Remembers where the disk or share of `root` is mounted, to notice that it no longer is."""
 
     def __init__(self, root: Path, is_mount: Callable[[Path], bool] = os.path.ismount) -> None:
         self._root, self._is_mount = root, is_mount
         self._point = self._mount_point()
 
     def require(self) -> None:
-        """Results written now would silently fill the disk beneath a share that went away: rather wait."""
+        """Raise StorageError if it is no longer mounted: results would fill the disk beneath the mount point."""
         point = self._mount_point()
         if point in self._point.parents:
             raise StorageError(
@@ -69,10 +69,10 @@ class Mounted:
 
 @contextmanager
 def explained(root: Path, path: Path) -> Iterator[None]:
-    """Turn an OSError about `path` into words, and into what has to happen next.
+    """Turn an OSError about `path` into an error of ours with its remedy.
 
-    MicrographError: this one will never be taken. StorageError: nothing is taken below `root` now. TransientError:
-    others are.
+    MicrographError: this file can never be written. StorageError: nothing can be written below `root` now.
+    TransientError: other files can.
     """
     try:
         yield
@@ -101,9 +101,9 @@ def _refusal(root: Path, path: Path, error: OSError) -> EmdenoisedError:
 
 @contextmanager
 def held(folder: Path, root: Path) -> Iterator[Path]:
-    """Yields a path to a folder below `root` that stays that very folder, whoever puts a link in its place meanwhile.
+    """Yields a path that leads to this folder below `root` even if a link takes its place meanwhile.
 
-    Raises OSError, with ELOOP where a link stands on the way.
+    Raises OSError, with ELOOP if part of `folder` is a link.
     """
     descriptor = open_folder(folder, root)
     try:
@@ -116,7 +116,7 @@ def held(folder: Path, root: Path) -> Iterator[Path]:
 def temporary_files() -> Iterator[Callable[[Path], Path]]:
     """Yields a function that makes an empty temporary file in a folder; those that were not renamed are removed.
 
-    Their names say which process on which machine is writing them.
+    Their names hold the machine and the process that write them.
     """
     made: list[Path] = []
 
@@ -129,14 +129,14 @@ def temporary_files() -> Iterator[Callable[[Path], Path]]:
         yield make
     finally:
         for path in made:
-            with suppress(OSError):  # the fault that brought us here is the one to report
+            with suppress(OSError):  # an error that led here is the one to report
                 path.unlink(missing_ok=True)
 
 
 def clean_temporary(root: Path) -> int:
-    """Remove what an interrupted run left half-written below `root`; returns how many files. Never follows links.
+    """Remove files that an interrupted run left half-written below `root`; returns how many. Never follows links.
 
-    To be called before this process writes anything. What another process may still be writing is left alone.
+    Call it before this process writes anything. Files that another process may still be writing are left alone.
     """
     removed = 0
     for folder, _, names in os.walk(root):
@@ -154,14 +154,14 @@ def _left_over(path: Path) -> bool:
     host, _, rest = path.name.removeprefix(_PREFIX).partition("-")
     process = rest.partition("-")[0]
     if host == _HOST and process.isascii() and process.isdigit():
-        if int(process) == os.getpid():  # an earlier life of ours: in a container the number is always the same
+        if int(process) == os.getpid():  # an earlier run: in a container the number is always the same
             return True
         try:
             os.kill(int(process), 0)
         except (ProcessLookupError, OverflowError):
             return True
         except PermissionError:
-            pass  # it lives, and belongs to somebody else
+            pass  # it runs, as another user
     return time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS
 
 
@@ -178,9 +178,9 @@ def flush(path: Path) -> None:
 
 
 def place(source: Path, target: Path, known_as: Path) -> None:
-    """Give a finished file its name, and never another file's. Raises MicrographError if the name is taken.
+    """Give a finished file its name; never replaces a file. Raises MicrographError if the name is taken.
 
-    `known_as`: the target as people know it, where its folder is `held`.
+    `known_as`: the target's path in messages, where its folder is `held`.
     """
     try:
         os.link(source, target)  # unlike a rename, this fails where the name is taken

@@ -1,4 +1,4 @@
-"""Which images a finished job brought: one, or one for each section of a stack."""
+"""Names of results, and the images of a finished job: one, or one for each section of a stack."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,34 +9,34 @@ from daemon.ledger.jobs import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One image that a job brought."""
+class JobImage:
+    """One result image of a job."""
 
     relative: PurePosixPath
-    """What it was made from, below the drop folder: the file, or a section of the stack as if it were one."""
+    """Path of its micrograph below the drop folder; for a section of a stack, that of `section_name`."""
     section: int | None
-    """From 1, where a stack was taken section by section."""
+    """From 1, where a stack was processed section by section."""
     image: Path
 
 
-def results_of(job: Job) -> Iterator[Result]:
-    """What a job brought: nothing, one image, or one for each section of a stack."""
+def results_of(job: Job) -> Iterator[JobImage]:
+    """The result images of a job: none, one, or one for each section of a stack."""
     if job.output is None:
         return
     last = Path(job.output)
     if not job.sections:
-        yield Result(PurePosixPath(job.path), None, last)
+        yield JobImage(PurePosixPath(job.path), None, last)
     kind: formats.Kind = "mrc" if last.suffix.lower() in formats.SUFFIXES["mrc"] else "tiff"
     for number in range(1, job.sections + 1):
         relative = section_name(job.path, number)
         image = last.with_name(output_path(Path(), relative, job.revision, kind).name)
-        yield Result(relative, number, image)
+        yield JobImage(relative, number, image)
 
 
 def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kind) -> Path:
-    """Where the image of a raw file goes: same relative path, `.r2` and so on for later revisions.
+    """Path of a raw file's result: the same relative path, with `.r2` and so on for later revisions.
 
-    Where the kind changes, the new ending is appended (a.mrc → a.mrc.tif), so that a.tif and a.mrc never meet.
+    For another file format the new ending is appended (a.mrc → a.mrc.tif), so that a.tif and a.mrc never collide.
     """
     stem, ending = relative.stem, relative.suffix
     name = relative.name if revision <= 1 else f"{stem}.r{revision}{ending}"
@@ -46,7 +46,7 @@ def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kin
 
 
 def preview_path(image: Path) -> Path:
-    """Where the preview of an image is, if it has one."""
+    """Path of an image's preview."""
     return beside(image, ".png")
 
 
@@ -55,6 +55,6 @@ def beside(image: Path, ending: str) -> Path:
 
 
 def section_name(path: str, number: int) -> PurePosixPath:
-    """What a section is called, relative to the drop folder: tilt.st → tilt.s0007.st."""
+    """Path of a section, relative to the drop folder, as if it were a file: tilt.st → tilt.s0007.st."""
     stack = PurePosixPath(path)
     return stack.with_name(f"{stack.stem}.s{number:04d}{stack.suffix}")

@@ -1,4 +1,4 @@
-"""The picture beside every result: raw and denoised, same contrast, with a scale bar and a caption."""
+"""The preview of a result: raw and denoised side by side, same contrast, with a scale bar and a caption."""
 
 import struct
 import unicodedata
@@ -28,8 +28,8 @@ _GAP = 4
 _BACKGROUND, _INK, _DIM, _BOX = 18, 255, 190, 28
 
 
-class Plane(Protocol):
-    """Pixels of which parts can be taken: an array (H, W), or one that is still in its file."""
+class Sliceable(Protocol):
+    """An array of pixels (H, W), or one that is read from its file part by part."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -50,11 +50,11 @@ def render(
     """Raw | denoised, each binned by area to at most `pixels` a side, as an 8-bit greyscale picture.
 
     `raw` (H, W) any real dtype, `denoised` (H, W) float32, both in the same units; neither is changed. `bar`: rows of a
-    data bar, which contrast and scale bar leave alone.
+    data bar, which contrast ignores and the scale bar does not cover.
     """
     height, width = denoised.shape
     bin_by = max(1, ceil(max(height, width) / pixels))
-    panels = [binned(plane, bin_by) for plane in (raw, denoised)]
+    panels = [binned(image, bin_by) for image in (raw, denoised)]
     shown_bar = range(bar.start // bin_by, -(-bar.stop // bin_by))
     low, high = window(np.delete(panels[1], shown_bar, axis=0))
     enlarge = max(1, _SMALLEST // max(panels[0].shape))
@@ -83,15 +83,15 @@ def render(
 
 
 def save(picture: Picture.Image, path: Path, writer: str) -> None:
-    """Write a PNG that says who wrote it. Raises OSError."""
-    told = PngInfo()
-    told.add_text("Software", writer)
+    """Write a PNG that names its `writer`. Raises OSError."""
+    info = PngInfo()
+    info.add_text("Software", writer)
     with path.open("wb") as stream:
-        picture.save(stream, "PNG", compress_level=1, pnginfo=told)  # noise does not compress: do not try hard
+        picture.save(stream, "PNG", compress_level=1, pnginfo=info)  # noise does not compress: do not try hard
 
 
 def written_by(path: Path) -> str | None:
-    """Who wrote a PNG, or None if it is not there, is not a PNG or does not say."""
+    """The program that a PNG names as its writer; "None" if it names none; None if there is no such PNG."""
     try:
         with open_raw(path) as stream, Picture.open(stream, formats=["PNG"]) as picture:  # never waits for a pipe
             return str(picture.info.get("Software"))
@@ -101,18 +101,18 @@ def written_by(path: Path) -> str | None:
         return None
 
 
-def binned(plane: Plane, factor: int) -> Image:
+def binned(pixels: Sliceable, factor: int) -> Image:
     """Mean over `factor` x `factor` blocks, float32, a strip at a time; NaN and Inf count as 0.
 
     Columns and rows that do not fill a block are left out, unless nothing would remain.
     """
-    height, width = max(1, plane.shape[0] // factor), max(1, plane.shape[1] // factor)
-    down, across = min(factor, plane.shape[0]), min(factor, plane.shape[1])
+    height, width = max(1, pixels.shape[0] // factor), max(1, pixels.shape[1] // factor)
+    down, across = min(factor, pixels.shape[0]), min(factor, pixels.shape[1])
     out = np.empty((height, width), np.float32)
-    rows = max(1, _STRIP_PIXELS // (plane.shape[1] * down))
+    rows = max(1, _STRIP_PIXELS // (pixels.shape[1] * down))
     for top in range(0, height, rows):
         count = min(rows, height - top)
-        block = plane[top * down : (top + count) * down, : width * across].astype(np.float32)
+        block = pixels[top * down : (top + count) * down, : width * across].astype(np.float32)
         if not np.isfinite(block).all():
             np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         summed = block[::down]
@@ -126,7 +126,7 @@ def binned(plane: Plane, factor: int) -> Image:
 
 
 def window(panel: Image) -> tuple[float, float]:
-    """The values of an image (H, W) that become black and white."""
+    """The values of an image (H, W) that become black and white: the percentiles WINDOW."""
     sample = panel.reshape(-1)[:: max(1, panel.size // 200_000)]
     low, high = (float(value) for value in np.percentile(sample, WINDOW))
     return (low, high) if high > low else (low - 1.0, low + 1.0)
@@ -140,7 +140,7 @@ def grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def _tag(draw: ImageDraw.ImageDraw, font: Font, corner: tuple[int, int], text: int, label: str) -> None:
-    """White words on a dark box, readable on any micrograph. `corner` is the box's upper left."""
+    """White text on a dark box, readable on any micrograph. `corner` is the box's upper left."""
     x, y = corner
     pad = text // 2
     draw.rounded_rectangle((x, y, x + draw.textlength(label, font) + 2 * pad, y + 2 * text), pad, _BOX)
@@ -188,6 +188,6 @@ def _caption(draw: ImageDraw.ImageDraw, font: Font, width: int, y: int, margin: 
 
 
 def _printable(text: str) -> str:
-    """The font shipped with Pillow knows little beyond ASCII: accents are dropped, the rest becomes "?"."""
+    """`text` in the characters of Pillow's own font, mostly ASCII: accents are dropped, the rest becomes "?"."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", text.replace("µ", "u")) if not unicodedata.combining(c))
     return "".join(c if (c.isascii() and c.isprintable()) or c == "·" else "?" for c in bare)

@@ -1,8 +1,8 @@
-"""The JSON beside a result: what is in it, and whether one is ours.
+"""The record of a result: the JSON file beside it.
 
-Every program of ours that writes or reads one goes through `Record`. A record that an older version wrote lacks what
-came later, which then has its default; what a newer one added, or somebody by hand, is kept as it is. In a stored
-record a value of the wrong type costs itself and not the rest: it has its default, too.
+All code that writes or reads one uses `Record`. Fields that an older version did not write have their defaults;
+fields that a newer version, or somebody by hand, has added are kept. In a stored record a value of the wrong type is
+replaced by its default, and the others are kept.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from daemon.micrograph import Pixels
 from daemon.output.paths import beside
 
 REASONS_KEPT = 3
-"""So many reasons of a verdict are in the ledger; the JSON has them all."""
+"""At most this many reasons of a verdict are in the ledger; the JSON has them all."""
 WRITER = "emdenoised"
 _RECORD_LIMIT = 16 << 20
 _STORED = "stored"
@@ -42,7 +42,7 @@ class _Part(BaseModel):
     def _or_default(cls, value: object, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         try:
             if info.context == _STORED and isinstance(value, float) and not math.isfinite(value):
-                raise ValueError("we write null for these")
+                raise ValueError("a record holds null instead")
             return validate(value)
         except ValueError:
             if info.context != _STORED or info.field_name is None:
@@ -50,8 +50,8 @@ class _Part(BaseModel):
             return cls.model_fields[info.field_name].get_default(call_default_factory=True)
 
 
-class Size(_Part):
-    """Of a pixel."""
+class PixelSizeStated(_Part):
+    """Physical size of a pixel, as the raw file states it."""
 
     y: float
     x: float
@@ -59,15 +59,15 @@ class Size(_Part):
 
 
 class Raw(_Part):
-    """What a result was made from."""
+    """The raw image of a result."""
 
     path: str = ""
     sha256: str = ""
-    """Hexadecimal; of a section of a stack: of its pixels."""
+    """Hexadecimal, of the file; for a section of a stack, of its pixels."""
     sha256_of: str | None = None
-    """What was hashed, where it is not the whole file."""
+    """The part of the file that was hashed; None: all of it."""
     section: int | None = None
-    """From 1, of a stack whose sections are taken one by one."""
+    """From 1, where a stack is processed section by section."""
     size: int | None = None
     """Bytes of the file."""
     mtime_ns: int | None = None
@@ -79,11 +79,11 @@ class Raw(_Part):
     dtype: str | None = None
     metadata: Mapping[str, Any] = {}
     acquisition: Mapping[str, Any] | None = None
-    pixel_size: Size | None = None
+    pixel_size: PixelSizeStated | None = None
 
 
 class ProfileUsed(_Part):
-    """How the micrograph was taken to be recorded; offsets in its own units, `gain` in these per count."""
+    """The profile and the scale of the camera; offsets in the micrograph's units, gains in these per count."""
 
     name: str | None = None
     why: str | None = None
@@ -96,7 +96,7 @@ class ProfileUsed(_Part):
 
 
 class Spike(_Part):
-    """A pixel that was filled in for the network, and its values in the file's units."""
+    """A pixel that was filled in for the network; values in the file's units."""
 
     row: int | None = None
     column: int | None = None
@@ -104,7 +104,7 @@ class Spike(_Part):
     filled_with: float | None = None
 
 
-class Spikes(_Part):
+class SpikesFound(_Part):
     """X-ray hits and hot pixels; of very many only the first are `listed`."""
 
     count: int | None = None
@@ -112,10 +112,10 @@ class Spikes(_Part):
 
 
 class WeightsUsed(_Part):
-    """Which network."""
+    """The network that ran."""
 
     asked: str | None = None
-    """What the profile calls it: a name, an alias of one, or a folder."""
+    """The weights that the profile states: a name, an alias of one, or a folder."""
     name: str | None = None
     network: str | None = None
     sha256: Mapping[str, str] | None = None
@@ -123,14 +123,14 @@ class WeightsUsed(_Part):
 
 
 class Remark(_Part):
-    """What a microscopist should know of a result though it is no doubt about it."""
+    """A notice about a result that casts no doubt on it."""
 
     code: str = ""
     text: str = ""
 
 
 class VerdictFound(_Part):
-    """`judge.Verdict` as it stood; its figures are kept as they are."""
+    """`judge.Verdict` as it was written; its figures are kept as they are."""
 
     word: str | None = None
     """good, check or reject."""
@@ -138,19 +138,19 @@ class VerdictFound(_Part):
     """The first of the reasons."""
     reasons: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
-    """Of the reasons, one each."""
+    """Of the reasons, one for each."""
     remarks: tuple[Remark, ...] = ()
 
 
 class Output(_Part):
-    """The image that the record lies beside."""
+    """The image that the record describes."""
 
     name: str | None = None
     sha256: str | None = None
     shape: tuple[int, int] | None = None
     """Height and width, pixels."""
     turned: tuple[int, ...] = ()
-    """TIFF's orientations, one after the other, that its rows were written with (`formats.turned`)."""
+    """TIFF's orientations with which it was written, in order (`formats.turned`)."""
     dtype: str | None = None
     kind: str | None = None
     revision: int | None = None
@@ -158,7 +158,7 @@ class Output(_Part):
 
 
 class Record(_Part):
-    """Everything needed to know, years later, how an image was made."""
+    """How a result was made, in full."""
 
     writer: str | None = None
     raw: Raw = Raw()
@@ -167,29 +167,29 @@ class Record(_Part):
     profile: ProfileUsed | None = None
     dose_evidence: Mapping[str, Any] | None = None
     scaling: Mapping[str, Any] | None = None
-    spikes: Spikes | None = None
+    spikes: SpikesFound | None = None
     lines: Mapping[str, Any] | None = None
     """Hot and dead columns and rows."""
     void: Mapping[str, Any] | None = None
     weights: WeightsUsed | None = None
     config_sha256: str | None = None
-    """Of the settings that influence pixels."""
+    """Of the settings that influence pixels (`Config.fingerprint`)."""
     backend: str | None = None
     passes: int = 1
-    """Orientations that the result is the average of."""
+    """Orientations over which the result is averaged."""
     verdict: VerdictFound | None = None
     warnings: tuple[str, ...] = ()
-    """The verdict's reasons among them."""
+    """Includes the verdict's reasons."""
     seconds: Mapping[str, float] = {}
     """By step."""
     versions: Mapping[str, str] = {}
     finished: str | None = None
-    """When, ISO 8601, UTC."""
+    """Time, ISO 8601, UTC."""
     output: Output = Output()
 
     @property
     def made_with(self) -> tuple[object, ...]:
-        """What a result depends on besides the raw bytes."""
+        """Profile, weights and settings: all that a result depends on besides the raw bytes."""
         return (
             None if self.profile is None else self.profile.name,
             None if self.weights is None else self.weights.sha256,
@@ -198,8 +198,8 @@ class Record(_Part):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the ledger keeps of it, as `Ledger.finish` takes it."""
-        verdict, spikes, size = self.verdict or VerdictFound(), self.spikes or Spikes(), self.raw.pixel_size
+        """The figures that the ledger keeps: arguments of `Ledger.finish`."""
+        verdict, spikes, size = self.verdict or VerdictFound(), self.spikes or SpikesFound(), self.raw.pixel_size
         weights = self.weights or WeightsUsed()
         hashes = weights.sha256 or {}
         facts = {
@@ -218,13 +218,13 @@ class Record(_Part):
         return {"verdict": verdict.word, "facts": plain(facts)}
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types, of what was stated."""
+        """The fields that were set, as plain JSON types."""
         stated: dict[str, Any] = plain(self.model_dump(exclude_unset=True))
         return stated
 
 
 def own_record(image: Path) -> Record | None:
-    """The record of an image that exists and is a result of ours, or None."""
+    """The record of an image; None if the image does not exist or is not a result of this program."""
     if image.is_symlink() or not image.is_file():
         return None
     found = read_record(beside(image, ".json"))
@@ -232,7 +232,7 @@ def own_record(image: Path) -> Record | None:
 
 
 def read_record(path: Path) -> Record | None:
-    """One of our JSON files, or None if it does not exist, is not ours or damaged."""
+    """The record in a JSON file; None if it does not exist, is damaged or was written by another program."""
     try:
         with formats.open_raw(path) as stream:  # a pipe of that name would hold the writer for ever
             content = json.loads(stream.read(_RECORD_LIMIT))  # what is longer is cut, and then no JSON
@@ -244,20 +244,20 @@ def read_record(path: Path) -> Record | None:
 
 
 def sha256_of_pixels(pixels: Pixels) -> str:
-    """By which a section of a stack (H, W) is known, hexadecimal."""
+    """SHA-256 (hexadecimal) of an image (H, W), which identifies a section of a stack."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def as_it_was_made(image: Path, stored: Pixels, record: Record) -> Pixels:
-    """The pixels of a result's file, turned back to (H, W) of its raw image. Raises MicrographError."""
+    """The pixels `stored` in a result's file, turned back to (H, W) of its raw image. Raises MicrographError."""
     pixels: Pixels = turned.undone(stored, record.output.turned)
     if pixels.shape != record.output.shape:
-        raise MicrographError(f"{image}: is not the result that its record describes: its size is another")
+        raise MicrographError(f"{image}: is not the result that its record describes: its size differs")
     return pixels
 
 
 def plain(value: Any) -> Any:
-    """Plain JSON types; what is not finite becomes null, because JSON knows no NaN."""
+    """`value` in plain JSON types; numbers that are not finite become null, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,7 @@
-"""Writes results so that they are whole or absent: preview and JSON first, the image last.
+"""Writes results atomically: preview and JSON first, the image last.
 
-The name of an image in the output folder is the promise that everything about it is there. Each file is written
-under a temporary name in its own folder, flushed to the disk and only then renamed; nothing that somebody else
-put into the output folder is ever replaced.
+An image that exists under its final name is complete, and so are its preview and JSON. Each file is written under a
+temporary name in its own folder, flushed to the disk and then renamed. Files of other programs are never replaced.
 """
 
 import errno
@@ -31,7 +30,7 @@ _DRAWING_FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, Me
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What lies in the output folder for one micrograph. `adopted`: it was there already, from an earlier run."""
+    """The outputs of one micrograph. `adopted`: an earlier run wrote them."""
 
     image: Path
     record: Path
@@ -39,7 +38,7 @@ class Written:
     sha256: str
     adopted: bool
     content: Record = field(repr=False)
-    """What the JSON says."""
+    """The record in the JSON."""
     warnings: tuple[str, ...] = ()
 
 
@@ -58,13 +57,12 @@ def write_outputs(
 ) -> Written:
     """Write preview, JSON and image of one micrograph below `root`, in that order.
 
-    `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; what is
-    written adds `writer` and `output`. `preview_pixels` None or 0 writes no preview. Outputs that an earlier
-    run finished for the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were
-    the same too. Where `revision` has the result of other bytes (the ledger was lost, or a raw file is really called
-    a.r2.tif), the next free one is taken. Raises MicrographError where a foreign file has the name, the path leads out
-    of `root` or the disk will never take it, StorageError where the disk or share refuses now, TransientError where
-    it refuses only this one.
+    `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; `writer` and
+    `output` are added to it. `preview_pixels` None or 0 writes no preview. Outputs that an earlier run finished for
+    the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were the same too. If
+    `revision` has the result of other bytes (the ledger was lost, or a raw file is named a.r2.tif), the next free one
+    is taken. Raises MicrographError if a foreign file has the name, the path leads out of `root` or the disk can never
+    take it; StorageError if nothing can be written now; TransientError if only this one cannot.
     """
     adopted = _find(root, relative, revision, provenance, same_settings)
     if adopted is not None:
@@ -145,10 +143,10 @@ def _draw(
 
 
 def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:
-    """The finished outputs of these very raw bytes, as `revision` or a later one, or None.
+    """The finished outputs of the same raw bytes, as `revision` or a later one, or None.
 
-    Finished means: image and JSON are there, the JSON names the raw file's SHA-256, and the image still has the
-    SHA-256 the JSON gives. Raises as `write_outputs` does.
+    Finished means: image and JSON exist, the JSON names the raw file's SHA-256, and the image has the SHA-256 that the
+    JSON gives. Raises as `write_outputs` does.
     """
     return _find(root, relative, revision, Record(raw=Raw(sha256=raw_sha256)), same_settings=False)
 
@@ -185,7 +183,7 @@ def _refuse_outside(root: Path, folder: Path) -> None:
 
 def _make_folder(root: Path, folder: Path) -> None:
     _refuse_outside(root, folder)
-    if not root.is_dir():  # never made here: it may be the mount point of a share that is gone
+    if not root.is_dir():  # never made here: it may be the mount point of a missing share
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for new in reversed(missing):
@@ -194,9 +192,9 @@ def _make_folder(root: Path, folder: Path) -> None:
 
 
 def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
-    """An image is never replaced; JSON and preview only where they are ours, left by a run that did not finish.
+    """Raise MicrographError if an output would replace a file other than JSON and preview of an interrupted run.
 
-    `here`: the folder as `held` has it; `folder`: as people know it.
+    `here`: the folder as `held` gives it; `folder`: its path in messages.
     """
     image = here / name
     record, picture = beside(image, ".json"), preview_path(image)
@@ -214,7 +212,7 @@ def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
 
 
 def _description(relative: PurePath, provenance: Record) -> dict[str, Any]:
-    """The few words that travel inside the image; everything else is in the JSON beside it."""
+    """The metadata written into the image itself; all else is in the JSON beside it."""
     return {
         "denoised from": str(relative).encode("ascii", "replace").decode(),
         "raw SHA-256": str(provenance.raw.sha256),

@@ -1,5 +1,5 @@
 """The service that watches a folder: threads, bounded queues, and the steps of one micrograph.
 
-In: settings, and jobs from the ledger. Out: results in the output folder, an account of each in the ledger, metrics.
-Front door: `supervisor.supervise` runs `service.Service`; `steps` is one micrograph's way without threads.
+In: settings, and jobs from the ledger. Out: results in the output folder, an entry for each in the ledger, metrics.
+Front door: `supervisor.supervise` runs `service.Service`; `steps` processes one micrograph without threads.
 """

@@ -1,4 +1,4 @@
-"""What became of each micrograph, told to the ledger and the log; what the ledger refuses to hear is told later."""
+"""Enters the outcome of each job in ledger, log and metrics; entries that the ledger refuses are repeated later."""
 
 import logging
 from collections import deque
@@ -15,99 +15,99 @@ log = logging.getLogger(__name__)
 
 
 class Accounts:
-    """Called by any thread, and never raises for a ledger that cannot be written: the job counts as running until then.
+    """Used by any thread; never raises for a ledger that cannot be written: the job stays running until it can.
 
-    `forgotten` is called with the path of a job that was forgotten: the file may be there after all. `wake` is called
-    when a job may be due earlier than anybody expects.
+    `forgotten` is called with the path of a job that was forgotten, whose file may still exist; `wake` when a job may
+    be due earlier than the arrival thread expects.
     """
 
     def __init__(
         self, ledger: Ledger, metrics: Metrics, forgotten: Callable[[str], None], wake: Callable[[], None]
     ) -> None:
         self.unsuccessful = 0
-        """Micrographs quarantined or given up for now."""
+        """Micrographs quarantined or put off."""
         self._ledger, self._metrics, self._forgotten, self._wake = ledger, metrics, forgotten, wake
-        self._untold: deque[Callable[[], object]] = deque()
+        self._unwritten: deque[Callable[[], object]] = deque()
 
     @property
     def behind(self) -> bool:
-        """Whether there is something the ledger has not been told yet."""
-        return bool(self._untold)
+        """Whether entries wait because the ledger could not be written."""
+        return bool(self._unwritten)
 
-    def finish(self, job: Job, output: str, outcome: Literal["done", "adopted", "unchanged"], **told: Any) -> None:
-        """The result lies whole on the disk; `told` as `Ledger.finish` takes it."""
-        self._tell(partial(self._ledger.finish, job, output, **told))
+    def finish(self, job: Job, output: str, outcome: Literal["done", "adopted", "unchanged"], **entries: Any) -> None:
+        """The result is written; `entries` as `Ledger.finish` takes them."""
+        self._enter(partial(self._ledger.finish, job, output, **entries))
         self._metrics.count(outcome)
 
     def release(self, job: Job) -> None:
-        """Not done, through no fault of its own: it waits again and no attempt is counted."""
-        self._tell(partial(self._ledger.release, job))
+        """Not done, through no fault of its own: pending again, no attempt counted."""
+        self._enter(partial(self._ledger.release, job))
         self._metrics.count("released")
 
     def quarantine(self, job: Job, reason: str) -> None:
-        """It cannot be done as it is."""
+        """It can never be processed as it is."""
 
-        def note() -> None:
+        def entry() -> None:
             self._ledger.quarantine(job, reason)
             self.refused(job.path, reason)
 
-        self._tell(note)
+        self._enter(entry)
 
     def postpone(self, job: Job, error: str) -> None:
-        """It failed now; the attempts are counted."""
+        """It failed for now; the attempt is counted."""
 
-        def note() -> None:
+        def entry() -> None:
             after = self._ledger.fail_transient(job, error)
             if after.state == "quarantined":
                 self.refused(job.path, str(after.error))
             else:
                 self.unsuccessful += 1
                 self._metrics.count("retried")
-                told = {"micrograph": job.path, "outcome": "retried"}
-                log.warning("put off %r: %s", job.path, after.error, extra=told)
+                extra = {"micrograph": job.path, "outcome": "retried"}
+                log.warning("put off %r: %s", job.path, after.error, extra=extra)
             self._wake()
 
-        self._tell(note)
+        self._enter(entry)
 
     def hold(self, job: Job, why: str) -> None:
-        """It needs what is not installed: it waits for the next start, and no attempt is counted."""
+        """It needs a reader that is not installed: it waits for the next start, no attempt counted."""
 
-        def note() -> None:
+        def entry() -> None:
             self._ledger.hold(job, why)
             self.unsuccessful += 1
             self._metrics.count("held")
             log.warning("waits: %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "held"})
 
-        self._tell(note)
+        self._enter(entry)
 
     def forget(self, job: Job, why: str) -> None:
-        """The file is gone, or is another one now: seen again, it is taken in anew."""
+        """The file is gone or was replaced: the next scan that finds it registers it anew."""
 
-        def note() -> None:
+        def entry() -> None:
             self._ledger.forget(job)
             self._metrics.count("forgotten")
-            log.warning("set aside %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "forgotten"})
+            log.warning("forgotten %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "forgotten"})
             self._forgotten(job.path)
 
-        self._tell(note)
+        self._enter(entry)
 
     def refused(self, path: str, reason: str) -> None:
-        """The ledger has it as quarantined."""
+        """Count and log a micrograph that the ledger has quarantined."""
         self.unsuccessful += 1
         self._metrics.count("quarantined")
         log.error("quarantined %r: %s", path, reason, extra={"micrograph": path, "outcome": "quarantined"})
 
     def catch_up(self) -> None:
-        """Tell the ledger what it refused to hear."""
-        for _ in range(len(self._untold)):
-            self._tell(self._untold.popleft())
+        """Repeat the entries that the ledger refused."""
+        for _ in range(len(self._unwritten)):
+            self._enter(self._unwritten.popleft())
 
-    def _tell(self, note: Callable[[], object]) -> None:
+    def _enter(self, entry: Callable[[], object]) -> None:
         try:
-            note()
+            entry()
         except TransientError as error:
             log.error("%s", error)
-            self._untold.append(note)
+            self._unwritten.append(entry)
         except LedgerReplacedError as error:  # the service ends for it and reports it once
             log.debug("%s", error)
         except EmdenoisedError as error:

@@ -1,4 +1,4 @@
-"""The arrival thread: what the watcher sees and the tracker finds complete goes into the ledger, which is the queue."""
+"""The arrival thread: files that the tracker finds complete are registered in the ledger, which is the queue."""
 
 import contextlib
 import logging
@@ -22,13 +22,16 @@ OVERDUE_SECONDS = 1.0
 
 
 class Arrivals:
-    """`run` is the thread's body; the rest is for any thread. `by_section`: whether a stack's sections are apart."""
+    """`run` is the thread's body; the rest is for any thread.
+
+    `by_section`: whether the file of a path is a stack that is processed section by section.
+    """
 
     def __init__(
         self, config: Config, ledger: Ledger, watcher: Watcher, blockage: Blockage, by_section: Callable[[str], bool]
     ) -> None:
         self.settled = False
-        """Whether all that the last scan found is in the ledger."""
+        """Whether every file that the last scan found is in the ledger."""
         self._ledger, self._watcher, self._blockage, self._by_section = ledger, watcher, blockage, by_section
         drop = config.folders.drop
         self._tracker = Tracker(
@@ -37,23 +40,23 @@ class Arrivals:
             lambda seen: ledger.known(seen.path, seen.size, seen.mtime_ns),
         )
         self._forgotten: deque[str] = deque()
-        """Files that changed or went, for the tracker: they may be there after all."""
+        """Paths whose jobs were forgotten: the tracker offers them again if the files exist."""
 
     @property
     def quiet(self) -> bool:
-        """Whether there is nothing to be taken in, as of the last scan."""
+        """Whether no file is left to register, as of the last scan."""
         return not self._forgotten and self.settled
 
     def forgotten(self, path: str) -> None:
-        """The ledger knows a file no more that may be there: it is taken in anew."""
+        """The job of `path` was removed from the ledger: register the file anew if it exists."""
         self.settled = False
         self._forgotten.append(path)
         self._watcher.wake()
 
     def run(self, stop: threading.Event, accounts: Accounts, dispatch: Callable[[], None]) -> None:
-        """Until `stop`. `dispatch` is called whenever something may be due."""
+        """Work until `stop`. `dispatch` is called whenever a job may be due."""
         while not stop.is_set():
-            due = self._watcher.wait(self._next_look())
+            due = self._watcher.wait(self._next_due())
             if found := self._watcher.scan() if due else None:
                 self._tracker.observe(
                     found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted
@@ -68,20 +71,20 @@ class Arrivals:
                 dispatch()
             for held in self._tracker.take_news():
                 log.info("waiting for %r: %s", held.path, held.reason)
-            looked = found is not None if due else self.settled
-            self.settled = looked and self._tracker.unfinished == 0
+            scanned = found is not None if due else self.settled
+            self.settled = scanned and self._tracker.unfinished == 0
             accounts.catch_up()
             dispatch()
 
-    def _next_look(self) -> float | None:
-        """Monotonic time of the next thing due without an event: a file settles, or a failed job's turn comes."""
+    def _next_due(self) -> float | None:
+        """Monotonic time at which, without an event, a file settles or a failed job is due; None if neither waits."""
         now, settled = time.monotonic(), self._tracker.next_due()
         due = [] if settled is None else [settled]
         if self._blockage.until > now:
             due.append(self._blockage.until)
         with contextlib.suppress(TransientError):  # the ledger's disk is full: the next rescan asks again
             if (retry := self._ledger.next_retry()) is not None:
-                # One that is due already waits for room in memory, and whoever leaves makes it: no need to hurry.
+                # A retry that is overdue waits for memory, and each job that ends dispatches it: no need to hurry.
                 due.append(max(now + (retry or OVERDUE_SECONDS), self._blockage.until))
         return min(due) if due else None
 
@@ -99,7 +102,7 @@ class Arrivals:
                 by_section=self._by_section(seen.path),
             )
         except TransientError as error:
-            log.error("%s; %r is taken in later", error, seen.path)
+            log.error("%s; %r is registered later", error, seen.path)
             self._tracker.offer_again(seen.path, now)
             return
         if refused is not None:

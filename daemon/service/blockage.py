@@ -1,4 +1,4 @@
-"""Everything waits while results cannot be written, or the drop folder is away: the queue is kept."""
+"""Pauses the service while results cannot be written or the drop folder is missing; the queue is kept."""
 
 import time
 from collections.abc import Callable
@@ -7,27 +7,27 @@ from daemon.errors import StorageError, TransientError
 from daemon.settings.config import Retry
 
 FOLDER_AWAY_SECONDS = 1.0
-"""Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
+"""Pause after a reader found the drop folder missing, until the watcher finds it missing too."""
 
 
 class Blockage:
-    """Called by any thread. `folder_away`: whether the drop folder is; `wake` is called when a wait begins."""
+    """Used by any thread. `folder_away`: whether the drop folder is missing; `wake` is called when a pause begins."""
 
     def __init__(self, retry: Retry, folder_away: Callable[[], bool], wake: Callable[[], None]) -> None:
         self._retry, self._folder_away, self._wake = retry, folder_away, wake
         self._refusals = 0
         self.until = 0.0
-        """Monotonic seconds."""
+        """End of the pause, monotonic seconds."""
         self.why = ""
 
     @property
     def holds(self) -> bool:
-        """Whether nothing may be begun now."""
+        """Whether no job may start now."""
         return time.monotonic() < self.until or self._folder_away()
 
     @property
     def lasts(self) -> bool:
-        """Whether the output disk refused the last time it was tried; between two attempts as well."""
+        """Whether the last attempt to write failed; stays True between two attempts."""
         return self._refusals > 0
 
     def refused(self, error: StorageError) -> float:
@@ -40,11 +40,11 @@ class Blockage:
         return self._retry.pause(max(1, self._refusals))
 
     def missing(self, error: TransientError) -> None:
-        """The drop folder is away."""
+        """The drop folder is missing: pause."""
         self.until = max(self.until, time.monotonic() + FOLDER_AWAY_SECONDS)
         self.why = str(error)
         self._wake()
 
     def over(self) -> None:
-        """A result was written."""
+        """A result was written: the next pause is a short one again."""
         self._refusals = 0

@@ -1,4 +1,4 @@
-"""What would grow for ever is kept within limits: the pictures for a quick look, and the ledger's memory."""
+"""Limits for what would grow without end: previews, and the ledger's rows."""
 
 import logging
 import stat
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 DAY = 86_400.0
 _AT_ONCE = 500
 _SWEPT = 5000
-"""So many in a row without a preview, beyond the limit: an earlier sweep has been here."""
+"""Results in a row without a preview, beyond the limit, after which an earlier run has removed all older ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was removed, or would be."""
+    """What was removed, or what `dry_run` would have removed."""
 
     previews: int
     preview_bytes: int
@@ -45,8 +45,8 @@ def prune(
 ) -> Pruned:
     """Bring previews and ledger within `config.keep`; `dry_run` only counts.
 
-    Results, their JSON and raw files are never touched. `wanted` is asked now and then whether to go on. A folder that
-    is away costs nothing: what cannot be seen is not removed. Raises LedgerError, LedgerUnavailableError.
+    Results, their JSON and raw files are never touched, and rows are only dropped if their raw file certainly does not
+    exist. Stops early once `wanted` returns False. Raises LedgerError, LedgerUnavailableError.
     """
     previews = size = rows = 0
     if config.keep.previews_gib is not None:
@@ -78,7 +78,7 @@ def prune(
 
 
 def _length(picture: Path) -> int:
-    """Bytes of a regular file; 0 for anything else."""
+    """Bytes of a regular file; 0 if there is none."""
     try:
         found = picture.lstat()
     except OSError:
@@ -87,7 +87,7 @@ def _length(picture: Path) -> int:
 
 
 def _remove(picture: Path) -> bool:
-    """Only what we drew."""
+    """Remove a preview, if this program wrote it; returns whether it did."""
     try:
         if preview.written_by(picture) != WRITER:
             return False

@@ -1,4 +1,4 @@
-"""The network's side of the service: one thread that owns the backends and feeds them a stream."""
+"""The network thread: owns the backends and feeds them a stream of micrographs."""
 
 import queue
 import threading
@@ -20,22 +20,22 @@ from daemon.settings.config import BackendConfig
 
 
 class _GivenUpError(Exception):
-    """Nobody waits for the networks any more."""
+    """The service stops while the networks are being opened."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claimed:
-    """A job on its way and the micrograph it brought."""
+    """A running job and its micrograph."""
 
     job: Job
     work: Work
 
 
 class Inference:
-    """Runs the networks of `weights` on what is `put`, in order, until `stop` is set. `run` is its thread's body.
+    """Runs the networks of `weights` on the micrographs that are `put`, in order, until `stop` is set.
 
-    It reports in that thread: `delivered` with the result; `refused` if this micrograph cannot be denoised (the
-    others can); `lost` if the network failed while it was in it, perhaps because of it.
+    `run` is its thread's body. It calls there `delivered` with each result; `refused` if one micrograph cannot be
+    denoised (others can); `lost` for each micrograph in the network when that failed, perhaps because of it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Inference:
         self.beats = 0
         """Counts tiles and canaries: as long as it grows, the thread is alive."""
         self.opened = threading.Event()
-        """Set once every network has proved itself on the canary tile."""
+        """Set once every network has passed the canary tile."""
         self._settings, self._weights, self._engines, self._stop = settings, list(weights), engines, stop
         self._delivered, self._refused, self._lost = delivered, refused, lost
         self._canary_seconds = idle_canary_seconds
@@ -61,13 +61,13 @@ class Inference:
         self._again: deque[Claimed] = deque()
 
     def put(self, claimed: Claimed | None) -> None:
-        """Queue a micrograph; None only wakes the thread, to see that it must stop. Called by any thread."""
+        """Queue a micrograph; None only wakes the thread, which then checks `stop`. Called by any thread."""
         self._ready.put(claimed)
 
     def run(self) -> None:
-        """Open the backends, prove them, serve. Raises what ends the service.
+        """Open the backends, check them on the canary tile, denoise. Raises the error that ends the service.
 
-        Opening may take minutes, where an engine is built for a GPU; `stop` ends that, too.
+        Opening may take minutes if an engine is built for a GPU; `stop` interrupts that, too.
         """
         backends: dict[Path, Backend] = {}
         try:
@@ -100,7 +100,7 @@ class Inference:
             raise _GivenUpError
 
     def _next(self, wait: bool = True) -> Claimed | None:
-        """The next micrograph; None after `idle_canary_seconds` without one, or when woken to stop."""
+        """The next micrograph; None after `idle_canary_seconds` without one, or if `put` was called with None."""
         if self._again:
             return self._again.popleft()
         try:

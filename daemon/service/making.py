@@ -1,4 +1,4 @@
-"""What readers and writers do with one micrograph, and what becomes of it where something goes wrong."""
+"""The work of readers and writers on one micrograph, and the outcome of each kind of error."""
 
 import logging
 from collections import defaultdict
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Making:
-    """Called by several threads. Each step returns whether the job is done; `put` takes one to the network instead."""
+    """Used by several threads. A step returns True when the job has ended, False after `put` (to the network)."""
 
     def __init__(
         self,
@@ -42,20 +42,20 @@ class Making:
         self._config, self._weights, self._ledger, self._put = config, weights, ledger, put
         self._accounts, self._metrics, self._blockage = accounts, metrics, blockage
         self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, below=config.folders.drop)
-        self._said: defaultdict[str, set[str]] = defaultdict(set)
-        """By folder: codes of remarks of a session that the log has."""
+        self._reported: defaultdict[str, set[str]] = defaultdict(set)
+        """By folder: codes of the session's warnings that the log holds."""
 
     def close(self) -> None:
-        """No reading any more."""
+        """Close the reader."""
         self._reader.close()
 
     def by_section(self, relative: str) -> bool:
-        """Whether a file of the drop folder is a stack whose sections are taken one by one."""
+        """Whether a file of the drop folder is a stack that is processed section by section."""
         path = self._config.folders.drop / relative
         return sections.grows(self._reader, self._config, path, relative)
 
     def read(self, job: Job) -> bool:
-        """Hash and read a job's file, or its next section; what an earlier run finished is adopted."""
+        """Hash and read a job's file or its next section; adopt a result that an earlier run finished."""
         self.output.require()
         path = self._config.folders.drop / job.path
         if job.sections or self.by_section(job.path):
@@ -82,7 +82,7 @@ class Making:
         return False
 
     def _read_section(self, job: Job, path: Path) -> bool:
-        """The next section of a stack that is not done yet; the stack may be growing."""
+        """Read the next section of a stack, which may still grow."""
         if job.sections:
             _, first = sections.read(self._reader, path, 1)
             if first.sha256 != job.sha256:
@@ -98,8 +98,8 @@ class Making:
         taking = sections.taking(self._config, job.path, micrograph)
         adopted = writing.find_adoptable(self._config.folders.output, relative, job.revision, section.sha256)
         if adopted is not None:
-            told = {**section.told, **adopted.content.summary}
-            self._accounts.finish(job, str(adopted.image), "adopted", **told)
+            entries = {**section.for_ledger, **adopted.content.summary}
+            self._accounts.finish(job, str(adopted.image), "adopted", **entries)
             log.info("adopted %s of %r: it was finished before", section, job.path)
             return True
         micrograph = sections.noted(micrograph, taking)
@@ -108,7 +108,7 @@ class Making:
         return False
 
     def _done_before(self, job: Job, sha256: str) -> bool:
-        """Finish a job whose file was only touched: an earlier revision with the same bytes has its result."""
+        """Finish a job if an earlier revision with the same bytes has a result: only the file's time has changed."""
         same = self._ledger.same_content(job, sha256)
         if same is None or same.output is None:
             return False
@@ -117,33 +117,33 @@ class Making:
         return True
 
     def write(self, claimed: Claimed, denoised: Denoised) -> bool:
-        """Judge and write what the network made."""
+        """Judge and write a denoised micrograph."""
         job = claimed.job
         self.output.require()
         section = claimed.work.section
-        # It may have been touched while its earlier revision was in hand.
+        # An earlier revision with the same bytes may have been finished meanwhile.
         if section is None and self._done_before(job, claimed.work.raw.sha256):
             return True
-        outcome = steps.finish(self._config, claimed.work, denoised, self._config.folders.output, job.revision)
+        finished = steps.finish(self._config, claimed.work, denoised, self._config.folders.output, job.revision)
         self._accounts.finish(
             job,
-            str(outcome.written.image),
-            "adopted" if outcome.written.adopted else "done",
-            profile=outcome.profile,
-            timings=outcome.seconds,
-            warning="; ".join(outcome.warnings) or None,
-            **outcome.written.content.summary,
-            **(section.told if section else {}),
+            str(finished.written.image),
+            "adopted" if finished.written.adopted else "done",
+            profile=finished.profile,
+            timings=finished.seconds,
+            warning="; ".join(finished.warnings) or None,
+            **finished.written.content.summary,
+            **(section.for_ledger if section else {}),
         )
         self._blockage.over()
-        self._metrics.finished(outcome.seconds, claimed.work.raw.size or 0, outcome.spikes, outcome.verdict)
-        told = {"micrograph": job.path, "outcome": "done"}
+        self._metrics.finished(finished.seconds, claimed.work.raw.size or 0, finished.spikes, finished.verdict)
         name = job.path if section is None else f"{job.path} ({section})"
-        log.info("%s", outcome.describe(name, job.revision, self._said[job.path.rpartition("/")[0]]), extra=told)
+        text = finished.describe(name, job.revision, self._reported[job.path.rpartition("/")[0]])
+        log.info("%s", text, extra={"micrograph": job.path, "outcome": "done"})
         return True
 
     def attempt(self, job: Job, step: Callable[..., bool], *arguments: object) -> bool:
-        """Run one step; whatever goes wrong with this file is this file's fate."""
+        """Run one step of a job. An error ends or postpones this job only: True is returned for it."""
         try:
             return step(*arguments)
         except MicrographError as error:
@@ -164,13 +164,13 @@ class Making:
             elif isinstance(error, raw_file.ChangedError):
                 self._accounts.forget(job, str(error))
             elif raw_file.gone(self._config.folders.drop / job.path):
-                self._accounts.forget(job, "it was gone before it could be read; should it come back, it is done then")
+                self._accounts.forget(job, "it was gone before it could be read; if it comes back, it is denoised then")
             else:
                 self._accounts.postpone(job, str(error))
         except MemoryError:
             self._accounts.quarantine(job, f"{job.path}: {OUT_OF_MEMORY}")
         except Exception as error:
-            # A defect of ours must cost one micrograph and not the session; the attempts are limited.
+            # A defect of this program costs one micrograph and not the session; the attempts are limited.
             log.debug("traceback", exc_info=True)
             self._accounts.postpone(job, f"{job.path}: internal error, please report it: {error!r}")
         return True

@@ -1,4 +1,4 @@
-"""What the service has done and how it is, as numbers for Prometheus."""
+"""Counters and gauges of the service, for Prometheus."""
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
@@ -17,28 +17,26 @@ OUTCOMES = ("done", "adopted", "unchanged", "retried", "held", "quarantined", "f
 
 
 class Metrics:
-    """Counters that any thread may raise, and figures that are asked for when somebody reads them.
+    """Counters that any thread may increment, and gauges that are computed when they are read.
 
-    They count from the start of the process; a reload of the settings does not reset them.
+    Counting starts with the process; a reload of the settings does not reset it.
     """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._outcomes = Counter(
-            "emdenoised_micrographs", "What became of micrographs.", ["outcome"], registry=self._registry
+            "emdenoised_micrographs", "Micrographs by outcome.", ["outcome"], registry=self._registry
         )
         for outcome in OUTCOMES:
             self._outcomes.labels(outcome)
         self._seconds = Histogram(
             "emdenoised_step_seconds",
-            "How long each step of a finished micrograph took.",
+            "Duration of each step of a finished micrograph.",
             ["step"],
             buckets=SECONDS,
             registry=self._registry,
         )
-        self._verdicts = Counter(
-            "emdenoised_verdicts", "What results were judged to be.", ["verdict"], registry=self._registry
-        )
+        self._verdicts = Counter("emdenoised_verdicts", "Results by verdict.", ["verdict"], registry=self._registry)
         for verdict in VERDICTS:
             self._verdicts.labels(verdict)
         self._bytes = Counter("emdenoised_raw_bytes", "Bytes of the raw files denoised.", registry=self._registry)
@@ -49,11 +47,11 @@ class Metrics:
         self._service: Callable[[], Iterable[Metric]] = tuple
 
     def count(self, outcome: str) -> None:
-        """One more micrograph came to one of OUTCOMES."""
+        """Count a micrograph; `outcome` is one of OUTCOMES."""
         self._outcomes.labels(outcome).inc()
 
     def finished(self, seconds: Mapping[str, float], raw_bytes: int, spikes: int, verdict: str) -> None:
-        """A micrograph was denoised, judged to be one of VERDICTS, and written."""
+        """Count a result: seconds by step, bytes of the raw file, spikes filled in, and one of VERDICTS."""
         self._verdicts.labels(verdict).inc()
         for step, value in seconds.items():
             self._seconds.labels(step).observe(value)
@@ -61,7 +59,7 @@ class Metrics:
         self._spikes.inc(spikes)
 
     def ask(self, service: Callable[[], Iterable[Metric]]) -> None:
-        """From now on `service` tells what can only be asked at the moment: queue, health, GPU."""
+        """Take the gauges (queue, health, GPU) from `service` from now on."""
         self._service = service
 
     def text(self) -> bytes:
@@ -74,14 +72,14 @@ class _Asked(Collector):
         self._service = service
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # or the registry would ask before there is a service
+        return ()  # or the registry would call `collect` before a service exists
 
     def collect(self) -> Iterable[Metric]:
         return self._service()()
 
 
 def gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Metric:
-    """One figure, or one for each value of `label`."""
+    """A gauge with one value, or with one for each value of `label`."""
     family = GaugeMetricFamily(f"emdenoised_{name}", text, labels=[label] if label else [])
     for key, value in values.items():
         family.add_metric([key] if label else [], value)
@@ -89,7 +87,7 @@ def gauge(name: str, text: str, values: Mapping[str, float], label: str = "") ->
 
 
 def graphics_card(device: int) -> list[Metric]:
-    """Memory and utilisation of the GPU that nvidia-smi calls `device`; nothing where NVIDIA's library is not there."""
+    """Memory and utilisation of the GPU that nvidia-smi calls `device`; empty without NVIDIA's library."""
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()
@@ -114,7 +112,7 @@ def graphics_card(device: int) -> list[Metric]:
 
 
 def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[], float]) -> list[Metric]:
-    """Of the ledger; nothing while it cannot be read."""
+    """Gauges of the ledger; empty while it cannot be read."""
     try:
         found, waiting = counts(), oldest()
     except EmdenoisedError:
@@ -126,6 +124,6 @@ def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[]
             {state: float(number) for state, number in found.items()},
             "state",
         ),
-        gauge("oldest_waiting_seconds", "Since when the longest-waiting micrograph waits; 0 if none does.",
+        gauge("oldest_waiting_seconds", "How long the oldest waiting micrograph has waited; 0 if none waits.",
               {"": waiting}),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A raw file before it is read: its fingerprint, and whether it still is the file that was announced."""
+"""A raw file before it is read: its fingerprint, and whether it has changed or gone."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,18 @@ from daemon.files import digest
 from daemon.output.record import Raw
 
 LONGEST = 512
-"""Bytes of file for each pixel that a plane may have: a movie of hundreds of frames."""
+"""Largest file, in bytes for each of `max_pixels`: a movie of hundreds of frames."""
 
 
 class ChangedError(TransientError):
-    """The file is not the one that was announced any more: what it is now is taken in on its own."""
+    """The file has changed since it was registered; the scan registers it anew."""
 
 
 def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> Raw:
     """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
 
-    Raises MicrographError for what is no regular file or longer than any stack of `max_pixels` frames,
-    TransientError if it cannot be read now.
+    Raises MicrographError if it is not a regular file or longer than any stack of `max_pixels` frames, TransientError
+    if it cannot be read now.
     """
     try:
         with formats.open_raw(path, below) as stream:
@@ -38,7 +38,7 @@ def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> Raw:
 
 
 def gone(path: Path) -> bool:
-    """Whether a file certainly is not there, as opposed to out of reach."""
+    """Whether a file does not exist; False if that cannot be found out."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

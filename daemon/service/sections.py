@@ -1,6 +1,6 @@
-"""Stacks: frames of one exposure are summed, all others are taken section by section, and may grow meanwhile.
+"""Stacks: frames of one exposure are summed; all others are processed section by section, and may still grow.
 
-A sum of what is no exposure's frames is a wrong number, so it needs evidence: a profile, the file or its name.
+The sum of anything but one exposure's frames is wrong, so it needs evidence: a profile, the file or its name.
 """
 
 from dataclasses import dataclass, replace
@@ -18,21 +18,22 @@ from daemon.settings.config import Config
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section of a stack; the stack may have more by now than it had when this was read."""
+    """One section of a stack."""
 
     number: int
     """From 1."""
     of: int
+    """Sections that the stack had when this one was read."""
     sha256: str
-    """Of its pixels: that of the file changes with each section that comes."""
+    """Of its pixels; the file's hash changes with every new section."""
     first: str
-    """That of the first section, by which the stack is known again."""
+    """Hash of the first section, which identifies the stack."""
     raw: Raw
-    """What `raw_file.fingerprint` says of a whole file."""
+    """As `raw_file.fingerprint` gives it for a whole file."""
 
     @property
-    def told(self) -> dict[str, Any]:
-        """For `Ledger.finish`."""
+    def for_ledger(self) -> dict[str, Any]:
+        """Arguments of `Ledger.finish`."""
         return {"sha256": self.first, "sections": self.number, "more": self.number < self.of}
 
     def __str__(self) -> str:
@@ -43,45 +44,45 @@ UNKNOWN = "its file does not say what its sections are"
 
 
 def taking(config: Config, path: str, micrograph: Micrograph, profile: str | None = None) -> Taking:
-    """What becomes of the stack at `path` of which `micrograph` is a section or the sum: settings, file, then name.
+    """Whether to sum the stack at `path`, of which `micrograph` is a section or the sum: by settings, file, then name.
 
-    Raises MicrographError where a profile asks for the sum of what is certainly not one exposure.
+    Raises MicrographError if a profile demands the sum of sections that are certainly not one exposure.
     """
-    told = micrograph.metadata.get("stack")
+    in_file = micrograph.metadata.get("stack")
     by_settings = stated(config, path, profile)
     if by_settings is not None:
-        if not by_settings.apart and told is not None and told["are"] in stack.NEVER_SUMMED:
+        if not by_settings.apart and in_file is not None and in_file["are"] in stack.NEVER_SUMMED:
             raise MicrographError(
-                f"{micrograph.source}: its sections are {stack.WORDS[told['are']]} ({told['by']}), but "
+                f"{micrograph.source}: its sections are {stack.WORDS[in_file['are']]} ({in_file['by']}), but "
                 f"{by_settings.why}: their sum would be no image; give it a profile with frames: each"
             )
         return by_settings
     named = of_frames(config.arrival, path)
-    if told is not None and (told["sure"] or not named):
-        return Taking(told["are"] != "frames", f"its sections are {stack.WORDS[told['are']]} ({told['by']})")
+    if in_file is not None and (in_file["sure"] or not named):
+        return Taking(in_file["are"] != "frames", f"its sections are {stack.WORDS[in_file['are']]} ({in_file['by']})")
     return Taking(not named, "arrival.frames names it" if named else UNKNOWN)
 
 
 def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
-    """The micrograph with a note on what became of its stack and why, and a remark where that may be wrong."""
+    """The micrograph with `taking` in its metadata, and a warning where that may be wrong."""
     metadata = dict(micrograph.metadata)
-    told = metadata.get("stack") or {"are": "unknown", "by": ""}
-    metadata["stack"] = {**told, "taken": taking.words, "because": taking.why}
+    in_file = metadata.get("stack") or {"are": "unknown", "by": ""}
+    metadata["stack"] = {**in_file, "taken": taking.words, "because": taking.why}
     remarks = []
     if taking.why == UNKNOWN:
         remarks.append(
-            f"{UNKNOWN}: each is taken by itself; if they are frames of one exposure, state frames: sum in its profile "
-            "or its name in arrival.frames"
+            f"{UNKNOWN}: each is denoised by itself; if they are frames of one exposure, state frames: sum in its "
+            "profile or its name in arrival.frames"
         )
-    elif not taking.apart and told["are"] not in ("frames", "unknown"):
-        remarks.append(f"its sections were summed because {taking.why}, but {told['by']} says {told['are']}")
+    elif not taking.apart and in_file["are"] not in ("frames", "unknown"):
+        remarks.append(f"its sections were summed because {taking.why}, but {in_file['by']} says {in_file['are']}")
     return replace(micrograph, metadata=metadata, warnings=(*micrograph.warnings, *remarks))
 
 
 def whole(reader: Reader, config: Config, path: Path, relative: str, profile: str | None = None) -> Micrograph | None:
-    """The micrograph in a file, its only image or the sum of its frames; None where its sections are to be `read`.
+    """The micrograph in a file, its only image or the sum of its frames; None if its sections are processed singly.
 
-    `relative`: what the file is called below the drop folder. Raises as `Reader.read` and `taking` do.
+    `relative`: the file's path below the drop folder. Raises as `Reader.read` and `taking` do.
     """
     if apart(config, relative, profile):
         return None
@@ -96,7 +97,7 @@ def whole(reader: Reader, config: Config, path: Path, relative: str, profile: st
 
 
 def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool:
-    """Whether a file is a stack whose sections are taken one by one; False for one that cannot be told yet."""
+    """Whether a file is a stack that is processed section by section; False while that is unknown."""
     by_settings = stated(config, relative)
     if by_settings is not None:
         return by_settings.apart
@@ -105,13 +106,13 @@ def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool:
             return False
         return taking(config, relative, reader.read(path, 0)).apart
     except EmdenoisedError:
-        return False  # reading it tells why
+        return False  # reading it reports the reason
 
 
 def read(reader: Reader, path: Path, number: int, first: str | None = None) -> tuple[Micrograph, Section]:
-    """Read one section, counted from 1; `first`: the hash of the first one, if this is another.
+    """Read section `number`, counted from 1. `first`: the hash of the first section, unless this is it.
 
-    Raises as `Reader.read` does: a stack that does not have that section cannot be processed as it is.
+    Raises as `Reader.read` does; MicrographError if the stack has no such section.
     """
     micrograph = reader.read(path, number - 1)
     digest = sha256_of_pixels(micrograph.pixels)

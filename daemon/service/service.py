@@ -1,8 +1,8 @@
-"""The running service: reading, network and writing overlap through bounded queues, one ledger keeps account.
+"""The running service: reading, network and writing overlap through bounded queues; the ledger keeps account.
 
     arrival thread    watch → tracker → ledger → dispatch (`daemon.service.arrivals`)
     reader threads    hash, read, choose the profile (`daemon.service.making`)
-    network thread    owns the backends and nothing else touches them (`daemon.service.inference`)
+    network thread    the only one that uses the backends (`daemon.service.inference`)
     writer threads    judge, preview, JSON, image, ledger (`daemon.service.making`)
     keeper thread     once an hour, old previews and forgotten micrographs (`daemon.service.housekeeping`)
     main thread       signals, watchdog, status (`daemon.service.supervisor`)
@@ -46,16 +46,16 @@ WRITERS = {"cpu": 1, "tensorrt": 4}
 AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
 STUCK_SECONDS = 300.0
-"""A micrograph that a reader or writer has so long: the share or disk it is on hangs, most likely."""
+"""A reader or writer that needs longer for one micrograph is reported: its share or disk probably hangs."""
 PATIENCE_SECONDS = 0.25
 HOUSEKEEPING_SECONDS = 3600.0
 
 
 class Service:
-    """Runs until `stop`; `failure` then says whether it had to. Made, started and stopped by one thread.
+    """Runs until `stop`. `failure`: the error that ended it, or None. One thread makes, starts and stops it.
 
-    `once`: what an earlier run had put off is due now. Raises, when made, LedgerError, ConfigError (state folder)
-    and WeightsError.
+    `once`: retries that an earlier run put off are due now. The constructor raises LedgerError, ConfigError (state
+    folder) and WeightsError.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class Service:
         self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
         self._dispatching = threading.Lock()
         self._at_work: dict[int, tuple[str, float]] = {}
-        """By thread: what a reader or writer has just now, and since when. A share that hangs holds them."""
-        self._in_hand: dict[int, Job] = {}  # by Python's id: the ledger may give a forgotten job's number away
+        """By reader or writer thread: the path in work, and since when (monotonic seconds)."""
+        self._in_hand: dict[int, Job] = {}  # by id(): the ledger may reuse the number of a forgotten job
         self._readers = ThreadPoolExecutor(READERS[kind], thread_name_prefix="reader")
         self._writers = [ThreadPoolExecutor(1, thread_name_prefix=f"writer-{n}") for n in range(WRITERS[kind])]
         self._threads = [
@@ -107,9 +107,9 @@ class Service:
         ]
 
     def start(self, patient: Callable[[], bool] = lambda: True) -> bool:
-        """Load the weights, prove them on a canary tile, then watch. Returns when ready; raises what went wrong.
+        """Load the weights, check them on a canary tile, then watch. Returns True when ready; raises the failure.
 
-        `patient` is asked several times a second whether to go on waiting; if not, all is freed and False returned.
+        `patient` is called several times a second; once it returns False, the service is stopped and False returned.
         """
         output = self.config.folders.output
         if removed := clean_temporary(output):
@@ -117,7 +117,7 @@ class Service:
         if (missing := rosettasciio.missing(self.config.arrival.extensions)) is not None:
             log.warning("%s", missing)
         for job in self.ledger.recover(self._once):
-            log.info("%r was in hand when the service last stopped; %s", job.path, job.error or "it is done again")
+            log.info("%r was in work when the service last stopped; %s", job.path, job.error or "it is done again")
         self._threads[0].start()
         while not self.inference.opened.wait(PATIENCE_SECONDS):
             if not patient():
@@ -133,18 +133,18 @@ class Service:
 
     @property
     def unsuccessful(self) -> int:
-        """Micrographs quarantined or given up for now since the start."""
+        """Micrographs quarantined or put off since the start."""
         return self._accounts.unsuccessful
 
     @property
     def blocked(self) -> bool:
-        """Whether everything waits because results cannot be written, or the drop folder is away."""
+        """Whether no job may start, because results cannot be written or the drop folder is missing."""
         return self._blockage.holds
 
     @property
     def idle(self) -> bool:
-        """Whether everything that lay in the folder at the last look is done with, one way or another."""
-        # In this order: what moves on from one place to the next between two questions is then still seen.
+        """Whether every micrograph that the last scan found is done, put off or quarantined."""
+        # In this order, so that a job that moves on between two of these checks is not missed.
         try:
             return not self._in_hand and self.arrivals.quiet and not self.ledger.busy()
         except TransientError:
@@ -152,7 +152,7 @@ class Service:
 
     @property
     def health(self) -> Health:
-        """How it is, for whoever watches it."""
+        """The state of the service, with the reason where it is not ok."""
         name, watched = self.inference.backend_name, self.watcher.health
         if self.failure is not None:
             return Health("failed", str(self.failure) or repr(self.failure), name)
@@ -160,7 +160,7 @@ class Service:
             return Health("starting", "the network is being opened", name)
         if watched.state == "degraded":
             return Health("degraded", watched.detail, name)
-        # Between two attempts at a full disk as well: an alarm that waits for five bad minutes must not see good ones.
+        # Also between two attempts at a full disk: an alarm that waits for five bad minutes must not see good ones.
         if self.blocked or (self._blockage.lasts and not self.idle):
             return Health("degraded", f"{self._blockage.why}; the queue is kept", name)
         if stuck := [path for path, since in list(self._at_work.values()) if time.monotonic() - since > STUCK_SECONDS]:
@@ -169,19 +169,19 @@ class Service:
         return Health("ok", watched.detail, name)
 
     def figures(self) -> list[Metric]:
-        """What metrics ask of it."""
+        """Gauges for `Metrics.ask`."""
         card = graphics_card(self.config.backend.device) if self._kind == "tensorrt" else []
         state = self.health.state
         return [
-            gauge("healthy", "1 if all is well, as /healthz says it.", {"": float(state == "ok")}),
+            gauge("healthy", "1 if /healthz reports ok, else 0.", {"": float(state == "ok")}),
             *queue_figures(self.ledger.counts, self.ledger.oldest_waiting),
             *card,
         ]
 
     def check_ledger(self) -> None:
-        """Called now and then: fail if the ledger's files are no longer those under their names.
+        """Fail if files of the ledger were moved, deleted or replaced.
 
-        The next start adopts what lies whole on the disk, and does the rest again.
+        The next start adopts finished results and does the other micrographs again.
         """
         try:
             self.ledger.require_in_place()
@@ -189,9 +189,9 @@ class Service:
             self._fail("the ledger is lost", error)
 
     def stop(self) -> None:
-        """Finish the micrograph in hand, leave the rest for the next start, and free everything."""
+        """Finish the current micrographs, return the others to the ledger, and close everything."""
         self._stopping.set()
-        with self._dispatching:  # whoever was handing out jobs has done so
+        with self._dispatching:  # a dispatch in progress ends first
             pass
         self.watcher.wake()
         self.inference.put(None)
@@ -214,17 +214,17 @@ class Service:
         except BaseException as error:
             self._fail(f"the {threading.current_thread().name} thread ended", error)
         finally:
-            self.inference.opened.set()  # whoever waits for it must see the failure
+            self.inference.opened.set()  # `start` waits for it and must see the failure
 
     def _fail(self, what: str, error: BaseException) -> None:
-        """The main thread must learn of it, or the service would look alive and do nothing."""
-        if not isinstance(self.failure, LedgerReplacedError):  # every thread meets that one
+        """Set `failure`, so that the main thread ends the service instead of leaving it idle."""
+        if not isinstance(self.failure, LedgerReplacedError):  # which every thread meets
             log.critical("%s: %s", what, str(error) or repr(error))
         log.debug("traceback", exc_info=error)
         self.failure = self.failure or error
 
     def _keep(self) -> None:
-        """Once an hour, and not at the start, when there is more urgent work."""
+        """Prune once an hour; not at the start, when other work is more urgent."""
         while not self._stopping.wait(HOUSEKEEPING_SECONDS):
             try:
                 self.making.output.require()
@@ -247,7 +247,7 @@ class Service:
     # From the ledger to readers, network and writers
 
     def _dispatch(self) -> None:
-        """Hand jobs to the readers while there is room in memory. Called by any thread."""
+        """Give jobs to the readers while memory has room. Called by any thread."""
         with self._dispatching:
             while not self._stopping.is_set() and not self.blocked and self._places.acquire(blocking=False):
                 try:
@@ -275,7 +275,7 @@ class Service:
         self._places.release()
         self._dispatch()
 
-    # What the network reports (see `inference.Inference`)
+    # Reports of the network thread (see `inference.Inference`)
 
     def _delivered(self, claimed: Claimed, denoised: Denoised) -> None:
         # One thread for all files whose results could get the same name: they must not race for it.
@@ -288,6 +288,6 @@ class Service:
         self._leave(claimed.job)
 
     def _lost(self, claimed: Claimed, error: BaseException) -> None:
-        # It may have brought the network down, so this attempt counts: or it would do so for ever.
+        # It may be what made the network fail, so the attempt counts: the retries must end.
         self._accounts.postpone(claimed.job, f"{claimed.job.path}: {str(error) or repr(error)}")
         del self._in_hand[id(claimed.job)]

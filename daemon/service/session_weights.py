@@ -1,7 +1,7 @@
-"""Weights of a session: one that goes on when the service starts keeps those with which it began.
+"""The weights of a session: one that continues after a restart of the service keeps those with which it began.
 
-Only where a profile names an alias, such as `fast`, which an upgrade may have pointed to other weights; a profile that
-names weights gets these at once.
+This concerns profiles that name an alias, such as `fast`, which an upgrade may have pointed to other weights. A profile
+that names weights gets these at once.
 """
 
 import logging
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def kept(loaded: dict[str, Weights], ledger: Ledger, now: float) -> dict[str, Weights]:
-    """The `loaded` weights, by what profiles call them, with those in place of them that a session in progress uses.
+    """The `loaded` weights, by their names in profiles; aliases stand for the weights that the present session uses.
 
-    `now`: seconds, wall clock. Raises what the ledger raises.
+    `now`: seconds, wall clock. Raises as the ledger does.
     """
     found = dict(loaded)
     undecided = {asked for asked in loaded if asked in manifest.aliases()}
@@ -36,11 +36,11 @@ def kept(loaded: dict[str, Weights], ledger: Ledger, now: float) -> dict[str, We
 
 
 def _as_before(asked: str, new: Weights, name: str, sha256: object, job: Job) -> Weights:
-    """The weights that a job was done with, or the new ones where they are gone."""
+    """The weights with which a job was done, or the new ones if those no longer exist or were changed."""
     try:
         old = manifest.verified(name)
     except WeightsError as error:
-        log.warning("the session began with weights %s, which cannot be had (%s); it goes on with %s", name, error,
+        log.warning("the session began with weights %s, which cannot be loaded (%s); it goes on with %s", name, error,
                     new.manifest)  # fmt: skip
         return new
     if _sha256(old) != sha256:

@@ -1,4 +1,4 @@
-"""One micrograph's way from file to finished output, step by step, without threads and without the ledger."""
+"""The steps of one micrograph from file to finished output, without threads and ledger."""
 
 import platform
 import time
@@ -22,19 +22,28 @@ from daemon.errors import MicrographError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.micrograph import Micrograph, Pixels
 from daemon.output import writing
-from daemon.output.record import ProfileUsed, Raw, Record, Size, Spike, Spikes, VerdictFound, WeightsUsed
+from daemon.output.record import (
+    PixelSizeStated,
+    ProfileUsed,
+    Raw,
+    Record,
+    Spike,
+    SpikesFound,
+    VerdictFound,
+    WeightsUsed,
+)
 from daemon.service.raw_file import ChangedError
 from daemon.service.sections import Section
 from daemon.settings.config import Config
 from daemon.verdict import judge
 
 SPIKES_LISTED = 1000
-"""The JSON lists so many spikes and counts the rest."""
+"""The JSON lists at most this many spikes; their count includes the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """A micrograph on its way. `relative`: path below the drop folder; `seconds`: what each step took so far."""
+    """A micrograph in work. `relative`: path below the drop folder; `seconds`: duration of each step so far."""
 
     relative: PurePath
     raw: Raw
@@ -46,12 +55,12 @@ class Work:
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     section: Section | None = None
-    """Which of a stack it is, where sections are taken one by one."""
+    """Its number and hashes, where a stack is processed section by section."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of it, for log, ledger and the user."""
+class Finished:
+    """A result that was written, summarised for log, ledger and user."""
 
     written: writing.Written
     dose: str
@@ -66,15 +75,15 @@ class Outcome:
     of_session: tuple[Reason, ...] = ()
     """Those of the warnings that concern the camera, the settings or the way files are saved."""
 
-    def news(self, said: set[str]) -> tuple[str, ...]:
-        """The warnings; of those of a session whose codes were `said` only the codes. All are said from now on."""
-        known = {reason.text: reason.code for reason in self.of_session if reason.code in said}
-        said.update(reason.code for reason in self.of_session)
+    def news(self, reported: set[str]) -> tuple[str, ...]:
+        """The warnings; those of the session whose codes are in `reported` only by code. Adds the codes to it."""
+        known = {reason.text: reason.code for reason in self.of_session if reason.code in reported}
+        reported.update(reason.code for reason in self.of_session)
         again = (f"as before: {', '.join(dict.fromkeys(known.values()))}",) if known else ()
         return *(warning for warning in self.warnings if warning not in known), *again
 
-    def describe(self, path: str, revision: int, said: set[str]) -> str:
-        """The log's one line about a finished micrograph; `said` as in `news`."""
+    def describe(self, path: str, revision: int, reported: set[str]) -> str:
+        """The log's one line about a finished micrograph; `reported` as in `news`."""
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items())
         spikes = f", {self.spikes} spikes filled in" if self.spikes else ""
         number = f" (revision {revision})" if revision > 1 else ""
@@ -82,12 +91,12 @@ class Outcome:
             f"{'adopted' if self.written.adopted else 'denoised'} {path!r}{number}: {self.verdict}, {self.dose}, "
             f"profile {self.profile}{spikes}, {sum(self.seconds.values()):.2f} s ({seconds})"
         )
-        return text + "".join(f"; warning: {warning}" for warning in self.news(said))
+        return text + "".join(f"; warning: {warning}" for warning in self.news(reported))
 
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Add what the block takes to ``seconds[step]``."""
+    """Add the duration of the block to ``seconds[step]``."""
     begin = time.perf_counter()
     try:
         yield
@@ -108,8 +117,8 @@ def read(
 ) -> Work:
     """Read one file and choose its profile. `raw` is its `fingerprint`; `profile` overrides the rules.
 
-    A stack is summed, unless `micrograph` is what was read of the file already. Raises MicrographError if it can never
-    be processed as it is, TransientError if not now.
+    `micrograph`: the file's content, where it was read before; otherwise a stack is summed. Raises MicrographError if
+    the file can never be processed as it is, TransientError if it cannot be processed now.
     """
     begin = time.perf_counter()
     micrograph = micrograph or reader.read(path)
@@ -135,7 +144,7 @@ def prepare(
     warning: str | None = None,
     profile: str | None = None,
 ) -> Work:
-    """Choose the profile of what was read. Raises MicrographError, TransientError."""
+    """Choose the profile of a micrograph and prepare it for the network. Raises MicrographError, TransientError."""
     seconds: dict[str, float] = {}
     with timed(seconds, "prepare"):
         try:
@@ -149,7 +158,7 @@ def prepare(
 
 
 def dose_in_words(choice: Choice, prepared: Prepared) -> str:
-    """For log, preview and terminal."""
+    """The dose as log, preview and terminal show it."""
     return f"{prepared.dose:.3g} counts per pixel" if choice.dose_known else "dose unknown"
 
 
@@ -161,8 +170,8 @@ def finish(
     revision: int = 1,
     *,
     same_settings: bool = False,
-) -> Outcome:
-    """Judge and write one result below `root`; `same_settings` and what it raises as in `writing.write_outputs`."""
+) -> Finished:
+    """Judge and write one result below `root`; `same_settings` and errors as in `writing.write_outputs`."""
     prepared, image = denoised.prepared, denoised.image
     with timed(work.seconds, "judge"):
         verdict = judge.judge(image, prepared, work.choice)
@@ -189,7 +198,7 @@ def finish(
     left = len(prepared.void) + len(prepared.lines)
     of_session = tuple(reason for reason in (*verdict.why, *verdict.remarks) if reason.code in SESSION)
     spikes = len(prepared.spikes) - left
-    return Outcome(written, dose, name, spikes, verdict.word, warnings, work.seconds, of_session)
+    return Finished(written, dose, name, spikes, verdict.word, warnings, work.seconds, of_session)
 
 
 def provenance(
@@ -200,31 +209,12 @@ def provenance(
     warnings: tuple[str, ...],
     backend: str,
 ) -> Record:
-    """Everything needed to know, years later, how an image was made."""
+    """The record of a result, but for `writer` and `output`, which writing adds."""
     micrograph, choice, scaling = work.micrograph, work.choice, prepared.scaling
-    size = micrograph.pixel_size
-    raw = {
-        "relative": str(work.relative),
-        "kind": micrograph.kind,
-        "shape": micrograph.pixels.shape,
-        "dtype": str(micrograph.pixels.dtype),
-        "metadata": dict(micrograph.metadata),
-        "acquisition": micrograph.acquisition.as_json(),
-        "pixel_size": None if size is None else Size(y=size.y, x=size.x, unit=size.unit),
-    }
     return Record(
-        raw=work.raw.model_copy(update=raw),
+        raw=_raw(work),
         dose=prepared.dose if choice.dose_known else None,
-        profile=ProfileUsed(
-            name=choice.profile.name,
-            why=choice.why,
-            gain=choice.gain,
-            offset=choice.offset,
-            readout=choice.readout,
-            psf=choice.psf,
-            effective_gain=choice.noise.effective_gain,
-            effective_offset=choice.noise.effective_offset,
-        ),
+        profile=_profile_used(choice),
         dose_evidence=choice.evidence.as_json(),
         scaling={
             "kind": work.weights.manifest.scaling,
@@ -256,8 +246,36 @@ def provenance(
     )
 
 
-def _spikes(pixels: Pixels, prepared: Prepared) -> Spikes:
-    """Without those of hot lines, and in regions that hold no numbers at all."""
+def _raw(work: Work) -> Raw:
+    micrograph = work.micrograph
+    size = micrograph.pixel_size
+    stated = {
+        "relative": str(work.relative),
+        "kind": micrograph.kind,
+        "shape": micrograph.pixels.shape,
+        "dtype": str(micrograph.pixels.dtype),
+        "metadata": dict(micrograph.metadata),
+        "acquisition": micrograph.acquisition.as_json(),
+        "pixel_size": None if size is None else PixelSizeStated(y=size.y, x=size.x, unit=size.unit),
+    }
+    return work.raw.model_copy(update=stated)
+
+
+def _profile_used(choice: Choice) -> ProfileUsed:
+    return ProfileUsed(
+        name=choice.profile.name,
+        why=choice.why,
+        gain=choice.gain,
+        offset=choice.offset,
+        readout=choice.readout,
+        psf=choice.psf,
+        effective_gain=choice.noise.effective_gain,
+        effective_offset=choice.noise.effective_offset,
+    )
+
+
+def _spikes(pixels: Pixels, prepared: Prepared) -> SpikesFound:
+    """The spikes that lie neither in hot lines nor in voids."""
     spikes = prepared.spikes
     elsewhere = np.union1d(prepared.void, prepared.lines)
     single = np.isin(spikes.rows * pixels.shape[1] + spikes.columns, elsewhere, invert=True)
@@ -266,4 +284,4 @@ def _spikes(pixels: Pixels, prepared: Prepared) -> Spikes:
         Spike(row=int(row), column=int(column), raw=pixels[row, column].item(), filled_with=float(value))
         for row, column, value, _ in zip(rows, columns, values, range(SPIKES_LISTED), strict=False)
     )
-    return Spikes(count=len(rows), listed=listed)
+    return SpikesFound(count=len(rows), listed=listed)

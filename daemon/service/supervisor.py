@@ -31,15 +31,15 @@ WATCHDOG_SECONDS = 5.0
 def supervise(config: Config, once: bool = False, reload: Callable[[], Config] | None = None) -> int:
     """Run the service until a signal, a failure, or (`once`) until everything in the folder is done.
 
-    SIGHUP has `reload` read the settings again; without it, or when a terminal that is closed sent it, it stops the
+    On SIGHUP `reload` reads the settings again; without `reload`, with `once` or in a terminal, SIGHUP stops the
     service. Returns the exit status: 0 after a clean stop, 1 after a failure or (`once`) if a micrograph could not be
-    done. Raises what keeps the service from starting.
+    done. Raises the error that prevents the start.
     """
     return _Supervisor(config, once, reload).run()
 
 
 class _Signals:
-    """Only takes notes: a handler runs between any two bytecodes of the main thread, also inside a log call."""
+    """Its handler only sets flags, because it may run inside a log call of the main thread."""
 
     def __init__(self, reloads: bool) -> None:
         self.stop: signal.Signals | None = None
@@ -58,7 +58,7 @@ class _Signals:
             self.stop = self.stop or signal.Signals(number)
 
     def give_back(self) -> None:
-        """A further signal ends the process at once; nothing is lost by that."""
+        """Restore the default handlers: a further signal ends the process at once, and nothing is lost."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_DFL)
 
@@ -68,7 +68,8 @@ class _Supervisor:
         self._config, self._once, self._reload = config, once, reload
         self._notifier, self._metrics = Notifier(), Metrics()
         self._interval = watchdog_interval()
-        self._told_beats, self._told_at, self._said_at = -1, 0.0, 0.0
+        self._beats, self._beat_at, self._status_at = -1, 0.0, 0.0
+        """Progress and monotonic time at the watchdog's last message, and the time of the last status."""
         self._service = self._make(config)
         self._monitor: Monitor | None = None
         self._page: Page | None = None
@@ -102,7 +103,7 @@ class _Supervisor:
                 finished = why == "finished"
             finally:
                 failure = self._service.failure
-                self._notifier.stopping("finishing the micrograph in hand" if failure is None else f"failed: {failure}")
+                self._notifier.stopping("finishing current micrographs" if failure is None else f"failed: {failure}")
                 self._signals.give_back()
                 self._service.stop()
         finally:
@@ -114,7 +115,7 @@ class _Supervisor:
             log.critical("stopped: %s", self._service.failure)
             return 1
         if self._once and not finished:
-            log.error("stopped before everything was done; what is left is done at the next start")
+            log.error("stopped before everything was done; the rest is done at the next start")
             return 1
         log.info("stopped")
         return 1 if self._once and self._service.unsuccessful else 0
@@ -124,7 +125,7 @@ class _Supervisor:
         return self._signals.stop.name if self._signals.stop else ""
 
     def _listen(self) -> None:
-        """Metrics, health and the page, where the settings want them."""
+        """Start the monitor, with metrics, health and page, as the settings demand."""
         if self._monitor is not None:
             self._monitor.close()
         self._metrics.ask(lambda: self._service.figures())
@@ -135,7 +136,7 @@ class _Supervisor:
         self._show_page()
 
     def _show_page(self) -> None:
-        """The page as the settings are now; one that was there goes on until its successor is."""
+        """Show a page with the current settings; the previous one answers until then."""
         before, self._page = self._page, None
         if self._monitor is not None and self._monitor.port is not None and self._config.monitor.page:
             try:
@@ -158,14 +159,14 @@ class _Supervisor:
         self._notifier.ready(f"ready, {backend}")
 
     def _start(self, service: Service) -> bool:
-        """False if a signal came first. The service manager is told while there is life."""
-        told_at, told_beats = time.monotonic(), 0
+        """False if a signal came first. The service manager gets messages as long as there is progress."""
+        sent_at, sent_beats = time.monotonic(), 0
 
         def patient() -> bool:
-            nonlocal told_at, told_beats
+            nonlocal sent_at, sent_beats
             now, beats = time.monotonic(), service.inference.beats
-            if now - told_at >= STATUS_SECONDS and beats != told_beats:
-                told_at, told_beats = now, beats
+            if now - sent_at >= STATUS_SECONDS and beats != sent_beats:
+                sent_at, sent_beats = now, beats
                 text = "preparing the network; building an engine may take minutes"
                 self._notifier.extend(EXTENSION_SECONDS, text)
                 self._notifier.watchdog()
@@ -174,30 +175,30 @@ class _Supervisor:
         return service.start(patient)
 
     def _loop(self) -> str:
-        """Returns when there is a reason to: "stop", "reload", or (`once`) that nothing is left to do, "finished"."""
+        """Returns why it ended: "stop", "reload", or (`once`) "finished", when nothing is left to do."""
         while self._service.failure is None:
             time.sleep(TICK)
             if self._signals.stop:
-                log.info("%s: finishing the micrograph in hand", self._stopped_by)
+                log.info("%s: finishing current micrographs", self._stopped_by)
                 return "stop"
             self._service.check_ledger()
             if self._signals.reload and self._service.failure is None:
                 self._signals.reload = False
                 return "reload"
-            self._tell()
+            self._notify()
             if self._once and self._service.idle:
                 return "finished"
             if self._once and self._service.blocked:
                 return "stop"
         return "stop"
 
-    def _tell(self) -> None:
-        """The watchdog, if there was progress, and now and then the status."""
+    def _notify(self) -> None:
+        """Feed the watchdog, if there was progress, and send the status every STATUS_SECONDS."""
         self._beat()
         service, now = self._service, time.monotonic()
-        if self._notifier.listened_to and now - self._said_at >= STATUS_SECONDS:
-            self._said_at = now
-            with contextlib.suppress(TransientError):  # the ledger's disk is full: the next status says more
+        if self._notifier.listened_to and now - self._status_at >= STATUS_SECONDS:
+            self._status_at = now
+            with contextlib.suppress(TransientError):  # the ledger's disk is full: no status this time
                 counts = service.ledger.counts()
                 self._notifier.status(
                     f"{counts['pending'] + counts['running'] + counts['retry']} waiting, {counts['done']} done, "
@@ -206,27 +207,23 @@ class _Supervisor:
 
     def _beat(self) -> None:
         beats, now = self._service.inference.beats, time.monotonic()
-        if (
-            self._interval
-            and now - self._told_at >= min(self._interval, WATCHDOG_SECONDS)
-            and beats != self._told_beats
-        ):
-            self._told_beats, self._told_at = beats, now
+        if self._interval and now - self._beat_at >= min(self._interval, WATCHDOG_SECONDS) and beats != self._beats:
+            self._beats, self._beat_at = beats, now
             self._notifier.watchdog()
 
     # New settings
 
     def _renew(self) -> bool:
-        """SIGHUP: a service with the settings as they are now; with the old ones if the new cannot be used.
+        """SIGHUP: start a service with the new settings, or with the old ones if the new cannot be used.
 
-        False if a signal to stop came meanwhile: there is no service any more then.
+        False if a signal to stop came meanwhile: no service runs then.
         """
         assert self._reload is not None
         self._notifier.reloading("reading the settings again")
         old = self._config
         try:
             new = self._reload()
-            with contextlib.suppress(TransientError):  # a share that is away: the service waits for it
+            with contextlib.suppress(TransientError):  # a share is missing: the service waits for it
                 settings.prepare_folders(new)
             manifest.load_weights(new)
         except EmdenoisedError as error:
@@ -235,7 +232,7 @@ class _Supervisor:
                 f"the new settings cannot be used, see the log; {self._service.inference.backend_name}"
             )
             return True
-        log.info("the settings are read again; the micrograph in hand is finished first")
+        log.info("the settings are read again; the current micrographs are finished first")
         self._drain()
         for config in (new, old):
             try:
@@ -244,7 +241,7 @@ class _Supervisor:
                 if not self._start(self._service):
                     log.info("%s: stopped before it was ready", self._stopped_by)
                     return False
-            except Exception as error:  # whatever it is: the old ones did work
+            except Exception as error:  # of any kind: the old settings worked
                 if config is old:
                     raise
                 log.error("the new settings cannot be used, the old ones are taken again: %s", error)
@@ -254,7 +251,7 @@ class _Supervisor:
         raise AssertionError("unreachable")
 
     def _drain(self) -> None:
-        """Stop the service; the watchdog is fed while that takes, as long as there is progress."""
+        """Stop the service, feeding the watchdog as long as there is progress."""
         stopper = threading.Thread(target=self._service.stop, name="stopper")
         stopper.start()
         while stopper.is_alive():

@@ -1,4 +1,4 @@
-"""Telling systemd how the service is doing (sd_notify(3)); does nothing where nobody listens."""
+"""Reports the service's state to systemd (sd_notify(3)); does nothing if no service manager listens."""
 
 import logging
 import os
@@ -10,28 +10,27 @@ log = logging.getLogger(__name__)
 
 SOCKET = "NOTIFY_SOCKET"
 _SEND_SECONDS = 1.0
-"""A full or stuck socket holds the caller no longer than this."""
+"""Longest time that a full or stuck socket holds the caller."""
 
 
 class Notifier:
-    """Sends states to the service manager. Never raises: a vanished manager must not stop the work.
+    """Sends states to the service manager. Used by any thread; never raises: the work does not depend on a manager.
 
-    Each message opens the socket anew, so that a manager that was restarted is found again. Safe to use
-    from several threads.
+    Each message opens the socket anew, so that a restarted manager is found again.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get(SOCKET, "")
-        # "@" stands for the zero byte of Linux's abstract names; other kinds of address are not for us.
+        # "@" stands for the zero byte of Linux's abstract names; other kinds of address are ignored.
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
 
     @property
     def listened_to(self) -> bool:
-        """Whether a service manager asked to be told."""
+        """Whether a service manager asked for messages."""
         return bool(self._address)
 
     def ready(self, text: str = "") -> None:
-        """Start-up is done and the canary tile came out right; `text` as in `status`."""
+        """Start-up is done and the canary tile has passed; `text` as in `status`."""
         self._send("READY=1", text)
 
     def extend(self, seconds: float, text: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A camera's calibration as a file, `cameras/NAME.yaml`: written by `emdenoised calibrate`, named by profiles."""
+"""The file of a camera's calibration, `cameras/NAME.yaml`: `emdenoised calibrate` writes it, profiles name it."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from daemon.errors import ConfigError
 from daemon.files import write_whole
 from daemon.settings import yaml_file
-from daemon.settings.yaml_file import Section
+from daemon.settings.yaml_file import Group
 
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 Row = Annotated[tuple[float, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
@@ -19,7 +19,7 @@ Places = Annotated[tuple[Size, ...], BeforeValidator(lambda value: tuple(value) 
 Numbers = Annotated[tuple[int, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
-class Defects(Section):
+class Defects(Group):
     """Pixels, rows and columns that are not like the others."""
 
     hot: int = Field(default=0, ge=0)
@@ -34,8 +34,8 @@ class Defects(Section):
     """Columns that deviate as a whole, from 0."""
 
 
-class Camera(Section):
-    """What flat fields and darks say of a camera: ``pixel = offset + gain (smeared Poisson counts + read-out)``."""
+class Camera(Group):
+    """A camera as measured on flat fields and darks: ``pixel = offset + gain (smeared Poisson counts + read-out)``."""
 
     made: str
     """When it was calibrated, and by which version."""
@@ -70,7 +70,7 @@ class Camera(Section):
 
 
 def save(path: Path, camera: Camera) -> None:
-    """Write it with its explanations, whole or not at all. Raises OSError."""
+    """Write the file atomically, each value with its description. Raises OSError."""
     lines = [
         "# A camera, calibrated by `emdenoised calibrate`. A profile of config.yaml names it: `camera: NAME`.",
         "# pixel = offset + gain x (counts, each smeared by a Gaussian of psf pixels, + read-out noise)",
@@ -84,7 +84,7 @@ def save(path: Path, camera: Camera) -> None:
 
 
 def load(path: Path) -> Camera:
-    """Read one. Raises ConfigError with the remedy if it is missing, damaged or made by hand and wrong."""
+    """Read such a file. Raises ConfigError with the remedy if it is missing, damaged or edited and wrong."""
     try:
         changed = path.stat().st_mtime_ns
     except OSError as error:
@@ -96,7 +96,7 @@ def load(path: Path) -> Camera:
 
 
 @lru_cache(maxsize=32)
-def _load(path: Path, changed: int) -> Camera:  # noqa: ARG001  # a file that was changed is read again
+def _load(path: Path, changed: int) -> Camera:  # noqa: ARG001 - part of the cache's key
     document = yaml_file.read(path)
     error = None
     try:

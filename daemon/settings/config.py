@@ -24,10 +24,10 @@ from daemon.errors import ConfigError
 from daemon.settings import folders, yaml_file
 from daemon.settings.folders import Folders, expand_home
 from daemon.settings.profile import SHIPPED, Profiles, Word
-from daemon.settings.yaml_file import Section
+from daemon.settings.yaml_file import Group
 
 EX_CONFIG = 78
-"""Exit status for a configuration that cannot be used (sysexits.h); the service manager does not restart on it."""
+"""Exit status for settings that cannot be used (sysexits.h); the service manager does not restart on it."""
 
 
 def _to_tuple(value: object) -> object:
@@ -39,7 +39,7 @@ SecondsOrZero = Annotated[float, Field(ge=0, le=86_400)]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_to_tuple)]
 
 
-class Arrival(Section):
+class Arrival(Group):
     """When a file counts as complete, and which files count at all."""
 
     settle_seconds: Seconds = 1.0
@@ -47,11 +47,11 @@ class Arrival(Section):
     suspicious_tail_seconds: SecondsOrZero = 30.0
     """Seconds a file whose end is all zeros must stay unchanged; 0 treats it like any other."""
     rescan_seconds: Seconds = 10.0
-    """Seconds between full looks at the drop folder, whatever the notifications said."""
+    """Seconds between full scans of the drop folder, whatever was notified."""
     polling: Literal["auto", "always", "never"] = "auto"
-    """Whether to look often instead of waiting for notifications; auto: on network filesystems only."""
+    """Whether to scan often instead of waiting for notifications; auto: on network filesystems only."""
     poll_seconds: Seconds = 1.0
-    """Seconds between looks while polling."""
+    """Seconds between scans while polling."""
     recursive: bool = True
     """Whether sub-folders are watched too."""
     extensions: Words = Field(
@@ -59,11 +59,11 @@ class Arrival(Section):
     )
     """File-name endings that are micrographs, lower case, with their dot; capitals in a file's name do not matter."""
     ignore: Words = ("*.tmp", "*.temp", "*.part", "*.partial", "*.filepart", "*.crdownload", ".*", "~*")
-    """Patterns of names of files and sub-folders that are never looked at; an empty list ignores none."""
+    """Patterns of names of files and sub-folders that are ignored; an empty list ignores none."""
     sections: Words = ("*.st",)
-    """Patterns of names of stacks whose sections are micrographs of their own, whatever the file says."""
+    """Patterns of names of stacks whose sections are micrographs of their own, whatever the file states."""
     frames: Words = ("*movie*", "*frames*", "*fractions*", "*.eer", "movies/*", "*/movies/*")
-    """Patterns of names of stacks whose sections are frames of one exposure, unless their file says otherwise."""
+    """Patterns of names of stacks whose sections are frames of one exposure, unless their file states otherwise."""
     require_sidecar: Literal["epu", "serialem"] | None = None
     """Wait for the file that the acquisition software writes beside each finished exposure; null: do not."""
 
@@ -76,15 +76,15 @@ class Arrival(Section):
         return tuple(extension.lower() for extension in extensions)
 
 
-class Order(Section):
+class Order(Group):
     """Which micrograph is next."""
 
     backlog_every: int = Field(default=4, ge=1, le=1000)
     """While new micrographs keep coming, one in this many is taken from the backlog; 1: the backlog goes first."""
 
 
-class Retry(Section):
-    """How a micrograph that failed for a passing reason is tried again."""
+class Retry(Group):
+    """When a micrograph is tried again after a failure that may pass."""
 
     first_seconds: Seconds = 5.0
     """Seconds before the second attempt."""
@@ -109,7 +109,7 @@ class Retry(Section):
         return self
 
 
-class BackendConfig(Section):
+class BackendConfig(Group):
     """What runs the network, and how much of the computer it may take."""
 
     kind: Literal["auto", "cpu", "tensorrt"] = "auto"
@@ -141,8 +141,8 @@ class BackendConfig(Section):
         return tile
 
 
-class Output(Section):
-    """What is written for each micrograph."""
+class OutputConfig(Group):
+    """The files that are written for each micrograph."""
 
     format: Literal["same", "tiff", "mrc"] = "same"
     """File format of the result; same: the micrograph's own."""
@@ -152,26 +152,26 @@ class Output(Section):
     """Longest side of each of the preview's two pictures, pixels."""
 
 
-class Keep(Section):
-    """How much is kept of what would grow for ever. Results, their JSON and raw files are never removed."""
+class Keep(Group):
+    """Limits for what would grow without end. Results, their JSON and raw files are never removed."""
 
     previews_gib: float | None = Field(default=50.0, ge=0, le=1e6)
     """GiB of previews kept, the newest; null: all."""
     ledger_days: float | None = Field(default=365.0, ge=0, le=1e5)
     """Days after which the ledger forgets a micrograph whose raw file is gone; null: never."""
     page_mib: int = Field(default=256, ge=0, le=1_000_000)
-    """MiB of small pictures that the live page has made, kept in the state folder, the latest used; 0: none."""
+    """MiB of the live page's small pictures kept in the state folder, the latest used; 0: none."""
 
 
-class SpikesConfig(Section):
+class SpikesConfig(Group):
     """X-ray hits and hot pixels."""
 
     find: bool = True
     """Whether to find them, fill them in for the network, and list them in the JSON."""
 
 
-class Log(Section):
-    """What is written to the log."""
+class Log(Group):
+    """Level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important messages to write; info has one line per micrograph."""
@@ -181,7 +181,7 @@ class Log(Section):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: an address of this computer's own (loopback) and a port; 0: any that is free."""
+    """A loopback address to listen on, and a port; port 0: any that is free."""
 
     host: str
     port: int
@@ -217,20 +217,20 @@ def _to_address(value: object) -> Address | None:
     return Address(str(found), int(match[3]))
 
 
-class MonitorConfig(Section):
-    """What the service shows of itself to people and programs on this computer."""
+class MonitorConfig(Group):
+    """The web server for people and programs on this computer."""
 
     listen: Annotated[
         Address | None, BeforeValidator(_to_address), PlainSerializer(lambda one: None if one is None else str(one))
     ] = Address("127.0.0.1", 8642)
     """Address and port of the live page, /metrics and /healthz; null: nothing listens."""
     page: bool = True
-    """Whether there is a live page: the micrographs, before and after, at full resolution."""
+    """Whether to serve the live page: the micrographs, before and after, at full resolution."""
     page_memory_mib: int = Field(default=256, ge=0, le=1_000_000)
-    """MiB of micrographs that the page holds in memory while somebody looks at them."""
+    """MiB of micrographs that the page holds in memory while they are displayed."""
 
 
-class Config(Section):
+class Config(Group):
     """Everything in config.yaml. The folders must be given; everything else has a default."""
 
     folders: Folders
@@ -243,7 +243,7 @@ class Config(Section):
     default_profile: Word = Field(default="auto", validate_default=True)
     """The profile for micrographs that no rule fits."""
     spikes: SpikesConfig = SpikesConfig()
-    output: Output = Output()
+    output: OutputConfig = OutputConfig()
     keep: Keep = Keep()
     backend: BackendConfig = BackendConfig()
     monitor: MonitorConfig = MonitorConfig()
@@ -277,7 +277,7 @@ class Config(Section):
 
 
 def weights_named(given: str) -> str:
-    """Weights of the command line as a profile has them: a name as it is, a path (with a slash in it) in full."""
+    """Weights of the command line as a profile states them: a name unchanged, a path (with a slash in it) in full."""
     return str(expand_home(Path(given)).absolute()) if "/" in given or given.startswith("~") else given
 
 
@@ -295,7 +295,7 @@ def default_config_path() -> Path:
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Path] | None = None) -> Config:
-    """Read and check the configuration; None reads the one that came with the program.
+    """Read and check the settings; None reads the file that came with the program.
 
     `overrides` (any of "drop", "output", "state") replace folders of the file. Relative paths in the file
     start at the file's folder, overrides at the working folder. Raises ConfigError, one line per problem:

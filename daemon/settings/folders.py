@@ -12,11 +12,11 @@ from pydantic import BeforeValidator, ValidationInfo, model_validator
 
 from daemon.errors import ConfigError, EmdenoisedError, TransientError
 from daemon.files import filesystem_type, is_network
-from daemon.settings.yaml_file import Section
+from daemon.settings.yaml_file import Group
 
 
 def to_path(value: object, info: ValidationInfo) -> Path:
-    """Text of a settings file → absolute path; a Path (from the command line) is taken as the shell gave it.
+    """Text of a settings file → absolute path; a Path (from the command line) is used as the shell gave it.
 
     `~` and environment variables are replaced; relative paths start at the validation context's "base" (the
     settings file's folder), else at the working folder. Raises ValueError.
@@ -45,8 +45,8 @@ def to_path(value: object, info: ValidationInfo) -> Path:
 Folder = Annotated[Path, BeforeValidator(to_path)]
 
 
-class Folders(Section):
-    """Where micrographs come from, where results go, where the daemon remembers what it did. Absolute paths."""
+class Folders(Group):
+    """Where micrographs come from, where results go, and where the daemon keeps its state. Absolute paths."""
 
     drop: Folder
     """The folder to watch. Files in it are only ever read."""
@@ -89,12 +89,11 @@ class Folders(Section):
 
 
 def prepare(folders: Folders, create_drop: bool = False) -> None:
-    """Create the state and output folders where missing, and the drop folder only when told to.
+    """Create the state and output folders if missing, and with `create_drop` the drop folder.
 
-    A missing drop folder is usually a share that is not mounted: made anew on the local disk it would stay
-    empty for ever. So it is created only with `create_drop`, and like the output folder only in the user's
-    home or where its parent exists. Raises ConfigError for what a person must change, TransientError for
-    what may pass (share not mounted, disk full).
+    A missing drop folder is usually a share that is not mounted; one made on the local disk in its place would stay
+    empty. Drop and output folder are created only in the user's home or where their parent exists. Raises ConfigError
+    for a fault that a person must remove, TransientError for one that may pass (share not mounted, disk full).
     """
     for name in ("state", "output"):
         folder = getattr(folders, name)
@@ -151,8 +150,8 @@ def _create(name: str, folder: Path, parents: bool) -> None:
         folder.mkdir(parents=parents, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(
-            f"{folder}: the {name} folder cannot be created because there is a file of that name on "
-            f"the way; remove it, or choose another `folders.{name}`"
+            f"{folder}: the {name} folder cannot be created because a file has its name or that of a "
+            f"folder above it; remove the file, or choose another `folders.{name}`"
         ) from error
     except OSError as error:
         raise _kind(error)(
@@ -180,7 +179,7 @@ def _lies_in(inner: Path, outer: Path) -> bool:
 
 
 def expand_home(path: Path) -> Path:
-    """`~` and `~name` replaced by the home folder; left as it is where that is not known."""
+    """`~` and `~name` replaced by the home folder, if that is known."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError instead
 
 
@@ -191,7 +190,7 @@ def _at_home(folder: Path) -> bool:
 
 
 def _user() -> str:
-    """The name of the user this process runs as, or its number where it has none."""
+    """The name of the user of this process, or its number if it has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

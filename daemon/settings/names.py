@@ -1,4 +1,4 @@
-"""Names of files and folders: as rules compare them, and as results of one call are told apart."""
+"""Names of files and folders: how rules compare them, and distinct names for the results of one call."""
 
 import os
 import unicodedata
@@ -7,12 +7,12 @@ from pathlib import Path, PurePath
 
 
 def folded(name: str) -> str:
-    """Lower case, and letters with accents composed: a Mac takes them apart (NFD), other systems do not (NFC)."""
+    """Lower case, with accents composed (NFC): a Mac stores them apart (NFD), other systems do not."""
     return unicodedata.normalize("NFC", name).lower()
 
 
 def told_apart(paths: Sequence[Path]) -> dict[Path, PurePath]:
-    """Each file with a name of its own: its last part, and before it as many folders as tell namesakes apart.
+    """A distinct name for each file: its last part, after as many of its folders as namesakes need to differ.
 
     A link keeps its own name. A file given twice has one entry.
     """

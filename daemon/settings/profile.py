@@ -1,4 +1,4 @@
-"""Dose profiles: how micrographs of one kind are taken, and which micrographs these are."""
+"""Dose profiles: what you state about a kind of micrograph, and the rules by which a micrograph is of that kind."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -12,12 +12,12 @@ from daemon.errors import ConfigError
 from daemon.settings import camera_file
 from daemon.settings.folders import to_path
 from daemon.settings.names import folded
-from daemon.settings.yaml_file import Section
+from daemon.settings.yaml_file import Group
 
 Word = Annotated[str, Field(min_length=1)]
 
 
-class Match(Section):
+class Match(Group):
     """When a profile applies: every rule that is stated must hold. Case and composition of letters do not matter."""
 
     folder: Word | None = None
@@ -41,7 +41,7 @@ class Match(Section):
         )
 
 
-class Profile(Section):
+class Profile(Group):
     """How micrographs of one kind are taken: their dose, the weights for them, and the camera's scale."""
 
     name: Word
@@ -59,7 +59,7 @@ class Profile(Section):
     camera: Word | None = None
     """Name of a calibrated camera, of cameras/NAME.yaml beside the settings, or its file's full path; null: none."""
     frames: Literal["sum", "each"] | None = None
-    """What becomes of a movie or stack: one sum, or each frame a micrograph; null: as `arrival.sections` says."""
+    """How a stack is processed: one sum, or each frame a micrograph; null: by `arrival.sections`, file and name."""
     match: Match = Match()
     """When this profile is chosen; without a rule, only by name or as the default."""
 
@@ -127,7 +127,7 @@ class Profile(Section):
         return self
 
     def influences(self) -> dict[str, Any]:
-        """What of it has to do with pixels, as plain JSON types; of a camera what its file says, wherever it is."""
+        """The settings that influence pixels, as plain JSON types; a camera by its file's content, not its path."""
         values = self.model_dump(mode="json")
         if values.pop("camera") is not None and self.camera is not None:
             values["camera"] = camera_file.load(Path(self.camera)).model_dump(mode="json")
@@ -135,7 +135,7 @@ class Profile(Section):
 
 
 def _number(value: object) -> float | None:
-    """A finite number as a float; None for anything else (true and false are no numbers)."""
+    """A finite number as a float; None for anything else, booleans included."""
     try:
         number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else inf
     except OverflowError:
@@ -144,12 +144,12 @@ def _number(value: object) -> float | None:
 
 
 def _named(profiles: object) -> object:
-    """Each profile is told its name, which in the file is its heading."""
+    """Copy each profile's name, its heading in the file, into the profile."""
     if not isinstance(profiles, Mapping):
         return profiles
     for name, value in profiles.items():
         if isinstance(value, Mapping) and value.get("name", name) != name:
-            raise ValueError(f"`{name}` has a key `name` that says otherwise; remove it: the heading is the name")
+            raise ValueError(f"`{name}` has a key `name` that differs from it; remove the key: the heading is the name")
     return {name: {**value, "name": name} if isinstance(value, Mapping) else value for name, value in profiles.items()}
 
 

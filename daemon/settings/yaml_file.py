@@ -1,6 +1,6 @@
-"""Reading a YAML settings file strictly, and saying what is wrong with it in its own terms: line, key, value.
+"""Reads a YAML settings file strictly, and reports its faults by line, key and value.
 
-Plain words mean what they look like (YAML 1.2): `yes`, `no`, `on` and dates are text, `1e-3` is a number.
+Plain words are read as in YAML 1.2: `yes`, `no`, `on` and dates are text, `1e-3` is a number.
 """
 
 import re
@@ -21,10 +21,10 @@ from daemon.errors import ConfigError
 _MOST_KEYS = 20_000
 
 Key = tuple[str | int, ...]
-"""A key's place in the file: ("arrival", "ignore", 2) is the third item of `ignore` under `arrival`."""
+"""Path of a key in the file: ("arrival", "ignore", 2) is the third item of `ignore` under `arrival`."""
 
 
-class Section(BaseModel):
+class Group(BaseModel):
     """A group of settings. Unknown keys, wrong types, infinities and later changes are refused."""
 
     model_config = ConfigDict(
@@ -34,7 +34,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says (plain Python values), on which line each key stands, and what could not be taken."""
+    """The values in a file (plain Python), the line of each key, and the faults found while reading."""
 
     values: dict[str, Any]
     lines: Mapping[Key, int]
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.yaml_implicit_resolvers = {}
 _MAP = "tag:yaml.org,2002:map"
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
-# The order is that in which they are tried; a float's pattern would also take an integer.
+# Patterns are tried in this order; a float's would also match an integer.
 for _tag, _pattern, _first in (
     (_NULL, r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     (_BOOL, r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -60,13 +60,13 @@ for _tag, _pattern, _first in (
 
 
 def read(path: Path) -> Document:
-    """Read one YAML mapping. Raises ConfigError if the file cannot be read, or is not a mapping at all."""
+    """Read one YAML mapping. Raises ConfigError if the file cannot be read or is not a mapping."""
     try:
         root = yaml.compose(path.read_bytes(), Loader=_Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file; check the path given with --config") from error
     except IsADirectoryError as error:
-        raise ConfigError(f"{path}: is a folder; name the configuration file inside it") from error
+        raise ConfigError(f"{path}: is a folder; name the settings file inside it") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path}: cannot be read ({reason}); check the path and who may read it") from error
@@ -81,7 +81,7 @@ def read(path: Path) -> Document:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: is not plain text ({reason}); save it as UTF-8 text") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: is nested too deeply to be a configuration; correct its brackets") from error
+        raise ConfigError(f"{path}: is nested too deeply for a settings file; correct its brackets") from error
     if root is None or (isinstance(root, ScalarNode) and root.tag == _NULL):
         raise ConfigError(f"{path}: is empty; start from a copy of the config.yaml that came with the program")
     if not isinstance(root, MappingNode) or root.tag != _MAP:
@@ -101,10 +101,10 @@ def read(path: Path) -> Document:
 
 
 def _plain(node: Node, key: Key, lines: dict[Key, int], problems: list[tuple[Key, str]]) -> Any:
-    """A YAML node as plain Python values; fills in `lines` and `problems` on the way. Raises OverflowError."""
+    """A YAML node as plain Python values; adds to `lines` and `problems`. Raises OverflowError."""
     lines.setdefault(key, node.start_mark.line + 1)
     if len(lines) > _MOST_KEYS:  # a few aliases of aliases make billions
-        raise OverflowError(f"has more than {_MOST_KEYS} values; a configuration has some hundred: remove the aliases")
+        raise OverflowError(f"has more than {_MOST_KEYS} values; a settings file has some hundred: remove the aliases")
     if isinstance(node, SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_plain(item, (*key, index), lines, problems) for index, item in enumerate(node.value)]
     if isinstance(node, MappingNode) and node.tag == _MAP:
@@ -115,7 +115,7 @@ def _plain(node: Node, key: Key, lines: dict[Key, int], problems: list[tuple[Key
                 problems.append(
                     (
                         key,
-                        f"line {name.start_mark.line + 1} has a list or section where a name is needed; "
+                        f"line {name.start_mark.line + 1} has a list or group where a name is needed; "
                         "write `name: value`",
                     )
                 )
@@ -152,8 +152,8 @@ def _plain(node: Node, key: Key, lines: dict[Key, int], problems: list[tuple[Key
     return None
 
 
-def explain(path: Path, document: Document, model: type[Section], error: ValidationError | None) -> str:
-    """Every problem of a file, one a line: file, line, key, value, cause, remedy."""
+def explain(path: Path, document: Document, model: type[Group], error: ValidationError | None) -> str:
+    """All problems of a file, one a line: file, line, key, value, cause, remedy."""
     found = [(key, f"{dotted(key)}: {text}") for key, text in document.problems]
     for detail in error.errors(include_url=False) if error else ():
         if detail["input"] is not None or detail["loc"] not in dict(document.problems):
@@ -168,25 +168,25 @@ def _line(document: Document, key: Key) -> int:
     return document.lines[key]
 
 
-def _describe(detail: ErrorDetails, model: type[Section]) -> Iterator[str]:
+def _describe(detail: ErrorDetails, model: type[Group]) -> Iterator[str]:
     key, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
-    section, value = _section(model, key[:-1]), detail["input"]
+    group, value = _group(model, key[:-1]), detail["input"]
     name = dotted(key)
     if kind == "extra_forbidden":
-        yield f"{name} = {shown(value)}: there is no such key; {_suggest(model, section, key)}"
+        yield f"{name} = {shown(value)}: there is no such key; {_suggest(model, group, key)}"
     elif kind == "missing":
-        yield f"{name}: is missing; {_purpose(section, key)}"
+        yield f"{name}: is missing; {_purpose(group, key)}"
     elif kind == "value_error":
-        # A check of this project's own; one check may have found several things wrong.
+        # A check of ours, which may have found several faults.
         where = name if isinstance(value, (dict, BaseModel)) else f"{name} = {shown(value)}"
         yield from (f"{where}: {line}" for line in str(context["error"]).splitlines())
     else:
-        yield f"{name} = {shown(value)}: {_must_be(kind, context, section, key, value)}; {_default(section, key)}"
+        yield f"{name} = {shown(value)}: {_must_be(kind, context, group, key, value)}; {_default(group, key)}"
 
 
-def _must_be(kind: str, context: Mapping[str, Any], section: type[BaseModel], key: Key, value: object) -> str:
+def _must_be(kind: str, context: Mapping[str, Any], group: type[BaseModel], key: Key, value: object) -> str:
     if kind == "literal_error":
-        words = _words(section, key)
+        words = _words(group, key)
         close = get_close_matches(str(value).lower(), words, n=1, cutoff=0.7)
         return f"must be {' or '.join(words)}" + (f" (did you mean `{close[0]}`?)" if close else "")
     limits = {
@@ -207,36 +207,36 @@ def _must_be(kind: str, context: Mapping[str, Any], section: type[BaseModel], ke
         "string_too_short": "must not be empty",
         "too_short": "must have at least one item",
         "tuple_type": "must be a list such as [a, b]",
-        "model_type": "must be a section: its own keys on the lines below, indented",
-        "dict_type": "must be a section: names on the lines below, indented",
+        "model_type": "must be a group: its own keys on the lines below, indented",
+        "dict_type": "must be a group: names on the lines below, indented",
     }
     return plain.get(kind, kind.replace("_", " "))
 
 
-def _suggest(model: type[Section], section: type[BaseModel], key: Key) -> str:
+def _suggest(model: type[Group], group: type[BaseModel], key: Key) -> str:
     name = str(key[-1])
     elsewhere = [
-        f"{group}.{name}"
-        for group, field in model.model_fields.items()
-        if isclass(field.annotation) and issubclass(field.annotation, Section) and name in field.annotation.model_fields
+        f"{other}.{name}"
+        for other, field in model.model_fields.items()
+        if isclass(field.annotation) and issubclass(field.annotation, Group) and name in field.annotation.model_fields
     ]
     if elsewhere:
-        return f"it belongs in another section: `{elsewhere[0]}`"
-    close = get_close_matches(name.lower(), section.model_fields, n=1)
+        return f"it belongs in another group: `{elsewhere[0]}`"
+    close = get_close_matches(name.lower(), group.model_fields, n=1)
     if close:
         return f"did you mean `{close[0]}`?"
-    return f"remove it, or use one of: {', '.join(section.model_fields)}"
+    return f"remove it, or use one of: {', '.join(group.model_fields)}"
 
 
-def _words(section: type[BaseModel], key: Key) -> list[str]:
-    annotation = section.model_fields[str(key[-1])].annotation
+def _words(group: type[BaseModel], key: Key) -> list[str]:
+    annotation = group.model_fields[str(key[-1])].annotation
     literals = [item for item in (annotation, *get_args(annotation)) if get_origin(item) is Literal]
     words = [str(word) for literal in literals for word in get_args(literal)]
     return words + (["null"] if type(None) in get_args(annotation) else [])
 
 
-def _default(section: type[BaseModel], key: Key) -> str:
-    field = section.model_fields.get(str(key[-1]))
+def _default(group: type[BaseModel], key: Key) -> str:
+    field = group.model_fields.get(str(key[-1]))
     if field is None or field.is_required():
         return "correct it"
     if isinstance(field.default, (BaseModel, Mapping)):
@@ -244,31 +244,31 @@ def _default(section: type[BaseModel], key: Key) -> str:
     return f"the default is {shown(field.default)}"
 
 
-def _purpose(section: type[BaseModel], key: Key) -> str:
-    field = section.model_fields.get(str(key[-1]))
+def _purpose(group: type[BaseModel], key: Key) -> str:
+    field = group.model_fields.get(str(key[-1]))
     meaning = (field.description or "").split(". ")[0].rstrip(".") if field else ""
     return f"add it: {meaning}" if meaning else "add it"
 
 
-def _section(model: type[Section], key: Key) -> type[BaseModel]:
-    """The group of settings that a key leads to; the names of profiles are passed over."""
-    section: type[BaseModel] = model
+def _group(model: type[Group], key: Key) -> type[BaseModel]:
+    """The group of settings that a key leads to; names of profiles are skipped."""
+    group: type[BaseModel] = model
     for part in key:
-        field = section.model_fields.get(str(part))
+        field = group.model_fields.get(str(part))
         for inner in (field.annotation, *get_args(field.annotation)) if field else ():
             if isclass(inner) and issubclass(inner, BaseModel):
-                section = inner
-    return section
+                group = inner
+    return group
 
 
 def dotted(key: Key) -> str:
-    """("arrival", "ignore", 2) → "arrival.ignore[3]": people count from one."""
+    """A key as messages show it: ("arrival", "ignore", 2) → "arrival.ignore[3]", counted from one."""
     text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in key)
     return text.removeprefix(".") or "the file"
 
 
 def shown(value: object) -> str:
-    """A value as one would write it in the file, shortened."""
+    """A value as it is written in the file, shortened."""
     if value is None:
         return "null"
     if isinstance(value, bool):

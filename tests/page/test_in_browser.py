@@ -283,7 +283,7 @@ def test_why_there_is_nothing_to_see_is_said_in_full(
 ) -> None:
     finished.quarantine("broken.tif", "it ends in the middle")
     browser.driver.get(f"http://127.0.0.1:{served[1]}/")
-    browser.wait(lambda: "1 set aside: pick one below" in browser.text("#notice"))
+    browser.wait(lambda: "1 quarantined: pick one below" in browser.text("#notice"))
     browser.press("f")
     place = browser.one("#notice").rect
     at = [place["x"] + place["width"] / 2, place["y"] + place["height"] / 2]
@@ -322,7 +322,7 @@ def test_a_raw_file_that_is_gone_and_a_daemon_that_is_busy(
     finished.add("b.tif", counts(6, SHAPE))
     (finished.config.folders.drop / "b.tif").unlink()
     browser.open(port)
-    assert "the raw file is not there any more" in browser.text("#notice") and not browser.shown("#divider")
+    assert "the raw file no longer exists" in browser.text("#notice") and not browser.shown("#divider")
     browser.press("r")
     assert browser.text("#notice").startswith("no residual: ")
     browser.wait(lambda: not browser.shown("#bar"))

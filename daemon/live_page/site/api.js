@@ -1,9 +1,9 @@
-// Asks the daemon. Pictures go through one queue, so that a few at a time are made and the page's pulse never waits.
+// Requests to the daemon. Pictures go through one queue, a few at a time, so that the requests for news never wait.
 
 const AT_ONCE = 4;
 const PATIENCE = 8000;
 
-/** The daemon answered, but not with what was asked for. */
+/** The daemon answered with an error: `status` of HTTP, and the `seconds` after which to ask again. */
 export class Refused extends Error {
   constructor(status, message, seconds) {
     super(message);
@@ -18,16 +18,16 @@ export class Refused extends Error {
 async function fetched(path) {
   const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE) });
   if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new Refused(answer.status, told.error ?? `status ${answer.status}`, Number(answer.headers.get("Retry-After")) || 1);
+  const { error } = await answer.json().catch(() => ({}));
+  throw new Refused(answer.status, error ?? `status ${answer.status}`, Number(answer.headers.get("Retry-After")) || 1);
 }
 
-/** JSON, once. Throws Refused, or what fetch throws when nobody answers. */
+/** JSON, with one request. Throws Refused, or the error of fetch if the daemon does not answer. */
 export async function ask(path) {
   return (await fetched(path)).json();
 }
 
-/** JSON; asks again as long as the daemon is busy and `wanted` says so. Null where it is not wanted any more. */
+/** JSON; asks again while the daemon is busy. Null once `wanted()` is false. Throws as `ask` does. */
 export async function askPatiently(path, wanted) {
   while (wanted()) {
     try {
@@ -49,8 +49,8 @@ class Pictures {
   onbusy = () => {};
 
   /**
-   * A picture as a Blob. `urgency`: the least goes first. It is asked for again while the daemon is busy or away, as
-   * long as `wanted` says so: null where it is not wanted any more. Throws Refused.
+   * A picture as a Blob. `urgency`: the least goes first. Asks again while the daemon is busy or does not answer. Null
+   * once `wanted()` is false. Throws Refused.
    */
   get(path, urgency, wanted) {
     return new Promise((resolve, reject) => {
@@ -77,15 +77,15 @@ class Pictures {
         return await (await fetched(path)).blob();
       } catch (error) {
         if (error instanceof Refused && !error.busy) throw error;
-        this.#told(error.busy ? 1 : 0);
+        this.#countBusy(error.busy ? 1 : 0);
         await pause(error.seconds ?? 1);
-        this.#told(error.busy ? -1 : 0);
+        this.#countBusy(error.busy ? -1 : 0);
       }
     }
     return null;
   }
 
-  #told(change) {
+  #countBusy(change) {
     this.#busy += change;
     this.onbusy(this.#busy > 0);
   }

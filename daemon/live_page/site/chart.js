@@ -4,7 +4,7 @@ import { drawing, number } from "./format.js";
 
 const MARGIN = { left: 54, right: 10, top: 8, bottom: 24 };
 
-/** About so many round numbers between two. */
+/** About `about` round numbers from `low` to `high`. */
 function ticks(low, high, about) {
   const raw = (high - low) / about || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -48,7 +48,7 @@ export class Chart {
     }
     const values = (x.ticks ?? ticks(x.low, x.high, Math.max(2, Math.floor(this.width / 130)))).filter((value) => value >= x.low && value <= x.high);
     for (const value of values) {
-      if (x.label && this.x(value) > this.width - 60) continue; // the unit is there
+      if (x.label && this.x(value) > this.width - 60) continue; // the unit's place
       this.#add("text", { x: this.x(value), y: this.height - 7, "text-anchor": "middle" }, x.name ? x.name(value) : number(value));
     }
     if (x.label) this.#add("text", { x: this.width - MARGIN.right, y: this.height - 7, "text-anchor": "end" }, x.label);

@@ -1,4 +1,4 @@
-// What is known of one micrograph, in words.
+// The facts of one micrograph as text: verdict, result, acquisition, times, remarks.
 
 import { element, MARKS, duration, length, number, outcome, time } from "./format.js";
 
@@ -75,15 +75,15 @@ function image({ facts, record, shown, state }) {
   const size = record?.pixel_size ?? facts.pixel_size;
   const pixel = size ? (size.x === size.y ? length(size.x, size.unit) : `${length(size.y, size.unit)} × ${length(size.x, size.unit)}`) : "unknown";
   const dose = record?.dose ?? facts.dose;
-  const told = record?.verdict ?? {};
+  const judged = record?.verdict ?? {};
   return table("Result", [
     ["Dose", dose === null || dose === undefined ? "unknown" : `${number(dose)} counts per pixel`],
     ["Profile", record?.profile?.why ?? record?.profile?.name],
     ["Pixel", pixel],
     ["Image", shown ? `${shown.width} × ${shown.height}${record?.dtype ? `, ${record.dtype}` : ""}` : ""],
-    ["Mean", told.mean_raw === undefined ? "" : `${number(told.mean_raw, 4)} → ${number(told.mean_denoised, 4)}`],
-    ["Removed", told.removed_noise === undefined ? "" : `${number(told.removed_noise)} × expected noise`],
-    ["Error", told.evidence == null ? "" : `about ${number(told.evidence.error_ratio)} × raw (squared)`],
+    ["Mean", judged.mean_raw === undefined ? "" : `${number(judged.mean_raw, 4)} → ${number(judged.mean_denoised, 4)}`],
+    ["Removed", judged.removed_noise === undefined ? "" : `${number(judged.removed_noise)} × expected noise`],
+    ["Error", judged.evidence == null ? "" : `about ${number(judged.evidence.error_ratio)} × raw (squared)`],
     ["Hot pixels", facts.spikes === undefined ? "" : `${facts.spikes}`],
     ["Weights", record?.weights],
     ["Ran on", facts.backend ?? record?.backend],
@@ -105,10 +105,10 @@ function timings({ timings: ledger, record }) {
   for (const [step, value] of seconds) {
     const part = element("i");
     part.style.flexBasis = `${(100 * value) / total}%`;
-    const told = element("span", "", `${step} ${value < 1 ? `${Math.ceil(1000 * value)} ms` : duration(value)}`);
-    for (const one of [part, told]) one.style.setProperty("--tone", STEPS[step] ?? "#66717d");
+    const label = element("span", "", `${step} ${value < 1 ? `${Math.ceil(1000 * value)} ms` : duration(value)}`);
+    for (const one of [part, label]) one.style.setProperty("--tone", STEPS[step] ?? "#66717d");
     bar.append(part);
-    legend.append(told);
+    legend.append(label);
   }
   return [element("h3", "", `Time: ${duration(total)}`), bar, legend];
 }

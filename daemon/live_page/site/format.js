@@ -1,4 +1,4 @@
-// Numbers, lengths and times as people read them.
+// Numbers, lengths, times and outcomes as text, and elements of the page.
 
 const METRES = { m: 1, cm: 1e-2, mm: 1e-3, um: 1e-6, "µm": 1e-6, nm: 1e-9, angstrom: 1e-10, "Å": 1e-10, pm: 1e-12 };
 
@@ -23,19 +23,19 @@ export function length(value, unit) {
   return `${number(shown)} ${name}`;
 }
 
-/** The longest of 1, 2 or 5 times a power of ten that is at most so long. */
+/** The longest of 1, 2 or 5 times a power of ten up to `most`. */
 export function roundLength(most) {
   const power = 10 ** Math.floor(Math.log10(most) + 1e-9);
   return [5, 2, 1].map((step) => step * power).find((value) => value <= most * (1 + 1e-9)) ?? power;
 }
 
-/** The pixel size {x, y, unit} of a micrograph; pixels where it is not known. */
+/** The pixel size {x, y, unit} of a micrograph; 1 px if it is unknown. */
 export function pixelSize(micrograph) {
   const size = micrograph?.record?.pixel_size ?? micrograph?.facts?.pixel_size;
   return size && size.x > 0 && size.y > 0 ? size : { x: 1, y: 1, unit: "px" };
 }
 
-/** Wall-clock seconds as the time of day; with the date if that is another. */
+/** Wall-clock seconds as the time of day; with the date unless that is today. */
 export function time(seconds, withSeconds = true) {
   const at = new Date(seconds * 1000);
   const two = (value) => value.toString().padStart(2, "0");
@@ -50,7 +50,7 @@ export function duration(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${number(seconds / 3600, 2)} h`;
 }
 
-/** What became of a micrograph: one word, by which it is coloured and filtered. */
+/** The outcome of a micrograph as one word, by which it is coloured and filtered. */
 export function outcome(micrograph) {
   if (micrograph.state === "quarantined") return "quarantined";
   if (micrograph.state !== "done") return "waiting";

@@ -1,9 +1,9 @@
-// Mouse, pen and fingers on the micrograph: drag to move, wheel and pinch to zoom, and the divider.
+// Mouse, pen and touch on the micrograph: drag to move, wheel and pinch to zoom, and the divider.
 
 const WHEEL = 0.0016;
 const SLIDE = 0.02;
 
-/** A point of the page as one of the canvas. */
+/** An event's point on the page, in pixels of the canvas. */
 function on(viewer, event) {
   const box = viewer.canvas.getBoundingClientRect();
   const ratio = viewer.canvas.width / box.width;

@@ -1,9 +1,9 @@
-// The keyboard. What a key does depends on whether a line profile is open; nothing is taken from fields and dialogs.
+// The keyboard. Some keys differ while a line profile is open; fields and dialogs keep theirs.
 
 const LINE_TURN = 5;
 const LINE_LONGER = 1.1;
 
-/** `page`: what there is to do, by name. */
+/** `page`: the object whose methods the keys call. */
 export function keys(page) {
   const { viewer, line, strip } = page;
   const pan = (x, y) => viewer.pan((x * viewer.canvas.width) / 8, (y * viewer.canvas.height) / 8);

@@ -1,4 +1,4 @@
-// The line profile: where the line is, and the values of raw and denoised along it.
+// The line profile: the line, and the values of raw and denoised along it.
 
 import { askPatiently } from "./api.js";
 import { Chart } from "./chart.js";
@@ -42,7 +42,7 @@ export class LineProfile {
     this.found = null;
   }
 
-  /** Move both ends by parts of what is seen. */
+  /** Move the line by 1 % of the visible width, times x and y. */
   move(x, y) {
     const step = (0.01 * this.viewer.canvas.width) / this.viewer.scale;
     const [y0, x0, y1, x1] = this.viewer.line;
@@ -71,7 +71,7 @@ export class LineProfile {
     this.button.setAttribute("aria-pressed", open);
   }
 
-  /** A line through the middle of what is seen. */
+  /** A line across the middle of the visible part. */
   #across() {
     const { canvas } = this.viewer;
     const { width, height } = this.viewer.micrograph.shown;
@@ -89,7 +89,7 @@ export class LineProfile {
     if (inside) this.viewer.setLine(line);
   }
 
-  /** While a line is drawn, not more often than the daemon answers. */
+  /** Ask when the line has rested for 40 ms. */
   #soon() {
     clearTimeout(this.#asked);
     this.#asked = setTimeout(() => this.#ask(), 40);

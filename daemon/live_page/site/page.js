@@ -1,4 +1,4 @@
-// The live page: asks the daemon whether anything is new, and has the parts show it.
+// The live page: asks the daemon for news and passes them to the parts of the page.
 
 import { ask, pictures } from "./api.js";
 import { showFacts } from "./facts.js";
@@ -11,7 +11,7 @@ import { Strip } from "./strip.js";
 import { Viewer } from "./viewer.js";
 
 const PULSE = 400;
-const PULSE_HIDDEN = 5000; // milliseconds, while nobody sees the page
+const PULSE_HIDDEN = 5000; // milliseconds, while the page is hidden
 const find = (name) => document.querySelector(name);
 
 class Page {
@@ -19,8 +19,8 @@ class Page {
   #changed = null;
   #version = null;
   #view = "compare";
-  #selected = null; // the micrograph that is shown, as the daemon told of it
-  #wanted = null; // the number of the one that is asked for
+  #selected = null; // the displayed micrograph, as the daemon described it
+  #wanted = null; // the number of the one that was requested last
   #timer = 0;
 
   constructor() {
@@ -51,7 +51,7 @@ class Page {
     find("#help").showModal();
   }
 
-  // What people do
+  // Actions of the user
 
   view(name) {
     this.#view = name;
@@ -79,7 +79,7 @@ class Page {
     ({ in: this.viewer.larger, out: this.viewer.smaller, fit: () => this.viewer.fit(), full: this.viewer.full })[what]();
   }
 
-  /** The user takes one: it stays until another is taken. */
+  /** The user picks a micrograph: it stays until another is picked. */
   pick(micrograph) {
     this.#setFollowing(false);
     this.#select(micrograph.id);
@@ -98,7 +98,7 @@ class Page {
     find("#follow").setAttribute("aria-pressed", on);
   }
 
-  // What the daemon tells
+  // News from the daemon
 
   async #pulse() {
     clearTimeout(this.#timer);
@@ -138,13 +138,13 @@ class Page {
     find("#rate").textContent = number(rate);
     find("#done").textContent = counts.done;
     find("#quarantined").textContent = counts.quarantined;
-    this.#warn(health.state === "degraded" || health.state === "failed" ? words : ""); // in full: at the top it may be cut
+    this.#warn(health.state === "degraded" || health.state === "failed" ? words : ""); // in full: the header may cut it
   }
 
   #away(error) {
     find("#health").dataset.state = "away";
     find("#health").lastElementChild.textContent = "no answer";
-    const why = error.status === undefined ? "The daemon does not answer; this page goes on by itself when it does." : `The daemon says: ${error.message}`;
+    const why = error.status === undefined ? "The daemon does not answer; this page continues by itself when it does." : `The daemon reports: ${error.message}`;
     this.#warn(why);
     this.#changed = null;
   }
@@ -156,12 +156,12 @@ class Page {
   }
 
   #none(quarantined) {
-    const others = quarantined ? ` ${quarantined} set aside: pick one below to see why.` : "";
-    this.viewer.show(null, `No micrograph yet. The first one that is done appears here.${others}`);
+    const others = quarantined ? ` ${quarantined} quarantined: pick one below to see the reason.` : "";
+    this.viewer.show(null, `No micrograph yet. The first result appears here.${others}`);
     find("#facts").replaceChildren(element("p", "where", "Nothing has been denoised yet."));
   }
 
-  /** Ask for one and show it; `place` changes when it was done again. */
+  /** Request a micrograph and show it; its `place` changes when it is done again. */
   async #select(id, place = null) {
     if (this.#selected?.id === id && (place === null || this.#selected.place === place)) return;
     this.#wanted = id;
@@ -175,7 +175,7 @@ class Page {
     }
   }
 
-  /** What is shown, where the strip has newer word of it. */
+  /** Request the displayed micrograph again if the strip has a newer entry of it. */
   async #again() {
     const now = this.strip.micrographs.find((one) => one.id === this.#selected?.id);
     if (now && now.place !== this.#selected.place) await this.#select(now.id, now.place);
@@ -185,13 +185,13 @@ class Page {
     this.#selected = micrograph;
     try {
       showFacts(find("#facts"), micrograph);
-    } catch { // a record that somebody wrote by hand must not stop the page
+    } catch { // an edited record must not stop the page
       find("#facts").replaceChildren(
         element("h2", "", micrograph.path.split("/").pop()),
-        element("p", "where", "The JSON beside this result is damaged: what it says of it cannot be shown."));
+        element("p", "where", "The JSON beside this result is damaged and cannot be shown."));
     }
     if (micrograph.shown) this.viewer.show(micrograph);
-    else this.viewer.show(null, micrograph.missing ?? (micrograph.state === "quarantined" ? "Set aside: see the reason on the right." : "Not done yet."));
+    else this.viewer.show(null, micrograph.missing ?? (micrograph.state === "quarantined" ? "Quarantined: see the reason on the right." : "Not done yet."));
     this.#showSpectrum();
   }
 

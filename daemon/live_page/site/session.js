@@ -24,7 +24,7 @@ export class SessionView {
     if (visible) this.refresh(this.#stale);
   }
 
-  /** Something is new; what is seen is drawn again, but not too often. */
+  /** Draw the curves again if anything is new and they are visible, at most every 5 s. */
   async refresh(changed = true) {
     this.#stale ||= changed;
     if (!this.visible || !this.#stale || this.#asking) return;
@@ -37,41 +37,41 @@ export class SessionView {
       this.#at = Date.now();
       this.#draw();
     } catch {
-      this.#stale = true; // nobody answered: the page says so, and asks when somebody does
+      this.#stale = true; // no answer: the page shows that, and refreshes after the next one
     } finally {
       this.#asking = false;
     }
   }
 
   #draw() {
-    const told = this.#found;
-    if (!told || !this.visible) return;
-    if (!told.micrographs) {
+    const session = this.#found;
+    if (!session || !this.visible) return;
+    if (!session.micrographs) {
       this.root.replaceChildren(element("p", "", "No micrograph has been finished yet."));
       return;
     }
-    const span = told.end - told.begin;
-    const counts = Object.entries(told.counts).map(([name, count]) => `${count} ${name}`).join(", ");
+    const span = session.end - session.begin;
+    const counts = Object.entries(session.counts).map(([name, count]) => `${count} ${name}`).join(", ");
     const charts = element("div", "charts");
     this.root.replaceChildren(
-      element("h2", "", `${told.micrographs} micrographs in ${duration(Math.max(1, span))}`),
-      element("p", "", `${time(told.begin)} to ${time(told.end)}: ${counts}. A session begins after a pause of 4 hours.`),
+      element("h2", "", `${session.micrographs} micrographs in ${duration(Math.max(1, span))}`),
+      element("p", "", `${time(session.begin)} to ${time(session.end)}: ${counts}. A session begins after a pause of 4 hours.`),
       charts,
     );
-    const edges = told.per_hour.map((_, bin) => told.begin + bin * told.bin_seconds);
-    const axis = { low: told.begin, high: told.begin + told.per_hour.length * told.bin_seconds, name: (at) => time(at, false).slice(-5), ticks: this.#hours(told) };
-    const middles = (values) => values.map((value, bin) => [edges[bin] + told.bin_seconds / 2, value]);
+    const edges = session.per_hour.map((_, bin) => session.begin + bin * session.bin_seconds);
+    const axis = { low: session.begin, high: session.begin + session.per_hour.length * session.bin_seconds, name: (at) => time(at, false).slice(-5), ticks: this.#hours(session) };
+    const middles = (values) => values.map((value, bin) => [edges[bin] + session.bin_seconds / 2, value]);
     const curve = (title, unit, values, tone) => this.#curve(charts, axis, title, unit, middles(values), tone);
     const all = [
-      this.#outcomes(charts, told, edges, axis),
-      curve("Throughput", "micrographs per hour", told.per_hour, "var(--accent)"),
-      curve("Mean dose", `counts per pixel; ${number(told.mean_dose)} on average`, told.dose, "var(--good)"),
-      curve("Hot pixels and X-ray hits", `per million pixels; ${number(told.mean_spikes)} on average`, told.spikes, "var(--check)"),
+      this.#outcomes(charts, session, edges, axis),
+      curve("Throughput", "micrographs per hour", session.per_hour, "var(--accent)"),
+      curve("Mean dose", `counts per pixel; ${number(session.mean_dose)} on average`, session.dose, "var(--good)"),
+      curve("Hot pixels and X-ray hits", `per million pixels; ${number(session.mean_spikes)} on average`, session.spikes, "var(--check)"),
     ];
-    for (const draw of all) draw(); // when all have their place, which decides their size
+    for (const draw of all) draw(); // after all are placed, because the layout decides their size
   }
 
-  /** Times of day that are round. */
+  /** Round times of day within the session, as ticks. */
   #hours({ begin, per_hour: bins, bin_seconds: width }) {
     const span = bins.length * width;
     const step = [60, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400].find((one) => span / one <= 6) ?? 7 * 86400;
@@ -100,17 +100,17 @@ export class SessionView {
     };
   }
 
-  #outcomes(parent, told, edges, axis) {
-    const sums = edges.map((_, bin) => Object.values(told.outcomes).reduce((sum, one) => sum + one[bin], 0));
+  #outcomes(parent, session, edges, axis) {
+    const sums = edges.map((_, bin) => Object.values(session.outcomes).reduce((sum, one) => sum + one[bin], 0));
     const legend = element("span", "legend");
-    for (const name of Object.keys(told.outcomes)) legend.append(element("span", "", name, { "data-outcome": name }));
-    const made = this.#chart(parent, "Outcomes", `micrographs in ${duration(told.bin_seconds)}`, axis, Math.max(...sums, 1), [legend]);
+    for (const name of Object.keys(session.outcomes)) legend.append(element("span", "", name, { "data-outcome": name }));
+    const made = this.#chart(parent, "Outcomes", `micrographs in ${duration(session.bin_seconds)}`, axis, Math.max(...sums, 1), [legend]);
     return () => {
       const chart = made();
       edges.forEach((edge, bin) => {
         let below = 0;
-        for (const [name, counts] of Object.entries(told.outcomes)) {
-          if (counts[bin]) chart.block(edge, edge + told.bin_seconds, below, below + counts[bin], name);
+        for (const [name, counts] of Object.entries(session.outcomes)) {
+          if (counts[bin]) chart.block(edge, edge + session.bin_seconds, below, below + counts[bin], name);
           below += counts[bin];
         }
       });

@@ -44,7 +44,7 @@ export class SpectrumView {
     this.#draw();
   }
 
-  /** Show or hide it; what is not shown is not asked for. */
+  /** Show or hide the spectra; hidden ones are not requested. */
   show(micrograph, visible) {
     const other = micrograph?.shown?.key !== this.#micrograph?.shown?.key;
     const begin = visible && micrograph && (other || (!this.#asking && !this.settled));
@@ -92,7 +92,7 @@ export class SpectrumView {
     this.readout.textContent = text;
   }
 
-  /** The squares on the canvas: {plane, x, y, side}; and how many of its pixels one step of frequency has. */
+  /** The squares on the canvas: {plane, x, y, side}. */
   #squares() {
     const { width, height } = this.canvas;
     const planes = this.#planes();

@@ -1,4 +1,4 @@
-// The strip of recent micrographs: one page of the ledger at a time, by outcome.
+// The strip of recent micrographs: one page of the ledger at a time, filtered by outcome.
 
 import { ask, pictures } from "./api.js";
 import { element, MARKS, outcome, time } from "./format.js";
@@ -7,7 +7,7 @@ const PAGE = 40;
 const FITS = 13; // letters below a picture
 const SHOWS = ["all", "good", "check", "reject", "quarantined", "waiting"];
 
-/** The end of a name, where names of one session differ. */
+/** The end of a name, which is where the names of one session differ. */
 function ending(name) {
   const stem = name.replace(/\.[^.]{1,5}$/, "");
   return stem.length > FITS ? `…${stem.slice(1 - FITS)}` : stem;
@@ -22,7 +22,7 @@ export class Strip {
   #asking = null;
   #again = false;
 
-  /** `pick(micrograph)` when the user takes one. */
+  /** `pick(micrograph)` is called when the user picks one. */
   constructor(pick) {
     this.pick = pick;
     this.list = document.querySelector("#strip");
@@ -67,7 +67,7 @@ export class Strip {
     await this.refresh();
   }
 
-  /** Ask for this page again; calls that come meanwhile make one more of it. */
+  /** Request this page again; calls during a request lead to one further request. */
   async refresh() {
     if (this.#asking) {
       this.#again = true;
@@ -86,9 +86,9 @@ export class Strip {
       this.#again = false;
       const before = this.#starts.at(-1);
       const [show, page] = [this.show, this.#starts.length];
-      const told = await ask(`data/list?show=${show}&limit=${PAGE}${before && `&before=${before}`}`);
+      const answer = await ask(`data/list?show=${show}&limit=${PAGE}${before && `&before=${before}`}`);
       if (this.show !== show || this.#starts.length !== page) this.#again = true;
-      else this.#take(told);
+      else this.#take(answer);
     } while (this.#again);
   }
 
@@ -112,7 +112,7 @@ export class Strip {
     for (const one of this.filters) one.setAttribute("aria-pressed", one.dataset.show === this.show);
   }
 
-  /** Mark the one that is shown large. */
+  /** Mark the displayed micrograph. */
   select(id) {
     this.selected = id;
     for (const item of this.#shots.values()) {
@@ -124,7 +124,7 @@ export class Strip {
     }
   }
 
-  /** The next in the strip, older (1) or newer (-1), over the edge of the page. */
+  /** Pick the next in the strip, older (1) or newer (-1), also on the next page. */
   async step(by) {
     const at = this.micrographs.findIndex((one) => one.id === this.selected);
     let next = at < 0 ? (by > 0 ? 0 : -1) : at + by;

@@ -1,21 +1,21 @@
-// The tiles of micrographs that are in the browser's memory, and those that are on their way.
+// Tiles of micrographs: those in the browser's memory, and those requested.
 
 import { pictures } from "./api.js";
 
 const KEPT = 120;
 
 export class Tiles {
-  #bitmaps = new Map(); // by name, those used last at the end; null where the daemon has none
+  #bitmaps = new Map(); // by name, the latest used at the end; null where the daemon has no tile
   #coming = new Set();
   #wanted = new Set();
 
-  /** `changed` is called when a tile has come, `refused` with the daemon's words when there is none. */
+  /** `changed` is called when a tile has arrived, `refused` with its name and the daemon's message if there is none. */
   constructor(changed, refused) {
     this.changed = changed;
     this.refused = refused;
   }
 
-  /** The bitmap of a tile, if it is here. */
+  /** The bitmap of a tile, or null. */
   get(name) {
     const found = this.#bitmaps.get(name);
     if (found) {
@@ -25,12 +25,12 @@ export class Tiles {
     return found ?? null;
   }
 
-  /** Whether all of these are here. */
+  /** Whether all of these have arrived or were refused. */
   has(names) {
     return names.every((name) => this.#bitmaps.has(name));
   }
 
-  /** From now on these are wanted, the first most of all, and no others: [{name, path}, ...]. */
+  /** Request these tiles, in this order, and no others from now on: [{name, path}, ...]. */
   want(tiles) {
     this.#wanted = new Set(tiles.map((tile) => tile.name));
     tiles.forEach((tile, at) => {

@@ -1,5 +1,5 @@
-// The micrograph: tiles on a canvas, before and after on either side of a divider, zoomed and moved.
-// Lengths on the canvas are in pixels of the screen; `scale` is how many of them an image pixel has.
+// The micrograph: tiles on a canvas, raw and denoised on either side of a divider, with zoom and pan.
+// Lengths on the canvas are in pixels of the screen; `scale` is screen pixels per image pixel.
 
 import { gestures } from "./gestures.js";
 import { pixelSize, length, roundLength } from "./format.js";
@@ -17,7 +17,7 @@ export class Viewer {
   online = () => {};
 
   #micrograph = null;
-  #next = null; // what is shown as soon as its first picture is here
+  #next = null; // shown as soon as its first picture has arrived
   #fitted = true;
   #due = false;
 
@@ -40,7 +40,7 @@ export class Viewer {
     return this.#micrograph;
   }
 
-  /** Show another one, once its first picture is here; `null` shows none, with the reason. */
+  /** Show another micrograph once its first picture has arrived; `null` shows none, with the reason. */
   show(micrograph, why = "") {
     if (micrograph === null) {
       this.#micrograph = this.#next = null;
@@ -55,7 +55,7 @@ export class Viewer {
     this.refresh();
   }
 
-  /** Whether all that is to be seen is drawn as sharp as it can be. */
+  /** Whether the visible part is drawn in full sharpness. */
   get settled() {
     return this.#micrograph !== null && this.#next === null && this.tiles.has(this.#needed().map((tile) => tile.name));
   }
@@ -71,7 +71,7 @@ export class Viewer {
     this.refresh();
   }
 
-  /** Larger by a factor, with the image staying where it is at a point of the canvas (its middle). */
+  /** Enlarge by a factor; the point `at` of the canvas (default: its middle) stays in place. */
   zoom(factor, at = { x: this.canvas.width / 2, y: this.canvas.height / 2 }) {
     if (!this.#micrograph) return;
     const before = this.scale;
@@ -123,13 +123,13 @@ export class Viewer {
     });
   }
 
-  // Beneath
+  // Drawing
 
   #refused(name, why) {
     const refused = [this.#next, this.#micrograph].find((one) => one && name.startsWith(one.shown.key));
     if (!refused) return;
     if (name.includes("-denoised-")) return this.show(null, why);
-    refused.shown.raw_gone = why; // it was there, but cannot be read
+    refused.shown.raw_gone = why; // the raw file exists, but cannot be read
     if (refused === this.#micrograph) this.#sayAlone();
   }
 
@@ -170,7 +170,7 @@ export class Viewer {
     this.refresh();
   }
 
-  /** Where the image's upper left corner is; on whole pixels, so that at 100 % each is exact. */
+  /** The image's upper left corner on the canvas, in whole pixels, so that each pixel is exact at 100 %. */
   #origin() {
     return {
       x: Math.round(this.canvas.width / 2 - this.centre.x * this.scale),
@@ -211,7 +211,7 @@ export class Viewer {
     return found;
   }
 
-  /** [plane, left, right] of what is seen on the canvas. */
+  /** [plane, left, right] of each plane on the canvas. */
   #parts() {
     const width = this.canvas.width;
     const planes = this.#planes(this.#micrograph.shown);

@@ -155,7 +155,7 @@ def test_demo_shows_arrivals_results_table_and_picture(
     ("mode", "complaint"),
     [
         ("dies", "ended by itself with exit code 3"),
-        ("spoils", "is worse than the input"),
+        ("spoils", "is worse than the raw image"),
         ("ends badly", "stopped with exit code 4 instead of 0"),
     ],
 )

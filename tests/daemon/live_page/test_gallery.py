@@ -24,7 +24,7 @@ from daemon.formats.decoder import Reader
 from daemon.formats.partial import open_result
 from daemon.live_page import pictures
 from daemon.live_page.gallery import AT_ONCE, HELD_SECONDS, BusyError, Gallery, NotThereError
-from daemon.live_page.picture_cache import Shelf
+from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Micrograph, PixelSize
 from daemon.output import preview
 from daemon.output.record import own_record
@@ -346,7 +346,7 @@ def test_a_raw_file_that_is_gone_or_changed_leaves_the_denoised_image_alone(
     assert "has changed since" in changed.raw_gone
     path.unlink()
     gone = gallery.find(job)
-    assert "not there any more" in gone.raw_gone
+    assert "no longer exists" in gone.raw_gone
     for result in (changed, gone):
         assert gallery.tile(result, "denoised", 0, 0, 0) == whole
         assert list(gallery.profile(result, (0, 0), (0, 9), 1)) == ["denoised"]
@@ -385,8 +385,8 @@ def test_only_results_of_ours_in_the_output_folder_are_shown(finished: Finished,
         (elsewhere / "a.tif", "outside"),
         (output / "away" / "a.tif", "outside"),
         (output / ".." / "elsewhere" / "a.tif", "outside"),
-        (output / "link.tif", "no file of ours"),
-        (output / "pipe.tif", "no file of ours"),
+        (output / "link.tif", "is not a plain file"),
+        (output / "pipe.tif", "is not a plain file"),
         (output / "stranger.tif", "no record"),
         (output / "lost.tif", "moved or deleted"),
         (Path("/etc/passwd"), "outside"),
@@ -422,7 +422,7 @@ def kept(folder: Path) -> int:
 
 def test_a_shelf_keeps_what_was_used_last_within_its_limit(tmp_path: Path) -> None:
     folder = tmp_path / "page"
-    shelf = Shelf(folder, 1000)
+    shelf = PictureCache(folder, 1000)
     for number in range(30):
         shelf.put(f"a-{number}", bytes([number]) * 50)
         os.utime(folder / f"a-{number}", (number, number))
@@ -437,14 +437,14 @@ def test_a_shelf_keeps_what_was_used_last_within_its_limit(tmp_path: Path) -> No
 
 def test_a_shelf_finds_what_it_had_and_clears_up_what_was_not_finished(tmp_path: Path) -> None:
     folder = tmp_path / "page"
-    first = Shelf(folder, 10_000)
+    first = PictureCache(folder, 10_000)
     for number in range(1, 5):
         first.put(f"a-{number}", bytes(200))
         os.utime(folder / f"a-{number}", (number, number))
     (folder / "a-0.123.tmp").write_bytes(b"half")
     os.utime(folder / "a-0.123.tmp", (0, 0))
     (folder / "Not Ours.txt").write_bytes(b"x")
-    second = Shelf(folder, 500)
+    second = PictureCache(folder, 500)
     assert second.get("a-4") == bytes(200)
     second.put("b", bytes(10))
     assert sorted(path.name for path in folder.iterdir()) == ["Not Ours.txt", "a-3", "a-4", "b"]
@@ -453,17 +453,17 @@ def test_a_shelf_finds_what_it_had_and_clears_up_what_was_not_finished(tmp_path:
 
 
 def test_a_shelf_of_nothing_and_one_whose_disk_refuses_cost_nothing(tmp_path: Path) -> None:
-    none = Shelf(tmp_path / "none", 0)
+    none = PictureCache(tmp_path / "none", 0)
     none.put("a", b"x")
     assert none.get("a") is None and not (tmp_path / "none").exists()
     (tmp_path / "file").write_bytes(b"")
-    refused = Shelf(tmp_path / "file", 1000)
+    refused = PictureCache(tmp_path / "file", 1000)
     refused.put("a", b"x")
     assert refused.get("a") is None
 
 
 def test_a_shelf_is_used_by_many_at_once(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "page", 5000)
+    shelf = PictureCache(tmp_path / "page", 5000)
 
     def use(seed: int) -> None:
         for number in range(60):

@@ -117,7 +117,7 @@ def test_one_micrograph_with_all_that_is_known_of_it(finished: Finished, page: P
     assert record["profile"]["why"] == "low: folder low" and record["verdict"]["reasons"] == ["too dark"]
     assert record["pixel_size"] == {"y": 0.04, "x": 0.04, "unit": "nm"} and record["dtype"] == "uint16"
     (finished.config.folders.drop / "grid 2/a.tif").unlink()
-    assert "not there any more" in told(page, f"/data/micrograph/{job.id}")["shown"]["raw_gone"]
+    assert "no longer exists" in told(page, f"/data/micrograph/{job.id}")["shown"]["raw_gone"]
     (finished.config.folders.output / "grid 2/a.tif").unlink()
     missing = told(page, f"/data/micrograph/{job.id}")
     assert missing["shown"] is None and "moved or deleted" in missing["missing"]

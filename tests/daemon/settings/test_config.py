@@ -100,18 +100,18 @@ def test_every_comment_states_the_true_default() -> None:
                 assert said and said[1] == written, key
 
 
-SECTIONS = [
+GROUPS = [
     value
     for value in vars(config).values()
-    if isinstance(value, type) and issubclass(value, yaml_file.Section) and value is not yaml_file.Section
+    if isinstance(value, type) and issubclass(value, yaml_file.Group) and value is not yaml_file.Group
 ]
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_setting_has_a_description(section: type[BaseModel]) -> None:
-    assert section.__doc__
-    for name, field in section.model_fields.items():
-        # What a whole section is for stands in its class.
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_setting_has_a_description(group: type[BaseModel]) -> None:
+    assert group.__doc__
+    for name, field in group.model_fields.items():
+        # What a whole group is for stands in its class.
         assert field.description or getattr(field.annotation, "__doc__", None), name
 
 
@@ -124,8 +124,8 @@ def test_every_setting_has_a_description(section: type[BaseModel]) -> None:
         # unknown keys, with the nearest known one
         ("arrival: {setle_seconds: 1}", "line 2: arrival.setle_seconds = 1: there is no such key; did you mean `s"),
         ("arival: {}", "line 2: arival = {}: there is no such key; did you mean `arrival`?"),
-        ("tile: 512", "tile = 512: there is no such key; it belongs in another section: `backend.tile`"),
-        ("max_pixels: 512", "max_pixels = 512: there is no such key; it belongs in another section: `backend.max_p"),
+        ("tile: 512", "tile = 512: there is no such key; it belongs in another group: `backend.tile`"),
+        ("max_pixels: 512", "max_pixels = 512: there is no such key; it belongs in another group: `backend.max_p"),
         ("log: {zzz: 1}", "log.zzz = 1: there is no such key; remove it, or use one of: level"),
         ("profiles: {auto: {doze: null}}", "profiles.auto.doze = null: there is no such key; did you mean `dose`?"),
         ("profiles: {auto: {match: {nam: x}}}", "profiles.auto.match.nam = 'x': there is no such key; did you mean `n"),
@@ -143,14 +143,14 @@ def test_every_setting_has_a_description(section: type[BaseModel]) -> None:
         ("arrival: {ignore: '*.tmp'}", "arrival.ignore = '*.tmp': must be a list such as [a, b]"),
         ("arrival: {ignore: [a, 3]}", "arrival.ignore[2] = 3: must be text; put it in quotes"),
         ("arrival: {ignore: ['']}", "arrival.ignore[1] = '': must not be empty"),
-        ("arrival:", "arrival = null: must be a section"),
-        ("arrival: 3", "arrival = 3: must be a section"),
-        ("profiles: [low]", "profiles = ['low']: must be a section: names"),
-        ("profiles: {auto: }", "profiles.auto = null: must be a section"),
+        ("arrival:", "arrival = null: must be a group"),
+        ("arrival: 3", "arrival = 3: must be a group"),
+        ("profiles: [low]", "profiles = ['low']: must be a group: names"),
+        ("profiles: {auto: }", "profiles.auto = null: must be a group"),
         ("log: {level: !!int abc}", "log.level: 'abc' cannot be read as int; correct it"),
         ("log: {level: !secret abc}", "log.level: the tag !secret is not used here; write the plain value"),
         ("log: {level: !!python/name:os.system x}", "log.level: the tag tag:yaml.org,2002:python/name:os.system is"),
-        ("[a]: 1", "line 2 has a list or section where a name is needed"),
+        ("[a]: 1", "line 2 has a list or group where a name is needed"),
         # ranges
         ("arrival: {settle_seconds: 0}", "arrival.settle_seconds = 0: must be greater than 0; the default is 1"),
         ("arrival: {settle_seconds: 1e400}", "arrival.settle_seconds = inf: must be an ordinary, finite number"),
@@ -173,7 +173,7 @@ def test_every_setting_has_a_description(section: type[BaseModel]) -> None:
         ("default_profile: blue", "default_profile = 'blue': no profile has this name; use one of: low, ordinary"),
         ("profiles: {a: {}}", "default_profile = 'auto': no profile has this name; use one of: a"),
         ("profiles: {}", "default_profile = 'auto': there are no profiles"),
-        ("profiles: {auto: {name: b}}", "profiles: `auto` has a key `name` that says otherwise"),
+        ("profiles: {auto: {name: b}}", "profiles: `auto` has a key `name` that differs from it"),
         ("profiles: {auto: {dose: [5, 5]}}", "profiles.auto.dose = [5, 5]: the lowest must be 0 or more, and less"),
         ("profiles: {auto: {dose: [-1, 5]}}", "profiles.auto.dose = [-1, 5]: the lowest must be 0 or more"),
         ("profiles: {auto: {dose: [1, .inf]}}", "profiles.auto.dose = [1, inf]: must be two numbers"),
@@ -231,7 +231,7 @@ def test_a_missing_file_a_folder_and_a_forbidden_file_are_named(
     tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "there is no such file; check the path given with --config" in message(tmp_path / "none.yaml")
-    assert "is a folder; name the configuration file inside it" in message(tmp_path)
+    assert "is a folder; name the settings file inside it" in message(tmp_path)
     path = write(FOLDERS)
     assert "cannot be read" in message(path / "below.yaml")
 

@@ -165,7 +165,7 @@ FAST = Recipe(
     rate=2e-3,
     course="plateau",
     halving=20_000,
-    finish={"crop": 192, "batch": 8, "flat": 0.06, "grid": 3e4},
+    finish={"crop": 192, "batch": 8, "flat": 0.25, "grid": 1e5},
     validate_every=500,
 )
 """Trains better for its compute. The shipped weights come from an earlier one, which docs/decisions/0006 describes."""
@@ -176,7 +176,7 @@ LEASE = replace(
     rate=3e-3,
     warm_up_batches=400,
     halving=4_000,
-    finish={"crop": 192, "batch": 96, "flat": 0.06, "grid": 3e4},
+    finish={"crop": 192, "batch": 96, "flat": 0.25, "grid": 1e5},
     validate_every=400,
 )
 """The same for minutes on one large graphics card (docs/training.md): 16 times as many crops a step, at a higher rate

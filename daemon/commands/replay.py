@@ -20,7 +20,7 @@ from daemon.commands.html import text
 from daemon.commands.progress import Progress
 from daemon.commands.report import WORDS
 from daemon.commands.shared import settings_of
-from daemon.errors import MicrographError, TransientError
+from daemon.errors import MicrographError, TransientError, UsageError, WeightsError
 from daemon.files import write_whole
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
@@ -260,6 +260,10 @@ def replay_session(options: argparse.Namespace) -> int:
     with Ledger(config.folders.state, "read") as ledger:
         jobs = [job for job in sessions.find(ledger, options.session) if job.state == "done"]
     weights = settings.weights_named(options.weights)
+    try:
+        manifest.verified(weights)
+    except WeightsError as error:
+        raise UsageError(f"--weights {options.weights}: {error}") from error
     options.to.mkdir(parents=True, exist_ok=True)
     with Progress(sum(max(1, job.sections) for job in jobs)) as progress:
         found, skipped = run(config, jobs, weights, max(0, options.pictures), progress)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from daemon.commands.progress import Progress
-from daemon.errors import ConfigError
+from daemon.errors import UsageError
 from daemon.settings import config as settings
 from daemon.settings.config import Config
 
@@ -30,9 +30,9 @@ def settings_of(options: argparse.Namespace) -> Config:
 
 
 def require_profile(config: Config, name: str | None) -> None:
-    """Raises ConfigError for a profile that is not there."""
+    """Raises UsageError for a profile that the settings do not have."""
     if name is not None and name not in config.profiles:
-        raise ConfigError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
+        raise UsageError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from PIL import ImageDraw, ImageFont
 
 from daemon.demo.camera import SESSION, Exposure
 from daemon.demo.specimen import PIXEL_NM
-from daemon.errors import ConfigError
+from daemon.errors import UsageError
 from daemon.micrograph import Image
 from daemon.output.record import Record, own_record
 
@@ -148,12 +148,12 @@ def read(path: Path) -> Any:
 def prepare(out: Path) -> Path:
     """Make an empty demo folder with its configuration and return that file.
 
-    A folder that an earlier demo made is emptied first. Raises ConfigError if it holds anything else.
+    A folder that an earlier demo made is emptied first. Raises UsageError if it holds anything else.
     """
     config = out / "config.yaml"
     if out.is_dir() and any(out.iterdir()):
         if not (config.is_file() and config.read_text(encoding="utf-8").startswith(_SIGNATURE)):
-            raise ConfigError(f"{out}: is not empty and was not made by the demo; name a new folder for the demo")
+            raise UsageError(f"{out}: is not empty and was not made by the demo; name a new folder for the demo")
         for name in _FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)
     for name in _FOLDERS:
@@ -171,7 +171,7 @@ def run(out: Path = Path("demo-output"), timeout: float = 170.0, pace: float = 1
     """Show the whole product on `count` simulated micrographs; everything made stays below `out`.
 
     Ends within `timeout` seconds. Returns 0 if every micrograph came out better than it went in and the daemon
-    stopped cleanly, else 1. Raises ConfigError if `out` holds something that is not a demo's.
+    stopped cleanly, else 1. Raises UsageError if `out` holds something that is not a demo's.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace", line_buffering=True)  # a plain ASCII terminal must not end the demo

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pillow
 
 from daemon.demo import camera, run, specimen
-from daemon.errors import ConfigError
+from daemon.errors import UsageError
 from daemon.settings.config import load
 
 STAND_IN = """
@@ -124,7 +124,7 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "drop" / "thesis.tif"
     precious.parent.mkdir()
     precious.write_text("three years")
-    with pytest.raises(ConfigError, match="not made by the demo"):
+    with pytest.raises(UsageError, match="not made by the demo"):
         run.run(tmp_path)
     assert precious.read_text() == "three years"
 

@@ -49,7 +49,7 @@ def test_sigterm_drains_and_the_service_manager_is_told(site: Site) -> None:
         until(lambda: listen("") and sum("WATCHDOG=1" in message for message in told) > alive + 1)  # also when idle
 
         status, said = site.finish("once")
-        assert status == 1 and f"in use by another emdenoised (process {process.pid})" in said
+        assert status == 78 and f"in use by another emdenoised (process {process.pid})" in said
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT) == 0
@@ -238,6 +238,25 @@ def test_check_says_what_the_settings_mean(site: Site, emdenoised: Callable[...,
     assert status == 78 and "colour" in err and "config.yaml" in err
 
 
+def test_check_loads_the_weights_that_the_settings_name(
+    site: Site, emdenoised: Callable[..., tuple[int, str, str]]
+) -> None:
+    profiles = {"low": {"gain": "auto", "weights": "fats"}, "auto": {"gain": "auto", "weights": "fats"}}
+    site.configure(profiles=profiles)
+    status, out, err = emdenoised("check")
+    assert status == 78 and "usable" not in out
+    assert f"{site.config}: weights fats of profile auto, low: " in err and "use one of: fast" in err
+    weights = site.root / "weights"
+    shutil.copytree(manifest.locate("fast"), weights)
+    (weights / "model.onnx").write_bytes(b"no network")
+    record = json.loads((weights / "manifest.json").read_text())
+    record["sha256"]["model.onnx"] = manifest.sha256(weights / "model.onnx")
+    (weights / "manifest.json").write_text(json.dumps(record))
+    site.configure(profiles={"auto": {"gain": "auto", "weights": "./weights"}})
+    status, _, err = emdenoised("check")
+    assert status == 78 and "cannot be loaded" in err and not site.state.exists()
+
+
 def test_status_and_retry(site: Site, emdenoised: Callable[..., tuple[int, str, str]]) -> None:
     status, _, err = emdenoised("status")
     assert status == 1 and "there is no ledger" in err
@@ -270,7 +289,7 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
     status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir))
     assert status == 0 and "was there already" in out
     status, _, err = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "nonsense")
-    assert status == 78 and "low, ordinary, auto" in err
+    assert status == 2 and "low, ordinary, auto" in err
     for words in ("r2.tif\n", "was there already"):
         status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "low")
         assert status == 0 and words in out and "profile low" in out and "good.r2.tif" in out

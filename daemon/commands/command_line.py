@@ -84,13 +84,13 @@ class _Commands:
         return command
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
+class _Formatter(argparse.HelpFormatter):
     """Breaks the lines of the description, and keeps those of the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:
-            return super()._fill_text(text, width, indent)
-        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -159,8 +159,10 @@ def _add_files(commands: _Commands) -> None:
     one_off = commands.add(
         "denoise",
         denoise.denoise,
-        "denoise the named files now, without drop folder or ledger",
+        "denoise the named files, and the micrographs in named folders and their sub-folders, now, without drop folder "
+        "or ledger",
         "emdenoised denoise image.tif other.mrc -o denoised/",
+        "emdenoised denoise /data/today -o /data/denoised",
         shared=False,
     )
     how_good = commands.add(
@@ -170,19 +172,18 @@ def _add_files(commands: _Commands) -> None:
         "emdenoised assess image.tif",
         shared=False,
     )
+    kinds = "TIFF, MRC, EER, DM3/DM4, SER, EMD, HyperSpy"
+    one_off.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE|FOLDER", help=f"micrographs ({kinds}), or folders of them"
+    )
+    how_good.add_argument("files", nargs="+", type=Path, metavar="FILE", help=f"micrographs: {kinds}")
     for command in (one_off, how_good):
-        command.add_argument(
-            "files",
-            nargs="+",
-            type=Path,
-            metavar="FILE",
-            help="micrographs: TIFF, MRC, EER, DM3/DM4, SER, EMD, HyperSpy",
-        )
         _add_settings(command)
         command.add_argument(
             "--profile",
             metavar="NAME",
-            help="dose profile (default: by the files' names, as the settings state; rules on sub-folders do not apply)",
+            help="dose profile (default: by the files' names, as the settings state; rules on sub-folders apply only "
+            "below a named folder)",
         )
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
     one_off.add_argument(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from daemon.backends.manifest import Weights
     from daemon.backends.protocol import Backend
     from daemon.formats.decoder import Reader
+    from daemon.output.record import Record
     from daemon.service.steps import Work
 
 
@@ -84,15 +85,27 @@ def _pictures(
 def _denoise(
     config: Config, backends: "dict[str, Backend]", one: "Work", out: Path, progress: Progress, said: set[str]
 ) -> None:
-    """Denoise and write one; a remark of the whole session is made once, and its code then in `said`."""
+    """Denoise and write one, unless `out` has the same result; a remark of the whole session is made once, and its code
+    then in `said`.
+    """
+    from daemon.output import writing
     from daemon.service import steps
 
+    which = "" if one.section is None else f"{one.section}: "
+    if (found := writing.find_same(out, one.relative, steps.made_with(config, one))) is not None:
+        progress.say(f"{which}{_in_words(found.content)} → {found.image} (existing result)")
+        return
     backend = backends[one.choice.profile.weights]
     with steps.timed(one.seconds, "network"):
         (denoised,) = backend.denoise([one.plane])
     outcome = steps.finish(config, one, denoised, out, same_settings=True)
-    adopted = " (was there already)" if outcome.written.adopted else ""
-    which = "" if one.section is None else f"{one.section}: "
+    adopted = " (existing result)" if outcome.written.adopted else ""
     told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
     warnings = "".join(f"\n    warning: {warning}" for warning in outcome.news(said))
     progress.say(f"{which}{told} → {outcome.written.image}{adopted}{warnings}")
+
+
+def _in_words(record: "Record") -> str:
+    dose = "dose unknown" if record.dose is None else f"{record.dose:.3g} counts per pixel"
+    profile = "unknown" if record.profile is None else record.profile.name
+    return f"{(record.verdict and record.verdict.word) or 'no verdict'}, {dose}, profile {profile}"

@@ -18,8 +18,8 @@ from site_of_daemon import Site, folder_state
 
 from daemon import logs
 from daemon.backends import manifest
-from daemon.commands import html as document
 from daemon.commands import command_line, main, replay, report, shared
+from daemon.commands import html as document
 from daemon.ledger.jobs import Job, Ledger
 
 NASTY = "<img src=x onerror=alert(1)>.tif"

@@ -149,11 +149,11 @@ def monitor(config: Config) -> Iterator[Finding]:
         except OSError as error:
             yield Finding(
                 "note",
-                f"monitor.listen: {address} cannot be listened on ({error.strerror})",
-                "if the service is running, it is the one; else choose another port, or null",
+                f"monitor.listen: port {address.port} cannot be used ({error.strerror}): no live page http://{address}/",
+                "if the service is running, it has the port; else choose another port, or null",
             )
         else:
-            yield Finding("ok", f"metrics and health: {address} is free")
+            yield Finding("ok", f"live page and metrics: port {address.port} is free")
 
 
 def unit(config: Config) -> Iterator[Finding]:

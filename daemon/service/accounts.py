@@ -98,17 +98,21 @@ class Accounts:
         log.error("quarantined %r: %s", path, reason, extra={"micrograph": path, "outcome": "quarantined"})
 
     def catch_up(self) -> None:
-        """Tell the ledger what it refused to hear."""
+        """Tell the ledger what it refused to hear, up to the first that it refuses again."""
         for _ in range(len(self._untold)):
-            self._tell(self._untold.popleft())
+            if not self._tell(self._untold.popleft()):
+                return
 
-    def _tell(self, note: Callable[[], object]) -> None:
+    def _tell(self, note: Callable[[], object]) -> bool:
+        """False if the ledger cannot be written now; `note` is kept for later then."""
         try:
             note()
         except TransientError as error:
             log.error("%s", error)
             self._untold.append(note)
+            return False
         except LedgerReplacedError as error:  # the service ends for it and reports it once
             log.debug("%s", error)
         except EmdenoisedError as error:
             log.error("%s", error)
+        return True

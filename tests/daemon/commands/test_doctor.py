@@ -152,7 +152,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         one.listen()
         address = f"127.0.0.1:{one.getsockname()[1]}"
         text = faults(settings(tmp_path, monitor={"listen": address}))
-    assert "cannot be listened on (Address already in use)" in text and "another port" in text
+    assert "cannot be used (Address already in use)" in text and f"http://{address}/" in text and "another port" in text
     free = findings(settings(tmp_path, monitor={"listen": address}))
     assert "is free" in "\n".join(finding.text for finding in free)
 

@@ -372,6 +372,13 @@ def test_memory_that_runs_out_costs_that_micrograph(
 
 def test_once_without_a_drop_folder_says_so(site: Site) -> None:
     site.drop.rmdir()
+    process = site.launch("run")
+    site.ready(process)
+    process.terminate()
+    assert process.wait(LIMIT) == 0
+    first, *_ = site.said(process).splitlines()
+    assert f"{site.drop}: the drop folder is not there; mount the share it is on, or create it (--create-drop)" in first
+    assert f"waiting for the drop folder {site.drop}, results go to" in site.said(process)
     status, said = site.finish("once")
     assert status == 1 and "the drop folder is not there" in said
     assert site.finish("once", "--create-drop")[0] == 0

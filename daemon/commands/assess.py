@@ -6,7 +6,7 @@ import sys
 from pathlib import PurePath
 
 from daemon.commands.progress import Progress
-from daemon.commands.shared import _pictures, opened, require_profile
+from daemon.commands.shared import _pictures, opened, require_profile, settings_file
 from daemon.errors import MicrographError, TransientError
 from daemon.logs import one_line
 from daemon.settings import config as settings
@@ -16,7 +16,7 @@ def assess(options: argparse.Namespace) -> int:
     """How good the denoising of the named files is, by two halves of their own counts."""
     from daemon.verdict.halves import assess as assessed
 
-    config = settings.load(options.config)
+    config = settings.load(settings_file(options))
     require_profile(config, options.profile)
     told: dict[str, dict[str, object]] = {}
     progress = Progress(len(options.files), sys.stderr if options.json else sys.stdout)

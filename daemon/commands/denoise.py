@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from daemon.commands.progress import Progress
-from daemon.commands.shared import _denoise, _pictures, opened, require_profile
+from daemon.commands.shared import _denoise, _pictures, opened, require_profile, settings_file
+from daemon.commands.terminal import coloured
 from daemon.errors import MicrographError, StorageError, TransientError, UsageError
 from daemon.logs import one_line
 from daemon.settings import config as settings
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def denoise(options: argparse.Namespace) -> int:
     """The named files, and the micrographs below the named folders; 0 if each has its result."""
-    config = settings.load(options.config)
+    config = settings.load(settings_file(options))
     require_profile(config, options.profile)
     if options.passes is not None:
         config = settings.with_profiles(config, passes=options.passes)
@@ -89,11 +90,11 @@ def _denoise_all(
         except (MicrographError, TransientError) as error:
             failed += 1
             cause = one_line(str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: "))
-            progress.say(f"failed\n    {cause}")
+            progress.say(f"{coloured('failed')}\n    {cause}")
         except OSError as error:
             failed += 1
-            progress.say(f"failed\n    {error.strerror}")
+            progress.say(f"{coloured('failed')}\n    {error.strerror}")
         except MemoryError:
             failed += 1
-            progress.say("failed\n    not enough memory for this micrograph; close other programs")
+            progress.say(f"{coloured('failed')}\n    not enough memory for this micrograph; close other programs")
     return failed

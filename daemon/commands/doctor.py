@@ -21,6 +21,8 @@ from daemon.backends import manifest, open_backend
 from daemon.backends.canary import canary
 from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
+from daemon.commands.shared import folders_of, settings_file
+from daemon.commands.terminal import coloured, wrapped
 from daemon.errors import EmdenoisedError
 from daemon.files import filesystem_type, is_network
 from daemon.formats import rosettasciio
@@ -41,16 +43,16 @@ class Finding:
     remedy: str = ""
 
 
-def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
+def examine(path: Path, overrides: dict[str, Path]) -> Iterator[Finding]:
     """Every check, in the order in which a fault in one explains the next."""
     yield python()
     yield package()
     try:
         config = settings.load(path, overrides)
     except EmdenoisedError as error:
-        yield Finding("fault", f"the configuration cannot be used:\n{error}", "mend config.yaml, then run doctor again")
+        yield Finding("fault", f"the configuration cannot be used:\n{error}", "correct the file, then run doctor again")
         return
-    yield Finding("ok", f"configuration: {path or settings.default_config_path()}")
+    yield Finding("ok", f"configuration: {path}")
     checks: tuple[Callable[[Config], Iterator[Finding]], ...]
     checks = (folders, events, unit, monitor, reader, weights, backend)
     for check in checks:
@@ -274,13 +276,13 @@ def backend(config: Config) -> Iterator[Finding]:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-
-    given = {"drop": options.drop, "output": options.out, "state": options.state}
+    """Prints every finding; 1 if there is a fault."""
     faults = 0
-    for finding in examine(options.config, {name: folder for name, folder in given.items() if folder is not None}):
+    for finding in examine(settings_file(options), folders_of(options)):
         faults += finding.verdict == "fault"
-        print(f"{ {'ok': '  ok  ', 'note': ' note ', 'fault': 'FAULT '}[finding.verdict] } {finding.text}")
+        word = {"ok": "  ok  ", "note": " note ", "fault": "FAULT "}[finding.verdict]
+        print(wrapped(f"{word} {finding.text}", 7).replace(word, coloured(finding.verdict, word), 1))
         if finding.remedy:
-            print(f"        → {finding.remedy}")
-    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to mend")
+            print(wrapped(f"        → {finding.remedy}"))
+    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to fix")
     return 1 if faults else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from daemon import logs
 from daemon.commands.command_line import parser
+from daemon.commands.terminal import wrapped
 from daemon.errors import ConfigError, EmdenoisedError, UsageError, WeightsError
 from daemon.ledger.database import LedgerDamagedError, LedgerLockedError
 from daemon.settings.config import EX_CONFIG
@@ -46,19 +47,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except UsageError as error:
-        print(f"emdenoised: {error}", file=sys.stderr)
+        _complain(error)
         return EX_USAGE
     except (ConfigError, WeightsError, LedgerDamagedError, LedgerLockedError) as error:  # a person is needed
-        print(f"emdenoised: {error}", file=sys.stderr)
+        _complain(error)
         return EX_CONFIG
     except (EmdenoisedError, OSError) as error:
-        print(f"emdenoised: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except MemoryError:
         print("emdenoised: not enough memory; close other programs, or lower backend.queue", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(error: Exception) -> None:
+    print(wrapped(f"emdenoised: {error}", stream=sys.stderr), file=sys.stderr)
 
 
 def _silence() -> None:

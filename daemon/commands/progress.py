@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
+from daemon.commands.terminal import wrapped
 from daemon.logs import one_line
 
 _BAR = 24
@@ -46,7 +47,8 @@ class Progress:
     def say(self, text: str) -> None:
         """Lines that stay: what became of this one."""
         self._wipe()
-        self._stream.write(f"[{self._number}/{self._total}] {self._name} ... {text}\n" if self._bar else f"{text}\n")
+        begin = f"[{self._number}/{self._total}] {self._name} ... " if self._bar else ""
+        self._stream.write(wrapped(f"{begin}{text}", 4, self._stream) + "\n")
         self._stream.flush()
 
     def _draw(self, at_once: bool = False) -> None:

@@ -19,12 +19,12 @@ from daemon.commands import html
 from daemon.commands.html import text
 from daemon.commands.progress import Progress
 from daemon.commands.report import WORDS
-from daemon.commands.shared import settings_of
+from daemon.commands.shared import open_ledger, settings_of
 from daemon.errors import MicrographError, TransientError, UsageError, WeightsError
 from daemon.files import write_whole
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.jobs import Job
 from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
 from daemon.output import paths
@@ -257,7 +257,7 @@ def replay_session(options: argparse.Namespace) -> int:
     """A session through other weights."""
 
     config = settings_of(options)
-    with Ledger(config.folders.state, "read") as ledger:
+    with open_ledger(config, "read") as ledger:
         jobs = [job for job in sessions.find(ledger, options.session) if job.state == "done"]
     weights = settings.weights_named(options.weights)
     try:

@@ -14,11 +14,11 @@ from PIL import Image as Picture
 from daemon import __version__, formats
 from daemon.commands import html
 from daemon.commands.html import text
-from daemon.commands.shared import settings_of
+from daemon.commands.shared import open_ledger, settings_of
 from daemon.counts.reason import SESSION
 from daemon.errors import MicrographError
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.jobs import Job
 from daemon.output import paths
 from daemon.output.record import Record, VerdictFound, WeightsUsed, own_record
 from daemon.settings.config import Config
@@ -253,7 +253,7 @@ def report_session(options: argparse.Namespace) -> int:
     from daemon.output import paths
 
     config = settings_of(options)
-    with Ledger(config.folders.state, "read") as ledger:
+    with open_ledger(config, "read") as ledger:
         jobs = sessions.find(ledger, options.session)
     options.to.parent.mkdir(parents=True, exist_ok=True)
     write(config, jobs, options.session, options.to, max(0, options.pictures))

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 
 from daemon import logs
-from daemon.commands.shared import settings_of
+from daemon.commands.shared import settings_file, settings_of
 from daemon.errors import EmdenoisedError, TransientError, WeightsError
 from daemon.settings import config as settings
 from daemon.settings.config import Config
@@ -37,7 +37,7 @@ def run_once(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """The settings in words, if `run` could start with them and their weights."""
-    config, path = settings_of(options), options.config or settings.default_config_path()
+    config, path = settings_of(options), settings_file(options)
     if problems := list(_unusable_weights(config)):
         raise WeightsError("\n".join(f"{path}: {problem}" for problem in problems))
     print(f"{path}: usable")

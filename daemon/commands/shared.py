@@ -5,12 +5,19 @@ What loads a network's runtime is imported where it is needed: `--help` must be 
 
 import argparse
 import contextlib
+import os
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from daemon.commands import systemd_unit
 from daemon.commands.progress import Progress
+from daemon.commands.terminal import coloured
 from daemon.errors import UsageError
+from daemon.ledger.database import LedgerError
+from daemon.ledger.jobs import Ledger
 from daemon.settings import config as settings
 from daemon.settings.config import Config
 
@@ -26,8 +33,33 @@ if TYPE_CHECKING:
 
 def settings_of(options: argparse.Namespace) -> Config:
     """The settings, with folders replaced by the command line's."""
+    return settings.load(settings_file(options), folders_of(options))
+
+
+def folders_of(options: argparse.Namespace) -> dict[str, Path]:
+    """The folders that the command line names, by their names in the settings."""
     given = {"drop": options.drop, "output": options.out, "state": options.state}
-    return settings.load(options.config, {name: folder for name, folder in given.items() if folder is not None})
+    return {name: folder for name, folder in given.items() if folder is not None}
+
+
+def settings_file(options: argparse.Namespace) -> Path:
+    """That of the command line, else that of the installed service, else the one that came with the program."""
+    given: Path | None = options.config
+    if given is not None:
+        return given
+    unit = systemd_unit.load(systemd_unit.UNIT)
+    return (unit and unit.config) or settings.default_config_path()
+
+
+def open_ledger(config: Config, mode: Literal["edit", "read"]) -> Ledger:
+    """The ledger of the service. Raises LedgerError, with whose it is where this user may not open it."""
+    folder = config.folders.state
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        owner = systemd_unit.name_of(folder.stat().st_uid)
+        raise LedgerError(
+            f"{folder}: only the user {owner} may use the ledger; type: sudo -u {owner} {shlex.join(sys.argv)}"
+        )
+    return Ledger(folder, mode)
 
 
 def require_profile(config: Config, name: str | None) -> None:
@@ -100,7 +132,8 @@ def _denoise(
         (denoised,) = backend.denoise([one.plane])
     outcome = steps.finish(config, one, denoised, out, same_settings=True)
     adopted = " (existing result)" if outcome.written.adopted else ""
-    told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
+    seconds = sum(outcome.seconds.values())
+    told = f"{coloured(outcome.verdict)}, {outcome.dose}, profile {outcome.profile}, {seconds:.1f} s"
     warnings = "".join(f"\n    warning: {warning}" for warning in outcome.news(said))
     progress.say(f"{which}{told} → {outcome.written.image}{adopted}{warnings}")
 
@@ -108,4 +141,4 @@ def _denoise(
 def _in_words(record: "Record") -> str:
     dose = "dose unknown" if record.dose is None else f"{record.dose:.3g} counts per pixel"
     profile = "unknown" if record.profile is None else record.profile.name
-    return f"{(record.verdict and record.verdict.word) or 'no verdict'}, {dose}, profile {profile}"
+    return f"{coloured((record.verdict and record.verdict.word) or 'no verdict')}, {dose}, profile {profile}"

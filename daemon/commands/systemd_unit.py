@@ -4,9 +4,11 @@ import configparser
 import grp
 import os
 import pwd
+import shlex
 import stat
 import subprocess
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 UNIT = Path("/etc/systemd/system/emdenoised.service")
@@ -27,6 +29,17 @@ class Unit:
     def on(self, name: str) -> bool:
         """Whether a protection is in force."""
         return self.settings.get(name, "no").lower() in (*_ON, "tmpfs")
+
+    @property
+    def config(self) -> Path | None:
+        """The settings that the service is started with; None if its command does not name them in full."""
+        try:
+            words = shlex.split(self.settings.get("ExecStart", ""))
+        except ValueError:
+            return None
+        named = [after for word, after in pairwise(words) if word == "--config"]
+        named += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+        return Path(named[0]) if named and named[0].startswith("/") else None
 
     @property
     def user(self) -> pwd.struct_passwd | None:
@@ -67,6 +80,14 @@ def load(unit: Path = UNIT) -> Unit | None:
         if parser.has_section("Service"):
             settings |= dict(parser.items("Service"))
     return Unit(settings)
+
+
+def name_of(user: int) -> str:
+    """A user's name, or the number where it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def may_ask_for(user: pwd.struct_passwd) -> bool:

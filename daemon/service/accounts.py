@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from daemon.errors import EmdenoisedError, TransientError
@@ -22,11 +23,11 @@ class Accounts:
     """
 
     def __init__(
-        self, ledger: Ledger, metrics: Metrics, forgotten: Callable[[str], None], wake: Callable[[], None]
+        self, drop: Path, ledger: Ledger, metrics: Metrics, forgotten: Callable[[str], None], wake: Callable[[], None]
     ) -> None:
         self.unsuccessful = 0
         """Micrographs quarantined or given up for now."""
-        self._ledger, self._metrics, self._forgotten, self._wake = ledger, metrics, forgotten, wake
+        self._drop, self._ledger, self._metrics, self._forgotten, self._wake = drop, ledger, metrics, forgotten, wake
         self._untold: deque[Callable[[], object]] = deque()
 
     @property
@@ -64,7 +65,7 @@ class Accounts:
                 self.unsuccessful += 1
                 self._metrics.count("retried")
                 told = {"micrograph": job.path, "outcome": "retried"}
-                log.warning("put off %r: %s", job.path, after.error, extra=told)
+                log.warning("put off %r: %s", job.path, self._short(job.path, str(after.error)), extra=told)
             self._wake()
 
         self._tell(note)
@@ -76,7 +77,8 @@ class Accounts:
             self._ledger.hold(job, why)
             self.unsuccessful += 1
             self._metrics.count("held")
-            log.warning("waits: %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "held"})
+            told = {"micrograph": job.path, "outcome": "held"}
+            log.warning("waits: %r: %s", job.path, self._short(job.path, why), extra=told)
 
         self._tell(note)
 
@@ -86,7 +88,8 @@ class Accounts:
         def note() -> None:
             self._ledger.forget(job)
             self._metrics.count("forgotten")
-            log.warning("set aside %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "forgotten"})
+            told = {"micrograph": job.path, "outcome": "forgotten"}
+            log.warning("set aside %r: %s", job.path, self._short(job.path, why), extra=told)
             self._forgotten(job.path)
 
         self._tell(note)
@@ -95,7 +98,12 @@ class Accounts:
         """The ledger has it as quarantined."""
         self.unsuccessful += 1
         self._metrics.count("quarantined")
-        log.error("quarantined %r: %s", path, reason, extra={"micrograph": path, "outcome": "quarantined"})
+        told = {"micrograph": path, "outcome": "quarantined"}
+        log.error("quarantined %r: %s", path, self._short(path, reason), extra=told)
+
+    def _short(self, path: str, text: str) -> str:
+        """Without the micrograph's own path, which the line has already; others relative to the drop folder."""
+        return text.replace(f"{self._drop / path}: ", "").replace(f"{self._drop}/", "")
 
     def catch_up(self) -> None:
         """Tell the ledger what it refused to hear, up to the first that it refuses again."""

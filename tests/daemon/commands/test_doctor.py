@@ -65,7 +65,7 @@ def test_a_bad_configuration_is_the_one_fault_that_hides_the_others(
     path = settings(tmp_path, colour="red")
     assert findings(path)[-1].verdict == "fault"
     assert main(["doctor", "--config", str(path)]) == 1
-    assert "1 fault to mend" in capsys.readouterr().out
+    assert "1 fault to fix" in capsys.readouterr().out
 
 
 def test_a_driver_that_is_loaded_and_does_not_answer_is_told_from_none(

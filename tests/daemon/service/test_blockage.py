@@ -59,7 +59,7 @@ def test_a_ledger_that_cannot_be_written_is_reported_once_for_each_attempt(
             raise LedgerUnavailableError("ledger.db: the disk is full")
 
     ledger = cast(Ledger, SimpleNamespace(release=release))
-    accounts = Accounts(ledger, Metrics(), lambda path: None, lambda: None)
+    accounts = Accounts(tmp_path, ledger, Metrics(), lambda path: None, lambda: None)
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
             accounts.release(cast(Job, None))

@@ -266,6 +266,8 @@ def test_status_and_retry(site: Site, emdenoised: Callable[..., tuple[int, str, 
     status, out, _ = emdenoised("status")
     assert f"weights of the latest: {manifest.load(manifest.locate('fast'))}\n" in out and "fast-" in out
     assert status == 0 and "1 quarantined" in out and "'blank.tif'" in out and "no noise" in out
+    assert f"{site.drop} → {site.output} (settings: {site.config})\n" in out
+    assert "'blank.tif': " in out and "/blank.tif" not in out, "the drop folder's name is not repeated"
     status, out, _ = emdenoised("retry", "nothing*")
     assert status == 0 and "nothing quarantined matches" in out
     status, out, _ = emdenoised("retry")

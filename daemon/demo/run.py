@@ -25,6 +25,7 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from daemon.demo import last_page
 from daemon.demo.camera import SESSION, Exposure
 from daemon.demo.specimen import PIXEL_NM
 from daemon.errors import UsageError
@@ -170,8 +171,9 @@ def prepare(out: Path) -> Path:
 def run(out: Path = Path("demo-output"), timeout: float = 170.0, pace: float = 1.0, count: int = len(SESSION)) -> int:
     """Show the whole product on `count` simulated micrographs; everything made stays below `out`.
 
-    Ends within `timeout` seconds. Returns 0 if every micrograph came out better than it went in and the daemon
-    stopped cleanly, else 1. Raises UsageError if `out` holds something that is not a demo's.
+    Ends within `timeout` seconds; at a terminal the live page then stays for a minute or until a key. Returns 0 if
+    every micrograph came out better than it went in and the daemon stopped cleanly, else 1. Raises UsageError if `out`
+    holds something that is not a demo's.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace", line_buffering=True)  # a plain ASCII terminal must not end the demo
@@ -210,8 +212,11 @@ class _Demo:
             threading.Thread(target=self._follow_camera, args=(camera,), daemon=True).start()
             threading.Thread(target=self._follow_results, daemon=True).start()
             self._tell(daemon, camera, deadline)
+            self._sum_up()
+            if not self._problems and (page := last_page.address(log)) is not None:
+                last_page.show(page)
             self._end(daemon)
-        self._sum_up(log)
+        self._complain(log)
         return 1 if self._problems else 0
 
     @staticmethod
@@ -324,7 +329,7 @@ class _Demo:
             except subprocess.TimeoutExpired:
                 self._problems.append(f"the daemon did not stop within {_STOP_SECONDS:g} s of SIGTERM")
 
-    def _sum_up(self, log: Path) -> None:
+    def _sum_up(self) -> None:
         outcomes = [self._outcomes[e.file] for e in self._session if e.file in self._outcomes]
         if outcomes:
             print("\n" + table(outcomes, shutil.get_terminal_size((100, 24)).columns))
@@ -343,6 +348,8 @@ class _Demo:
         print(f"Look at them:\n"
               f"  {program} run --config {self._config}   and open the address of the live page that it logs\n"
               f"  {program} report last --config {self._config} -o session.html   a page for the lab book")  # fmt: skip
+
+    def _complain(self, log: Path) -> None:
         for problem in self._problems:
             print(f"PROBLEM: {problem}")
         if self._problems:

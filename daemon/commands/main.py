@@ -1,5 +1,7 @@
 """The `emdenoised` command: runs what the command line asks for and turns errors into an exit status."""
 
+import argparse
+import contextlib
 import io
 import os
 import sys
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    options = parser().parse_args(arguments)
+    command_line = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(command_line)
+    options = command_line.parse_args(arguments)
     logs.set_up()
     try:
         status: int = options.run(options)
@@ -60,6 +65,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _complete(command_line: argparse.ArgumentParser) -> None:
+    """Answer the shell, which asks for what may come next, and end; return where argcomplete is not installed."""
+    with contextlib.suppress(ImportError):
+        import argcomplete
+
+        argcomplete.autocomplete(command_line)
 
 
 def _complain(error: Exception) -> None:

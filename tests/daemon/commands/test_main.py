@@ -1,9 +1,11 @@
 """Exit statuses, help, and pipes whose reader goes away."""
 
+import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from site_of_daemon import ROOT
@@ -85,3 +87,35 @@ def test_an_output_that_cannot_be_written_is_named() -> None:
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == b"emdenoised: the output cannot be written: No space left on device\n"
+
+
+def test_the_tab_key_completes_commands_and_options(tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete")
+    for typed, expected in (("emdenoised st", "status"), ("emdenoised denoise a.tif --pas", "--passes")):
+        answer = tmp_path / "answer"
+        asked = {
+            "_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n",
+            "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9",
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "emdenoised"],
+            env={**os.environ, **asked}, cwd=ROOT, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert answer.read_text().split() == [expected]
+
+
+def test_the_whole_command_line_is_given_to_argcomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[argparse.ArgumentParser] = []
+    monkeypatch.setitem(sys.modules, "argcomplete", SimpleNamespace(autocomplete=given.append))
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert not given, "argcomplete is not loaded unless a shell asks"
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert "denoise" in given[0].format_help()
+    monkeypatch.setitem(sys.modules, "argcomplete", None)  # not installed
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2

@@ -1,6 +1,6 @@
-"""`emdenoised calibrate`: flats and darks are read, the camera's file is written, and a page about it beside it.
+"""`emdenoised calibrate`: reads flats and darks, writes the camera's file and a page about it.
 
-What loads the libraries of images is imported where it is needed: `--help` must be quick.
+Modules that load image libraries are imported inside functions: `--help` must be quick.
 """
 
 import argparse
@@ -37,7 +37,7 @@ are used for every image of that profile:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the command's options, and how to take the frames."""
     command.epilog = _TEACHING
     command.add_argument(
         "flats",
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Acquisition]]":
-    """Every frame of the files, and how they were taken. Raises MicrographError for what cannot be used."""
+    """Every frame of the files, and how each was taken. Raises MicrographError for a file that cannot be used."""
     from daemon.counts.calibration import Frames
     from daemon.formats.decoder import Reader
 
@@ -108,7 +108,7 @@ def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Ac
 
 
 def _stated(taken: "Sequence[Acquisition]", name: str) -> Any:
-    """What the files agree on; None where they say nothing. Raises MicrographError where they differ."""
+    """The value that all files state; None if none does. Raises MicrographError if they differ."""
     values = {value for one in taken if (value := getattr(one, name)) is not None}
     if len(values) > 1:
         raise MicrographError(

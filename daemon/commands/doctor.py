@@ -1,4 +1,4 @@
-"""`emdenoised doctor`: is this installation sound, and if not, what to do about it."""
+"""`emdenoised doctor`: tests this installation and gives a remedy for each fault."""
 
 import argparse
 import os
@@ -36,7 +36,7 @@ UNIT = systemd_unit.UNIT
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `remedy` says what to do unless `verdict` is "ok"."""
+    """The result of one check. `remedy` is empty if `verdict` is "ok"."""
 
     verdict: Literal["ok", "note", "fault"]
     text: str
@@ -95,7 +95,7 @@ def folders(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "fault",
                 f"{name} folder {folder}: this user may not {'read' if name == 'drop' else 'write'} it",
-                f"give the user the service runs as the right to it (this is user id {os.getuid()})",
+                f"give the user that the service runs as the right to do so (this user has id {os.getuid()})",
             )
             continue
         kind = filesystem_type(folder)
@@ -110,7 +110,7 @@ def folders(config: Config) -> Iterator[Finding]:
 
 
 def _absent(folder: Path) -> bool:
-    """Whether there is no such folder, as far as this user may see."""
+    """Whether the folder does not exist; False where this user may not find out."""
     try:
         return not stat.S_ISDIR(folder.stat().st_mode)
     except PermissionError:
@@ -120,7 +120,7 @@ def _absent(folder: Path) -> bool:
 
 
 def events(config: Config) -> Iterator[Finding]:
-    """Whether the kernel still gives out watches: other programs may have used them up."""
+    """Whether the kernel still has watches: other programs may have used them up."""
     if not os.access(config.folders.drop, os.R_OK) or config.arrival.polling == "always":
         return
     observer = Observer()
@@ -159,7 +159,7 @@ def monitor(config: Config) -> Iterator[Finding]:
 
 
 def unit(config: Config) -> Iterator[Finding]:
-    """What the installed service may see, which is less than whoever runs the doctor."""
+    """Whether the installed service, which has fewer rights than this user, can work."""
     found = systemd_unit.load(UNIT)
     if found is None:
         return
@@ -195,14 +195,14 @@ def unit(config: Config) -> Iterator[Finding]:
 
 
 def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) -> Iterator[Finding]:
-    """Whether the service sees its folders, and its user may use them."""
+    """Whether the service can reach its folders, and its user may use them."""
     name = user.pw_name
     for key, rights, what in (("drop", "rx", "read"), ("output", "wx", "write"), ("state", "wx", "write")):
         folder: Path = getattr(config.folders, key)
         if hidden := found.hides(folder):
             yield Finding(
                 "fault",
-                f"{key} folder {folder}: the service does not see it ({hidden} in {UNIT})",
+                f"{key} folder {folder}: it is hidden from the service ({hidden} in {UNIT})",
                 "choose a folder elsewhere, such as /srv, or take that line back: sudo systemctl edit emdenoised",
             )
         elif _absent(folder):
@@ -222,7 +222,7 @@ def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) 
 
 
 def reader(config: Config) -> Iterator[Finding]:
-    """Of vendors' formats: a package of its own, which files of these kinds wait for."""
+    """Whether the optional reader of vendors' formats is installed."""
     if rosettasciio.missing(config.arrival.extensions) is not None:
         text = f"{', '.join(rosettasciio.SUFFIXES)} files wait: their reader, RosettaSciIO, is not installed"
         yield Finding("note", text, f"{rosettasciio.INSTALL}, then start the service again")
@@ -256,7 +256,7 @@ def backend(config: Config) -> Iterator[Finding]:
             "container allow the devices /dev/nvidia*",
         )
     elif card is None:
-        yield Finding("ok", "no NVIDIA driver: there is the processor")
+        yield Finding("ok", "no NVIDIA driver: the processor is used")
     else:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
     name = config.profiles[config.default_profile].weights

@@ -1,4 +1,4 @@
-"""A session as one page for a lab book: what was done, pictures, settings, hashes and verdicts."""
+"""`emdenoised report`: a session as one page for a lab book, with pictures, verdicts, settings and hashes."""
 
 import argparse
 import struct
@@ -91,7 +91,7 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
 
 
 def _results(job: Job) -> Iterator[_Result]:
-    """One, or one for each section of a stack: the ledger knows of those together only the worst verdict."""
+    """One, or one for each section of a stack, of which the ledger has only the worst verdict."""
     for found in paths.results_of(job):
         try:
             record = own_record(found.image)
@@ -249,7 +249,7 @@ def _clock(seconds: float) -> str:
 
 
 def report_session(options: argparse.Namespace) -> int:
-    """A page about a session."""
+    """Write the page; returns 0."""
     from daemon.output import paths
 
     config = settings_of(options)

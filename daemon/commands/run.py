@@ -1,4 +1,4 @@
-"""`emdenoised run`, `once` and `check`: the service, and the settings it would run with."""
+"""`emdenoised run`, `once` and `check`: the service, and a test of its settings."""
 
 import argparse
 import logging

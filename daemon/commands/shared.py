@@ -1,6 +1,6 @@
-"""What several commands share: the settings with the command line's folders, networks and a reader for a while.
+"""Shared by several commands: settings, the service's ledger, open networks, and one micrograph denoised.
 
-What loads a network's runtime is imported where it is needed: `--help` must be quick.
+Modules that load a network's runtime are imported inside functions: `--help` must be quick.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def require_profile(config: Config, name: str | None) -> None:
 
 @contextlib.contextmanager
 def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weights], dict[str, Backend], Reader]]":
-    """Weights, their networks, and a reader; `progress` is on the screen meanwhile."""
+    """Weights, their networks and a reader, all closed at the end; `progress` is shown in the block."""
     from daemon.backends import manifest, open_backend
     from daemon.formats.decoder import Reader
 
@@ -133,9 +133,9 @@ def _denoise(
     outcome = steps.finish(config, one, denoised, out, same_settings=True)
     adopted = " (existing result)" if outcome.written.adopted else ""
     seconds = sum(outcome.seconds.values())
-    told = f"{coloured(outcome.verdict)}, {outcome.dose}, profile {outcome.profile}, {seconds:.1f} s"
+    summary = f"{coloured(outcome.verdict)}, {outcome.dose}, profile {outcome.profile}, {seconds:.1f} s"
     warnings = "".join(f"\n    warning: {warning}" for warning in outcome.news(said))
-    progress.say(f"{which}{told} → {outcome.written.image}{adopted}{warnings}")
+    progress.say(f"{which}{summary} → {outcome.written.image}{adopted}{warnings}")
 
 
 def _in_words(record: "Record") -> str:

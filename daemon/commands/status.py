@@ -1,4 +1,4 @@
-"""`emdenoised status`, `retry` and `prune`: what the ledger has, beside a running service or without one."""
+"""`emdenoised status`, `retry` and `prune`: the ledger, whether or not the service runs."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The installed systemd unit, as far as it decides what the service may see: for the doctor."""
+"""The installed systemd unit: which settings the service uses, and what it may read and write."""
 
 import configparser
 import grp
@@ -98,7 +98,7 @@ def may_ask_for(user: pwd.struct_passwd) -> bool:
 def unreachable(user: pwd.struct_passwd, groups: list[int], folder: Path, wanted: str) -> Path | None:
     """The first folder on the way to `folder` that a user may not enter, or itself if one of `wanted` ("rwx") fails.
 
-    The kernel decides, with access control lists, read-only mounts and whatever else it knows. Links are resolved
+    The kernel decides, with access control lists, read-only mounts and all its other rules. Links are resolved
     first. To be called only where `may_ask_for` the user.
     """
     real = Path(os.path.realpath(folder))
@@ -109,7 +109,7 @@ def unreachable(user: pwd.struct_passwd, groups: list[int], folder: Path, wanted
 
 
 def _may(user: pwd.struct_passwd, groups: list[int], right: str, place: Path) -> bool:
-    """access(2) as that user, in a process of its own; test(1) is a program that every user may run."""
+    """access(2) as that user, in a child process; test(1) is a program that every user may run."""
     if user.pw_uid == os.geteuid():
         return os.access(place, {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}[right])
     asked = ("test", f"-{right}", place)
@@ -135,5 +135,5 @@ def readers(output: Path, umask: int) -> str | None:
 def _has_default_acl(folder: Path) -> bool:
     try:
         return _DEFAULT_ACL in os.listxattr(folder)
-    except OSError:  # its filesystem knows none
+    except OSError:  # its filesystem has none
         return False

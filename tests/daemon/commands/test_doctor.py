@@ -177,7 +177,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         (["MemoryDenyWriteExecute=yes"], "MemoryDenyWriteExecute stops the network runtimes"),
         (["PrivateDevices=yes"], "PrivateDevices hides the graphics card"),
-        ([], "the service does not see it (PrivateTmp=yes"),
+        ([], "it is hidden from the service (PrivateTmp=yes"),
     ],
 )
 def test_a_unit_that_hides_what_the_service_needs(
@@ -193,7 +193,7 @@ def test_a_unit_that_hides_what_the_service_needs(
 def test_a_home_folder_behind_protect_home(installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed("PrivateTmp=no", "ProtectHome=tmpfs")
     monkeypatch.setattr("daemon.commands.systemd_unit._HIDDEN_BY", {"ProtectHome": (tmp_path,)})
-    assert "the service does not see it (ProtectHome=tmpfs" in faults(settings(tmp_path))
+    assert "it is hidden from the service (ProtectHome=tmpfs" in faults(settings(tmp_path))
 
 
 # The kernel decides who may do what: mode bits alone are not the answer

@@ -71,6 +71,8 @@ def test_the_ledger_is_opened_and_knows_its_micrographs(tmp_path: Path) -> None:
         assert ledger.counts() == {"pending": 0, "running": 0, "retry": 0, "done": 3, "quarantined": 1}
         jobs = {job.path: job for job in sessions.find(ledger)}
     assert set(jobs) == {"low/a.tif", "grid 2/b.mrc", "tilt.st", "broken.tif"}
-    assert jobs["low/a.tif"].verdict == "check" and jobs["low/a.tif"].facts == loaded("judged.json").summary["facts"]
+    facts = dict(loaded("judged.json").summary["facts"])
+    del facts["weights"]  # a fact that came later
+    assert jobs["low/a.tif"].verdict == "check" and jobs["low/a.tif"].facts == facts
     images = [found.image.name for found in paths.results_of(jobs["tilt.st"])]
     assert images == ["tilt.s0001.st", "tilt.s0002.st"] and "ends at byte 54" in str(jobs["broken.tif"].error)

@@ -21,6 +21,7 @@ from daemon.backends import manifest
 from daemon.commands import command_line, main, replay, report, shared
 from daemon.commands import html as document
 from daemon.ledger.jobs import Job, Ledger
+from daemon.output.record import Record
 
 NASTY = "<img src=x onerror=alert(1)>.tif"
 
@@ -76,14 +77,17 @@ def test_the_page_tells_everything_of_every_micrograph_and_needs_nothing_else(se
     assert all(doubtful < text.index(f"{name}</b>") for name in ("low/a.tif", html.escape(NASTY)))
 
 
-def told(*codes: str, remarks: tuple[str, ...] = ()) -> dict[str, object]:
+def stored(content: dict[str, object]) -> Record:
+    """As a record is read from a file."""
+    return Record.model_validate(content, context="stored")
+
+
+def told(*codes: str, remarks: tuple[str, ...] = ()) -> Record:
     """A record whose reasons are "about CODE", with 1 of this record's own in it."""
     reasons = [f"about {code}" for code in codes]
     found = [{"code": code, "text": f"about {code}"} for code in remarks]
-    return {
-        "verdict": {"reasons": reasons, "codes": list(codes), "remarks": found},
-        "warnings": [*reasons, "of the file"],
-    }
+    verdict = {"reasons": reasons, "codes": list(codes), "remarks": found}
+    return stored({"verdict": verdict, "warnings": [*reasons, "of the file"]})
 
 
 def test_what_most_of_a_session_share_is_reported_once() -> None:
@@ -102,10 +106,10 @@ def test_what_is_wrong_with_results_is_reported_of_each() -> None:
 
 
 def test_a_record_without_codes_is_read_as_before() -> None:
-    old = {"verdict": {"reasons": ["too dark"]}, "warnings": ["too dark", "of the file"]}
+    old = stored({"verdict": {"reasons": ["too dark"]}, "warnings": ["too dark", "of the file"]})
     assert report._common([old, old]) == []
     assert report._why(old, []) == document.Folded("too dark", ("of the file",))
-    assert report._why({"verdict": 3, "warnings": "text"}, []) == document.Folded("")
+    assert report._why(stored({"verdict": 3, "warnings": "text"}), []) == document.Folded("")
 
 
 def test_pictures_come_first_and_details_are_folded(session: Site, tmp_path: Path) -> None:

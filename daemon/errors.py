@@ -10,7 +10,11 @@ class EmdenoisedError(Exception):
 
 
 class ConfigError(EmdenoisedError):
-    """The configuration cannot be used; the service exits with 78 (EX_CONFIG) and is not restarted."""
+    """The settings cannot be used; the service exits with 78 (EX_CONFIG) and is not restarted."""
+
+
+class UsageError(EmdenoisedError):
+    """The command line asks for something that cannot be done; the command exits with 2."""
 
 
 class MicrographError(EmdenoisedError):

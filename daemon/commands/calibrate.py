@@ -1,6 +1,6 @@
-"""`emdenoised calibrate`: flats and darks are read, the camera's file is written, and a page about it beside it.
+"""`emdenoised calibrate`: reads flats and darks, writes the camera's file and a page about it.
 
-What loads the libraries of images is imported where it is needed: `--help` must be quick.
+Modules that load image libraries are imported inside functions: `--help` must be quick.
 """
 
 import argparse
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from daemon import __version__
 from daemon.commands.progress import Progress
-from daemon.errors import ConfigError, MicrographError
+from daemon.errors import MicrographError, UsageError
 from daemon.settings import config as settings
 
 if TYPE_CHECKING:
     from daemon.counts.calibration import Frames
     from daemon.micrograph import Acquisition
 
-TEACHING = """\
+_TEACHING = """\
 how to take the frames, once for each camera, high tension and binning:
   darks   two or more frames with the beam blanked, at the exposure time you use
   flats   no specimen, no aperture, the beam spread evenly; two or more frames at each of several brightnesses,
           from faint to nearly the brightest you use; raw, as the camera records them (dark and gain reference off)
 
+example:
   emdenoised calibrate flat_*.mrc --dark dark_*.mrc -o cameras/ceta.yaml
 
 writes cameras/ceta.yaml, explained line by line, and cameras/ceta.html, a page with the curves. Name the camera in a
@@ -36,9 +37,8 @@ are used for every image of that profile:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Of the command line."""
-    command.epilog = TEACHING
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Add the command's options, and how to take the frames."""
+    command.epilog = _TEACHING
     command.add_argument(
         "flats",
         nargs="+",
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
     target: Path = options.to
     if target.suffix.lower() not in (".yaml", ".yml"):
-        raise ConfigError(f"{target}: the camera's file must end in .yaml, such as cameras/{target.stem}.yaml")
+        raise UsageError(f"{target}: the camera's file must end in .yaml, such as cameras/{target.stem}.yaml")
     target.parent.mkdir(parents=True, exist_ok=True)
     frames, taken = read(options.flats, options.dark)
     made = f"{time.strftime('%Y-%m-%d')}, emdenoised {__version__}"
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Acquisition]]":
-    """Every frame of the files, and how they were taken. Raises MicrographError for what cannot be used."""
+    """Every frame of the files, and how each was taken. Raises MicrographError for a file that cannot be used."""
     from daemon.counts.calibration import Frames
     from daemon.formats.decoder import Reader
 
@@ -108,7 +108,7 @@ def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Ac
 
 
 def _stated(taken: "Sequence[Acquisition]", name: str) -> Any:
-    """What the files agree on; None where they say nothing. Raises MicrographError where they differ."""
+    """The value that all files state; None if none does. Raises MicrographError if they differ."""
     values = {value for one in taken if (value := getattr(one, name)) is not None}
     if len(values) > 1:
         raise MicrographError(

@@ -13,7 +13,7 @@ Place = Callable[[tuple[float, float]], tuple[float, float]]
 
 
 def save(path: Path, found: Calibrated, files: Sequence[Path]) -> None:
-    """Write it. Raises OSError."""
+    """Write the page. Raises OSError."""
     html.save(path, f"Camera {path.stem}", _parts(found, files))
 
 

@@ -1,16 +1,20 @@
-"""`emdenoised denoise`: the named files, now, without drop folder or ledger."""
+"""`emdenoised denoise`: the named files and folders, now, without drop folder or ledger."""
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from daemon.commands.progress import Progress
-from daemon.commands.shared import _denoise, _pictures, opened, require_profile
-from daemon.errors import MicrographError, StorageError, TransientError
+from daemon.commands.shared import _denoise, _pictures, opened, require_profile, settings_file
+from daemon.commands.terminal import coloured
+from daemon.errors import MicrographError, StorageError, TransientError, UsageError
 from daemon.logs import one_line
 from daemon.settings import config as settings
 from daemon.settings import names
-from daemon.settings.config import Config
+from daemon.settings.config import Arrival, Config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,16 +25,48 @@ if TYPE_CHECKING:
 
 
 def denoise(options: argparse.Namespace) -> int:
-    """The named files, now."""
-    config = settings.load(options.config)
+    """The named files, and the micrographs below the named folders; 0 if each has its result."""
+    config = settings.load(settings_file(options))
     require_profile(config, options.profile)
     if options.passes is not None:
         config = settings.with_profiles(config, passes=options.passes)
+    named, unreadable = _found(options.files, options.out, config.arrival)
+    for problem in unreadable:
+        print(one_line(problem), file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    named = names.told_apart(options.files)
     progress = Progress(len(named))
     with opened(config, progress) as (weights, backends, reader):
-        return _denoise_all(options, named, config, weights, backends, reader, progress)
+        failed = _denoise_all(options, named, config, weights, backends, reader, progress)
+    return 1 if failed or unreadable else 0
+
+
+def _found(given: Sequence[Path], out: Path, arrival: Arrival) -> tuple[dict[Path, PurePath], list[str]]:
+    """Files, and the micrographs below folders, each with its name below `out`; and what cannot be listed, in words.
+
+    That name is the path below the folder, and of several arguments begins with the folder's own name. Raises
+    UsageError for a folder without micrographs or one that is `out` itself, FolderGoneError.
+    """
+    from daemon.arrival.rules import wants
+    from daemon.arrival.watcher import scan
+
+    found: dict[Path, PurePath] = {}
+    unreadable: list[str] = []
+    results = os.path.realpath(out)
+    arrival = arrival.model_copy(update={"recursive": True})
+    for path, name in names.told_apart(given).items():
+        if not path.is_dir():
+            found[path] = name
+            continue
+        if os.path.realpath(path) == results:
+            raise UsageError(f"{path}: is the folder for the results, too; choose another with -o")
+        listing, number = scan(path, arrival), len(found)
+        unreadable += [f"{path / below}: cannot be read ({reason})" for below, reason in listing.unreadable]
+        for below in sorted(one.path for one in listing.sightings if wants(arrival, one.path)):
+            if not Path(os.path.realpath(path / below)).is_relative_to(results):
+                found[path / below] = PurePath(below) if len(given) == 1 else name / below
+        if len(found) == number and not listing.unreadable:
+            raise UsageError(f"{path}: has no micrographs; their names end in {', '.join(arrival.extensions)}")
+    return found, unreadable
 
 
 def _denoise_all(
@@ -42,9 +78,10 @@ def _denoise_all(
     reader: "Reader",
     progress: Progress,
 ) -> int:
+    """Returns how many failed."""
     failed, said = 0, set[str]()
     for path, relative in named.items():
-        progress.next(str(path))
+        progress.next(str(path if path in options.files else relative))
         try:
             for one in _pictures(config, weights, path, relative, reader, options.profile):
                 _denoise(config, backends, one, options.out, progress, said)
@@ -52,11 +89,12 @@ def _denoise_all(
             raise
         except (MicrographError, TransientError) as error:
             failed += 1
-            progress.say(f"failed\n    {one_line(str(error))}")
+            cause = one_line(str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: "))
+            progress.say(f"{coloured('failed')}\n    {cause}")
         except OSError as error:
             failed += 1
-            progress.say(f"failed\n    {error.strerror}")
+            progress.say(f"{coloured('failed')}\n    {error.strerror}")
         except MemoryError:
             failed += 1
-            progress.say("failed\n    not enough memory for this micrograph; close other programs")
-    return 1 if failed else 0
+            progress.say(f"{coloured('failed')}\n    not enough memory for this micrograph; close other programs")
+    return failed

@@ -1,4 +1,4 @@
-"""`emdenoised doctor`: is this installation sound, and if not, what to do about it."""
+"""`emdenoised doctor`: tests this installation and gives a remedy for each fault."""
 
 import argparse
 import os
@@ -21,6 +21,8 @@ from daemon.backends import manifest, open_backend
 from daemon.backends.canary import canary
 from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
+from daemon.commands.shared import folders_of, settings_file
+from daemon.commands.terminal import coloured, wrapped
 from daemon.errors import EmdenoisedError
 from daemon.files import filesystem_type, is_network
 from daemon.formats import rosettasciio
@@ -34,23 +36,23 @@ UNIT = systemd_unit.UNIT
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `remedy` says what to do unless `verdict` is "ok"."""
+    """The result of one check. `remedy` is empty if `verdict` is "ok"."""
 
     verdict: Literal["ok", "note", "fault"]
     text: str
     remedy: str = ""
 
 
-def examine(path: Path | None, overrides: dict[str, Path]) -> Iterator[Finding]:
+def examine(path: Path, overrides: dict[str, Path]) -> Iterator[Finding]:
     """Every check, in the order in which a fault in one explains the next."""
     yield python()
     yield package()
     try:
         config = settings.load(path, overrides)
     except EmdenoisedError as error:
-        yield Finding("fault", f"the configuration cannot be used:\n{error}", "mend config.yaml, then run doctor again")
+        yield Finding("fault", f"the configuration cannot be used:\n{error}", "correct the file, then run doctor again")
         return
-    yield Finding("ok", f"configuration: {path or settings.default_config_path()}")
+    yield Finding("ok", f"configuration: {path}")
     checks: tuple[Callable[[Config], Iterator[Finding]], ...]
     checks = (folders, events, unit, monitor, reader, weights, backend)
     for check in checks:
@@ -93,7 +95,7 @@ def folders(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "fault",
                 f"{name} folder {folder}: this user may not {'read' if name == 'drop' else 'write'} it",
-                f"give the user the service runs as the right to it (this is user id {os.getuid()})",
+                f"give the user that the service runs as the right to do so (this user has id {os.getuid()})",
             )
             continue
         kind = filesystem_type(folder)
@@ -108,7 +110,7 @@ def folders(config: Config) -> Iterator[Finding]:
 
 
 def _absent(folder: Path) -> bool:
-    """Whether there is no such folder, as far as this user may see."""
+    """Whether the folder does not exist; False where this user may not find out."""
     try:
         return not stat.S_ISDIR(folder.stat().st_mode)
     except PermissionError:
@@ -118,7 +120,7 @@ def _absent(folder: Path) -> bool:
 
 
 def events(config: Config) -> Iterator[Finding]:
-    """Whether the kernel still gives out watches: other programs may have used them up."""
+    """Whether the kernel still has watches: other programs may have used them up."""
     if not os.access(config.folders.drop, os.R_OK) or config.arrival.polling == "always":
         return
     observer = Observer()
@@ -149,15 +151,15 @@ def monitor(config: Config) -> Iterator[Finding]:
         except OSError as error:
             yield Finding(
                 "note",
-                f"monitor.listen: {address} cannot be listened on ({error.strerror})",
-                "if the service is running, it is the one; else choose another port, or null",
+                f"monitor.listen: port {address.port} cannot be used ({error.strerror}): no live page http://{address}/",
+                "if the service is running, it has the port; else choose another port, or null",
             )
         else:
-            yield Finding("ok", f"metrics and health: {address} is free")
+            yield Finding("ok", f"live page and metrics: port {address.port} is free")
 
 
 def unit(config: Config) -> Iterator[Finding]:
-    """What the installed service may see, which is less than whoever runs the doctor."""
+    """Whether the installed service, which has fewer rights than this user, can work."""
     found = systemd_unit.load(UNIT)
     if found is None:
         return
@@ -193,14 +195,14 @@ def unit(config: Config) -> Iterator[Finding]:
 
 
 def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) -> Iterator[Finding]:
-    """Whether the service sees its folders, and its user may use them."""
+    """Whether the service can reach its folders, and its user may use them."""
     name = user.pw_name
     for key, rights, what in (("drop", "rx", "read"), ("output", "wx", "write"), ("state", "wx", "write")):
         folder: Path = getattr(config.folders, key)
         if hidden := found.hides(folder):
             yield Finding(
                 "fault",
-                f"{key} folder {folder}: the service does not see it ({hidden} in {UNIT})",
+                f"{key} folder {folder}: it is hidden from the service ({hidden} in {UNIT})",
                 "choose a folder elsewhere, such as /srv, or take that line back: sudo systemctl edit emdenoised",
             )
         elif _absent(folder):
@@ -220,7 +222,7 @@ def _reached(config: Config, found: systemd_unit.Unit, user: pwd.struct_passwd) 
 
 
 def reader(config: Config) -> Iterator[Finding]:
-    """Of vendors' formats: a package of its own, which files of these kinds wait for."""
+    """Whether the optional reader of vendors' formats is installed."""
     if rosettasciio.missing(config.arrival.extensions) is not None:
         text = f"{', '.join(rosettasciio.SUFFIXES)} files wait: their reader, RosettaSciIO, is not installed"
         yield Finding("note", text, f"{rosettasciio.INSTALL}, then start the service again")
@@ -254,7 +256,7 @@ def backend(config: Config) -> Iterator[Finding]:
             "container allow the devices /dev/nvidia*",
         )
     elif card is None:
-        yield Finding("ok", "no NVIDIA driver: there is the processor")
+        yield Finding("ok", "no NVIDIA driver: the processor is used")
     else:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
     name = config.profiles[config.default_profile].weights
@@ -274,13 +276,13 @@ def backend(config: Config) -> Iterator[Finding]:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-
-    given = {"drop": options.drop, "output": options.out, "state": options.state}
+    """Prints every finding; 1 if there is a fault."""
     faults = 0
-    for finding in examine(options.config, {name: folder for name, folder in given.items() if folder is not None}):
+    for finding in examine(settings_file(options), folders_of(options)):
         faults += finding.verdict == "fault"
-        print(f"{ {'ok': '  ok  ', 'note': ' note ', 'fault': 'FAULT '}[finding.verdict] } {finding.text}")
+        word = {"ok": "  ok  ", "note": " note ", "fault": "FAULT "}[finding.verdict]
+        print(wrapped(f"{word} {finding.text}", 7).replace(word, coloured(finding.verdict, word), 1))
         if finding.remedy:
-            print(f"        → {finding.remedy}")
-    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to mend")
+            print(wrapped(f"        → {finding.remedy}"))
+    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to fix")
     return 1 if faults else 0

@@ -62,8 +62,8 @@ def save(path: Path, title: str, parts: Iterable[str]) -> None:
 
 def text(value: object) -> str:
     """Anything as text of a page, line by line; bytes of a name that are no UTF-8 are shown as what they are."""
-    told = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-    return escape("\n".join(map(one_line, told.split("\n"))))
+    shown = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    return escape("\n".join(map(one_line, shown.split("\n"))))
 
 
 @dataclass(frozen=True, slots=True)

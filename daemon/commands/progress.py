@@ -1,4 +1,4 @@
-"""How far a long command is, for whoever watches it: a bar on a terminal, plain lines where the output is a file."""
+"""Progress of a long command: a bar with the time left on a terminal, plain lines in a file or pipe."""
 
 import shutil
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
+from daemon.commands.terminal import wrapped
 from daemon.logs import one_line
 
 _BAR = 24
@@ -15,7 +16,7 @@ _AGAIN = 0.1
 
 
 class Progress:
-    """Of `total` things; a context manager, so that the bar is gone at the end whatever happens."""
+    """Of `total` micrographs. As a context manager it removes the bar at the end, also after an error."""
 
     def __init__(self, total: int, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._stream, self._clock = total, stream or sys.stdout, clock
@@ -40,13 +41,14 @@ class Progress:
             self._stream.flush()
 
     def beat(self) -> None:
-        """There is life: a tile is done."""
+        """A tile is done: draw the bar again."""
         self._draw()
 
     def say(self, text: str) -> None:
-        """Lines that stay: what became of this one."""
+        """Print this one's result; several lines are possible."""
         self._wipe()
-        self._stream.write(f"[{self._number}/{self._total}] {self._name} ... {text}\n" if self._bar else f"{text}\n")
+        begin = f"[{self._number}/{self._total}] {self._name} ... " if self._bar else ""
+        self._stream.write(wrapped(f"{begin}{text}", 4, self._stream) + "\n")
         self._stream.flush()
 
     def _draw(self, at_once: bool = False) -> None:

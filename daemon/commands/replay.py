@@ -1,4 +1,4 @@
-"""A past session through other weights: what would have come out, and where it differs from what did."""
+"""`emdenoised replay`: a past session through other weights, compared with the results it had."""
 
 import argparse
 import heapq
@@ -19,12 +19,12 @@ from daemon.commands import html
 from daemon.commands.html import text
 from daemon.commands.progress import Progress
 from daemon.commands.report import WORDS
-from daemon.commands.shared import settings_of
-from daemon.errors import MicrographError, TransientError
+from daemon.commands.shared import open_ledger, settings_of
+from daemon.errors import MicrographError, TransientError, UsageError, WeightsError
 from daemon.files import write_whole
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.jobs import Job
 from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
 from daemon.output import paths
@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def disagreement(self) -> tuple[int, float]:
-        """The larger, the sooner somebody should look."""
+        """Sorts pairs of results: the larger, the more they differ."""
         return abs(_RANK[self.new] - _RANK[self.old]), self.difference
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What could not be compared, and why."""
+    """A micrograph that could not be compared, and why."""
 
     micrograph: str
     reason: str
@@ -129,17 +129,17 @@ def _compared(
     path = new.folders.drop / job.path
     record = own_record(image)
     if record is None:
-        raise MicrographError(f"{image}: the result, or the JSON beside it, is no longer there")
+        raise MicrographError(f"{image}: the result or the JSON beside it is missing")
     profile = None if record.profile is None else record.profile.name
     if not record.raw.sha256 or profile is None:
-        raise MicrographError(f"{image}: the JSON beside it does not say what it was made from: it is damaged")
+        raise MicrographError(f"{image}: the JSON beside it does not state its raw file: it is damaged")
     if section is None:
         raw = raw_file.fingerprint(path, new.backend.max_pixels)
     else:
         micrograph, found = sections.read(reader, path, section)
         raw = found.raw
     if raw.sha256 != record.raw.sha256:
-        raise MicrographError(f"{path}: is not the file any more that this result was made from")
+        raise MicrographError(f"{path}: has changed since this result was made from it")
     known = profile if profile in new.profiles else None
     if section is None:
         one = steps.read(new, loaded, path, relative, raw, reader, profile=known)
@@ -148,7 +148,7 @@ def _compared(
     (done,) = backend.denoise([one.plane])
     stored = formats.read(image, new.backend.max_pixels).pixels
     old = as_it_was_made(image, stored, record).astype(np.float32, copy=False)
-    old = np.where(np.isfinite(old), old, done.image)  # regions without numbers, of which neither knows anything
+    old = np.where(np.isfinite(old), old, done.image)  # regions without numbers: neither result has any
     scaling, prepared = done.prepared.scaling, done.prepared
     before, after = (judge.judge(result, prepared, one.choice) for result in (old, done.image))
     difference = done.image - old
@@ -185,13 +185,13 @@ def _picture(raw: Pixels, old: Image, new: Image, difference: Image, sigma: floa
 def write(folder: Path, named: str, weights: str, found: Sequence[Comparison], skipped: Sequence[Skipped]) -> None:
     """``replay.html``, disagreements first, and ``replay.json`` with the same figures. Raises OSError."""
     html.save(folder / "replay.html", f"emdenoised: session {named} through {weights}", _parts(found, skipped))
-    told = {
+    content = {
         "session": named,
         "weights": weights,
         "compared": [one.as_json() for one in found],
         "not compared": [asdict(one) for one in skipped],
     }
-    write_whole(folder / "replay.json", lambda stream: stream.write(json.dumps(told, indent=1).encode("ascii")))
+    write_whole(folder / "replay.json", lambda stream: stream.write(json.dumps(content, indent=1).encode("ascii")))
 
 
 def _parts(found: Sequence[Comparison], skipped: Sequence[Skipped]) -> Iterator[str]:
@@ -254,17 +254,20 @@ def _figure(value: float | None) -> str:
 
 
 def replay_session(options: argparse.Namespace) -> int:
-    """A session through other weights."""
-
+    """Compare and write the page; 0 if at least one micrograph was compared."""
     config = settings_of(options)
-    with Ledger(config.folders.state, "read") as ledger:
+    with open_ledger(config, "read") as ledger:
         jobs = [job for job in sessions.find(ledger, options.session) if job.state == "done"]
     weights = settings.weights_named(options.weights)
+    try:
+        manifest.verified(weights)
+    except WeightsError as error:
+        raise UsageError(f"--weights {options.weights}: {error}") from error
     options.to.mkdir(parents=True, exist_ok=True)
     with Progress(sum(max(1, job.sections) for job in jobs)) as progress:
         found, skipped = run(config, jobs, weights, max(0, options.pictures), progress)
     write(options.to, options.session, options.weights, found, skipped)
     changed = sum(one.old != one.new for one in found)
-    told = f"{len(found)} compared, {changed} with another verdict, {len(skipped)} not compared"
-    print(f"{told} → {options.to / 'replay.html'}")
+    summary = f"{len(found)} compared, {changed} with another verdict, {len(skipped)} not compared"
+    print(f"{summary} → {options.to / 'replay.html'}")
     return 0 if found else 1

@@ -1,4 +1,4 @@
-"""A session as one page for a lab book: what was done, pictures, settings, hashes and verdicts."""
+"""`emdenoised report`: a session as one page for a lab book, with pictures, verdicts, settings and hashes."""
 
 import argparse
 import struct
@@ -14,11 +14,11 @@ from PIL import Image as Picture
 from daemon import __version__, formats
 from daemon.commands import html
 from daemon.commands.html import text
-from daemon.commands.shared import settings_of
+from daemon.commands.shared import open_ledger, settings_of
 from daemon.counts.reason import SESSION
 from daemon.errors import MicrographError
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.jobs import Job
 from daemon.output import paths
 from daemon.output.record import Record, VerdictFound, WeightsUsed, own_record
 from daemon.settings.config import Config
@@ -91,7 +91,7 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
 
 
 def _results(job: Job) -> Iterator[_Result]:
-    """One, or one for each section of a stack: the ledger knows of those together only the worst verdict."""
+    """One, or one for each section of a stack, of which the ledger has only the worst verdict."""
     for found in paths.results_of(job):
         try:
             record = own_record(found.image)
@@ -249,11 +249,11 @@ def _clock(seconds: float) -> str:
 
 
 def report_session(options: argparse.Namespace) -> int:
-    """A page about a session."""
+    """Write the page; returns 0."""
     from daemon.output import paths
 
     config = settings_of(options)
-    with Ledger(config.folders.state, "read") as ledger:
+    with open_ledger(config, "read") as ledger:
         jobs = sessions.find(ledger, options.session)
     options.to.parent.mkdir(parents=True, exist_ok=True)
     write(config, jobs, options.session, options.to, max(0, options.pictures))

@@ -1,16 +1,23 @@
-"""What several commands share: the settings with the command line's folders, networks and a reader for a while.
+"""Shared by several commands: settings, the service's ledger, open networks, and one micrograph denoised.
 
-What loads a network's runtime is imported where it is needed: `--help` must be quick.
+Modules that load a network's runtime are imported inside functions: `--help` must be quick.
 """
 
 import argparse
 import contextlib
+import os
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from daemon.commands import systemd_unit
 from daemon.commands.progress import Progress
-from daemon.errors import ConfigError
+from daemon.commands.terminal import coloured
+from daemon.errors import UsageError
+from daemon.ledger.database import LedgerError
+from daemon.ledger.jobs import Ledger
 from daemon.settings import config as settings
 from daemon.settings.config import Config
 
@@ -20,24 +27,50 @@ if TYPE_CHECKING:
     from daemon.backends.manifest import Weights
     from daemon.backends.protocol import Backend
     from daemon.formats.decoder import Reader
+    from daemon.output.record import Record
     from daemon.service.steps import Work
 
 
 def settings_of(options: argparse.Namespace) -> Config:
     """The settings, with folders replaced by the command line's."""
+    return settings.load(settings_file(options), folders_of(options))
+
+
+def folders_of(options: argparse.Namespace) -> dict[str, Path]:
+    """The folders that the command line names, by their names in the settings."""
     given = {"drop": options.drop, "output": options.out, "state": options.state}
-    return settings.load(options.config, {name: folder for name, folder in given.items() if folder is not None})
+    return {name: folder for name, folder in given.items() if folder is not None}
+
+
+def settings_file(options: argparse.Namespace) -> Path:
+    """That of the command line, else that of the installed service, else the one that came with the program."""
+    given: Path | None = options.config
+    if given is not None:
+        return given
+    unit = systemd_unit.load(systemd_unit.UNIT)
+    return (unit and unit.config) or settings.default_config_path()
+
+
+def open_ledger(config: Config, mode: Literal["edit", "read"]) -> Ledger:
+    """The ledger of the service. Raises LedgerError, with whose it is where this user may not open it."""
+    folder = config.folders.state
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        owner = systemd_unit.name_of(folder.stat().st_uid)
+        raise LedgerError(
+            f"{folder}: only the user {owner} may use the ledger; type: sudo -u {owner} {shlex.join(sys.argv)}"
+        )
+    return Ledger(folder, mode)
 
 
 def require_profile(config: Config, name: str | None) -> None:
-    """Raises ConfigError for a profile that is not there."""
+    """Raises UsageError for a profile that the settings do not have."""
     if name is not None and name not in config.profiles:
-        raise ConfigError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
+        raise UsageError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
 
 
 @contextlib.contextmanager
 def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weights], dict[str, Backend], Reader]]":
-    """Weights, their networks, and a reader; `progress` is on the screen meanwhile."""
+    """Weights, their networks and a reader, all closed at the end; `progress` is shown in the block."""
     from daemon.backends import manifest, open_backend
     from daemon.formats.decoder import Reader
 
@@ -84,15 +117,28 @@ def _pictures(
 def _denoise(
     config: Config, backends: "dict[str, Backend]", one: "Work", out: Path, progress: Progress, said: set[str]
 ) -> None:
-    """Denoise and write one; a remark of the whole session is made once, and its code then in `said`."""
+    """Denoise and write one, unless `out` has the same result; a remark of the whole session is made once, and its code
+    then in `said`.
+    """
+    from daemon.output import writing
     from daemon.service import steps
 
+    which = "" if one.section is None else f"{one.section}: "
+    if (found := writing.find_same(out, one.relative, steps.made_with(config, one))) is not None:
+        progress.say(f"{which}{_in_words(found.content)} → {found.image} (existing result)")
+        return
     backend = backends[one.choice.profile.weights]
     with steps.timed(one.seconds, "network"):
         (denoised,) = backend.denoise([one.plane])
     outcome = steps.finish(config, one, denoised, out, same_settings=True)
-    adopted = " (was there already)" if outcome.written.adopted else ""
-    which = "" if one.section is None else f"{one.section}: "
-    told = f"{outcome.verdict}, {outcome.dose}, profile {outcome.profile}, {sum(outcome.seconds.values()):.1f} s"
+    adopted = " (existing result)" if outcome.written.adopted else ""
+    seconds = sum(outcome.seconds.values())
+    summary = f"{coloured(outcome.verdict)}, {outcome.dose}, profile {outcome.profile}, {seconds:.1f} s"
     warnings = "".join(f"\n    warning: {warning}" for warning in outcome.news(said))
-    progress.say(f"{which}{told} → {outcome.written.image}{adopted}{warnings}")
+    progress.say(f"{which}{summary} → {outcome.written.image}{adopted}{warnings}")
+
+
+def _in_words(record: "Record") -> str:
+    dose = "dose unknown" if record.dose is None else f"{record.dose:.3g} counts per pixel"
+    profile = "unknown" if record.profile is None else record.profile.name
+    return f"{coloured((record.verdict and record.verdict.word) or 'no verdict')}, {dose}, profile {profile}"

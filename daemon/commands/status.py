@@ -1,17 +1,21 @@
-"""`emdenoised status`, `retry` and `prune`: what the ledger has, beside a running service or without one."""
+"""`emdenoised status`, `retry` and `prune`: the ledger, whether or not the service runs."""
 
 import argparse
 import json
 import time
 from dataclasses import asdict
 
-from daemon.commands.shared import settings_of
-from daemon.ledger.jobs import Job, Ledger
+from daemon.commands.shared import open_ledger, settings_file, settings_of
+from daemon.commands.terminal import coloured, wrapped
+from daemon.ledger.jobs import Job
 from daemon.logs import one_line
+from daemon.settings.config import Config
 
 
 def run_status(options: argparse.Namespace) -> int:
-    with Ledger(settings_of(options).folders.state, "read") as ledger:
+    """Counts, the latest micrographs, and those that were set aside, with reasons."""
+    config = settings_of(options)
+    with open_ledger(config, "read") as ledger:
         counts = ledger.counts()
         recent, set_aside = ledger.recent(10), ledger.recent(1_000_000 if options.json else 100, "quarantined")
     if options.json:
@@ -27,21 +31,29 @@ def run_status(options: argparse.Namespace) -> int:
             )
         )
         return 0
+    print(f"{config.folders.drop} → {config.folders.output} (settings: {settings_file(options)})")
     print(", ".join(f"{number} {state}" for state, number in counts.items()))
     if used := {_weights(job): None for job in recent if job.state == "done"}:
         print(f"weights of the latest: {', '.join(used)}")
     for job in recent:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
-        remark = job.error or job.warning or ""
+        remark = _short(config, job, job.error or job.warning or "")
         word = job.verdict if job.state == "done" and job.verdict else job.state
-        print(f"  {when}  {word:11}  {job.path!r}{f'  ({one_line(remark)})' if remark else ''}")
+        line = wrapped(f"  {when}  {word:11}  {job.path!r}{f'  ({remark})' if remark else ''}", 34)
+        print(line.replace(word, coloured(word), 1))
     if set_aside:
-        print("quarantined; looked at again when they change, or with: emdenoised retry")
+        print("quarantined; tried again when the files change, or with: emdenoised retry")
         for job in set_aside:
-            print(f"  {job.path!r}: {one_line(job.error or '')}")
+            print(wrapped(f"  {job.path!r}: {_short(config, job, job.error or '')}"))
         if (more := counts["quarantined"] - len(set_aside)) > 0:
             print(f"  and {more} more: emdenoised status --json")
     return 0
+
+
+def _short(config: Config, job: Job, text: str) -> str:
+    """One line, without the micrograph's own path, and with others relative to the drop folder."""
+    drop = config.folders.drop
+    return one_line(text.replace(f"{drop / job.path}: ", "").replace(f"{drop}/", ""))
 
 
 def _weights(job: Job) -> str:
@@ -53,7 +65,7 @@ def _weights(job: Job) -> str:
 
 
 def run_retry(options: argparse.Namespace) -> int:
-    with Ledger(settings_of(options).folders.state, "edit") as ledger:
+    with open_ledger(settings_of(options), "edit") as ledger:
         jobs = ledger.retry(options.pattern)
     for job in jobs:
         print(f"again: {job.path!r}")
@@ -65,7 +77,7 @@ def run_prune(options: argparse.Namespace) -> int:
     from daemon.service.housekeeping import prune
 
     config = settings_of(options)
-    with Ledger(config.folders.state, "read" if options.dry_run else "edit") as ledger:
+    with open_ledger(config, "read" if options.dry_run else "edit") as ledger:
         pruned = prune(config, ledger, dry_run=options.dry_run)
     print(f"{'would be removed' if options.dry_run else 'removed'}: {pruned}")
     return 0

@@ -1,12 +1,14 @@
-"""The installed systemd unit, as far as it decides what the service may see: for the doctor."""
+"""The installed systemd unit: which settings the service uses, and what it may read and write."""
 
 import configparser
 import grp
 import os
 import pwd
+import shlex
 import stat
 import subprocess
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 UNIT = Path("/etc/systemd/system/emdenoised.service")
@@ -27,6 +29,17 @@ class Unit:
     def on(self, name: str) -> bool:
         """Whether a protection is in force."""
         return self.settings.get(name, "no").lower() in (*_ON, "tmpfs")
+
+    @property
+    def config(self) -> Path | None:
+        """The settings that the service is started with; None if its command does not name them in full."""
+        try:
+            words = shlex.split(self.settings.get("ExecStart", ""))
+        except ValueError:
+            return None
+        named = [after for word, after in pairwise(words) if word == "--config"]
+        named += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+        return Path(named[0]) if named and named[0].startswith("/") else None
 
     @property
     def user(self) -> pwd.struct_passwd | None:
@@ -69,6 +82,14 @@ def load(unit: Path = UNIT) -> Unit | None:
     return Unit(settings)
 
 
+def name_of(user: int) -> str:
+    """A user's name, or the number where it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
 def may_ask_for(user: pwd.struct_passwd) -> bool:
     """Whether the kernel answers this process for a user: for itself, and for all others if it is root."""
     return os.geteuid() in (0, user.pw_uid)
@@ -77,7 +98,7 @@ def may_ask_for(user: pwd.struct_passwd) -> bool:
 def unreachable(user: pwd.struct_passwd, groups: list[int], folder: Path, wanted: str) -> Path | None:
     """The first folder on the way to `folder` that a user may not enter, or itself if one of `wanted` ("rwx") fails.
 
-    The kernel decides, with access control lists, read-only mounts and whatever else it knows. Links are resolved
+    The kernel decides, with access control lists, read-only mounts and all its other rules. Links are resolved
     first. To be called only where `may_ask_for` the user.
     """
     real = Path(os.path.realpath(folder))
@@ -88,7 +109,7 @@ def unreachable(user: pwd.struct_passwd, groups: list[int], folder: Path, wanted
 
 
 def _may(user: pwd.struct_passwd, groups: list[int], right: str, place: Path) -> bool:
-    """access(2) as that user, in a process of its own; test(1) is a program that every user may run."""
+    """access(2) as that user, in a child process; test(1) is a program that every user may run."""
     if user.pw_uid == os.geteuid():
         return os.access(place, {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}[right])
     asked = ("test", f"-{right}", place)
@@ -114,5 +135,5 @@ def readers(output: Path, umask: int) -> str | None:
 def _has_default_acl(folder: Path) -> bool:
     try:
         return _DEFAULT_ACL in os.listxattr(folder)
-    except OSError:  # its filesystem knows none
+    except OSError:  # its filesystem has none
         return False

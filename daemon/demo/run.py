@@ -25,9 +25,10 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from daemon.demo import last_page
 from daemon.demo.camera import SESSION, Exposure
 from daemon.demo.specimen import PIXEL_NM
-from daemon.errors import ConfigError
+from daemon.errors import UsageError
 from daemon.micrograph import Image
 from daemon.output.record import Record, own_record
 
@@ -149,12 +150,12 @@ def read(path: Path) -> Any:
 def prepare(out: Path) -> Path:
     """Make an empty demo folder with its settings file and return that file.
 
-    A folder that an earlier demo made is emptied first. Raises ConfigError if it holds anything else.
+    A folder that an earlier demo made is emptied first. Raises UsageError if it holds anything else.
     """
     config = out / "config.yaml"
     if out.is_dir() and any(out.iterdir()):
         if not (config.is_file() and config.read_text(encoding="utf-8").startswith(_SIGNATURE)):
-            raise ConfigError(f"{out}: is not empty and was not made by the demo; name a new folder for the demo")
+            raise UsageError(f"{out}: is not empty and was not made by the demo; name a new folder for the demo")
         for name in _FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)
     for name in _FOLDERS:
@@ -171,8 +172,9 @@ def prepare(out: Path) -> Path:
 def run(out: Path = Path("demo-output"), timeout: float = 170.0, pace: float = 1.0, count: int = len(SESSION)) -> int:
     """Run camera and daemon on `count` simulated micrographs and report the scores; all files are below `out`.
 
-    Ends within `timeout` seconds. Returns 0 if every micrograph came out better than it went in and the daemon
-    stopped cleanly, else 1. Raises ConfigError if `out` holds something that is not a demo's.
+    Ends within `timeout` seconds; at a terminal the live page then stays for a minute or until a key. Returns 0 if
+    every micrograph came out better than it went in and the daemon stopped cleanly, else 1. Raises UsageError if `out`
+    holds something that is not a demo's.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace", line_buffering=True)  # a plain ASCII terminal must not end the demo
@@ -211,8 +213,11 @@ class _Demo:
             threading.Thread(target=self._follow_camera, args=(camera,), daemon=True).start()
             threading.Thread(target=self._follow_results, daemon=True).start()
             self._report(daemon, camera, deadline)
+            self._sum_up()
+            if not self._problems and (page := last_page.address(log)) is not None:
+                last_page.show(page)
             self._end(daemon)
-        self._sum_up(log)
+        self._complain(log)
         return 1 if self._problems else 0
 
     @staticmethod
@@ -325,7 +330,7 @@ class _Demo:
             except subprocess.TimeoutExpired:
                 self._problems.append(f"the daemon did not stop within {_STOP_SECONDS:g} s of SIGTERM")
 
-    def _sum_up(self, log: Path) -> None:
+    def _sum_up(self) -> None:
         scores = [self._scores[e.file] for e in self._session if e.file in self._scores]
         if scores:
             print("\n" + table(scores, shutil.get_terminal_size((100, 24)).columns))
@@ -344,6 +349,8 @@ class _Demo:
         print(f"To look at them:\n"
               f"  {program} run --config {self._config}   and open the address of the live page that it logs\n"
               f"  {program} report last --config {self._config} -o session.html   a page for the lab book")  # fmt: skip
+
+    def _complain(self, log: Path) -> None:
         for problem in self._problems:
             print(f"PROBLEM: {problem}")
         if self._problems:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
-from daemon.errors import ConfigError
+from daemon.errors import UsageError
 from daemon.ledger.jobs import Job, Ledger
 from daemon.settings.names import folded
 
@@ -22,7 +22,7 @@ HELP = (
 def find(ledger: Ledger, named: str = "last") -> list[Job]:
     """The done and quarantined micrographs of a session, oldest first; `named` as in HELP.
 
-    Raises ConfigError where `named` is none of these or finds nothing, and what the ledger raises.
+    Raises UsageError where `named` is none of these or finds nothing, and what the ledger raises.
     """
     ended = (job for job in _newest_first(ledger) if job.state in ("done", "quarantined"))
     if named == "last":
@@ -34,7 +34,7 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
         wanted = folded(named.strip("/"))
         found = [job for job in ended if _below(job.path, wanted)]
     if not found:
-        raise ConfigError(f"session {named!r}: the ledger has no micrographs of it; a session is {HELP}")
+        raise UsageError(f"session {named!r}: the ledger has no micrographs of it; a session is {HELP}")
     return found[::-1]
 
 

@@ -93,8 +93,9 @@ class Monitor:
             self._server = _Server(address, health, metrics)
         except OSError as error:
             log.warning(
-                "monitor.listen: %s cannot be listened on (%s): there are no metrics; choose another port", address,
-                error.strerror,
+                "monitor.listen: port %d cannot be used (%s): neither the live page http://%s/ nor metrics are served; "
+                "end the program that has the port (another emdenoised?), or choose another one", address.port,
+                error.strerror, address,
             )  # fmt: skip
             return
         self.port = int(self._server.server_address[1])

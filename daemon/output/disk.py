@@ -1,6 +1,7 @@
 """The disk or share of the results: whether it is mounted, the meaning of its errors, and half-written files on it."""
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -15,6 +16,10 @@ from daemon.formats.safe_open import open_folder
 
 LEFTOVER_SECONDS = 86_400.0
 """A half-written file this old is removed, whichever machine wrote it."""
+
+ALONE_SECONDS = 5.0
+"""Another program may lock a folder for hours (flock(1)), or be stopped in the middle of a result."""
+_ALONE_PAUSE = 0.02
 
 _PREFIX, _SUFFIX = ".emdenoised-", ".tmp"
 _HOST = re.sub(r"[^0-9A-Za-z]", "", socket.gethostname())[:32] or "here"
@@ -108,6 +113,29 @@ def held(folder: Path, root: Path) -> Iterator[Path]:
     descriptor = open_folder(folder, root)
     try:
         yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(folder: Path, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Of several processes that use this, only one is in the block for a folder (`held`) at any time.
+
+    Waits at most `ALONE_SECONDS`, and not at all where the folder's disk or share has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        end = clock() + ALONE_SECONDS
+        while clock() < end:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_ALONE_PAUSE)
+            except OSError:
+                break
+            else:
+                break
+        yield
     finally:
         os.close(descriptor)
 

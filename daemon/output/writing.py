@@ -20,7 +20,7 @@ from daemon.errors import MicrographError
 from daemon.files import sha256
 from daemon.micrograph import Image, Micrograph
 from daemon.output import preview
-from daemon.output.disk import explained, flush, held, place, temporary_files
+from daemon.output.disk import alone, explained, flush, held, place, temporary_files
 from daemon.output.paths import beside, output_path, preview_path
 from daemon.output.record import WRITER, Output, Raw, Record, own_record, read_record
 
@@ -74,49 +74,85 @@ def write_outputs(
         # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
-        while own_record(here / output_path(root, relative, revision, kind).name) is not None:
-            revision += 1
-        name = output_path(root, relative, revision, kind).name
+        _refuse_foreign(here, folder, _free(root, here, relative, revision, kind)[1])
+        draft = _write_draft(
+            temporary, here, relative, micrograph, denoised, provenance, kind, preview_pixels, caption
+        )  # fmt: skip
+        stated = temporary(here)
+        stack.enter_context(alone(here))
+        # Another process may have finished this micrograph, or have taken the name, in the meantime.
+        if (adopted := _find(root, relative, revision, provenance, same_settings, here)) is not None:
+            return adopted
+        revision, name = _free(root, here, relative, revision, kind)
         _refuse_foreign(here, folder, name)
-        unfinished = temporary(here)
-        stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
-        formats.write(unfinished, kind, stored, like, _description(relative, provenance))
-        flush(unfinished)
-        digest = sha256(unfinished)
-        steps: list[tuple[Path, Path]] = []
-        remarks: tuple[str, ...] = ()
-        if preview_pixels:
-            try:
-                drawn = _draw(temporary, here, micrograph, denoised, preview_pixels, str(relative), caption)
-                steps.append((drawn, preview_path(here / name)))
-            except _DRAWING_FAULTS as error:
-                # The picture is for a quick look: a fault in drawing it must not cost the image.
-                log.debug("traceback", exc_info=True)
-                remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
-        shown = preview_path(folder / name) if steps else None
-        output = Output(
-            name=name,
-            sha256=digest,
-            shape=denoised.shape,
-            turned=tuple(turns),
-            dtype="float32",
-            kind=kind,
-            revision=revision,
-            preview=None if shown is None else shown.name,
-        )
-        added = {"warnings": (*provenance.warnings, *remarks)} if remarks else {}
-        content = provenance.model_copy(update={"writer": WRITER, "output": output, **added})
-        steps.append((temporary(here), beside(here / name, ".json")))
-        text = json.dumps(content.as_json(), indent=1, allow_nan=False)
-        steps[-1][0].write_text(text + "\n", encoding="ascii")
-        for source, target in steps:
-            flush(source)
-            source.replace(target)
-        flush(here)
         image = folder / name
-        place(unfinished, here / name, image)
+        shown = None if draft.picture is None else preview_path(image)
+        output = Output(name=name, revision=revision, kind=kind, preview=None if shown is None else shown.name)
+        content = _content(provenance, output, draft)
+        stated.write_text(json.dumps(content.as_json(), indent=1, allow_nan=False) + "\n", encoding="ascii")
+        flush(stated)
+        if draft.picture is not None:
+            draft.picture.replace(preview_path(here / name))
+        stated.replace(beside(here / name, ".json"))
         flush(here)
-    return Written(image, beside(image, ".json"), shown, digest, adopted=False, content=content, warnings=remarks)
+        try:
+            place(draft.image, here / name, image)
+        except MicrographError:  # a disk without locks
+            if (adopted := _find(root, relative, revision, provenance, same_settings, here)) is None:
+                raise
+            return adopted
+        flush(here)
+    return Written(
+        image, beside(image, ".json"), shown, draft.sha256, adopted=False, content=content, warnings=draft.remarks
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """Image and preview as temporary files on the disk."""
+
+    image: Path
+    sha256: str
+    shape: tuple[int, ...]
+    turned: tuple[int, ...]
+    picture: Path | None
+    remarks: tuple[str, ...]
+    """Why there is no preview although one is wanted."""
+
+
+def _write_draft(
+    temporary: Callable[[Path], Path],
+    folder: Path,
+    relative: PurePath,
+    micrograph: Micrograph,
+    denoised: Image,
+    provenance: Record,
+    kind: formats.Kind,
+    preview_pixels: int | None,
+    caption: str,
+) -> _Draft:
+    unfinished = temporary(folder)
+    stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
+    formats.write(unfinished, kind, stored, like, _description(relative, provenance))
+    flush(unfinished)
+    picture: Path | None = None
+    remarks: tuple[str, ...] = ()
+    if preview_pixels:
+        try:
+            picture = _draw(temporary, folder, micrograph, denoised, preview_pixels, str(relative), caption)
+            flush(picture)
+        except _DRAWING_FAULTS as error:
+            # The picture is for a quick look: a fault in drawing it must not cost the image.
+            log.debug("traceback", exc_info=True)
+            remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
+    return _Draft(unfinished, sha256(unfinished), denoised.shape, tuple(turns), picture, remarks)
+
+
+def _content(provenance: Record, output: Output, draft: _Draft) -> Record:
+    """What the JSON states."""
+    of_image = {"sha256": draft.sha256, "shape": draft.shape, "turned": draft.turned, "dtype": "float32"}
+    added = {"warnings": (*provenance.warnings, *draft.remarks)} if draft.remarks else {}
+    return provenance.model_copy(update={"writer": WRITER, "output": output.model_copy(update=of_image), **added})
 
 
 def _draw(
@@ -142,6 +178,14 @@ def _draw(
     return path
 
 
+def find_same(root: Path, relative: PurePath, provenance: Record) -> Written | None:
+    """The finished outputs of the same raw bytes, made with the same profile, weights and settings, or None.
+
+    `provenance` needs no more than these. Raises as `write_outputs` does.
+    """
+    return _find(root, relative, 1, provenance, same_settings=True)
+
+
 def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:
     """The finished outputs of the same raw bytes, as `revision` or a later one, or None.
 
@@ -151,14 +195,19 @@ def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: st
     return _find(root, relative, revision, Record(raw=Raw(sha256=raw_sha256)), same_settings=False)
 
 
-def _find(root: Path, relative: PurePath, revision: int, provenance: Record, same_settings: bool) -> Written | None:
+def _find(
+    root: Path, relative: PurePath, revision: int, provenance: Record, same_settings: bool, here: Path | None = None
+) -> Written | None:
+    """`here`: the folder of the results as `held` has it, where it is."""
     kinds: tuple[formats.Kind, ...] = ("tiff", "mrc")
     for number in count(revision):
         taken = False
         for image in dict.fromkeys(output_path(root, relative, number, kind) for kind in kinds):
+            at = image if here is None else here / image.name
             with explained(root, image):
-                _refuse_outside(root, image.parent)
-                content = own_record(image)
+                if here is None:
+                    _refuse_outside(root, image.parent)
+                content = own_record(at)
                 if content is None:
                     continue
                 taken = True
@@ -166,14 +215,20 @@ def _find(root: Path, relative: PurePath, revision: int, provenance: Record, sam
                     continue
                 if same_settings and content.made_with != provenance.made_with:
                     continue
-                digest = sha256(image)
+                digest = sha256(at)
                 if content.output.sha256 == digest:
-                    picture = preview_path(image)
-                    found = picture if picture.is_file() else None
+                    found = preview_path(image) if preview_path(at).is_file() else None
                     return Written(image, beside(image, ".json"), found, digest, adopted=True, content=content)
         if not taken:
             break
     return None
+
+
+def _free(root: Path, here: Path, relative: PurePath, revision: int, kind: formats.Kind) -> tuple[int, str]:
+    """The first revision from `revision` on that no result of ours has, and the image's name."""
+    while own_record(here / (name := output_path(root, relative, revision, kind).name)) is not None:
+        revision += 1
+    return revision, name
 
 
 def _refuse_outside(root: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from daemon.errors import EmdenoisedError, TransientError
@@ -22,11 +23,11 @@ class Accounts:
     """
 
     def __init__(
-        self, ledger: Ledger, metrics: Metrics, forgotten: Callable[[str], None], wake: Callable[[], None]
+        self, drop: Path, ledger: Ledger, metrics: Metrics, forgotten: Callable[[str], None], wake: Callable[[], None]
     ) -> None:
         self.unsuccessful = 0
         """Micrographs quarantined or put off."""
-        self._ledger, self._metrics, self._forgotten, self._wake = ledger, metrics, forgotten, wake
+        self._drop, self._ledger, self._metrics, self._forgotten, self._wake = drop, ledger, metrics, forgotten, wake
         self._unwritten: deque[Callable[[], object]] = deque()
 
     @property
@@ -64,7 +65,7 @@ class Accounts:
                 self.unsuccessful += 1
                 self._metrics.count("retried")
                 extra = {"micrograph": job.path, "outcome": "retried"}
-                log.warning("put off %r: %s", job.path, after.error, extra=extra)
+                log.warning("put off %r: %s", job.path, self._short(job.path, str(after.error)), extra=extra)
             self._wake()
 
         self._enter(entry)
@@ -76,7 +77,8 @@ class Accounts:
             self._ledger.hold(job, why)
             self.unsuccessful += 1
             self._metrics.count("held")
-            log.warning("waits: %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "held"})
+            extra = {"micrograph": job.path, "outcome": "held"}
+            log.warning("waits: %r: %s", job.path, self._short(job.path, why), extra=extra)
 
         self._enter(entry)
 
@@ -86,7 +88,8 @@ class Accounts:
         def entry() -> None:
             self._ledger.forget(job)
             self._metrics.count("forgotten")
-            log.warning("forgotten %r: %s", job.path, why, extra={"micrograph": job.path, "outcome": "forgotten"})
+            extra = {"micrograph": job.path, "outcome": "forgotten"}
+            log.warning("forgotten %r: %s", job.path, self._short(job.path, why), extra=extra)
             self._forgotten(job.path)
 
         self._enter(entry)
@@ -95,20 +98,29 @@ class Accounts:
         """Count and log a micrograph that the ledger has quarantined."""
         self.unsuccessful += 1
         self._metrics.count("quarantined")
-        log.error("quarantined %r: %s", path, reason, extra={"micrograph": path, "outcome": "quarantined"})
+        extra = {"micrograph": path, "outcome": "quarantined"}
+        log.error("quarantined %r: %s", path, self._short(path, reason), extra=extra)
+
+    def _short(self, path: str, text: str) -> str:
+        """Without the micrograph's own path, which the line has already; others relative to the drop folder."""
+        return text.replace(f"{self._drop / path}: ", "").replace(f"{self._drop}/", "")
 
     def catch_up(self) -> None:
-        """Repeat the entries that the ledger refused."""
+        """Repeat the entries that the ledger refused, up to the first that it refuses again."""
         for _ in range(len(self._unwritten)):
-            self._enter(self._unwritten.popleft())
+            if not self._enter(self._unwritten.popleft()):
+                return
 
-    def _enter(self, entry: Callable[[], object]) -> None:
+    def _enter(self, entry: Callable[[], object]) -> bool:
+        """False if the ledger cannot be written now; `entry` is kept for later then."""
         try:
             entry()
         except TransientError as error:
             log.error("%s", error)
             self._unwritten.append(entry)
+            return False
         except LedgerReplacedError as error:  # the service ends for it and reports it once
             log.debug("%s", error)
         except EmdenoisedError as error:
             log.error("%s", error)
+        return True

@@ -1,5 +1,6 @@
 """Pauses the service while results cannot be written or the drop folder is missing; the queue is kept."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ class Blockage:
     def __init__(self, retry: Retry, folder_away: Callable[[], bool], wake: Callable[[], None]) -> None:
         self._retry, self._folder_away, self._wake = retry, folder_away, wake
         self._refusals = 0
+        self._lock = threading.Lock()
         self.until = 0.0
         """End of the pause, monotonic seconds."""
         self.why = ""
@@ -30,14 +32,21 @@ class Blockage:
         """Whether the last attempt to write failed; stays True between two attempts."""
         return self._refusals > 0
 
-    def refused(self, error: StorageError) -> float:
-        """The output disk takes nothing: everything waits so many seconds, longer each time."""
-        if time.monotonic() >= self.until:  # those in hand at the same time add nothing
-            self._refusals += 1
-            self.until = time.monotonic() + self._retry.pause(self._refusals)
-            self._wake()
+    def refused(self, error: StorageError) -> float | None:
+        """The output disk takes nothing: everything waits so many seconds, longer each time.
+
+        None if everything waits already: micrographs in hand at the same time add nothing.
+        """
         self.why = str(error)
-        return self._retry.pause(max(1, self._refusals))
+        with self._lock:
+            now = time.monotonic()
+            if now < self.until:
+                return None
+            self._refusals += 1
+            pause = self._retry.pause(self._refusals)
+            self.until = now + pause
+        self._wake()
+        return pause
 
     def missing(self, error: TransientError) -> None:
         """The drop folder is missing: pause."""

@@ -149,8 +149,8 @@ class Making:
         except MicrographError as error:
             self._accounts.quarantine(job, str(error))
         except StorageError as error:
-            pause = self._blockage.refused(error)
-            log.error("%s; the queue is kept and everything waits %.0f s", error, pause)
+            if (pause := self._blockage.refused(error)) is not None:
+                log.error("%s; the queue is kept and everything waits %.0f s", error, pause)
             self._accounts.release(job)
         except LedgerUnavailableError as error:
             log.error("%s; %r is done later", error, job.path)

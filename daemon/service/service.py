@@ -79,7 +79,9 @@ class Service:
         self.watcher = Watcher(config.folders.drop, config.arrival)
         self._blockage = Blockage(config.retry, self._folder_away, self.watcher.wake)
         self.arrivals = Arrivals(config, self.ledger, self.watcher, self._blockage, self._by_section)
-        self._accounts = Accounts(self.ledger, self._metrics, self.arrivals.forgotten, self.watcher.wake)
+        self._accounts = Accounts(
+            config.folders.drop, self.ledger, self._metrics, self.arrivals.forgotten, self.watcher.wake
+        )
         self.inference = Inference(
             config.backend,
             weights.values(),

@@ -201,6 +201,16 @@ def finish(
     return Finished(written, dose, name, spikes, verdict.word, warnings, work.seconds, of_session)
 
 
+def made_with(config: Config, work: Work) -> Record:
+    """Of its `provenance` what a result depends on: known before the network runs."""
+    return Record(
+        raw=work.raw,
+        profile=ProfileUsed(name=work.choice.profile.name),
+        weights=WeightsUsed(sha256=work.weights.manifest.sha256),
+        config_sha256=config.fingerprint(),
+    )
+
+
 def provenance(
     config: Config,
     work: Work,

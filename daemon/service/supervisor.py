@@ -153,7 +153,8 @@ class _Supervisor:
 
     def _ready(self) -> None:
         backend, folders = self._service.inference.backend_name, self._config.folders
-        log.info("ready: %s; watching %s, results go to %s", backend, folders.drop, folders.output)
+        doing = "watching" if folders.drop.is_dir() else "waiting for the drop folder"
+        log.info("ready: %s; %s %s, results go to %s", backend, doing, folders.drop, folders.output)
         if self._page is not None and self._monitor is not None:
             log.info("the live page is %s", self._monitor.address)
         self._notifier.ready(f"ready, {backend}")

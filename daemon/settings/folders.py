@@ -109,7 +109,9 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
     try:
         is_folder = stat.S_ISDIR(drop.stat().st_mode)
     except FileNotFoundError as error:
-        raise TransientError(f"{drop}: the drop folder is not there; mount the share it is on, or create it") from error
+        raise TransientError(
+            f"{drop}: the drop folder is not there; mount the share it is on, or create it (--create-drop)"
+        ) from error
     except OSError as error:
         raise _kind(error)(
             f"{drop}: the drop folder cannot be reached ({error.strerror}); check the share it is on "

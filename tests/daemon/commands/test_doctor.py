@@ -65,7 +65,7 @@ def test_a_bad_configuration_is_the_one_fault_that_hides_the_others(
     path = settings(tmp_path, colour="red")
     assert findings(path)[-1].verdict == "fault"
     assert main(["doctor", "--config", str(path)]) == 1
-    assert "1 fault to mend" in capsys.readouterr().out
+    assert "1 fault to fix" in capsys.readouterr().out
 
 
 def test_a_driver_that_is_loaded_and_does_not_answer_is_told_from_none(
@@ -152,7 +152,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         one.listen()
         address = f"127.0.0.1:{one.getsockname()[1]}"
         text = faults(settings(tmp_path, monitor={"listen": address}))
-    assert "cannot be listened on (Address already in use)" in text and "another port" in text
+    assert "cannot be used (Address already in use)" in text and f"http://{address}/" in text and "another port" in text
     free = findings(settings(tmp_path, monitor={"listen": address}))
     assert "is free" in "\n".join(finding.text for finding in free)
 
@@ -177,7 +177,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         (["MemoryDenyWriteExecute=yes"], "MemoryDenyWriteExecute stops the network runtimes"),
         (["PrivateDevices=yes"], "PrivateDevices hides the graphics card"),
-        ([], "the service does not see it (PrivateTmp=yes"),
+        ([], "it is hidden from the service (PrivateTmp=yes"),
     ],
 )
 def test_a_unit_that_hides_what_the_service_needs(
@@ -193,7 +193,7 @@ def test_a_unit_that_hides_what_the_service_needs(
 def test_a_home_folder_behind_protect_home(installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed("PrivateTmp=no", "ProtectHome=tmpfs")
     monkeypatch.setattr("daemon.commands.systemd_unit._HIDDEN_BY", {"ProtectHome": (tmp_path,)})
-    assert "the service does not see it (ProtectHome=tmpfs" in faults(settings(tmp_path))
+    assert "it is hidden from the service (ProtectHome=tmpfs" in faults(settings(tmp_path))
 
 
 # The kernel decides who may do what: mode bits alone are not the answer

@@ -18,8 +18,8 @@ from site_of_daemon import Site, folder_state
 
 from daemon import logs
 from daemon.backends import manifest
+from daemon.commands import command_line, main, replay, report, shared
 from daemon.commands import html as document
-from daemon.commands import main, replay, report, shared
 from daemon.ledger.jobs import Job, Ledger
 from daemon.output.record import Record
 
@@ -129,7 +129,7 @@ def test_fewer_pictures_keep_the_doubtful_ones(session: Site, tmp_path: Path) ->
 
 
 def test_results_that_were_moved_are_said_to_be(session: Site, tmp_path: Path) -> None:
-    config = shared.settings_of(main.parser().parse_args(["check", "--config", str(session.config)]))
+    config = shared.settings_of(command_line.parser().parse_args(["check", "--config", str(session.config)]))
     moved = [replace(job, output="/no/such.tif") for job in jobs(session) if job.state == "done"]
     report.write(config, moved, "x", tmp_path / "page.html", 9)
     text = (tmp_path / "page.html").read_text()
@@ -162,7 +162,7 @@ def _claiming(png: bytes, side: int) -> bytes:
 def test_a_session_nobody_had_is_an_error_that_says_what_one_is(
     session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(session, "report", "grid 9", "-o", str(tmp_path / "x.html")) == 78
+    assert command(session, "report", "grid 9", "-o", str(tmp_path / "x.html")) == 2
     assert "a session is 'last'" in capsys.readouterr().err
     assert not (tmp_path / "x.html").exists()
 
@@ -214,7 +214,7 @@ def test_other_weights_are_compared_and_disagreements_come_first(
 
 
 def test_weights_that_are_not_there(session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(session, "replay", "last", "--weights", "nothing", "-o", str(tmp_path)) == 78
+    assert command(session, "replay", "last", "--weights", "nothing", "-o", str(tmp_path)) == 2
     assert "nothing" in capsys.readouterr().err
 
 

@@ -225,6 +225,6 @@ def test_another_calibration_of_the_camera_makes_other_results(calibrated: Path)
 
 
 def test_a_target_that_is_no_yaml_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["calibrate", "a.tif", "-o", str(tmp_path / "mine")]) == config.EX_CONFIG
+    assert main.main(["calibrate", "a.tif", "-o", str(tmp_path / "mine")]) == main.EX_USAGE
     assert "must end in .yaml" in capsys.readouterr().err
     assert Profile(name="x").camera is None

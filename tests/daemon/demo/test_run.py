@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from daemon.demo import camera, run, specimen
-from daemon.errors import ConfigError
+from daemon.demo import camera, last_page, run, specimen
+from daemon.errors import UsageError
 from daemon.settings.config import load
 
 STAND_IN = """
@@ -17,7 +17,7 @@ import numpy as np
 from daemon.demo import camera; from daemon.demo import run as demo
 
 mode, folder = sys.argv[1], Path(sys.argv[2]).parent
-print("the stand-in is here", file=sys.stderr, flush=True)
+print("the stand-in is here; the live page is http://127.0.0.1:8/", file=sys.stderr, flush=True)
 if mode == "dies":
     sys.exit(3)
 stop = threading.Event()
@@ -124,7 +124,7 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "drop" / "thesis.tif"
     precious.parent.mkdir()
     precious.write_text("three years")
-    with pytest.raises(ConfigError, match="not made by the demo"):
+    with pytest.raises(UsageError, match="not made by the demo"):
         run.run(tmp_path)
     assert precious.read_text() == "three years"
 
@@ -149,6 +149,26 @@ def test_demo_shows_arrivals_results_table_and_picture(
     assert "backend: stand-in" in told
     assert str(out.resolve()) in told
     assert Pillow.open(out / "before-after.png").size[0] <= 1600
+
+
+def test_at_a_terminal_the_daemon_stays_with_its_page_until_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = stand_in(tmp_path, monkeypatch, "works")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        said = capsys.readouterr().out
+        assert "before-after.png" in said and "http://127.0.0.1:8/" in said.splitlines()[-2]
+        log = (out / "daemon.log").read_text()
+        assert "the stand-in is here" in log and "stopped" not in log
+        waited.append(seconds)
+
+    monkeypatch.setattr(last_page, "_watched", lambda: True)
+    monkeypatch.setattr(last_page, "_has_display", lambda: False)
+    monkeypatch.setattr(last_page, "_wait_for_key", wait)
+    assert run.run(out, timeout=80, pace=0, count=1) == 0
+    assert waited == [60.0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.errors import ConfigError
+from daemon.errors import UsageError
 from daemon.ledger import sessions
 from daemon.ledger.jobs import Ledger
 
@@ -62,7 +62,7 @@ def test_today_is_a_day(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("named", ["2026-11-19", "2026-13-40", "grid 3", ""])
 def test_a_session_nobody_had(ledger: Ledger, named: str) -> None:
-    with pytest.raises(ConfigError, match="no micrographs of it; a session is 'last'"):
+    with pytest.raises(UsageError, match="no micrographs of it; a session is 'last'"):
         sessions.find(ledger, named)
 
 

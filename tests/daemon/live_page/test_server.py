@@ -150,7 +150,9 @@ def test_pages_from_elsewhere_cannot_have_it_work_for_them(
 
 def test_a_port_that_is_taken_is_a_warning(caplog: pytest.LogCaptureFixture, monitor: Monitor) -> None:
     second = Monitor(Address("127.0.0.1", monitor.port or 0), lambda: Health("ok", ""), bytes)
-    assert second.port is None and "cannot be listened on (Address already in use)" in caplog.text
+    assert second.port is None
+    assert f"port {monitor.port} cannot be used (Address already in use)" in caplog.text
+    assert f"neither the live page http://127.0.0.1:{monitor.port}/ nor metrics" in caplog.text
     second.close()
 
 

@@ -1,6 +1,7 @@
 """Results are whole or absent, in the right order, and nothing of anybody else's is ever replaced."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -120,8 +121,8 @@ def test_every_step_is_flushed_before_the_next_and_the_image_comes_last(
     assert steps == [
         "flush temporary",
         "flush temporary",
-        "rename a.tif.png",
         "flush temporary",
+        "rename a.tif.png",
         "rename a.tif.json",
         "flush sub",
         "rename a.tif",
@@ -228,6 +229,47 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypat
         save(tmp_path)
     assert (tmp_path / "sub/a.tif").read_bytes() == b"mine"
     assert not [name for name in listing(tmp_path) if ".emdenoised-" in name]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+@pytest.mark.parametrize("profile", ["low", "auto"])
+def test_a_result_that_another_process_finishes_meanwhile_is_adopted_or_kept_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool, profile: str
+) -> None:
+    mine = {"extra": {"profile": {"name": "low"}}, "same_settings": True}
+    theirs = {"extra": {"profile": {"name": profile}}, "same_settings": True}
+    step = "alone" if locks else "place"
+    real = getattr(writing, step)
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(writing, step, real)
+        save(tmp_path, **theirs)
+        return real(*arguments)
+
+    monkeypatch.setattr(writing, step, late)
+    if not locks and profile != "low":
+        with pytest.raises(MicrographError, match="appeared in the output folder"):
+            save(tmp_path, **mine)
+        return
+    written = save(tmp_path, **mine)
+    assert written.adopted == (profile == "low")
+    assert written.image.name == ("a.tif" if profile == "low" else "a.r2.tif")
+    for image in (tmp_path / "sub").glob("*.tif"):
+        record = json.loads(paths.beside(image, ".json").read_text())
+        assert record["output"]["sha256"] == hashlib.sha256(image.read_bytes()).hexdigest()
+
+
+def test_only_one_process_finishes_a_result_in_a_folder_at_a_time(tmp_path: Path) -> None:
+    now = iter([0.0, 0.0, 1.0, output_disk.ALONE_SECONDS + 1])
+    with output_disk.alone(tmp_path):
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with output_disk.alone(tmp_path, lambda: next(now)):  # a lock that is held for hours stops nobody
+            pass
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
+    assert next(now, None) is None
 
 
 def test_a_disk_without_links_is_served_by_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

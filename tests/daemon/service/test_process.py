@@ -49,8 +49,9 @@ def test_sigterm_drains_and_the_service_manager_is_told(site: Site) -> None:
         until(lambda: listen("") and sum("WATCHDOG=1" in message for message in told) > alive + 1)  # also when idle
 
         status, said = site.finish("once")
-        assert status == 1 and f"in use by another emdenoised (process {process.pid})" in said
+        assert status == 78 and f"in use by another emdenoised (process {process.pid})" in said
 
+        listen("")  # or the socket's queue, which takes ten messages, would be full
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT) == 0
         assert listen("STOPPING=1")
@@ -238,6 +239,25 @@ def test_check_says_what_the_settings_mean(site: Site, emdenoised: Callable[...,
     assert status == 78 and "colour" in err and "config.yaml" in err
 
 
+def test_check_loads_the_weights_that_the_settings_name(
+    site: Site, emdenoised: Callable[..., tuple[int, str, str]]
+) -> None:
+    profiles = {"low": {"gain": "auto", "weights": "fats"}, "auto": {"gain": "auto", "weights": "fats"}}
+    site.configure(profiles=profiles)
+    status, out, err = emdenoised("check")
+    assert status == 78 and "usable" not in out
+    assert f"{site.config}: weights fats of profile auto, low: " in err and "use one of: fast" in err
+    weights = site.root / "weights"
+    shutil.copytree(manifest.locate("fast"), weights)
+    (weights / "model.onnx").write_bytes(b"no network")
+    record = json.loads((weights / "manifest.json").read_text())
+    record["sha256"]["model.onnx"] = manifest.sha256(weights / "model.onnx")
+    (weights / "manifest.json").write_text(json.dumps(record))
+    site.configure(profiles={"auto": {"gain": "auto", "weights": "./weights"}})
+    status, _, err = emdenoised("check")
+    assert status == 78 and "cannot be loaded" in err and not site.state.exists()
+
+
 def test_status_and_retry(site: Site, emdenoised: Callable[..., tuple[int, str, str]]) -> None:
     status, _, err = emdenoised("status")
     assert status == 1 and "there is no ledger" in err
@@ -247,6 +267,8 @@ def test_status_and_retry(site: Site, emdenoised: Callable[..., tuple[int, str, 
     status, out, _ = emdenoised("status")
     assert f"weights of the latest: {manifest.load(manifest.locate('fast'))}\n" in out and "fast-" in out
     assert status == 0 and "1 quarantined" in out and "'blank.tif'" in out and "no noise" in out
+    assert f"{site.drop} → {site.output} (settings: {site.config})\n" in out
+    assert "'blank.tif': " in out and "/blank.tif" not in out, "the drop folder's name is not repeated"
     status, out, _ = emdenoised("retry", "nothing*")
     assert status == 0 and "nothing quarantined matches" in out
     status, out, _ = emdenoised("retry")
@@ -268,10 +290,10 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
     assert {path.name for path in out_dir.glob("*.[tm][ir][fc]")} == {"good.tif", "other.mrc"}
     assert "No such file" in out and "no kind of micrograph" in out
     status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir))
-    assert status == 0 and "was there already" in out
+    assert status == 0 and "good.tif (existing result)" in out
     status, _, err = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "nonsense")
-    assert status == 78 and "low, ordinary, auto" in err
-    for words in ("r2.tif\n", "was there already"):
+    assert status == 2 and "low, ordinary, auto" in err
+    for words in ("r2.tif\n", "existing result"):
         status, out, _ = emdenoised("denoise", str(good), "-o", str(out_dir), "--profile", "low")
         assert status == 0 and words in out and "profile low" in out and "good.r2.tif" in out
     assert json.loads((out_dir / "good.r2.tif.json").read_text())["profile"]["name"] == "low"
@@ -282,6 +304,49 @@ def test_denoise_does_named_files_and_names_what_it_could_not_do(
     before = good.read_bytes()
     status, out, _ = emdenoised("denoise", str(good), "-o", str(good.parent))
     assert status == 1 and good.read_bytes() == before, "a raw file must never be replaced"
+
+
+def test_denoise_takes_a_folder_with_its_sub_folders_and_skips_what_has_a_result(
+    site: Site, emdenoised: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(("a.tif", "grid 2/b.mrc", "grid 2/deep/a.tif", "grid 2/a.tif.part")):
+        (site.drop / name).parent.mkdir(parents=True, exist_ok=True)
+        (site.drop / name).write_bytes(site.write(f"source{Path(name).suffixes[0]}", seed).read_bytes())
+    for one in site.drop.glob("source.*"):
+        one.unlink()
+    results = site.drop / "results"  # of which nothing is denoised again
+    results.mkdir()
+    site.write("results/old.tif", 7)
+    status, out, _ = emdenoised("denoise", str(site.drop), "-o", str(results))
+    assert status == 0 and "[1/3] a.tif ... " in out and "[3/3] grid 2/deep/a.tif ... " in out
+    made = {str(path.relative_to(results)) for path in results.rglob("*.json")}
+    assert made == {"a.tif.json", "grid 2/b.mrc.json", "grid 2/deep/a.tif.json"}
+
+    def network(*arguments: object) -> None:
+        raise AssertionError("the network runs for a result that exists")
+
+    before = folder_state(results)
+    monkeypatch.setattr("daemon.backends.cpu.CpuBackend.denoise", network)
+    status, out, _ = emdenoised("denoise", str(site.drop), "-o", str(results))
+    assert status == 0 and out.count("(existing result)") == 3 and "counts per pixel, profile auto" in out
+    assert folder_state(results) == before
+
+
+def test_folders_that_denoise_cannot_take_are_wrong_arguments(
+    site: Site, emdenoised: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, _, err = emdenoised("denoise", str(site.drop), "-o", str(site.root / "results"))
+    assert status == 2 and "has no micrographs; their names end in .tif" in err
+    site.write("a.tif")
+    status, _, err = emdenoised("denoise", str(site.drop), "-o", str(site.drop))
+    assert status == 2 and "is the folder for the results, too" in err
+
+
+def test_several_folders_keep_their_names_apart(site: Site, emdenoised: Callable[..., tuple[int, str, str]]) -> None:
+    one, other = site.write("monday/x.tif", 1), site.write("tuesday/x.tif", 2)
+    status, _, _ = emdenoised("denoise", str(one.parent), str(other.parent), "-o", str(site.root / "results"))
+    assert status == 0
+    assert (site.root / "results/monday/x.tif").exists() and (site.root / "results/tuesday/x.tif").exists()
 
 
 def test_names_and_words_the_terminal_cannot_show_are_written_out(site: Site) -> None:
@@ -310,6 +375,13 @@ def test_memory_that_runs_out_costs_that_micrograph(
 
 def test_once_without_a_drop_folder_says_so(site: Site) -> None:
     site.drop.rmdir()
+    process = site.launch("run")
+    site.ready(process)
+    process.terminate()
+    assert process.wait(LIMIT) == 0
+    first, *_ = site.said(process).splitlines()
+    assert f"{site.drop}: the drop folder is not there; mount the share it is on, or create it (--create-drop)" in first
+    assert f"waiting for the drop folder {site.drop}, results go to" in site.said(process)
     status, said = site.finish("once")
     assert status == 1 and "the drop folder is not there" in said
     assert site.finish("once", "--create-drop")[0] == 0

@@ -53,6 +53,8 @@ OVERDUE_SECONDS = 1.0
 STUCK_SECONDS = 300.0
 """A micrograph that a reader or writer has so long: the share or disk it is on hangs, most likely."""
 PATIENCE_SECONDS = 0.25
+CARD_SECONDS = 60.0
+"""So long a graphics card may take to answer, after the computer started."""
 HOUSEKEEPING_SECONDS = 3600.0
 FOLDER_AWAY_SECONDS = 1.0
 """Work pauses so long when the drop folder is found missing, until the watcher has seen it too."""
@@ -112,7 +114,7 @@ class Service:
         self._accounts = Accounts(self.ledger, self._metrics, self._note_forgotten, self.watcher.wake)
         self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, below=config.folders.drop)
         self._output = Mounted(config.folders.output)
-        kind = self._kind = resolve(config.backend.kind)
+        kind = self._kind = resolve(config.backend.kind, CARD_SECONDS)
         self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
         self._dispatching = threading.Lock()
         self._at_work: dict[int, tuple[str, float]] = {}

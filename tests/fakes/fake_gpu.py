@@ -71,7 +71,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
     def network(path: Path, about: EngineManifest, driver: FakeCuda) -> FakeEngine:
         return FakeEngine(*served[path], about, driver)
 
-    monkeypatch.setattr("daemon.backends.driver_answers", lambda: True)
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda patience: True)
     monkeypatch.setattr("daemon.backends.gpu.engine.TILE", 256)  # on a processor, large tiles take their time
     monkeypatch.setattr(tensorrt, "find_gpu", lambda device: CARD)
     monkeypatch.setattr(tensorrt, "open_driver", driver)

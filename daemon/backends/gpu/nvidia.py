@@ -23,8 +23,11 @@ Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
 DRIVER_VERSION = Path("/sys/module/nvidia/version")
-RTX_TARGETS = ("sm75", "sm86", "sm89", "sm120")
-"""RTX 20, 30, 40 and 50 series and the workstation cards of the same generations."""
+RTX_CARDS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Turing to Blackwell: what TensorRT-RTX is made for. An engine for one of them is built for that one."""
+RTX_TARGETS = RTX_CARDS[1:]
+"""What an engine runs on that is built for nobody in particular, as far as the builder knows them: Turing has other
+matrix units, and an engine for it and the others is larger and not as quick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class Gpu:
 
     def __str__(self) -> str:
         return f"{self.name}, driver {self.driver}"
+
+    @property
+    def cuda(self) -> int:
+        """The CUDA version the driver brings, without its minor number; 0 if it does not state it."""
+        found = re.search(r"CUDA (\d+)", self.driver)
+        return int(found[1]) if found else 0
 
 
 def find_gpu(device: int = 0) -> Gpu | None:
@@ -66,21 +75,27 @@ def find_gpu(device: int = 0) -> Gpu | None:
     return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver)
 
 
+def suited(gpu: Gpu) -> Flavour:
+    """The flavour made for a card."""
+    return "rtx" if gpu.capability in RTX_CARDS else "tensorrt"
+
+
 def choose(asked: Literal["auto", "tensorrt", "rtx"], gpu: Gpu) -> Flavour:
     """The flavour to use: what was asked for; for auto, TensorRT-RTX where the card is one of its and it is installed.
 
-    Raises ConfigError if neither is installed.
+    TensorRT runs on every card, TensorRT-RTX on its own only. Raises ConfigError if none that fits is installed.
     """
     if asked != "auto":
         return asked
-    installed: list[Flavour] = [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
-    wanted: Flavour = "rtx" if gpu.capability in RTX_TARGETS else "tensorrt"
-    if not installed:
-        raise ConfigError(
-            f"there is an {gpu.name}, but no TensorRT: pip install 'emdenoised[{EXTRAS[wanted]}]', or set "
-            "backend.kind: cpu to use the processor"
-        )
-    return wanted if wanted in installed else installed[0]
+    wanted = suited(gpu)
+    fitting: list[Flavour] = ["rtx", "tensorrt"] if wanted == "rtx" else ["tensorrt"]
+    for flavour in fitting:
+        if importlib.util.find_spec(MODULES[flavour]):
+            return flavour
+    raise ConfigError(
+        f"there is an {gpu.name}, but no TensorRT that is made for it: `make gpu`, or pip install "
+        f"'emdenoised[{EXTRAS[wanted]}]', or set backend.kind: cpu to use the processor"
+    )
 
 
 def require_driver(flavour: Flavour, gpu: Gpu) -> None:
@@ -89,8 +104,8 @@ def require_driver(flavour: Flavour, gpu: Gpu) -> None:
     TensorRT would only say that CUDA could not be initialised.
     """
     owners = " ".join(packages_distributions().get(MODULES[flavour], []))
-    needed, brought = re.search(r"cu(\d+)", owners), re.search(r"CUDA (\d+)", gpu.driver)
-    if needed and brought and int(brought[1]) < int(needed[1]):
+    needed = re.search(r"cu(\d+)", owners)
+    if needed and 0 < gpu.cuda < int(needed[1]):
         raise ConfigError(
             f"the NVIDIA driver is too old: {gpu.driver}, and {owners} needs CUDA {needed[1]}; update the driver (580 "
             "or later for CUDA 13), or set backend.kind: cpu"
@@ -132,13 +147,3 @@ def told(errors: "deque[str]") -> tuple[str, bool]:
     text = "; ".join(list(errors)[-3:]) or "it gave no reason"
     memory = any(word in text.lower() for word in ("out of memory", "outofmemory", "bad_alloc", "insufficient memory"))
     return text, memory
-
-
-def driver_answers() -> bool:
-    """Whether an NVIDIA driver with at least one GPU is there. Asks libcuda itself: anything later may segfault."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

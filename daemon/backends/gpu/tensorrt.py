@@ -9,6 +9,7 @@ from daemon.backends import tiling
 from daemon.backends.gpu import provision
 from daemon.backends.gpu.cuda import Cuda
 from daemon.backends.gpu.device import DeviceMemory, Network, OutOfMemoryError
+from daemon.backends.gpu.driver import why_no_gpu
 from daemon.backends.gpu.engine import EngineManifest, tile_of
 from daemon.backends.gpu.nvidia import choose, find_gpu, listen, load_tensorrt, require_driver, told
 from daemon.backends.gpu.pipeline import Pipeline
@@ -129,8 +130,8 @@ class TensorRtBackend:
         gpu = find_gpu(settings.device)
         if gpu is None:
             raise BackendError(
-                f"no NVIDIA driver answers for GPU {settings.device}: after start-up this may take a while, and it is "
-                "tried again; `nvidia-smi` lists the cards, backend.device chooses one, backend.kind: cpu does "
+                f"no NVIDIA driver answers for GPU {settings.device}: {why_no_gpu(settings.device)}; after start-up "
+                "this may take a while, and it is tried again; backend.device chooses a card, backend.kind: cpu does "
                 "without"
             )
         self._gpu = gpu

@@ -250,7 +250,7 @@ def test_auto_asks_the_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDrive
 def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any
 ) -> None:
-    monkeypatch.setattr(backends, "driver_answers", lambda: True)
+    monkeypatch.setattr(backends, "driver_answers", lambda patience: True)
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: None)
     with pytest.raises(BackendError, match=r"no NVIDIA driver answers for GPU 0.*backend\.kind: cpu"):
         open_backend(BackendConfig(kind=kind), WEIGHTS, tmp_path)

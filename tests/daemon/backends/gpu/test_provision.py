@@ -137,7 +137,8 @@ def test_a_builder_that_builds_the_wrong_thing_is_not_believed(
         ("auto", "sm86", {"rtx", "tensorrt"}, "rtx"),
         ("auto", "sm90", {"rtx", "tensorrt"}, "tensorrt"),
         ("auto", "sm86", {"tensorrt"}, "tensorrt"),
-        ("auto", "sm90", {"rtx"}, "rtx"),
+        ("auto", "sm80", {"rtx", "tensorrt"}, "rtx"),
+        ("auto", "sm121", {"rtx", "tensorrt"}, "rtx"),
         ("tensorrt", "sm86", set(), "tensorrt"),
         ("rtx", "sm90", set(), "rtx"),
     ],
@@ -153,10 +154,14 @@ def test_the_flavour_is_the_cards_among_those_installed(
     assert choose(asked, Gpu("NVIDIA X", capability, "CUDA 13.0")) == chosen
 
 
-def test_without_tensorrt_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.backends.gpu.nvidia.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"NVIDIA RTX A4000, but no TensorRT: pip install 'emdenoised\[rtx\]'"):
-        choose("auto", CARD)
+@pytest.mark.parametrize(("capability", "installed", "extra"), [("sm86", "", "rtx"), ("sm90", "tensorrt_rtx", "gpu")])
+def test_without_a_tensorrt_for_the_card_it_says_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, capability: str, installed: str, extra: str
+) -> None:
+    there = "daemon.backends.gpu.nvidia.importlib.util.find_spec"
+    monkeypatch.setattr(there, lambda name: name if name == installed else None)
+    with pytest.raises(ConfigError, match=rf"NVIDIA X, but no TensorRT that .* `make gpu`.*emdenoised\[{extra}\]"):
+        choose("auto", Gpu("NVIDIA X", capability, "CUDA 13.0"))
 
 
 @pytest.mark.parametrize(("owner", "driver", "fits"), [

@@ -7,7 +7,8 @@ import importlib.util
 import os
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,8 @@ class Gpu:
     name: str
     capability: str
     driver: str
+    memory: int = field(default=0, compare=False)
+    """Bytes; 0 if not known."""
 
     def __str__(self) -> str:
         return f"{self.name}, driver {self.driver}"
@@ -58,7 +61,7 @@ def find_gpu(device: int = 0) -> Gpu | None:
     except OSError:
         return None
     handle, version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
+    name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     answers = (
         cuda.cuInit(0) == 0
         and cuda.cuDeviceGet(ctypes.byref(handle), device) == 0
@@ -69,10 +72,12 @@ def find_gpu(device: int = 0) -> Gpu | None:
     )
     if not answers:
         return None
+    if cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), handle) != 0:
+        memory.value = 0
     driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
     with contextlib.suppress(OSError):  # not on Jetson
         driver = f"{DRIVER_VERSION.read_text().strip()} ({driver})"
-    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver)
+    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver, memory.value)
 
 
 def suited(gpu: Gpu) -> Flavour:
@@ -124,20 +129,32 @@ def load_tensorrt(flavour: Flavour) -> Any:
         ) from error
 
 
+@cache
 def listen(trt: Any) -> Any:
-    """A logger for TensorRT that keeps its last `warnings` and `errors`, and prints nothing."""
+    """The logger for TensorRT: it keeps the last `warnings`, `errors` and `remarks`, and prints nothing.
+
+    One for the whole process: TensorRT takes the first it is given and ignores all others. Who is about to ask it for
+    something forgets what was said before (`forget`).
+    """
 
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.warnings: deque[str] = deque(maxlen=100)
             self.errors: deque[str] = deque(maxlen=100)
+            self.remarks: deque[str] = deque(maxlen=400)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
             elif severity == trt.ILogger.WARNING:
                 self.warnings.append(message)
+            else:
+                self.remarks.append(message)
+
+        def forget(self) -> None:
+            for said in (self.warnings, self.errors, self.remarks):
+                said.clear()
 
     return Listener()
 

@@ -105,15 +105,15 @@ def test_tiles_out_and_results_back_are_those_of_the_plan(
     kernels: ctypes.CDLL, shape: tuple[int, int], blend: int
 ) -> None:
     """The CPU backend's plan, carried out by the kernels: the image, scaled, comes back in the camera's units."""
-    side, unit, zero = 64, 3.5, 100.0
+    sides, unit, zero = (64, 80), 3.5, 100.0
     image = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
-    plan = tiling.plan(shape, side, 8, 8, blend)
+    plan = tiling.plan(shape, sides, 8, 8, blend)
     out = np.full(shape, np.nan, np.float32) if not blend else np.zeros(shape, np.float32)
     height, width = shape
     for tile in plan:
         rows, columns = tile.rows, tile.columns
-        cut = np.full((side, side), np.nan, np.float32)
-        kernels.gather(pointer(image), *whole(height, width), pointer(cut), *whole(side, rows.origin, columns.origin),
+        cut = np.full(sides, np.nan, np.float32)
+        kernels.gather(pointer(image), *whole(height, width), pointer(cut), *whole(*sides, rows.origin, columns.origin),
                        ctypes.c_float(2.0), ctypes.c_float(0.5))  # fmt: skip
         np.testing.assert_allclose(cut, (tiling.cut(tile, image) + 2) * 0.5, rtol=1e-6)
         result = cut * 2 - 2
@@ -124,7 +124,7 @@ def test_tiles_out_and_results_back_are_those_of_the_plan(
                 for s in (rows, columns)
             ]  # type: ignore[misc]
         kernels.scatter(
-            pointer(result), *whole(side, rows.inner.start, columns.inner.start, rows.core.stop - rows.core.start,
+            pointer(result), *whole(sides[1], rows.inner.start, columns.inner.start, rows.core.stop - rows.core.start,
                                     columns.core.stop - columns.core.start),
             pointer(weights[0]), pointer(weights[1]), pointer(out), *whole(width, rows.core.start, columns.core.start),
             ctypes.c_float(unit), ctypes.c_float(zero),

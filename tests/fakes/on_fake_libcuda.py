@@ -26,13 +26,13 @@ COUNTED = Choice(Profile(name="test"), "", 1.0, 0.0)
 class Copy:
     """A network that changes nothing."""
 
-    tile, batch = (64, 80), 2
+    tile, batch = (64, 96), 2
 
     def enqueue(self, units: int, level: int, result: int, stream: Any) -> None:
         import pycuda.driver
 
         assert int(stream.handle)
-        pycuda.driver.memcpy_dtod_async(result, units, 4 * self.batch * 64 * 80, stream)
+        pycuda.driver.memcpy_dtod_async(result, units, 4 * self.batch * 64 * 96, stream)
 
 
 card = nvidia.find_gpu(0)

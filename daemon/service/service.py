@@ -7,7 +7,8 @@
     keeper thread     once an hour, old previews and forgotten micrographs (`daemon.service.housekeeping`)
     main thread       signals, watchdog, status (`daemon.service.supervisor`)
 
-At most `backend.queue` + 2 micrographs are in memory, and 2 more with a GPU, however many wait in the folder.
+At most `backend.queue` + 2 micrographs are in memory, however many wait in the folder; with a GPU 2 more, or up to 16
+where they are small enough for the computer's memory (`daemon.service.places`).
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from daemon.arrival.rules import rules_of
 from daemon.arrival.tracker import Arrived, Lanes, Tracker
 from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
+from daemon.backends.gpu.buffers import memory_available
 from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
@@ -41,6 +43,7 @@ from daemon.service.accounts import Accounts
 from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
 from daemon.service.metrics import Metrics, gauge, graphics_card, queue_figures
+from daemon.service.places import Places
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ READERS = {"cpu": 2, "tensorrt": 4}
 WRITERS = {"cpu": 1, "tensorrt": 4}
 AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
+MOST_PLACES = {"cpu": 0, "tensorrt": 16}
+"""Micrographs in memory at most, where they are small enough: as many as keep readers, card and writers at work."""
 OVERDUE_SECONDS = 1.0
 STUCK_SECONDS = 300.0
 """A micrograph that a reader or writer has so long: the share or disk it is on hangs, most likely."""
@@ -115,7 +120,8 @@ class Service:
         self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, below=config.folders.drop)
         self._output = Mounted(config.folders.output)
         kind = self._kind = resolve(config.backend.kind, CARD_SECONDS)
-        self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
+        always = config.backend.queue + 2 + AHEAD[kind]
+        self._places = Places(always, MOST_PLACES[kind], memory_available())
         self._dispatching = threading.Lock()
         self._at_work: dict[int, tuple[str, float]] = {}
         """By thread: what a reader or writer has just now, and since when. A share that hangs holds them."""
@@ -320,15 +326,16 @@ class Service:
     def _dispatch(self) -> None:
         """Hand jobs to the readers while there is room in memory. Called by any thread."""
         with self._dispatching:
-            while not self._stopping.is_set() and not self.blocked and self._places.acquire(blocking=False):
+            while not self._stopping.is_set() and not self.blocked and self._places.take():
                 try:
                     job = self.ledger.claim(self._lanes.live_next())
                 except TransientError as error:
                     log.error("%s; tried again", error)
                     job = None
                 if job is None:
-                    self._places.release()
+                    self._places.leave()
                     return
+                self._places.sized(job.size)
                 self._in_hand[id(job)] = job
                 self._readers.submit(self._guarded, self._step, job, self._read, job)
 
@@ -388,7 +395,7 @@ class Service:
 
     def _leave(self, job: Job) -> None:
         del self._in_hand[id(job)]
-        self._places.release()
+        self._places.leave()
         self._dispatch()
 
     def _by_section(self, relative: str) -> bool:

@@ -2,16 +2,18 @@
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
+import sys
 from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled_kernels import C_TYPES, SOURCE, library
+from compiled_kernels import C_TYPES, FLAGS, SOURCE, library
 from numpy.typing import NDArray
 
 from daemon.backends import tiling
@@ -22,6 +24,7 @@ from daemon.counts import spikes
 from daemon.counts.scaling import noise_units
 
 PTX = SOURCE.with_suffix(".ptx")
+PTXAS = shutil.which("ptxas") or shutil.which("ptxas", path="/usr/local/cuda/bin")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,33 @@ def test_the_source_still_compiles_for_the_gpu(tmp_path: Path) -> None:
     made = tmp_path / "kernels.ptx"
     subprocess.run(["nvcc", "-ptx", "-arch=compute_75", "-o", made, SOURCE], check=True, timeout=120)
     assert made.read_text().count(".visible .entry") == PTX.read_text().count(".visible .entry")
+
+
+@pytest.mark.skipif(PTXAS is None, reason="ptxas is not installed")
+@pytest.mark.parametrize("target", ["75", "80", "86", "87", "89", "90", "100", "103", "110", "120", "121"])
+def test_the_shipped_ptx_assembles_for_every_card(tmp_path: Path, target: str) -> None:
+    """Turing to Blackwell, Jetson Orin (87) and Thor (110) among them."""
     assembled = tmp_path / "kernels.cubin"
-    subprocess.run(["ptxas", "-arch=sm_75", "-o", assembled, PTX], check=True, timeout=120)
+    subprocess.run([str(PTXAS), f"-arch=sm_{target}", "-o", assembled, PTX], check=True, timeout=120)
     assert assembled.stat().st_size > 10_000
+
+
+def test_no_kernel_reads_or_writes_beyond_its_memory_nor_computes_what_c_leaves_open() -> None:
+    """The tests above once more, with the kernels under the address and undefined-behaviour sanitizers."""
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    if not Path(runtime.strip()).is_absolute():
+        pytest.skip("this compiler has no address sanitizer")
+    environment = {
+        **os.environ,
+        FLAGS: "-g -fsanitize=address,undefined -fno-sanitize-recover=all",
+        "LD_PRELOAD": runtime.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONMALLOC": "malloc",  # or arrays of Python's own would hide what lies beside them
+    }
+    chosen = "noise_units or told_apart or survey or filled or tiles_out"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen],
+        env=environment, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[4],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "32 passed" in done.stdout, done.stdout

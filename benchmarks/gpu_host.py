@@ -34,7 +34,7 @@ from daemon.output import preview
 from daemon.verdict import judge
 
 WEIGHTS = manifest.load(manifest.locate("fast"))
-ROUNDS = 5
+ROUNDS = 3
 
 
 class NoTime:

@@ -126,7 +126,7 @@ class BackendConfig(Section):
     threads: int = Field(default=0, ge=0, le=1024)
     """Processor cores the network may use; 0: all."""
     tile: int = Field(default=0, ge=0, le=8192)
-    """Side of the square tiles a micrograph is cut into, pixels; 0: what fits it on a GPU, else as weights recommend."""
+    """Side of the square tiles a micrograph is cut into, pixels; 0: on a GPU what fits it, else the weights' own."""
     batch: int = Field(default=1, ge=1, le=256)
     """Tiles computed at once; on a GPU at least 4 of the paper's network's small ones."""
     device: int = Field(default=0, ge=0, le=63)

@@ -76,16 +76,16 @@ def test_shapes_are_fixed_and_the_builders_log_tells_what_it_takes(tmp_path: Pat
         "from engine_build.half import half_body\n"
         "folder = manifest.locate('fast')\n"
         "half = half_body(onnx.load(folder / 'model.onnx')).SerializeToString()\n"
-        "made = build(half, {'units': (1, 1, 512, 384), 'level': (1, 1, 1, 1)}, 'rtx', ['sm86'])\n"
+        "made = build(half, {'units': (1, 1, 1024, 1024), 'level': (1, 1, 1, 1)}, 'rtx', ['sm86'])\n"
         "said = '\\n'.join(made.remarks)\n"
         "print(*re.findall(r'^Layer\\(.*Tactic: \\w+, (.*)$', said, re.MULTILINE), sep=' | ')\n"
-        "print(made.scratch / (512 * 384))\n"
+        "print(made.scratch / 1024**2)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     layer, scratch = done.stdout.splitlines()
     # One compiled sequence of kernels, every shape in it fixed; no more scratch memory than `Shapes` reckons with.
-    assert layer == "units (Float[1,1,512,384]), level (Float[1,1,1,1]) -> denoised (Float[1,1,512,384])"
+    assert layer == "units (Float[1,1,1024,1024]), level (Float[1,1,1,1]) -> denoised (Float[1,1,1024,1024])"
     assert 60 < float(scratch) <= tensorrt.SCRATCH
 
 

@@ -52,6 +52,7 @@ class Card:
         return None
 
     def _engine(self, order: provision.Order, *rest: Any, anew: str = "") -> Any:
+        assert all(driver.closed for driver in self.drivers), "a builder was started while the card was in use"
         self.built.append((order.tile, anew))
         return self._real(order, *rest, anew=anew)
 
@@ -125,10 +126,10 @@ def test_one_that_was_built_in_an_earlier_run_serves_the_first_frame(
 ) -> None:
     backend = card.open()
     monkeypatch.setattr(provision, "existing", lambda order: card._real(order) if order.tile == FIT else None)
-    monkeypatch.setattr(card.drivers[0], "closed", True)  # nothing is built
     results = list(backend.denoise(map(asked, frames(2))))
     assert tiles_of(results) == ["384 x 512"] * 2
     assert [tile for tile, _ in card.built] == [(256, 256)]
+    backend.close()
 
 
 def test_where_no_such_engine_can_be_built_smaller_tiles_go_on(

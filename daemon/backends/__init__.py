@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends.gpu.nvidia import find_gpu
+from daemon.backends.gpu.driver import driver_answers
 from daemon.backends.manifest import Weights
 from daemon.backends.passes import Passes
 from daemon.settings.config import BackendConfig
@@ -18,9 +18,12 @@ from daemon.settings.config import BackendConfig
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
-def resolve(kind: Literal["auto", "cpu", "tensorrt"]) -> Literal["cpu", "tensorrt"]:
-    """What `auto` means on this machine; decided once, at start."""
-    return ("cpu" if find_gpu() is None else "tensorrt") if kind == "auto" else kind
+def resolve(kind: Literal["auto", "cpu", "tensorrt"], patience: float = 0.0) -> Literal["cpu", "tensorrt"]:
+    """What `auto` means on this machine; decided once, at start.
+
+    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`.
+    """
+    return ("tensorrt" if driver_answers(patience) else "cpu") if kind == "auto" else kind
 
 
 def open_backend(

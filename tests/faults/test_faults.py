@@ -541,9 +541,8 @@ def test_19_what_a_hardened_unit_hides_is_found_by_doctor(
 ) -> None:
     from daemon.commands.main import main
 
-    monkeypatch.setattr(
-        "daemon.commands.doctor.NVIDIA", site.drop
-    )  # the driver is loaded, and its devices are out of reach
+    # The driver is loaded, and its devices are out of reach.
+    monkeypatch.setattr("daemon.backends.gpu.driver.LOADED", site.drop)
     site.configure(backend={"kind": "tensorrt"})
     assert main(["doctor", "--config", str(site.config)]) == 1
     said = capsys.readouterr().out

@@ -77,6 +77,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
     monkeypatch.setattr("daemon.backends.driver_answers", lambda patience: True)
     monkeypatch.setattr("daemon.backends.gpu.engine.TILE", 256)  # on a processor, large tiles take their time
     monkeypatch.setattr(tensorrt, "find_gpu", lambda device: CARD)
+    monkeypatch.setattr(tensorrt, "load_pycuda", lambda: None)
     monkeypatch.setattr(tensorrt, "open_driver", driver)
     monkeypatch.setattr(loading, "open_network", network)
     monkeypatch.setattr(provision, "engine", engine)

@@ -68,18 +68,23 @@ def require(status: int, what: str) -> None:
         )
 
 
+def load_pycuda() -> Any:
+    """pycuda's driver module, without a context on the card. Raises BackendError naming the remedy if there is none."""
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise BackendError(
+            f"pycuda cannot be imported ({error}); `make gpu`, or `python systemd/gpu.py`, compiles and installs it "
+            "with all that the card needs; the offline bundle holds it ready"
+        ) from error
+    return pycuda.driver
+
+
 class Cuda:
     """`pipeline.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used."""
 
     def __init__(self, device: int) -> None:
-        try:
-            import pycuda.driver as cuda
-        except ImportError as error:
-            raise BackendError(
-                f"pycuda cannot be imported ({error}); `make gpu`, or `python systemd/gpu.py`, compiles and installs "
-                "it with all that the card needs; the offline bundle holds it ready"
-            ) from error
-        self._cuda = cuda
+        self._cuda = cuda = load_pycuda()
         self._libcuda = ctypes.CDLL("libcuda.so.1")
         with self._told():
             cuda.init()

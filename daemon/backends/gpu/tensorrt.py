@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daemon.backends import tiling
 from daemon.backends.gpu import network, provision
-from daemon.backends.gpu.cuda import Cuda
+from daemon.backends.gpu.cuda import Cuda, load_pycuda
 from daemon.backends.gpu.device import Network, OutOfMemoryError
 from daemon.backends.gpu.driver import why_no_gpu
 from daemon.backends.gpu.engine import EngineManifest, Sides, batch_of, tile_of
@@ -69,6 +69,7 @@ class TensorRtBackend:
                 "without"
             )
         require_driver(choose(settings.flavour, gpu), gpu)
+        load_pycuda()  # before minutes go into an engine that could not run
         self._base = Order(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
         self._engines: dict[Sides, tuple[Path, EngineManifest]] = {}
         self._networks: dict[Sides, EngineNetwork] = {}

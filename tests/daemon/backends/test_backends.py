@@ -341,8 +341,9 @@ def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
 def test_where_pycuda_is_missing_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: CARD)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(BackendError, match=r"pip install 'emdenoised\[rtx\]'.*bundle"):
+    with pytest.raises(BackendError, match=r"^pycuda cannot be imported.*`make gpu`.*bundle"):
         open_backend(BackendConfig(kind="tensorrt"), manifest.verified(WEIGHTS), tmp_path)
+    assert not list(tmp_path.iterdir()), "an engine was built first"
 
 
 def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:

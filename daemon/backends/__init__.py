@@ -21,9 +21,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 def resolve(kind: Literal["auto", "cpu", "tensorrt"], patience: float = 0.0) -> Literal["cpu", "tensorrt"]:
     """What `auto` means on this machine; decided once, at start.
 
-    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`.
+    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`. Whatever
+    asks libcuda in this process comes after it: a refusal there would last as long as the process.
     """
-    return ("tensorrt" if driver_answers(patience) else "cpu") if kind == "auto" else kind
+    if kind == "cpu":
+        return kind
+    return "tensorrt" if driver_answers(patience) or kind == "tensorrt" else "cpu"
 
 
 def open_backend(

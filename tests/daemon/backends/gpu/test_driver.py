@@ -3,13 +3,16 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from daemon import backends
+from daemon.backends import manifest
 from daemon.backends.gpu import driver
 from daemon.commands.main import main
 from daemon.errors import BackendError
+from daemon.settings.config import BackendConfig
 
 
 @pytest.fixture
@@ -50,6 +53,24 @@ def test_a_card_that_is_not_ready_yet_is_waited_for(loaded: Path, monkeypatch: p
     assert driver.driver_answers(60, now=clock.now, wait=clock.wait)
     assert given == [100, 999, 0]
     assert clock.time == 104
+
+
+@pytest.mark.parametrize("kind", ["auto", "tensorrt"])
+def test_a_card_that_answers_later_is_opened_by_the_same_process(
+    loaded: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["auto", "tensorrt"]
+) -> None:
+    refusals = iter([999, 0])
+    asked_here: list[int] = []
+    monkeypatch.setattr(driver, "ask", lambda: next(refusals))
+    monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", asked_here.append)
+    weights = manifest.verified("fast")
+    with pytest.raises(BackendError, match="CUDA error 999"):
+        backends.open_backend(BackendConfig(kind=kind), weights, loaded)
+    assert not asked_here, "libcuda keeps its first answer for the life of a process"
+    monkeypatch.setattr("daemon.backends.gpu.tensorrt.why_no_gpu", lambda device: "there is no GPU 0")
+    with pytest.raises(BackendError, match="there is no GPU 0"):
+        backends.open_backend(BackendConfig(kind=kind), weights, loaded)
+    assert asked_here == [0]
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(100, "emdenoised-gpu.service"), (999, "nvidia-modprobe"),

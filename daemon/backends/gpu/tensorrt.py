@@ -59,18 +59,8 @@ class TensorRtBackend:
     ) -> None:
         self._settings, self._manifest, self._progress = settings, manifest, progress
         self._halo, self._blend = manifest.halo if halo is None else halo, blend
-        base = tile_of(manifest, settings.tile)
-        tiling.require(folder, manifest, base, self._halo, blend)
-        gpu = find_gpu(settings.device)
-        if gpu is None:
-            raise BackendError(
-                f"no NVIDIA driver answers for GPU {settings.device}: {why_no_gpu(settings.device)}; after start-up "
-                "this may take a while, and it is tried again; backend.device chooses a card, backend.kind: cpu does "
-                "without"
-            )
-        require_driver(choose(settings.flavour, gpu), gpu)
-        load_pycuda()  # before minutes go into an engine that could not run
-        self._base = Order(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
+        self._base = order_of(settings, folder, manifest, engines, halo, blend)
+        base, gpu = self._base.tile, self._base.gpu
         self._engines: dict[Sides, tuple[Path, EngineManifest]] = {}
         self._networks: dict[Sides, EngineNetwork] = {}
         """Those that are open, the latest used last."""
@@ -273,6 +263,24 @@ class TensorRtBackend:
             f"tensorrt: {kind} {about.version}, {about.precision}, {self._base.gpu.name}, tiles of "
             f"{tile[1]} x {tile[0]}, {about.batch} at once, engine {about.engine_sha256[:12]}"
         )
+
+
+def order_of(
+    settings: BackendConfig, folder: Path, manifest: Manifest, engines: Path, halo: int | None = None, blend: int = 0
+) -> Order:
+    """The engine for the tiles that always exist. Nothing is opened on the card. Errors as `TensorRtBackend`."""
+    base = tile_of(manifest, settings.tile)
+    tiling.require(folder, manifest, base, manifest.halo if halo is None else halo, blend)
+    gpu = find_gpu(settings.device)
+    if gpu is None:
+        raise BackendError(
+            f"no NVIDIA driver answers for GPU {settings.device}: {why_no_gpu(settings.device)}; after start-up "
+            "this may take a while, and it is tried again; backend.device chooses a card, backend.kind: cpu does "
+            "without"
+        )
+    require_driver(choose(settings.flavour, gpu), gpu)
+    load_pycuda()  # before minutes go into an engine that could not run
+    return Order(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
 
 
 def open_driver(device: int) -> Cuda:

@@ -4,6 +4,7 @@
 # make test-field   the long ones: floods, kills, soaks
 # make fuzz [RUNS=...]   random bytes for everything that reads files
 # make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
+# make gpu    what this computer's NVIDIA card needs: TensorRT for it, and pycuda, compiled once
 # make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
 
@@ -13,7 +14,7 @@ DEV := .venv-dev
 
 FLAVOUR ?= rtx
 
-.PHONY: demo run doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field fuzz
+.PHONY: demo run gpu doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field fuzz
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -21,6 +22,9 @@ demo: $(BASE)/installed
 
 run: $(BASE)/installed
 	$(BASE)/bin/emdenoised run --create-drop --config config.yaml
+
+gpu: $(BASE)/installed
+	$(BASE)/bin/python systemd/gpu.py
 
 doctor: $(BASE)/installed
 	$(BASE)/bin/emdenoised doctor --config config.yaml
@@ -32,7 +36,7 @@ lint: $(DEV)/installed
 
 types: $(DEV)/installed
 	$(DEV)/bin/mypy
-	$(DEV)/bin/mypy systemd/bundle.py
+	$(DEV)/bin/mypy systemd/bundle.py systemd/gpu.py
 
 imports: $(DEV)/installed
 	$(DEV)/bin/lint-imports
@@ -53,7 +57,7 @@ $(DEV)/installed: pyproject.toml
 	$(DEV)/bin/python -m pip install --quiet --editable '.[train,evaluate,dev]'
 	touch $@
 
-# pycuda is compiled once (CUDA's headers are needed, no GPU) and kept in build/.
+# pycuda is compiled once (with CUDA's headers from the index; no GPU) and kept in build/.
 bundle:
 	$(PYTHON) systemd/bundle.py --flavour $(FLAVOUR)
 
@@ -67,9 +71,11 @@ fuzz: $(DEV)/installed
 
 # On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
 gpu-test: $(DEV)/installed
+	$(DEV)/bin/python systemd/gpu.py --stand-in
 	$(DEV)/bin/pytest tests/gpu tests/daemon/backends/test_backends.py
 
 gpu-benchmark: $(DEV)/installed
+	$(DEV)/bin/python systemd/gpu.py --stand-in
 	PYTHONPATH=.:tests/fakes:tests/gpu $(DEV)/bin/python benchmarks/gpu.py -o benchmarks/results/gpu
 
 # Needs nvcc (CUDA 13). The hash in the first line ties the result to its source; a test compares them. Nothing in it is

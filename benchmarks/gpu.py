@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -22,19 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-import safetensors.torch
 import tifffile
-import torch
 from fake_gpu import plug_in
 from gpu_rivals import Rivals, flop_of
+from gpu_weights import RANDOM, engine_without_gate, papers_network
 from stand_in import stand_in, why_tensorrt_does_not_run
 from timeline import Timeline, draw
 
 from daemon.backends import manifest, open_backend, tiling
-from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, manifest_of, tile_of
-from daemon.backends.gpu.nvidia import choose, find_gpu, load_tensorrt
+from daemon.backends.gpu import shapes
+from daemon.backends.gpu.device import Single
+from daemon.backends.gpu.nvidia import find_gpu
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import SLOTS
@@ -45,12 +45,12 @@ from daemon.service import inference
 from daemon.service.service import Service
 from daemon.settings.config import BackendConfig, Config
 from daemon.settings.profile import Profile
-from engine_build.build import build as build_engine
-from engine_build.export import to_onnx
-from engine_build.half import half_body
-from training.network import build
 
 SIDES = (512, 1024, 2048, 4096, 8192)
+HITS = (0, 10, 100, 1000)
+"""X-ray hits in a frame: the host's share grows with them."""
+USUAL_HITS = 10
+LEAST_FRAMES = 12
 TARGET_SECONDS = 3.0
 """Each figure is of about so long a run."""
 
@@ -70,10 +70,18 @@ def choice() -> Choice:
     return Choice(Profile(name="benchmark"), "", 1.0, 0.0)
 
 
-def frames_of(side: int, number: int) -> list[np.ndarray]:
-    """A few different micrographs, given again and again."""
+def frames_of(side: int, number: int, hits: int = USUAL_HITS) -> list[np.ndarray]:
+    """A few different micrographs, given again and again: a specimen of 20 counts, and so many X-ray hits."""
     rng = np.random.default_rng(0)
-    return [rng.poisson(20, (side, side)).astype(np.uint16) for _ in range(number)]
+    wave = np.sin(np.arange(side) / 11)
+    made = []
+    for _ in range(number):
+        frame = np.empty((side, side), np.uint16)
+        for top in range(0, side, 512):
+            frame[top : top + 512] = rng.poisson(20 * (1 + 0.4 * wave[top : top + 512, None] * wave))
+        frame[rng.integers(0, side, hits), rng.integers(0, side, hits)] = rng.integers(2_000, 60_000, hits)
+        made.append(frame)
+    return made
 
 
 class Timer:
@@ -89,15 +97,22 @@ class Timer:
 
 
 def bare_engine(opened: Any, side: int, plan: Plan, weights: Manifest) -> dict[str, Any]:
-    """The network alone, for all the tiles of a frame, on one stream with nothing else."""
-    network, driver = opened.network, opened.driver
+    """The network that runs on such frames, for all the tiles of one, on one stream with nothing else."""
+    network, driver = opened.of((side, side)), opened.driver
     tiles = len(tiling.plan((side, side), network.tile, weights.halo, weights.align))
     runs = -(-tiles // network.batch)
-    nbytes = 4 * network.batch * network.tile**2
+    nbytes = 4 * network.batch * network.tile[0] * network.tile[1]
     units, level, result = (driver.device(size) for size in (nbytes, 4 * network.batch, nbytes))
+    given = driver.host(nbytes)
     stream, done = driver.stream(), driver.event()
-    driver.clear(units, nbytes, stream)
-    driver.clear(level, 4 * network.batch, stream)
+    # Noise of what it is made for: a card computes zeros with less power, and so faster.
+    numbers = given.array[:nbytes].view(np.float32)
+    numbers[:] = np.random.default_rng(0).standard_normal(len(numbers), np.float32)
+    driver.upload(given, units, nbytes, stream)
+    driver.record(done, stream)
+    driver.synchronise(done)
+    numbers[: network.batch] = 0.1
+    driver.upload(given, level, 4 * network.batch, stream)
 
     def frame() -> float:
         with Timer() as timer:
@@ -109,15 +124,27 @@ def bare_engine(opened: Any, side: int, plan: Plan, weights: Manifest) -> dict[s
 
     first = frame()
     seconds = [frame() for _ in range(plan.frames(first))]
-    for memory in (units, level, result):
+    for memory in (units, level, result, given):
         driver.free(memory)
-    return {"tiles": tiles, "runs": runs, "seconds": seconds, "median": statistics.median(seconds)}
+    return {
+        "tile": list(network.tile), "tiles": tiles, "runs": runs, "seconds": seconds,
+        "median": statistics.median(seconds),
+    }  # fmt: skip
 
 
-def pipeline(opened: Any, side: int, plan: Plan, weights: Manifest, expected: float) -> dict[str, Any]:
+def settle(opened: Any, side: int, weights: Manifest) -> None:
+    """Frames of a shape until their engine is there; building it is no part of what is measured."""
+    given = frames_of(side, 1)[0]
+    for _ in opened.denoise(plane(given, choice(), weights.dose_range) for _ in range(shapes.FRAMES_FIRST + 2)):
+        pass
+
+
+def pipeline(
+    opened: Any, side: int, plan: Plan, weights: Manifest, expected: float, hits: int = USUAL_HITS
+) -> dict[str, Any]:
     """Frames from host memory to host memory, as the daemon's network thread sees them."""
-    given = frames_of(side, SLOTS)
-    number = max(3 * SLOTS, plan.frames(expected))
+    given = frames_of(side, SLOTS, hits)
+    number = 2 * SLOTS if plan.dry else max(3 * SLOTS, plan.frames(expected))
     with Timer() as timer:
         source = (plane(given[index % SLOTS], choice(), weights.dose_range) for index in range(number))
         ended = [time.perf_counter() for _ in opened.denoise(source)]
@@ -132,11 +159,15 @@ def pipeline(opened: Any, side: int, plan: Plan, weights: Manifest, expected: fl
 
 
 def whole_daemon(
-    name: str, folder: Path, side: int, plan: Plan, expected: float, tile: int, batch: int
+    name: str, folder: Path, side: int, plan: Plan, expected: float, tile: int, batch: int, engines: Path
 ) -> dict[str, Any]:
-    """Files to files on a RAM disk where there is one, uncompressed, without previews; and the storage on its own."""
+    """Files to files on a RAM disk where there is one, uncompressed, without previews; and the storage on its own.
+
+    `engines`: where the benchmark's own are: the daemon takes the same.
+    """
     ram = Path("/dev/shm")
-    number = max(6, min(plan.frames(expected), (4 << 30) // (6 * side * side)))
+    free = shutil.disk_usage(ram if ram.is_dir() else tempfile.gettempdir()).free
+    number = max(6 if plan.dry else LEAST_FRAMES, min(plan.frames(expected), int(0.4 * free) // (6 * side * side)))
     with tempfile.TemporaryDirectory(dir=ram if ram.is_dir() and os.access(ram, os.W_OK) else None) as place:
         root = Path(place)
         config = Config.model_validate(
@@ -148,6 +179,7 @@ def whole_daemon(
         )  # fmt: skip
         for part in ("drop", "output", "state"):
             (root / part).mkdir()
+        config.folders.engines.symlink_to(engines, target_is_directory=True)
         given = frames_of(side, 2)
         for index in range(number):
             tifffile.imwrite(root / "drop" / f"{name}-{index:04}.tif", given[index % 2])
@@ -155,7 +187,7 @@ def whole_daemon(
         cpu = -time.process_time()
         service = Service(config)
         with pytest.MonkeyPatch.context() as patch:
-            if "random" in manifest.load(folder).name:  # such weights denoise nothing
+            if manifest.load(folder).name == RANDOM:  # such weights denoise nothing
                 patch.setattr(inference, "canary", lambda _: None)
             service.start()
         while not service.idle and service.failure is None:
@@ -199,8 +231,8 @@ def storage_alone(root: Path, side: int, number: int) -> float:
 
 def timeline(opened: Any, side: int, weights: Manifest, frames: int) -> list[dict[str, Any]]:
     """When each stream worked on what, for a few frames in the middle of a run."""
-    recorder = Timeline(opened.driver, opened.network)
-    one = Pipeline(recorder, recorder.network, weights, halo=weights.halo)
+    recorder = Timeline(opened.driver, opened.of((side, side)))
+    one = Pipeline(recorder, Single(recorder.network), weights, halo=weights.halo)  # type: ignore[arg-type]
     given = frames_of(side, SLOTS)
     for _ in one.denoise(plane(given[index % SLOTS], choice(), weights.dose_range) for index in range(2 * SLOTS)):
         pass
@@ -212,57 +244,16 @@ def timeline(opened: Any, side: int, weights: Manifest, frames: int) -> list[dic
     return spans
 
 
-def papers_network(folder: Path, width: float, tile: int) -> Path:
-    """A weights folder for the paper's network with random weights: they cost the same. For speed only."""
-    torch.manual_seed(0)
-    arguments = {"width": width}
-    folder.mkdir(parents=True)
-    network = build("ede2018", arguments)
-    to_onnx(network, folder / "model.onnx", tile)
-    safetensors.torch.save_file(network.state_dict(), folder / "model.safetensors")
-    about = Manifest(
-        name="ede2018-random", network="ede2018", arguments=arguments, scaling="minmax_crop", tile=tile, halo=32,
-        align=32, dose_range=(1, 5000), contrast_range=(0, 1),
-        sha256={"model.onnx": manifest.sha256(folder / "model.onnx")},
-        training={"note": "random weights, for a measurement of speed"},
-    )  # fmt: skip
-    (folder / manifest.MANIFEST).write_text(about.model_dump_json())
-    return folder
-
-
-def engine_without_gate(folder: Path, engines: Path, batch: int) -> None:
-    """Random weights pass no gate, and need none: nobody looks at what they make. Written as the builder does."""
-    weights, card = manifest.load(folder), find_gpu()
-    assert card is not None
-    flavour = choose("auto", card)
-    tile = tile_of(weights)
-    targets = ["current"] if flavour == "rtx" else []
-    half = half_body(onnx.load(folder / weights.onnx)).SerializeToString()
-    made = build_engine(half, {"units": (batch, 1, tile, tile), "level": (batch, 1, 1, 1)}, flavour, targets)
-    path = engine_path(engines, weights, flavour, tile, batch)
-    engines.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(made.engine)
-    gate = Gate(ran_on=str(card), on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
-    about = EngineManifest(
-        weights=weights.name, network=weights.network, onnx_sha256=weights.sha256[weights.onnx],
-        engine_sha256=manifest.sha256(path), precision="float16 body, random weights", flavour=flavour,
-        version=load_tensorrt(flavour).__version__, targets=tuple(targets) or (card.capability,), gpu=card.name,
-        driver=card.driver, tile=tile, batch=batch, options=OPTIONS, layers=made.layers, seconds=made.seconds,
-        said=made.said, gate=gate,
-    )  # fmt: skip
-    manifest_of(path).write_text(about.model_dump_json())
-
-
 @contextmanager
 def cards(plan: Plan, engines: Path) -> Iterator[tuple[str, str]]:
     """Make `open_backend` work: on the real card with TensorRT, or with a stand-in. Yields the card and what runs."""
     patch = pytest.MonkeyPatch()
     try:
-        if plan.dry:
+        card = find_gpu()
+        if plan.dry and card is None:
             plug_in(patch, seed=None)
             yield "none: a dry run on the processor", "ONNX Runtime on a fake card"
             return
-        card = find_gpu()
         if card is None:
             raise SystemExit("no NVIDIA GPU answers on this computer; --dry-run tests the script without one")
         if why := why_tensorrt_does_not_run(engines):
@@ -281,33 +272,45 @@ def network_rows(
     weights = manifest.load(folder)
     settings = BackendConfig(kind="tensorrt", tile=tile, batch=batch)
     opened: Any = open_backend(settings, manifest.verified(folder), engines).inner
-    rows: dict[str, Any] = {"backend": opened.name, "tile": opened.network.tile, "batch": batch, "sides": {}}
-    side_of_tile = opened.network.tile
+    (side_of_tile, _), batch = opened.network.tile, opened.network.batch
+    rows: dict[str, Any] = {"backend": opened.name, "tile": side_of_tile, "batch": batch, "sides": {}}
     for side in plan.sides:
         report(f"{name}: {side} x {side}")
+        settle(opened, side, weights)
         bare = bare_engine(opened, side, plan, weights)
         piped = pipeline(opened, side, plan, weights, bare["median"])
         rows["sides"][str(side)] = {"engine": bare, "pipeline": piped}
         rows["sides"][str(side)]["pipeline_over_engine_rate"] = bare["median"] / piped["mean"]
-    rows["timeline"] = timeline(opened, plan.sides[-2], weights, 2 * SLOTS)
+    hit = plan.sides[-2]
+    expected = rows["sides"][str(hit)]["engine"]["median"]
+    rows["by_hits"] = {str(hits): pipeline(opened, hit, plan, weights, expected, hits) for hits in HITS}
+    rows["timeline"] = timeline(opened, hit, weights, 2 * SLOTS)
     opened.close()
     for side in plan.sides:
         report(f"{name}: the whole daemon, {side} x {side}")
         row = rows["sides"][str(side)]
-        row["daemon"] = whole_daemon(name, folder, side, plan, row["pipeline"]["mean"], tile, batch)
+        row["daemon"] = whole_daemon(name, folder, side, plan, row["pipeline"]["mean"], tile, batch, engines)
         slower = max(row["engine"]["median"], row["daemon"]["storage_mean"])
         row["daemon_over_slower_of_engine_and_storage"] = slower / row["daemon"]["mean"]
         row["limited_by"] = "engine" if row["engine"]["median"] >= row["daemon"]["storage_mean"] else "storage"
     report(f"{name}: by PyTorch and ONNX Runtime")
     rows["torch_seconds_a_batch"] = plan.rivals.torch_variants(folder, weights, side_of_tile, batch)
+    plan.rivals.release()
     rows["onnx_runtime_seconds_a_batch"] = plan.rivals.onnx_runtime(folder, weights, side_of_tile, batch)
     rows["flop_a_tile"] = flop_of(weights, side_of_tile)
     largest = rows["sides"][str(plan.sides[-1])]["engine"]
-    seconds_a_batch = largest["median"] / largest["runs"]
+    # The same number of tiles' pixels, whatever tiles the engine has.
+    pixels = batch * side_of_tile**2 / opened_pixels(largest)
+    seconds_a_batch = largest["median"] * pixels
     best = min(statistics.median(one) for one in rows["torch_seconds_a_batch"].values() if isinstance(one, list))
     rows["engine_seconds_a_batch"] = seconds_a_batch
     rows["faster_than_best_torch"] = best / seconds_a_batch
     return rows
+
+
+def opened_pixels(engine: dict[str, Any]) -> int:
+    """Pixels that were computed for a frame."""
+    return int(engine["tiles"] * engine["tile"][0] * engine["tile"][1])
 
 
 def in_words(row: dict[str, Any]) -> str:
@@ -350,12 +353,15 @@ def main() -> int:
             "dry_run": dry,
             "platform": platform.platform(),
             "cores": os.cpu_count(),
-            "driver": None if dry else asdict(find_gpu()),  # type: ignore[arg-type]
+            "driver": asdict(driver) if (driver := find_gpu()) else None,
             "card_rates": plan.rivals.card_rates(),
             "networks": {},
         }
+        plan.rivals.release()
         folders = {"fast": manifest.locate("fast")}
-        if "ede2018" in options.networks:
+        if "ede2018" in options.networks and "ede2018" in manifest.names() and not dry:
+            folders["ede2018"] = manifest.locate("ede2018")
+        elif "ede2018" in options.networks:
             width, tile = (1 / 16, 128) if dry else (1.0, 512)
             folders["ede2018"] = papers_network(place / "ede2018", width, tile)
             if runs == "TensorRT":

@@ -1,5 +1,6 @@
 """What the engine is measured against: the same tiles by PyTorch and ONNX Runtime, and what the card does at best."""
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,13 @@ class Rivals:
             "float16_matrix_flop_per_s": 2.0 * side**3 / min(products),
             "copy_bytes_per_s": 8.0 * length / min(copies),
         }
+
+    def release(self) -> None:
+        """What PyTorch keeps of the card's memory would be missing to whoever is measured next."""
+        gc.collect()
+        if not self.dry:
+            torch._dynamo.reset()  # noqa: SLF001
+            torch.cuda.empty_cache()
 
     def _wait(self) -> None:
         if not self.dry:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 try:
     import onnx
@@ -25,8 +26,17 @@ except ImportError as error:
 import onnxruntime
 
 from daemon.backends import manifest, tiling
-from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of, tile_of
-from daemon.backends.gpu.nvidia import RTX_TARGETS, Flavour, Gpu, find_gpu, load_tensorrt
+from daemon.backends.gpu.engine import (
+    OPTIONS,
+    EngineManifest,
+    Gate,
+    Sides,
+    engine_path,
+    load_manifest,
+    manifest_of,
+    tile_of,
+)
+from daemon.backends.gpu.nvidia import RTX_CARDS, RTX_TARGETS, Flavour, Gpu, find_gpu, load_tensorrt
 from daemon.errors import BackendError, ConfigError, EmdenoisedError, WeightsError
 from daemon.files import save
 from daemon.settings.config import EX_CONFIG
@@ -46,14 +56,15 @@ def make_engine(
     flavour: Flavour,
     *,
     targets: tuple[str, ...] = (),
-    tile: int = 0,
+    tile: int | Sides = 0,
     batch: int = 1,
     device: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Build the engine of a weights folder and compare float16 with float32 on the processor; returns its path.
 
-    `targets`: compute capabilities for rtx, as "sm86", or "current". `tile`: side in pixels, 0 for the default.
+    `targets`: compute capabilities for rtx, as "sm86", or "current". `tile`: side, or rows and columns, in pixels;
+    0 for the default.
     Raises WeightsError for weights that are damaged, that half precision cannot hold or TensorRT cannot read,
     ConfigError for what cannot be had on this computer, BackendError if building fails; nothing is written then.
     """
@@ -65,17 +76,17 @@ def make_engine(
             "TensorRT tunes an engine on the card it will run on, and there is no NVIDIA driver here; run this on the "
             "microscope PC, or build for RTX cards with --flavour rtx"
         )
-    targets = _targets(flavour, targets, card.capability if card else None)
-    side = tile_of(weights, tile)
-    tiling.require(folder, weights, side, weights.halo, 0)
+    targets = _targets(trt, flavour, targets, card.capability if card else None)
+    sides = tile_of(weights, tile) if isinstance(tile, int) else tile
+    tiling.require(folder, weights, sides, weights.halo, 0)
     progress("reading the network")
     model = onnx.load(folder / weights.onnx)
-    _require_shape(model, side, folder)
-    content, verdict = _halved(folder, weights, model, side, progress)
-    shapes = {"units": (batch, 1, side, side), "level": (batch, 1, 1, 1)}
+    _require_shape(model, sides, folder)
+    content, verdict = _halved(folder, weights, model, sides, progress)
+    shapes = {"units": (batch, 1, *sides), "level": (batch, 1, 1, 1)}
     with _unsuitable_cards_named(flavour, card):
         built = build(content, shapes, flavour, targets, out / "timing.cache", progress)
-    engine = engine_path(out, weights, flavour, side, batch)
+    engine = engine_path(out, weights, flavour, sides, batch)
     manifest_of(engine).unlink(missing_ok=True)  # a new engine beside an old manifest would be called damaged
     save(engine, built.engine)
     save(engine.with_suffix(".half.onnx"), content)
@@ -90,10 +101,11 @@ def make_engine(
         targets=targets,
         gpu=card.name if card else None,
         driver=card.driver if card else None,
-        tile=side,
+        tile=sides,
         batch=batch,
         options=OPTIONS,
         layers=built.layers,
+        scratch=built.scratch,
         seconds=round(built.seconds, 2),
         said=built.said,
         gate=verdict,
@@ -103,7 +115,7 @@ def make_engine(
 
 
 def _halved(
-    folder: Path, weights: manifest.Manifest, model: onnx.ModelProto, side: int, progress: Callable[[str], None]
+    folder: Path, weights: manifest.Manifest, model: onnx.ModelProto, sides: Sides, progress: Callable[[str], None]
 ) -> tuple[bytes, Gate]:
     """The float16 graph, and how it compares with float32 on the processor. Raises WeightsError if not well enough."""
     try:
@@ -113,7 +125,7 @@ def _halved(
     except ValueError as error:
         raise WeightsError(f"{folder / weights.onnx}: {error}") from error
     progress("comparing float16 with float32 on the processor")
-    cases = gate.cases(_gate_side(model, side), weights.scaling)
+    cases = gate.cases((_gate_side(model, sides),) * 2, weights.scaling)
     ran_on = f"cpu: ONNX Runtime {onnxruntime.__version__}"
     verdict = gate.judge(gate.on_processor(model), gate.on_processor(on_cpu), cases, ran_on, on_gpu=False)
     return half.SerializeToString(), verdict
@@ -125,9 +137,9 @@ def _unsuitable_cards_named(flavour: Flavour, card: Gpu | None) -> Iterator[None
     try:
         yield
     except BackendError as error:
-        if flavour == "rtx" and card is not None and card.capability not in RTX_TARGETS:
+        if flavour == "rtx" and card is not None and card.capability not in RTX_CARDS:
             raise ConfigError(
-                f"{error}. TensorRT-RTX is made for {', '.join(RTX_TARGETS)}, and {card.name} is {card.capability}: "
+                f"{error}. TensorRT-RTX is made for {', '.join(RTX_CARDS)}, and {card.name} is {card.capability}: "
                 "use --flavour tensorrt (backend.flavour in config.yaml), or backend.kind: cpu"
             ) from error
         raise
@@ -144,8 +156,9 @@ def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[
     progress(f"comparing the engine with float32 on {card.name}")
     model = onnx.load(folder / weights.onnx)
     cases = gate.cases(about.tile, weights.scaling)
+    windows = gate.windows(about.tile, weights.halo, weights.align)
     with on_card.loaded(engine, about, device) as candidate:
-        verdict = gate.judge(gate.on_processor(model), candidate, cases, str(card), on_gpu=True)
+        verdict = gate.judge(gate.on_processor(model), candidate, cases, str(card), on_gpu=True, windows=windows)
     save(manifest_of(engine), about.model_copy(update={"gate": verdict}).model_dump_json(indent=1).encode() + b"\n")
     return verdict
 
@@ -159,9 +172,11 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _targets(flavour: Flavour, asked: tuple[str, ...], capability: str | None) -> tuple[str, ...]:
+def _targets(trt: Any, flavour: Flavour, asked: tuple[str, ...], capability: str | None) -> tuple[str, ...]:
     if flavour == "rtx":
-        return tuple(target.lower() for target in asked) or RTX_TARGETS
+        return tuple(target.lower() for target in asked) or tuple(
+            target for target in RTX_TARGETS if target.upper() in trt.ComputeCapability.__members__
+        )
     if asked:
         raise ConfigError("--targets is for --flavour rtx: TensorRT builds for the card that is in this computer")
     return (capability,) if capability else ()
@@ -173,14 +188,22 @@ def _sides(model: onnx.ModelProto) -> list[int]:
     return [dimension.dim_value for dimension in units.type.tensor_type.shape.dim[2:]]
 
 
-def _require_shape(model: onnx.ModelProto, side: int, folder: Path) -> None:
-    for fixed in _sides(model):
+def _require_shape(model: onnx.ModelProto, sides: Sides, folder: Path) -> None:
+    for fixed, side in zip(_sides(model), sides, strict=True):
         if fixed not in (0, side):
             raise ConfigError(f"{folder}: these weights work on tiles of {fixed} pixels only; state --tile {fixed}")
 
 
-def _gate_side(model: onnx.ModelProto, side: int) -> int:
-    return max(_sides(model)) or min(side, GATE_SIDE)
+def _gate_side(model: onnx.ModelProto, sides: Sides) -> int:
+    return max(_sides(model)) or min(*sides, GATE_SIDE)
+
+
+def _tile(text: str) -> int | Sides:
+    """ "1024" or "4096x3072" (rows x columns)."""
+    numbers = [int(part) for part in text.split("x")]
+    if len(numbers) > 2 or any(number < 0 for number in numbers):
+        raise ValueError
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +211,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m engine_build",
         description="Make a GPU engine from a weights folder: float16 arithmetic between float32 inputs and outputs, "
         "compared with float32 before it is let through.",
-        epilog=f"Without --targets an rtx engine runs on {', '.join(RTX_TARGETS)} (RTX 20, 30, 40 and 50 series).",
+        epilog=f"Without --targets an rtx engine runs on {', '.join(RTX_TARGETS)} (RTX 30, 40 and 50 series); "
+        "--targets sm75 is for the RTX 20 series.",
     )
     parser.add_argument("weights", help="a shipped name or a weights folder")
     parser.add_argument(
@@ -201,8 +225,9 @@ def _parser() -> argparse.ArgumentParser:
         help="for rtx: compute capabilities, for instance sm86,sm89, or current for the card in this computer",
     )  # fmt: skip
     parser.add_argument(
-        "--tile", type=int, default=0, help="side of the tiles in pixels (as the daemon asks for by default)"
-    )
+        "--tile", type=_tile, default=0,
+        help="side of the tiles in pixels, or rows x columns as 4096x3072 (as the daemon asks for by default)",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, help="tiles computed at once (1)")
     parser.add_argument("--device", type=int, default=0, help="number of the card, as nvidia-smi counts (0)")
     parser.add_argument(
@@ -216,8 +241,8 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
-    if options.tile < 0 or options.batch < 1:
-        parser.error("--tile must not be negative and --batch at least 1")
+    if options.batch < 1:
+        parser.error("--batch must be at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     targets = tuple(filter(None, options.targets.split(",")))
     folder = manifest.locate(options.weights)
@@ -225,7 +250,7 @@ def main() -> int:
         with _alone(options.out):
             if options.gate_only:
                 weights = manifest.load(folder)
-                tile = tile_of(weights, options.tile)
+                tile = tile_of(weights, options.tile) if isinstance(options.tile, int) else options.tile
                 engine = engine_path(options.out, weights, options.flavour, tile, options.batch)
             else:
                 engine = make_engine(
@@ -258,7 +283,8 @@ def _account(engine: Path, about: EngineManifest) -> str:
     judged = about.gate
     lines = [
         f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {about.layers} layers, built in {about.seconds:.1f} s by "
-        f"{about.flavour} {about.version} for {', '.join(about.targets)}, tiles of {about.tile}, {about.batch} at once",
+        f"{about.flavour} {about.version} for {', '.join(about.targets)}, tiles of "
+        f"{about.tile[0]} x {about.tile[1]}, {about.batch} at once",
         f"against float32 on {judged.cases} tiles, on {judged.ran_on}: {judged.rms:.2%} of the noise (RMS), "
         f"{judged.largest:.2%} at worst, "
         f"{judged.psnr_loss:.4f} dB lost at most",

@@ -4,6 +4,7 @@ Precision is the graph's (`engine_build.half`); networks are strongly typed; sha
 card it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
 """
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from daemon.backends.gpu.nvidia import Flavour, listen, load_tensorrt, told
 from daemon.errors import BackendError, ConfigError, WeightsError
 from daemon.files import save
 
+SCRATCH = re.compile(r"Total (?:Activation|Scratch) Memory: (\d+)")
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -26,6 +29,14 @@ class Built:
     seconds: float
     said: tuple[str, ...]
     """TensorRT's warnings."""
+    remarks: tuple[str, ...] = ()
+    """The last of what else it said."""
+
+    @property
+    def scratch(self) -> int | None:
+        """Bytes of memory the engine needs besides its weights, by what the builder said last of it."""
+        found = [match for text in self.remarks if (match := SCRATCH.search(text))]
+        return int(found[-1][1]) if found else None
 
 
 def _capability_of(trt: Any, target: str) -> Any:
@@ -55,6 +66,7 @@ def build(
     trt = load_tensorrt(flavour)
     begin = time.monotonic()
     logger = listen(trt)
+    logger.forget()
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -68,9 +80,11 @@ def build(
         for index, target in enumerate(targets):
             config.set_compute_capability(_capability_of(trt, target), index)
     profile = builder.create_optimization_profile()
-    inputs = {network.get_input(index).name for index in range(network.num_inputs)}
-    for name in inputs:
-        profile.set_shape(name, *(shapes[name],) * 3)
+    for index in range(network.num_inputs):
+        # In the network itself, so that nothing in the engine depends on a shape; a profile alone leaves them open.
+        tensor = network.get_input(index)
+        tensor.shape = shapes[tensor.name]
+        profile.set_shape(tensor.name, *(shapes[tensor.name],) * 3)
     config.add_optimization_profile(profile)
     cache = _timing_cache(config, timing_cache) if flavour == "tensorrt" else None
     config.progress_monitor = _monitor(trt, progress)
@@ -80,7 +94,8 @@ def build(
     if cache is not None and timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
         save(timing_cache, bytes(config.get_timing_cache().serialize()))
-    return Built(bytes(serialized), network.num_layers, time.monotonic() - begin, tuple(logger.warnings))
+    seconds = time.monotonic() - begin
+    return Built(bytes(serialized), network.num_layers, seconds, tuple(logger.warnings), tuple(logger.remarks))
 
 
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:

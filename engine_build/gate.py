@@ -27,6 +27,9 @@ Network = Callable[[Array, Array], Array]
 RMS, LARGEST, PSNR_LOSS = 0.01, 0.1, 0.02
 """What an engine may differ by: noise σ (RMS over a tile, any pixel), and dB."""
 
+LARGEST_CASE, COMPARED = 1024, 512
+"""Sides, pixels: tiles no larger are compared everywhere, of larger ones parts of so many."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
@@ -39,20 +42,28 @@ class Case:
     truth: Array | None = None
 
 
-def cases(tile: int, scaling: Kind) -> list[Case]:
-    """Usual tiles and the extremes of a camera, all seeded: what half precision could stumble over."""
+def cases(sides: tuple[int, int], scaling: Kind) -> list[Case]:
+    """Usual tiles (rows, columns) and the extremes of a camera, all seeded: what half precision could stumble over.
+
+    A tile larger than LARGEST_CASE is one of that size, continued by reflection.
+    """
     rng = np.random.default_rng(4)
+    tile = min(max(sides), LARGEST_CASE)
     scene = specimen.scene(rng, tile)
+
+    def filled(image: Array) -> Array:
+        image = image[: sides[0], : sides[1]]
+        more = [(0, side - have) for side, have in zip(sides, image.shape, strict=True)]
+        return np.pad(image, more, "reflect")[None, None]
+
     found = []
 
     def add(name: str, counts: NDArray[np.generic], dose: float, truth: NDArray[np.generic] | None = None) -> None:
         pixels = np.asarray(counts, np.float32)
         chosen = minmax_crop(pixels) if scaling == MINMAX_CROP else noise_units(dose)
-        true_units = None if truth is None else chosen.to_units(truth)[None, None]
+        true_units = None if truth is None else filled(chosen.to_units(truth))
         level = np.full((1, 1, 1, 1), chosen.level, np.float32)
-        found.append(
-            Case(name, chosen.to_units(pixels)[None, None], level, sqrt(dose + 0.375) / chosen.unit, true_units)
-        )
+        found.append(Case(name, filled(chosen.to_units(pixels)), level, sqrt(dose + 0.375) / chosen.unit, true_units))
 
     for dose, contrast in ((0.5, 1.0), (20.0, 0.2), (200.0, 1.0), (2500.0, 0.05), (5000.0, 1.0)):
         counts, truth = specimen.expose(scene, dose, contrast, rng)
@@ -75,15 +86,65 @@ def cases(tile: int, scaling: Kind) -> list[Case]:
     return found
 
 
-def judge(reference: Network, candidate: Network, tiles: Sequence[Case], ran_on: str, on_gpu: bool) -> Gate:
-    """Compare two networks tile by tile. Raises WeightsError naming the tile and the figure that failed."""
+WHOLE = slice(None), slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a tile that the processor computes, and the part of that which is compared."""
+
+    outer: tuple[slice, slice]
+    inner: tuple[slice, slice]
+
+
+def windows(sides: tuple[int, int], halo: int, align: int) -> tuple[Window, ...]:
+    """The whole of a small tile (rows, columns); of a large one a corner, the middle and the opposite corner.
+
+    The card computes all of it; for the processor that would take minutes.
+    """
+    if max(sides) <= LARGEST_CASE:
+        return (Window(WHOLE, WHOLE),)
+    margin = -(-halo // align) * align
+
+    def place(side: int, where: float) -> tuple[slice, slice]:
+        length = min(side, COMPARED)
+        start = int(where * (side - length)) // align * align
+        first, last = max(start - margin, 0), min(start + length + margin, side)
+        return slice(first, last), slice(start, start + length)
+
+    found = []
+    for where in (0.0, 0.5, 1.0):
+        outer, inner = zip(*(place(side, where) for side in sides), strict=True)
+        found.append(Window((outer[0], outer[1]), (inner[0], inner[1])))
+    return tuple(found)
+
+
+def judge(
+    reference: Network,
+    candidate: Network,
+    tiles: Sequence[Case],
+    ran_on: str,
+    on_gpu: bool,
+    windows: Sequence[Window] | None = None,
+) -> Gate:
+    """Compare two networks tile by tile, in `windows` or everywhere.
+
+    Raises WeightsError naming the tile and the figure that failed.
+    """
     worst_rms = worst = loss = 0.0
+    windows = windows or [Window(WHOLE, WHOLE)]
     for case in tiles:
-        expected, actual = reference(case.units, case.level), candidate(case.units, case.level)
+        actual = candidate(case.units, case.level)
+        expected = np.concatenate([_expected(reference, case, one).ravel() for one in windows])
         if not np.isfinite(actual).all():
             bad = int(actual.size - np.isfinite(actual).sum())
             raise WeightsError(_refused(case, f"{bad} of its {actual.size} results are NaN or infinite"))
-        difference = (actual.astype(np.float64) - expected) / case.sigma
+        compared, truth = (
+            None if image is None else np.concatenate([image[0, 0][one.inner].ravel() for one in windows])
+            for image in (actual, case.truth)
+        )
+        assert compared is not None
+        difference = (compared.astype(np.float64) - expected) / case.sigma
         rms, largest = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
         if not rms <= RMS:
             raise WeightsError(
@@ -94,8 +155,8 @@ def judge(reference: Network, candidate: Network, tiles: Sequence[Case], ran_on:
                 _refused(case, f"a pixel differs by {largest:.3g} σ from float32; at most {LARGEST:g} is let through")
             )
         worst_rms, worst = max(worst_rms, rms), max(worst, largest)
-        if case.truth is not None:
-            errors = [float(np.mean((image - case.truth) ** 2, dtype=np.float64)) for image in (expected, actual)]
+        if truth is not None:
+            errors = [float(np.mean((image - truth) ** 2, dtype=np.float64)) for image in (expected, compared)]
             lost = 10 * log10(errors[1] / errors[0])
             if not lost <= PSNR_LOSS:
                 raise WeightsError(
@@ -103,6 +164,16 @@ def judge(reference: Network, candidate: Network, tiles: Sequence[Case], ran_on:
                 )
             loss = max(loss, lost)
     return Gate(ran_on=ran_on, on_gpu=on_gpu, rms=worst_rms, largest=worst, psnr_loss=loss, cases=len(tiles))
+
+
+def _expected(reference: Network, case: Case, window: Window) -> Array:
+    """What the processor makes of the window's inner part."""
+    result = reference(np.ascontiguousarray(case.units[(..., *window.outer)]), case.level)[0, 0]
+    rows, columns = (
+        slice(None) if inner.start is None else slice(inner.start - outer.start, inner.stop - outer.start)
+        for outer, inner in zip(window.outer, window.inner, strict=True)
+    )
+    return np.asarray(result[rows, columns])
 
 
 def _refused(case: Case, why: str) -> str:

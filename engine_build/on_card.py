@@ -11,7 +11,7 @@ from daemon.backends.gpu.cuda import Cuda
 from daemon.backends.gpu.device import Driver
 from daemon.backends.gpu.device import Network as Loaded
 from daemon.backends.gpu.engine import EngineManifest
-from daemon.backends.gpu.tensorrt import open_network
+from daemon.backends.gpu.network import open_network
 from engine_build.gate import Array, Network
 
 
@@ -33,10 +33,10 @@ def loaded(engine: Path, about: EngineManifest, device: int) -> Iterator[Network
 
 @contextmanager
 def runner(network: Loaded, driver: Driver) -> Iterator[Network]:
-    """A function that runs one tile of (1, 1, tile, tile) units and its level in every place of the batch."""
-    side, batch = network.tile, network.batch
+    """A function that runs one tile of (1, 1, *tile) units and its level in every place of the batch."""
+    (rows, columns), batch = network.tile, network.batch
     stream, done = driver.stream(), driver.event()
-    units, level, result = (Pair(driver, 4 * batch * size) for size in (side * side, 1, side * side))
+    units, level, result = (Pair(driver, 4 * batch * size) for size in (rows * columns, 1, rows * columns))
 
     def run(tile: Array, of: Array) -> Array:
         for pair, values in ((units, tile), (level, of)):
@@ -46,7 +46,7 @@ def runner(network: Loaded, driver: Driver) -> Iterator[Network]:
         result.download(result.nbytes, stream)
         driver.record(done, stream)
         driver.synchronise(done)
-        every = result.host.array[: result.nbytes].view(np.float32).reshape(batch, 1, 1, side, side)
+        every = result.host.array[: result.nbytes].view(np.float32).reshape(batch, 1, 1, rows, columns)
         # All places must agree; where they do not, the odd one out is what the gate has to see.
         return np.asarray(every[int(np.abs(every - every[0]).reshape(batch, -1).max(1).argmax())].copy())
 

@@ -7,26 +7,23 @@ It fits computers with the same version of Python, the same kind of processor an
 
 import argparse
 import hashlib
-import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
+import pycuda_wheel
+from pycuda_wheel import PYCUDA, BuildError, run
+
 ROOT = Path(__file__).resolve().parents[1]
-PYCUDA = "2026.1"
 EXTRAS = {"rtx": "[rtx,formats]", "tensorrt": "[gpu,formats]", "cpu": "[formats]"}
 READER = "rosettasciio"
 """Reads vendors' formats, under the GPL: its licence and its source come along."""
 NVIDIAS = "; TensorRT comes from NVIDIA's own package index, which must be reachable"
-STUB = "libcuda.so"
-"""What pycuda is linked to: an empty library of that name. The real one comes with the driver, where it runs."""
 
 README = """\
 emdenoised {version} for computers without internet ({what})
@@ -50,76 +47,12 @@ DRIVER = """ An NVIDIA driver of version 580 or later (CUDA 13).
 Neither a CUDA toolkit nor a compiler is needed. The first start makes an engine for the card, in seconds to minutes."""
 
 
-class BundleError(Exception):
-    """What is missing, and what to do about it."""
-
-
-@dataclass(frozen=True)
-class Toolkit:
-    """A CUDA toolkit: for its headers, with which pycuda is built."""
-
-    root: Path
-    version: str
-
-
-def run(*command: str | Path, env: dict[str, str] | None = None, failing: str) -> None:
-    """Run a program; raises BundleError with `failing` and its last words."""
-    done = subprocess.run(
-        [str(word) for word in command], env={**os.environ, **(env or {})}, capture_output=True, text=True
-    )
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise BundleError(f"{failing}\n{said}")
-
-
-def find_toolkit() -> Toolkit:
-    """By CUDA_HOME, by nvcc on the path, or in /usr/local/cuda. Raises BundleError."""
-    nvcc = shutil.which("nvcc")
-    stated = [os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_ROOT", "")]
-    guessed = [str(Path(nvcc).resolve().parents[1]) if nvcc else "", "/usr/local/cuda"]
-    for root in (Path(place) for place in stated + guessed if place):
-        header = root / "include" / "cuda.h"
-        content = header.read_text(errors="replace") if header.is_file() else ""
-        if found := re.search(r"#define CUDA_VERSION (\d+)", content):
-            number = int(found[1])
-            return Toolkit(root, f"{number // 1000}.{number % 1000 // 10}")
-    raise BundleError(
-        "pycuda has to be compiled, which needs the headers of a CUDA toolkit (cuda.h), and none was found: install "
-        "one from NVIDIA or your distribution and set CUDA_HOME to its folder, or make the bundle with FLAVOUR=cpu"
-    )
-
-
-def build_pycuda(cache: Path) -> Path:
-    """A folder with pycuda's wheel for this Python; built once (minutes) and kept in `cache`. Needs no GPU."""
-    toolkit = find_toolkit()
-    folder = cache / f"pycuda-{PYCUDA}-{sys.implementation.cache_tag}-{platform.machine()}-cuda{toolkit.version}"
-    if list(folder.glob("pycuda-*.whl")):
-        return folder
-    print(f"building pycuda {PYCUDA} with CUDA {toolkit.version} (a few minutes, once)", flush=True)
-    with tempfile.TemporaryDirectory() as place:
-        home = Path(place)
-        (home / "empty.c").touch()
-        run("gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", home / STUB, home / "empty.c",
-            failing="a C compiler is needed (Debian, Ubuntu: apt install build-essential)")  # fmt: skip
-        # pycuda's build reads this file in the home folder.
-        (home / ".aksetup-defaults.py").write_text(
-            f"CUDA_ROOT = {str(toolkit.root)!r}\nCUDA_ENABLE_CURAND = False\nCUDADRV_LIB_DIR = [{str(home)!r}]\n"
-            'CUDADRV_LIBNAME = ["cuda"]\n'
-        )
-        run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir", "--no-binary", "pycuda",
-            "--wheel-dir", home / "wheel", f"pycuda=={PYCUDA}",
-            env={"HOME": str(home), "LDFLAGS": "-Wl,--no-as-needed"}, failing="pycuda could not be built")  # fmt: skip
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(home / "wheel", folder, dirs_exist_ok=True)
-    return folder
-
-
 def collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
     """emdenoised and everything it needs, as wheels."""
     pip: tuple[str | Path, ...] = (sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels)
     run(*pip, "--no-deps", ROOT, failing="emdenoised's own wheel could not be built")
     (own,) = wheels.glob("emdenoised-*.whl")
-    built: list[str | Path] = [] if flavour == "cpu" else ["--find-links", build_pycuda(cache)]
+    built: list[str | Path] = [] if flavour == "cpu" else ["--find-links", pycuda_wheel.build(cache).parent]
     with tempfile.TemporaryDirectory() as place:
         pinned = Path(place) / "constraints.txt"
         pinned.write_text(f"pycuda=={PYCUDA}\n")
@@ -127,7 +60,7 @@ def collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
             failing=f"not everything that emdenoised needs could be had{NVIDIAS if flavour == 'tensorrt' else ''}",
         )  # fmt: skip
     for source in [*wheels.glob("*.tar.gz"), *wheels.glob("*.zip")]:
-        raise BundleError(f"{source.name}: is no wheel; it could not be installed without a compiler")
+        raise BuildError(f"{source.name}: is no wheel; it could not be installed without a compiler")
 
 
 def collect_source(wheels: Path, gpl: Path) -> str:
@@ -139,7 +72,7 @@ def collect_source(wheels: Path, gpl: Path) -> str:
     with zipfile.ZipFile(wheel) as archive:
         licences = [name for name in archive.namelist() if re.search(r"\.dist-info/(.*/)?(LICEN[CS]E|COPYING)", name)]
         if not licences:
-            raise BundleError(f"{wheel.name}: holds no licence, so it may not be passed on; make a bundle by hand")
+            raise BuildError(f"{wheel.name}: holds no licence, so it may not be passed on; make a bundle by hand")
         for name in licences:
             (gpl / Path(name).name).write_bytes(archive.read(name))
     return f"RosettaSciIO {version}"
@@ -172,10 +105,10 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def make(flavour: str, out: Path, cache: Path) -> Path:
-    """Collect, sum and pack; returns the archive. Raises BundleError."""
+    """Collect, sum and pack; returns the archive. Raises BuildError."""
     version = re.search(r'__version__ = "([^"]+)"', (ROOT / "daemon" / "__init__.py").read_text())
     if version is None:
-        raise BundleError("daemon/__init__.py states no version")
+        raise BuildError("daemon/__init__.py states no version")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = f"emdenoised-{version[1]}-{flavour}-linux-{platform.machine()}-python{python}"
     out.mkdir(parents=True, exist_ok=True)
@@ -188,7 +121,8 @@ def make(flavour: str, out: Path, cache: Path) -> Path:
         shutil.copytree(
             ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
         )
-        for file in ("config.yaml", "LICENSE", "systemd/emdenoised.service", "systemd/install.sh"):
+        units = "systemd/emdenoised.service", "systemd/emdenoised-gpu.service"
+        for file in ("config.yaml", "LICENSE", *units, "systemd/install.sh"):
             shutil.copyfile(ROOT / file, folder / Path(file).name)
         libc = " ".join(platform.libc_ver()) or "this computer's"
         text = README.format(
@@ -214,7 +148,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         archive = make(options.flavour, options.out, options.cache)
-    except BundleError as error:
+    except BuildError as error:
         print(f"bundle: {error}", file=sys.stderr)
         return 1
     print(f"{archive}: {archive.stat().st_size / 1e6:.0f} MB; copy it to the computer and unpack it there: tar xf")

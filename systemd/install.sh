@@ -10,6 +10,7 @@ CONFIG=/etc/emdenoised/config.yaml
 # Says that a folder is ours: an installation that was interrupted can be repeated.
 MARK=.emdenoised
 UNIT=/etc/systemd/system/emdenoised.service
+NODES=/etc/systemd/system/emdenoised-gpu.service
 
 usage() {
     cat <<TEXT
@@ -47,7 +48,7 @@ if [ "$REMOVE" = yes ]; then
     if [ "$SERVICE" = yes ]; then
         [ "$(id -u)" = 0 ] || fail "--service needs root: sudo $0 --uninstall --service"
         systemctl disable --now emdenoised 2> /dev/null || true
-        rm -rf "$UNIT" "$UNIT.d"
+        rm -rf "$UNIT" "$UNIT.d" "$NODES" "$NODES.d"
         systemctl daemon-reload 2> /dev/null || true
     elif [ -e "$UNIT" ] && grep -q "=$PREFIX/bin/" "$UNIT"; then
         fail "the service uses $PREFIX: add --service to remove it, too"
@@ -107,6 +108,7 @@ if [ "$SERVICE" = yes ]; then
     getent passwd emdenoised > /dev/null || useradd --system --home-dir /var/lib/emdenoised --shell /usr/sbin/nologin emdenoised
     [ -e "$CONFIG" ] || install -D -m 644 "$HERE/config.yaml" "$CONFIG"
     sed "s|/opt/emdenoised/bin|$PREFIX/bin|" "$HERE/emdenoised.service" > "$UNIT"
+    sed "s|/opt/emdenoised/share|$PREFIX/share|" "$HERE/emdenoised-gpu.service" > "$NODES"
     systemctl daemon-reload || echo "systemd does not run here; the service file is in place"
     systemctl try-restart emdenoised 2> /dev/null || true
     cat <<TEXT

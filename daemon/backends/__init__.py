@@ -1,7 +1,7 @@
 """A thing that runs the network: a stream of planes in, a stream of denoised images out, in order.
 
 In: a weights folder and `counts.plane.Plane`s. Out: `Denoised` images; the processor here, NVIDIA's cards in `gpu`.
-Front door: `open_backend` and `protocol.Backend`; `manifest` loads and checks a folder of weights.
+Front door: `open_backend`, `build_engine` and `protocol.Backend`; `manifest` loads and checks a folder of weights.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends.gpu.nvidia import find_gpu
+from daemon.backends.gpu.driver import driver_answers
 from daemon.backends.manifest import Weights
 from daemon.backends.passes import Passes
 from daemon.settings.config import BackendConfig
@@ -18,9 +18,29 @@ from daemon.settings.config import BackendConfig
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
-def resolve(kind: Literal["auto", "cpu", "tensorrt"]) -> Literal["cpu", "tensorrt"]:
-    """What `auto` means on this machine; decided once, at start."""
-    return ("cpu" if find_gpu() is None else "tensorrt") if kind == "auto" else kind
+def resolve(kind: Literal["auto", "cpu", "tensorrt"], patience: float = 0.0) -> Literal["cpu", "tensorrt"]:
+    """What `auto` means on this machine; decided once, at start.
+
+    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`. Whatever
+    asks libcuda in this process comes after it: a refusal there would last as long as the process.
+    """
+    if kind == "cpu":
+        return kind
+    return "tensorrt" if driver_answers(patience) or kind == "tensorrt" else "cpu"
+
+
+def build_engine(
+    settings: BackendConfig, weights: Weights, engines: Path, progress: Callable[[], None] = lambda: None
+) -> None:
+    """Build the engine that `open_backend` loads, where it is missing. Arguments and errors as there.
+
+    For all networks before the first is opened: the builder needs the card's memory and, in exclusive mode, the card
+    itself. On the processor there is nothing to build.
+    """
+    if resolve(settings.kind) == "tensorrt":
+        from daemon.backends.gpu import provision, tensorrt
+
+        provision.engine(tensorrt.order_of(settings, weights.folder, weights.manifest, engines), progress)
 
 
 def open_backend(

@@ -108,7 +108,7 @@ class CpuBackend:
         sides = []
         for extent in shape:
             number = max(1, -(-(extent - shared) // (self._tile - shared)))
-            sides.append(min(self._tile, -(-(extent - shared) // (number * align)) * align + shared))
+            sides.append(min(self._tile, tiling.even_side(extent, number, shared, align)))
         return sides[0], sides[1]
 
     def _tiles(self, one: Prepared, tiles: list[tiling.Tile], out: Image) -> None:

@@ -97,9 +97,9 @@ def plan(shape: tuple[int, int], tile: int | tuple[int, int], halo: int, align: 
     return TilePlan((height, width), rows, columns)
 
 
-def require(folder: Path, weights: Manifest, tile: int, halo: int, blend: int) -> None:
+def require(folder: Path, weights: Manifest, tile: int | tuple[int, int], halo: int, blend: int) -> None:
     """Raises WeightsError if the weights in `folder` cannot be served with such tiles."""
-    several = 2 * tile + SMALLEST
+    several = 2 * (tile if isinstance(tile, int) else max(tile)) + SMALLEST
     try:
         plan((several, several), tile, halo, weights.align, blend)
     except ValueError as error:
@@ -107,6 +107,11 @@ def require(folder: Path, weights: Manifest, tile: int, halo: int, blend: int) -
             f"{folder}: {error}; `backend.tile: 0` in config.yaml takes one that fits, "
             f"such as the weights' own {weights.tile}"
         ) from error
+
+
+def even_side(extent: int, number: int, shared: int, align: int) -> int:
+    """The least side of so many tiles over `extent` pixels whose neighbours share `shared`, a multiple of align."""
+    return -(-(extent - shared) // (number * align)) * align + shared
 
 
 def cut(tile: Tile, image: NDArray[Any]) -> NDArray[Any]:

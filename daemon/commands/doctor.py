@@ -19,6 +19,7 @@ from watchdog.observers import Observer
 import daemon
 from daemon.backends import manifest, open_backend
 from daemon.backends.canary import canary
+from daemon.backends.gpu import driver
 from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
 from daemon.commands.shared import folders_of, settings_file
@@ -30,7 +31,6 @@ from daemon.settings import config as settings
 from daemon.settings.config import Config
 
 LEAST_FREE = 5 << 30
-NVIDIA = Path("/proc/driver/nvidia")
 UNIT = systemd_unit.UNIT
 
 
@@ -174,7 +174,7 @@ def unit(config: Config) -> Iterator[Finding]:
             f"{UNIT}: MemoryDenyWriteExecute stops the network runtimes, which write machine code",
             "sudo systemctl edit emdenoised, and take that line back",
         )
-    if found.on("PrivateDevices") and NVIDIA.exists():
+    if found.on("PrivateDevices") and driver.LOADED.exists():
         yield Finding(
             "fault",
             f"{UNIT}: PrivateDevices hides the graphics card",
@@ -248,12 +248,11 @@ def weights(config: Config) -> Iterator[Finding]:
 
 def backend(config: Config) -> Iterator[Finding]:
     card = find_gpu(config.backend.device)
-    if card is None and NVIDIA.exists():
+    if card is None and driver.LOADED.exists():
         yield Finding(
-            "fault" if config.backend.kind == "tensorrt" else "note",
-            f"an NVIDIA driver is loaded ({NVIDIA}), but GPU {config.backend.device} does not answer",
-            "look at `nvidia-smi`; load the driver's second module, `sudo modprobe nvidia-uvm`; in a service or a "
-            "container allow the devices /dev/nvidia*",
+            "note" if config.backend.kind == "cpu" else "fault",
+            driver.why_no_gpu(config.backend.device),
+            "look at `nvidia-smi`; in a service or a container allow the devices /dev/nvidia*",
         )
     elif card is None:
         yield Finding("ok", "no NVIDIA driver: the processor is used")

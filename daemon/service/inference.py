@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.backends import open_backend
+from daemon.backends import build_engine, open_backend
 from daemon.backends.canary import canary
 from daemon.backends.manifest import Weights
 from daemon.backends.protocol import Backend
@@ -71,6 +71,8 @@ class Inference:
         """
         backends: dict[Path, Backend] = {}
         try:
+            for weights in self._weights:
+                build_engine(self._settings, weights, self._engines, self._beat)
             for weights in self._weights:
                 if weights.folder not in backends:
                     backends[weights.folder] = open_backend(self._settings, weights, self._engines, self._beat)

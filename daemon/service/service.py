@@ -7,7 +7,8 @@
     keeper thread     once an hour, old previews and forgotten micrographs (`daemon.service.housekeeping`)
     main thread       signals, watchdog, status (`daemon.service.supervisor`)
 
-At most `backend.queue` + 2 micrographs are in memory, and 2 more with a GPU, however many wait in the folder.
+At most `backend.queue` + 2 micrographs are in memory, however many wait in the folder; with a GPU 2 more, or up to 16
+where they are small enough for the computer's memory (`daemon.service.places`).
 """
 
 import logging
@@ -21,6 +22,7 @@ from prometheus_client.core import Metric
 from daemon.arrival.tracker import Lanes
 from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
+from daemon.backends.gpu.buffers import memory_available
 from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
@@ -37,6 +39,7 @@ from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
 from daemon.service.making import Making
 from daemon.service.metrics import Metrics, gauge, graphics_card, queue_figures
+from daemon.service.places import Places
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -45,9 +48,13 @@ READERS = {"cpu": 2, "tensorrt": 4}
 WRITERS = {"cpu": 1, "tensorrt": 4}
 AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
+MOST_PLACES = {"cpu": 0, "tensorrt": 16}
+"""Micrographs in memory at most, where they are small enough: as many as keep readers, card and writers at work."""
 STUCK_SECONDS = 300.0
 """A reader or writer that needs longer for one micrograph is reported: its share or disk probably hangs."""
 PATIENCE_SECONDS = 0.25
+CARD_SECONDS = 60.0
+"""So long a graphics card may take to answer, after the computer started."""
 HOUSEKEEPING_SECONDS = 3600.0
 
 
@@ -95,8 +102,9 @@ class Service:
         self.making = Making(
             config, weights, self.ledger, self._accounts, self._metrics, self._blockage, self.inference.put
         )
-        kind = self._kind = resolve(config.backend.kind)
-        self._places = threading.BoundedSemaphore(config.backend.queue + 2 + AHEAD[kind])
+        kind = self._kind = resolve(config.backend.kind, CARD_SECONDS)
+        always = config.backend.queue + 2 + AHEAD[kind]
+        self._places = Places(always, MOST_PLACES[kind], memory_available())
         self._dispatching = threading.Lock()
         self._at_work: dict[int, tuple[str, float]] = {}
         """By reader or writer thread: the path in work, and since when (monotonic seconds)."""
@@ -251,15 +259,16 @@ class Service:
     def _dispatch(self) -> None:
         """Give jobs to the readers while memory has room. Called by any thread."""
         with self._dispatching:
-            while not self._stopping.is_set() and not self.blocked and self._places.acquire(blocking=False):
+            while not self._stopping.is_set() and not self.blocked and self._places.take():
                 try:
                     job = self.ledger.claim(self._lanes.live_next())
                 except TransientError as error:
                     log.error("%s; tried again", error)
                     job = None
                 if job is None:
-                    self._places.release()
+                    self._places.leave()
                     return
+                self._places.sized(job.size)
                 self._in_hand[id(job)] = job
                 self._readers.submit(self._guarded, self._step, job, self.making.read, job)
 
@@ -274,7 +283,7 @@ class Service:
 
     def _leave(self, job: Job) -> None:
         del self._in_hand[id(job)]
-        self._places.release()
+        self._places.leave()
         self._dispatch()
 
     # Reports of the network thread (see `inference.Inference`)

@@ -113,13 +113,14 @@ class BackendConfig(Group):
     """What runs the network, and how much of the computer it may take."""
 
     kind: Literal["auto", "cpu", "tensorrt"] = "auto"
-    """auto: TensorRT where an NVIDIA driver answers, else the CPU; decided once, at start."""
+    """auto: TensorRT where there is an NVIDIA card, else the CPU; decided once, at start. A card that is there and
+    does not answer is an error."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Processor cores the network may use; 0: all."""
     tile: int = Field(default=0, ge=0, le=8192)
-    """Side of the square tiles a micrograph is cut into, pixels; 0: 1024 on a GPU, else as the weights recommend."""
+    """Side of the square tiles a micrograph is cut into, pixels; 0: on a GPU what fits it, else the weights' own."""
     batch: int = Field(default=1, ge=1, le=256)
-    """Tiles computed at once."""
+    """Tiles computed at once; on a GPU at least 4 of the paper's network's small ones."""
     device: int = Field(default=0, ge=0, le=63)
     """Which GPU, as nvidia-smi counts them."""
     flavour: Literal["auto", "tensorrt", "rtx"] = "auto"

@@ -27,7 +27,7 @@ def reference(model: ModelProto) -> gate.Network:
 
 @pytest.fixture(scope="module")
 def tiles() -> list[gate.Case]:
-    return gate.cases(SIDE, NOISE_UNITS)
+    return gate.cases((SIDE, SIDE), NOISE_UNITS)
 
 
 def with_weight(model: ModelProto, name: str, change: float) -> ModelProto:
@@ -91,7 +91,7 @@ def test_unscaled_counts_lose_their_digits_in_half_and_are_refused(tiles: list[g
 
 
 def test_the_papers_scaling_is_judged_in_its_own_noise() -> None:
-    tiles = gate.cases(SIDE, MINMAX_CROP)
+    tiles = gate.cases((SIDE, SIDE), MINMAX_CROP)
     assert all(case.units.min() >= 0 and case.units.max() <= 1 for case in tiles)
     ordinary = next(case for case in tiles if case.name.startswith("2500"))
     assert 0 < ordinary.sigma < 1
@@ -131,3 +131,37 @@ def test_a_loss_of_psnr_alone_is_refused(tiles: list[gate.Case]) -> None:
         gate.judge(
             reference, lambda u, _: (truth + (near - truth) * 1.2).astype(np.float32), [case], "cpu", on_gpu=False
         )
+
+
+def test_of_a_large_tile_the_processor_computes_corners_and_middle_and_finds_what_is_wrong_there(
+    reference: gate.Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "LARGEST_CASE", 192)
+    monkeypatch.setattr(gate, "COMPARED", 64)
+    sides, halo = (512, 384), 96
+    tiles = gate.cases(sides, NOISE_UNITS)[:2]
+    assert all(case.units.shape == (1, 1, *sides) for case in tiles)
+    windows = gate.windows(sides, halo, 8)
+    assert [one.inner for one in windows] == [
+        (slice(0, 64), slice(0, 64)), (slice(224, 288), slice(160, 224)), (slice(448, 512), slice(320, 384))
+    ]  # fmt: skip
+    asked: list[tuple[int, ...]] = []
+
+    def on_processor(units: Array, level: Array) -> Array:
+        asked.append(units.shape)
+        return reference(units, level)
+
+    verdict = gate.judge(on_processor, reference, tiles, "cpu", on_gpu=True, windows=windows)
+    assert verdict.rms < 2e-3, "context beyond the halo changes next to nothing"
+    assert max(shape[2] * shape[3] for shape in asked) <= 256 * 256
+    for window in windows:
+
+        def wrong(units: Array, level: Array, window: gate.Window = window) -> Array:
+            result = reference(units, level)
+            result[0, 0][window.inner] += 1
+            return result
+
+        with pytest.raises(WeightsError, match="differs by"):
+            gate.judge(reference, wrong, tiles, "cpu", on_gpu=True, windows=windows)
+    (whole,) = gate.windows((192, 128), halo, 8)
+    assert whole.inner == whole.outer == (slice(None), slice(None))

@@ -1,6 +1,7 @@
 """The GPU's kernels: the very source, compiled for the processor."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,9 @@ static unsigned long long atomicAdd(unsigned long long *at, unsigned long long m
 """
 """One thread of a grid of one: every kernel walks all its elements, whatever the grid."""
 
+FLAGS = "KERNEL_FLAGS"
+"""Of the environment: more for the compiler."""
+
 C_TYPES = {
     "P": ctypes.c_void_p, "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong, "d": ctypes.c_double, "f": ctypes.c_float,
 }  # fmt: skip
@@ -36,7 +40,8 @@ def library() -> ctypes.CDLL:
     try:
         (folder / "kernels.cpp").write_text(SHIM + SOURCE.read_text())
         made = folder / "kernels.so"
-        command = [compiler, "-O1", "-shared", "-fPIC", "-o", made, folder / "kernels.cpp"]
+        more = os.environ.get(FLAGS, "").split()
+        command = [compiler, "-O1", *more, "-shared", "-fPIC", "-o", made, folder / "kernels.cpp"]
         subprocess.run(command, check=True, timeout=120)
         return ctypes.CDLL(str(made))
     finally:

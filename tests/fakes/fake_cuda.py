@@ -172,11 +172,10 @@ class FakeCuda:
                 assert units.offset + 4 * (last + 1) <= len(units.memory.array), "a wild write"
             function(*(C_TYPES[letter](self._value(value)) for letter, value in zip(letters, arguments, strict=True)))
 
-        whole = {"scale": (1, 2), "gather": (3, 4)}.get(kernel.split("_")[0])
         poison = lambda: None  # noqa: E731
-        if whole is not None:
-            target, size = arguments[whole[0]], arguments[whole[1]]
-            count = size if kernel.startswith("scale") else size * size
+        if kernel.startswith(("scale", "gather")):
+            scales = kernel.startswith("scale")
+            target, count = (arguments[1:3]) if scales else (arguments[3], arguments[4] * arguments[5])
             poison = lambda: target.bytes(4 * count).fill(POISON)  # noqa: E731
         self.put(stream, act, poison)
 
@@ -230,11 +229,12 @@ class FakeCuda:
 class FakeNetwork:
     """`pipeline.Network` that mixes a pixel with its neighbours and the level: cheap, and nothing in it is lost."""
 
-    def __init__(self, driver: FakeCuda, tile: int, batch: int) -> None:
-        self.tile, self.batch, self._driver = tile, batch, driver
+    def __init__(self, driver: FakeCuda, tile: int | tuple[int, int], batch: int) -> None:
+        self.tile = (tile, tile) if isinstance(tile, int) else tile
+        self.batch, self._driver = batch, driver
 
     def enqueue(self, units: Address, level: Address, result: Address, stream: Stream) -> None:
-        shape = (self.batch, 1, self.tile, self.tile)
+        shape = (self.batch, 1, *self.tile)
 
         def act() -> None:
             with np.errstate(all="ignore"):  # what is left of an earlier batch may be anything
@@ -244,6 +244,6 @@ class FakeNetwork:
 
     @staticmethod
     def compute(units: NDArray[np.float32], level: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, 1, S, S) and (N, 1, 1, 1) → (N, 1, S, S). Needs a halo of 1."""
+        """(N, 1, S, T) and (N, 1, 1, 1) → (N, 1, S, T). Needs a halo of 1."""
         mixed = (units + np.roll(units, 1, -1) + np.roll(units, -1, -2)) / np.float32(3)
         return np.asarray(mixed + np.float32(8) * level, np.float32)

@@ -7,11 +7,12 @@ import onnxruntime
 import pytest
 from fake_cuda import Address, FakeCuda, Stream
 
+from daemon.backends.gpu import network as loading
 from daemon.backends.gpu import provision, tensorrt
-from daemon.backends.gpu.engine import EngineManifest, Gate, tile_of
+from daemon.backends.gpu.engine import EngineManifest, Gate, Sides
 from daemon.backends.gpu.nvidia import Gpu
+from daemon.backends.gpu.provision import Order
 from daemon.backends.manifest import Manifest
-from daemon.settings.config import BackendConfig
 
 CARD = Gpu("NVIDIA RTX A4000", "sm86", "CUDA 13.0")
 
@@ -24,7 +25,7 @@ class FakeEngine:
         self._session = onnxruntime.InferenceSession(folder / weights.onnx, providers=["CPUExecutionProvider"])
 
     def enqueue(self, units: Address, level: Address, result: Address, stream: Stream) -> None:
-        shape = (self.batch, 1, self.tile, self.tile)
+        shape = (self.batch, 1, *self.tile)
 
         def act() -> None:
             feeds = {"units": units.floats(*shape).copy(), "level": level.floats(self.batch, 1, 1, 1).copy()}
@@ -39,14 +40,16 @@ class FakeEngine:
         self.closed = True
 
 
-def manifest_of_engine(weights: Manifest, tile: int, batch: int, **changes: object) -> EngineManifest:
+def manifest_of_engine(weights: Manifest, tile: int | Sides, batch: int, **changes: object) -> EngineManifest:
     """A manifest as the builder and the gate write it on `CARD`."""
     gate = Gate(ran_on=str(CARD), on_gpu=True, rms=0.003, largest=0.03, psnr_loss=0.001, cases=11)
     values = {
         "weights": weights.name, "network": weights.network, "onnx_sha256": weights.sha256[weights.onnx],
         "engine_sha256": "0" * 64, "precision": "float16 body, float32 around it", "flavour": "rtx",
-        "version": "1.7.1.116", "targets": ("sm86",), "gpu": CARD.name, "driver": CARD.driver, "tile": tile,
-        "batch": batch, "options": {}, "layers": 100, "seconds": 1.0, "said": (), "gate": gate, **changes,
+        "version": "1.7.1.116", "targets": ("sm86",), "gpu": CARD.name, "driver": CARD.driver,
+        "tile": (tile, tile) if isinstance(tile, int) else tile,
+        "batch": batch, "options": {}, "layers": 100, "scratch": None, "seconds": 1.0, "said": (), "gate": gate,
+        **changes,
     }  # fmt: skip
     return EngineManifest.model_validate(values)
 
@@ -61,20 +64,23 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
         return drivers[-1]
 
     def engine(
-        settings: BackendConfig, folder: Path, weights: Manifest, engines: Path, gpu: Gpu, progress: Callable[[], None]
+        order: Order, progress: Callable[[], None] = lambda: None, *, anew: str = ""
     ) -> tuple[Path, EngineManifest]:
-        about = manifest_of_engine(weights, tile_of(weights, settings.tile), settings.batch)
-        path = engines / f"{weights.name}.{settings.batch}.engine"
-        served[path] = folder, weights
+        about = manifest_of_engine(order.weights, order.tile, order.batch)
+        path = order.engines / f"{order.weights.name}.{order.tile}.{order.batch}.engine"
+        served[path] = order.folder, order.weights
         return path, about
 
     def network(path: Path, about: EngineManifest, driver: FakeCuda) -> FakeEngine:
         return FakeEngine(*served[path], about, driver)
 
-    monkeypatch.setattr("daemon.backends.find_gpu", lambda: CARD)
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda patience: True)
     monkeypatch.setattr("daemon.backends.gpu.engine.TILE", 256)  # on a processor, large tiles take their time
     monkeypatch.setattr(tensorrt, "find_gpu", lambda device: CARD)
+    monkeypatch.setattr(tensorrt, "load_pycuda", lambda: None)
     monkeypatch.setattr(tensorrt, "open_driver", driver)
-    monkeypatch.setattr(tensorrt, "open_network", network)
+    monkeypatch.setattr(loading, "open_network", network)
     monkeypatch.setattr(provision, "engine", engine)
+    monkeypatch.setattr(provision, "existing", lambda order: None)
+    monkeypatch.setattr(tensorrt, "require_driver", lambda flavour, gpu: None)
     return drivers

@@ -2,6 +2,7 @@
 // calling thread; memory of the "device" is ordinary memory; launched kernels are the real ones, compiled with this
 // file. What comes in is checked as far as the driver would: an unknown pointer, event or stream is an error.
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -54,6 +55,7 @@ static std::set<void *> registered, handles;
 static std::map<char *, size_t> memory;
 static size_t used = 0;
 static int contexts = 0;
+static std::map<CUevent, std::chrono::steady_clock::time_point> recorded;
 
 static size_t room()
 {
@@ -106,6 +108,7 @@ CUresult cuDeviceGet(CUdevice *device, int ordinal)
     return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 CUresult cuDeviceGetName(char *name, int length, CUdevice) { strncpy(name, "Fake card", length); return CUDA_SUCCESS; }
+CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice) { *bytes = 16ull << 30; return CUDA_SUCCESS; }
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice)
 {
     *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? 8 : 6;
@@ -221,7 +224,18 @@ CUresult cuStreamDestroy_v2(CUstream stream) { return drop(stream); }
 CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) { return known(event) ? known(event) : known(stream); }
 CUresult cuEventCreate(CUevent *event, unsigned) { return fresh((void **)event); }
 CUresult cuEventDestroy_v2(CUevent event) { return drop(event); }
-CUresult cuEventRecord(CUevent event, CUstream stream) { return known(event) ? known(event) : known(stream); }
+CUresult cuEventRecord(CUevent event, CUstream stream)
+{
+    recorded[event] = std::chrono::steady_clock::now();
+    return known(event) ? known(event) : known(stream);
+}
+CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent from, CUevent to)
+{
+    if (!recorded.count(from) || !recorded.count(to))
+        return CUDA_ERROR_INVALID_HANDLE;
+    *milliseconds = std::chrono::duration<float, std::milli>(recorded[to] - recorded[from]).count();
+    return CUDA_SUCCESS;
+}
 CUresult cuEventSynchronize(CUevent event)
 {
     const char *broken = getenv("FAKE_CUDA_BROKEN");

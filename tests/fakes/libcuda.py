@@ -1,30 +1,20 @@
 """Builds a libcuda.so.1 that computes on the processor (`libcuda.cpp`), so that the real pycuda runs without a card."""
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
+import pycuda_wheel
+
 HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / "build"
+"""Where `make bundle` and `make gpu` keep CUDA's headers and the built pycuda."""
 KERNELS = HERE.parents[1] / "daemon" / "backends" / "gpu" / "kernels.cu"
-
-
-def toolkit() -> Path | None:
-    """Where a CUDA toolkit's headers are."""
-    nvcc = shutil.which("nvcc")
-    places = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
-    return next((Path(place) for place in filter(None, places) if (Path(place) / "include" / "cuda.h").is_file()), None)
-
-
-def toolkit_is_missing() -> bool:
-    return toolkit() is None
 
 
 def build(folder: Path, user: Path) -> None:
     """Into `folder`, for the shared object `user`; what that asks for beyond libcuda.cpp is there and not supported."""
-    root = toolkit()
-    assert root is not None
+    root = pycuda_wheel.headers(CACHE).root
     source = (HERE / "libcuda.cpp").read_text()
     symbols = subprocess.run(["nm", "-D", "--undefined-only", user], check=True, capture_output=True, text=True).stdout
     missing = [name for name in re.findall(r" U (cu\w+)", symbols) if not re.search(rf"\b{name}\(", source)]

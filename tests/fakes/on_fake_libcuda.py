@@ -11,7 +11,7 @@ import numpy as np
 from daemon.backends import manifest
 from daemon.backends.gpu import nvidia
 from daemon.backends.gpu.cuda import Cuda
-from daemon.backends.gpu.device import OutOfMemoryError
+from daemon.backends.gpu.device import OutOfMemoryError, Single
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.counts import spikes
 from daemon.counts.prepare import plane
@@ -26,17 +26,18 @@ COUNTED = Choice(Profile(name="test"), "", 1.0, 0.0)
 class Copy:
     """A network that changes nothing."""
 
-    tile, batch = 64, 2
+    tile, batch = (64, 96), 2
 
     def enqueue(self, units: int, level: int, result: int, stream: Any) -> None:
         import pycuda.driver
 
         assert int(stream.handle)
-        pycuda.driver.memcpy_dtod_async(result, units, 4 * self.batch * self.tile**2, stream)
+        pycuda.driver.memcpy_dtod_async(result, units, 4 * self.batch * 64 * 96, stream)
 
 
 card = nvidia.find_gpu(0)
 assert card == nvidia.Gpu("Fake card", "sm86", "CUDA 13.0"), card
+assert card.memory == 16 << 30
 assert nvidia.find_gpu(1) is None
 
 driver = Cuda(0)
@@ -46,7 +47,7 @@ given = [rng.poisson(20, shape).astype(dtype) for shape, dtype in (
 given[0][3, 4] = 20_000
 given[2][9, 9] = np.nan
 for blend in (0, 8):
-    one = Pipeline(driver, Copy(), WEIGHTS, halo=8, blend=blend)
+    one = Pipeline(driver, Single(Copy()), WEIGHTS, halo=8, blend=blend)
     kept = []
     for image, result in zip(
         given * 2, one.denoise(plane(image, COUNTED, WEIGHTS.dose_range) for image in given * 2), strict=True

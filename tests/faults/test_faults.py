@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -268,6 +269,7 @@ def test_13_an_engine_of_an_older_driver_or_tensorrt_is_found_out_and_built_agai
     caplog.set_level("INFO")
     folder = manifest.locate("fast")
     settings = BackendConfig(kind="tensorrt", flavour="rtx", tile=256)
+    order = provision.Order(settings, folder, manifest.load(folder), tmp_path, CARD, (256, 256), 1)
     real = provision.run
 
     def without_card(command: list[str], progress: Callable[[], None]) -> None:
@@ -281,18 +283,18 @@ def test_13_an_engine_of_an_older_driver_or_tensorrt_is_found_out_and_built_agai
         manifest_of(engine).write_text(about.model_copy(update={"gate": gate}).model_dump_json())
 
     monkeypatch.setattr(provision, "run", without_card)
-    engine, _ = provision.engine(settings, folder, manifest.load(folder), tmp_path, CARD)
+    engine, _ = provision.engine(order)
     assert "there is no such engine yet" in caplog.text
     caplog.clear()
-    assert provision.engine(settings, folder, manifest.load(folder), tmp_path, CARD)[0] == engine
+    assert provision.engine(order)[0] == engine
     assert caplog.text == ""
     manifest_of(engine).write_text(load_manifest(engine).model_copy(update={"version": "1.0.0"}).model_dump_json())
-    _, about = provision.engine(settings, folder, manifest.load(folder), tmp_path, CARD)
+    _, about = provision.engine(order)
     assert "it was built for TensorRT 1.0.0" in caplog.text
     assert about.version != "1.0.0"
     manifest_of(engine).unlink()
     with pytest.raises(ConfigError, match="build it yourself"):
-        provision.engine(settings.model_copy(update={"rebuild": False}), folder, manifest.load(folder), tmp_path, CARD)
+        provision.engine(replace(order, settings=settings.model_copy(update={"rebuild": False})))
 
 
 @pytest.mark.slow
@@ -541,9 +543,8 @@ def test_19_what_a_hardened_unit_hides_is_found_by_doctor(
 ) -> None:
     from daemon.commands.main import main
 
-    monkeypatch.setattr(
-        "daemon.commands.doctor.NVIDIA", site.drop
-    )  # the driver is loaded, and its devices are out of reach
+    # The driver is loaded, and its devices are out of reach.
+    monkeypatch.setattr("daemon.backends.gpu.driver.LOADED", site.drop)
     site.configure(backend={"kind": "tensorrt"})
     assert main(["doctor", "--config", str(site.config)]) == 1
     said = capsys.readouterr().out

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.field, pytest.mark.timeout(600)]
 
 SECONDS = 120.0
 UNIT = ROOT / "systemd" / "emdenoised.service"
+NODES = ROOT / "systemd" / "emdenoised-gpu.service"
 
 
 class Machine:
@@ -134,6 +135,8 @@ def install(machine: Machine) -> None:
     (root / "etc/emdenoised/config.yaml").write_text(settings)
     unit = UNIT.read_text().replace("/opt/emdenoised/bin/emdenoised", f"{sys.prefix}/bin/emdenoised")
     (root / "etc/systemd/system/emdenoised.service").write_text(unit)
+    nodes = NODES.read_text().replace("/opt/emdenoised/share/emdenoised", f"{ROOT}/systemd")
+    (root / "etc/systemd/system/emdenoised-gpu.service").write_text(nodes)
     shorter = root / "etc/systemd/system/emdenoised.service.d"
     shorter.mkdir()
     # The checkout may lie in /tmp, of which the service has its own.
@@ -254,6 +257,35 @@ def test_shares_that_are_away_at_the_start_are_waited_for(machine: Machine) -> N
     micrograph(machine, "a.tif")
     wait_for(machine, lambda: "denoised 'a.tif'" in machine.journal())
     assert "a.tif.json" in machine.inside("ls", "/mnt/results/denoised")
+
+
+MODPROBE = """#!/bin/sh
+# As NVIDIA's, but the nodes are those of /dev/null.
+echo "$*" >> /run/asked
+for node in nvidia0 nvidiactl nvidia-uvm; do
+    [ -e /dev/$node ] || mknod -m 660 /dev/$node c 1 3
+    chgrp video /dev/$node
+done
+"""
+
+
+def test_the_nodes_of_a_card_are_made_before_each_start_and_the_service_may_open_them(machine: Machine) -> None:
+    install(machine)
+    opens = "".join(f"ExecStartPre=/bin/sh -c ': <> /dev/{node}'\n" for node in ("nvidia0", "nvidiactl", "nvidia-uvm"))
+    (machine.root / "etc/systemd/system/emdenoised.service.d/opens.conf").write_text(f"[Service]\n{opens}")
+    (machine.root / "usr/bin/nvidia-modprobe").write_text(MODPROBE)
+    (machine.root / "usr/bin/nvidia-modprobe").chmod(0o755)
+    machine.boot()
+    machine.inside("systemctl", "start", "emdenoised")
+    assert machine.inside("stat", "-c", "%F %U %G", "/dev/nvidia0") == "character special file root video\n"
+    assert machine.inside("cat", "/run/asked") == "-c 0 -u\n"
+    refused = machine.inside("runuser", "-u", "nobody", "--", "sh", "-c", ": <> /dev/nvidia0", check=False)
+    assert "Permission denied" in refused
+    # A card whose nodes went away with its driver: they are there again before the start that follows the failure.
+    machine.inside("rm", "/dev/nvidia0", "/dev/nvidia-uvm")
+    machine.inside("kill", "-KILL", machine.shown("MainPID"))
+    wait_for(machine, lambda: int(machine.shown("NRestarts")) == 1 and machine.shown("SubState") == "running")
+    assert machine.inside("cat", "/run/asked") == "-c 0 -u\n" * 2
 
 
 def wait_for(machine: Machine, condition: Callable[[], object]) -> None:

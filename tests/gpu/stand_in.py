@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from daemon.backends import manifest, open_backend
+from daemon.backends.gpu import network as loading
 from daemon.backends.gpu import provision
 from daemon.backends.gpu import tensorrt as backend
 from daemon.backends.gpu.cuda import Cuda
-from daemon.backends.gpu.engine import EngineManifest, Gate, tile_of
+from daemon.backends.gpu.engine import EngineManifest, Gate
 from daemon.backends.gpu.nvidia import find_gpu
+from daemon.backends.gpu.provision import Order
 from daemon.errors import EmdenoisedError
 from daemon.settings.config import BackendConfig
 
@@ -34,19 +36,22 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     card = find_gpu()
     assert card is not None
 
-    def engine(settings: BackendConfig, folder: Path, weights: Any, engines: Path, *rest: Any) -> Any:
+    def engine(order: Order, *rest: Any, **more: Any) -> Any:
         gate = Gate(ran_on=str(card), on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
         about = EngineManifest(
-            weights=weights.name, network=weights.network, onnx_sha256="0" * 64, engine_sha256="0" * 64,
+            weights=order.weights.name, network=order.weights.network, onnx_sha256="0" * 64, engine_sha256="0" * 64,
             precision="float16 by PyTorch", flavour="tensorrt", version="none", targets=(), gpu=card.name,
-            driver=card.driver, tile=tile_of(weights, settings.tile), batch=settings.batch, options={}, layers=0,
-            seconds=0, said=(), gate=gate,
+            driver=card.driver, tile=order.tile, batch=order.batch, options={}, layers=0,
+            scratch=None, seconds=0, said=(), gate=gate,
         )  # fmt: skip
-        return folder, about
+        return order.folder, about
 
     def network(folder: Path, about: EngineManifest, driver: Cuda) -> Any:
         model = torch_network.HalfNetwork(folder, manifest.load(folder), "cuda")
         return torch_network.TorchNetwork(model, about.tile, about.batch)
 
     monkeypatch.setattr(provision, "engine", engine)
-    monkeypatch.setattr(backend, "open_network", network)
+    monkeypatch.setattr(provision, "existing", lambda order: None)
+    monkeypatch.setattr(backend, "require_driver", lambda flavour, gpu: None)
+    monkeypatch.setattr(backend, "choose", lambda asked, gpu: "tensorrt")
+    monkeypatch.setattr(loading, "open_network", network)

@@ -36,12 +36,12 @@ class HalfNetwork(nn.Module):
 class TorchNetwork:
     """`daemon.backends.gpu.pipeline.Network`: `model` on what lies at the addresses, on the pipeline's own stream."""
 
-    def __init__(self, model: nn.Module, tile: int, batch: int) -> None:
+    def __init__(self, model: nn.Module, tile: tuple[int, int], batch: int) -> None:
         self.tile, self.batch, self._model = tile, batch, model
         self._streams: dict[int, torch.cuda.ExternalStream] = {}
 
     def enqueue(self, units: int, level: int, result: int, stream: Any) -> None:
-        shape = (self.batch, 1, self.tile, self.tile)
+        shape = (self.batch, 1, *self.tile)
         handle = int(stream.handle)
         if handle not in self._streams:
             self._streams[handle] = torch.cuda.ExternalStream(handle)

@@ -17,10 +17,7 @@ from daemon.backends import manifest
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build"
 
-NO_CUDA = pytest.mark.skipif(
-    libcuda.toolkit_is_missing(), reason="pycuda is compiled with a CUDA toolkit's headers; none here"
-)
-FLAVOURS = ["cpu", pytest.param("rtx", marks=NO_CUDA)]
+FLAVOURS = ["cpu", "rtx"]
 
 
 def run(*command: object, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -169,7 +166,7 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
 
 
 def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:
-    for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "SHA256SUMS",
+    for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "emdenoised-gpu.service", "SHA256SUMS",
                  "weights/aliases.yaml", *(f"weights/{name}/{file}" for name in manifest.names()
                                            for file in ("model.onnx", "model.safetensors", "README.md"))):  # fmt: skip
         assert (bundle / name).is_file(), name

@@ -49,3 +49,21 @@ def test_a_codec_that_is_killed_for_memory_does_not_stop_it() -> None:
 
 def test_nobody_else_sees_its_state() -> None:
     assert "\nStateDirectoryMode=0700\n" in UNIT.read_text()
+
+
+def test_the_unit_that_makes_the_nodes_of_a_card_is_understood_and_comes_first(tmp_path: Path) -> None:
+    nodes = UNIT.with_name("emdenoised-gpu.service")
+    complaints = [line for line in analyse("verify", str(nodes)).splitlines() if line.startswith(nodes.name)]
+    assert complaints == []
+    assert "\nWants=emdenoised-gpu.service\nAfter=emdenoised-gpu.service\n" in UNIT.read_text()
+    assert "\nBefore=emdenoised.service\n" in nodes.read_text()
+    assert "RemainAfterExit" not in nodes.read_text(), "it would run once and not before each start"
+
+
+def test_without_nvidias_program_a_driver_that_cannot_be_loaded_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "modprobe").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "modprobe").chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", UNIT.with_name("gpu-nodes.sh")], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "module cannot be loaded: see `dmesg`" in done.stderr

@@ -1,20 +1,23 @@
 """The memory of the pipeline: slots for micrographs in flight, and results that are lent out."""
 
+import re
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.backends import tiling
-from daemon.backends.gpu.device import DeviceMemory, Driver, HostMemory, OutOfMemoryError
+from daemon.backends.gpu.device import DeviceMemory, Driver, HostMemory, Network, OutOfMemoryError
 from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Prepared
 from daemon.errors import BackendError
 
+MEMINFO = Path("/proc/meminfo")
 LENT = 4
 """Results that the caller may hold in page-locked memory; further ones are copied."""
 SURVEYORS = 1 << 16
@@ -86,16 +89,26 @@ class Slot:
     """For results, shared by all slots; what is missing is in a slot or lent out."""
     prepared: Prepared | None = None
     result: HostMemory | None = None
+    network: Network | None = None
 
 
 class Buffers:
     """All memory whose size depends on the largest micrograph so far: `pixels` of them, in `nbytes` bytes.
 
-    Raises OutOfMemoryError, and has then freed what it had already.
+    `available`: bytes of memory that the computer has left; half of them may be page-locked. With less, fewer results
+    are lent out. Raises OutOfMemoryError, and has then freed what it had already.
     """
 
-    def __init__(self, driver: Driver, events: Sequence[Events], pixels: int, nbytes: int) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        events: Sequence[Events],
+        pixels: int,
+        nbytes: int,
+        available: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self.pixels, self.nbytes = pixels, nbytes
+        results = results_within(available(), len(events), pixels, nbytes)
         self.slots: list[Slot] = []
         self._driver = driver
         self._pairs: list[Pair] = []
@@ -109,7 +122,7 @@ class Buffers:
                 self._single.append(out := driver.device(4 * pixels))
                 raw, finds, details = self._pairs[-3:]
                 self.slots.append(Slot(own, raw, finds, details, out, units, unused))
-            for _ in range(SLOTS + LENT):
+            for _ in range(results):
                 self._single.append(memory := driver.host(4 * pixels))
                 unused.append(memory)
         except OutOfMemoryError:
@@ -164,6 +177,34 @@ class Details:
         self._parts.append((offset, array))
         self.nbytes += -(-array.nbytes // 8) * 8
         return offset
+
+
+def results_within(available: int | None, slots: int, pixels: int, nbytes: int) -> int:
+    """How many results fit into half of `available` bytes beside the slots; at least one for each slot.
+
+    Raises OutOfMemoryError if not even those do.
+    """
+    wanted = SLOTS + LENT
+    if available is None:
+        return wanted
+    fixed = slots * (nbytes + HEADER + 8 * finds_of(pixels) + LEAST_DETAILS)
+    number = int(min(wanted, (available / 2 - fixed) // (4 * pixels)))
+    if number < slots:
+        needed = fixed + 4 * pixels * slots
+        raise OutOfMemoryError(
+            f"{needed / 2**20:.0f} MiB of memory would have to be page-locked, and the computer has "
+            f"{available / 2**20:.0f} MiB left, of which half may be: close other programs, or lower backend.max_pixels"
+        )
+    return number
+
+
+def memory_available() -> int | None:
+    """Bytes of memory that the computer can give to programs; None if it does not tell (not Linux)."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) << 10 if found else None
 
 
 def finds_of(size: int) -> int:

@@ -8,7 +8,7 @@ import atexit
 import contextlib
 import ctypes
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -23,6 +23,8 @@ NO_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304
 """CUDA's numbers for them."""
 THREADS = 256
 """Of a block."""
+CAPTURE_THREAD = 1
+"""CUDA's number: only what this thread does meanwhile is restricted."""
 MOST_BLOCKS = 1 << 14
 """Kernels walk their elements with the stride of the grid, so a grid that fills the card is enough."""
 
@@ -44,18 +46,45 @@ class Device:
         return self._address + offset
 
 
+class Graph:
+    """What a stream was given to do, as one launch. By libcuda itself: pycuda has no graphs."""
+
+    def __init__(self, libcuda: Any, executable: ctypes.c_void_p) -> None:
+        self._libcuda, self._executable = libcuda, executable
+
+    def launch(self, stream: Any) -> None:
+        require(self._libcuda.cuGraphLaunch(self._executable, ctypes.c_void_p(stream.handle)), "launch a graph")
+
+    def free(self) -> None:
+        self._libcuda.cuGraphExecDestroy(self._executable)
+
+
+def require(status: int, what: str) -> None:
+    """Raises BackendError for a status of libcuda's that is not success."""
+    if status:
+        raise BackendError(
+            f"CUDA could not {what} (CUDA error {status}); the process ends, because nothing on the card can be "
+            "trusted after that"
+        )
+
+
+def load_pycuda() -> Any:
+    """pycuda's driver module, without a context on the card. Raises BackendError naming the remedy if there is none."""
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise BackendError(
+            f"pycuda cannot be imported ({error}); `make gpu`, or `python systemd/gpu.py`, compiles and installs it "
+            "with all that the card needs; the offline bundle holds it ready"
+        ) from error
+    return pycuda.driver
+
+
 class Cuda:
     """`pipeline.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used."""
 
     def __init__(self, device: int) -> None:
-        try:
-            import pycuda.driver as cuda
-        except ImportError as error:
-            raise BackendError(
-                f"pycuda cannot be imported ({error}); pip install 'emdenoised[rtx]' (it is compiled then, which needs "
-                "the CUDA toolkit), or install from the offline bundle, which holds it ready"
-            ) from error
-        self._cuda = cuda
+        self._cuda = cuda = load_pycuda()
         self._libcuda = ctypes.CDLL("libcuda.so.1")
         with self._told():
             cuda.init()
@@ -151,6 +180,21 @@ class Cuda:
     def synchronise(self, event: Any) -> None:
         with self._told():
             event.synchronize()
+
+    def captured(self, stream: Any, work: Callable[[], None]) -> Graph:
+        """What `work` puts on a stream, as a graph; it is not done yet. TensorRT must have run once before."""
+        cuda, handle = self._libcuda, ctypes.c_void_p(stream.handle)
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        require(cuda.cuStreamBeginCapture_v2(handle, CAPTURE_THREAD), "capture a stream")
+        try:
+            work()
+        finally:
+            status = cuda.cuStreamEndCapture(handle, ctypes.byref(graph))
+        require(status, "end the capture of a stream")
+        made = cuda.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        require(made, "make a graph")
+        require(cuda.cuGraphDestroy(graph), "free a graph")
+        return Graph(cuda, executable)
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Any], stream: Any) -> None:
         blocks = min(-(-threads // THREADS), MOST_BLOCKS)

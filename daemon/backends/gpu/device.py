@@ -12,7 +12,7 @@ SIGNATURES = {
     "survey": "PqqddffQPPP",
     "scale": "PPQdd",
     "fill": "PPPQ",
-    "gather": "PqqPqqqff",
+    "gather": "PqqPqqqqff",
     "scatter": "PqqqqqPPPqqqff",
 }
 """Arguments of the kernels in kernels.cu, in the letters of `struct`; survey and scale exist for each of CODES."""
@@ -62,13 +62,38 @@ class Driver(Protocol):
 
 
 class Network(Protocol):
-    """A network on the device, for `batch` tiles of `tile` × `tile` pixels at once."""
+    """A network on the device, for `batch` tiles of `tile` (rows, columns) pixels at once."""
 
     @property
-    def tile(self) -> int: ...
+    def tile(self) -> tuple[int, int]: ...
     @property
     def batch(self) -> int: ...
     def enqueue(self, units: Any, level: Any, result: Any, stream: Any) -> None:
-        """Addresses of (batch, 1, tile, tile), (batch, 1, 1, 1) and (batch, 1, tile, tile) float32; always the same
-        three but for `level`."""
+        """Addresses of (batch, 1, *tile), (batch, 1, 1, 1) and (batch, 1, *tile) float32; always the same three but
+        for `level`."""
         ...
+
+
+class Networks(Protocol):
+    """Which network runs on frames of a shape (H, W)."""
+
+    def ready(self, shape: tuple[int, int]) -> bool:
+        """Whether `of` answers at once; if not, it is to be asked while nothing is in flight."""
+        ...
+
+    def of(self, shape: tuple[int, int]) -> Network:
+        """May load one and close another. Raises OutOfMemoryError."""
+        ...
+
+
+class Single:
+    """`Networks` of one."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def ready(self, shape: tuple[int, int]) -> bool:
+        return True
+
+    def of(self, shape: tuple[int, int]) -> Network:
+        return self._network

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,10 +21,16 @@ from daemon.errors import WeightsError
 LARGEST_MANIFEST = 1 << 20
 WORKSPACE = 4 << 30
 """Most scratch memory a layer may ask for, bytes."""
-OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1}
+OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1, "static": True}
 """What else decides an engine; one built with others is stale. `half_body` counts up with `engine_build.half`."""
 TILE = 1024
-"""Side of a GPU's tiles in pixels, unless stated: less is computed twice than with the processor's smaller ones."""
+"""Side of the tiles of the engine that is always built, in pixels, unless stated; for frames that keep coming larger
+ones that fit them are built (`shapes`)."""
+PAPER_BATCH = 4
+"""Least number of the paper's small tiles at once: 10 800 launches for a frame of 4096² would be too many."""
+
+Sides = tuple[int, int]
+"""Of a tile: rows and columns, pixels."""
 
 
 class Gate(BaseModel):
@@ -61,10 +67,13 @@ class EngineManifest(BaseModel):
     gpu: str | None
     """Name of the card it was built on; None if without one."""
     driver: str | None
-    tile: int = Field(gt=0)
+    tile: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    """Rows and columns."""
     batch: int = Field(gt=0)
     options: dict[str, str | int | bool]
     layers: int
+    scratch: int | None
+    """Bytes of memory it needs on the card besides its weights, if the builder said so."""
     seconds: float
     said: tuple[str, ...]
     """Warnings of TensorRT while it built this."""
@@ -79,24 +88,30 @@ class Wanted:
     flavour: Flavour
     version: str
     gpu: Gpu
-    tile: int
+    tile: Sides
     batch: int
     options: Mapping[str, str | int | bool]
 
 
-def tile_of(weights: Manifest, asked: int = 0) -> int:
-    """Side of the tiles on a GPU, pixels: what was asked for, made to fit the network; 0 for the default.
+def tile_of(weights: Manifest, asked: int = 0) -> Sides:
+    """The tiles of the engine that is always built: what was asked for, made to fit the network; 0 for the default.
 
     The paper's scaling makes the result depend on the tile, so there it is the weights' own.
     """
     side = asked or (TILE if weights.scaling == NOISE_UNITS else weights.tile)
-    return -(-side // weights.align) * weights.align
+    side = -(-side // weights.align) * weights.align
+    return side, side
 
 
-def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: int, batch: int) -> Path:
+def batch_of(weights: Manifest, asked: int) -> int:
+    """Tiles at once: what was asked for, and for the paper's network at least PAPER_BATCH."""
+    return asked if weights.scaling == NOISE_UNITS else max(asked, PAPER_BATCH)
+
+
+def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: Sides, batch: int) -> Path:
     """Where an engine lies: engines of other weights, tiles and batches may lie beside it."""
     name = re.sub(r"[^\w-]", "_", weights.name)[:40]
-    return folder / f"{name}-{weights.sha256[weights.onnx][:8]}.{flavour}.{tile}x{batch}.engine"
+    return folder / f"{name}-{weights.sha256[weights.onnx][:8]}.{flavour}.{tile[0]}x{tile[1]}x{batch}.engine"
 
 
 def default_folder() -> Path:
@@ -140,7 +155,7 @@ def stale(manifest: EngineManifest, wanted: Wanted) -> tuple[str, ...]:
         reasons.append("it was built from other weights")
     compare("TensorRT flavour", manifest.flavour, wanted.flavour)
     compare("TensorRT", manifest.version, wanted.version)
-    compare("tile", manifest.tile, wanted.tile)
+    compare("tiles of", "{} x {}".format(*manifest.tile), "{} x {}".format(*wanted.tile))
     compare("batch", manifest.batch, wanted.batch)
     compare("options", manifest.options, dict(wanted.options))
     if manifest.flavour == "rtx" and manifest.targets != ("current",):

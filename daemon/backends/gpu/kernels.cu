@@ -111,27 +111,28 @@ static __device__ long long reflected(long long index, long long size)
     return index < size ? index : period - index;
 }
 
-// A tile (side, side) whose first pixel is (row, column) of the frame; `add` and `multiply` scale it once more.
-extern "C" __global__ void gather(const float *units, long long height, long long width, float *tile,
-                                  long long side, long long row, long long column, float add, float multiply)
+// A tile (rows, columns) whose first pixel is (row, column) of the frame; `add` and `multiply` scale it once more.
+extern "C" __global__ void gather(const float *units, long long height, long long width, float *tile, long long rows,
+                                  long long columns, long long row, long long column, float add, float multiply)
 {
     // A tile's pixels are counted in 32 bits, which divide many times faster.
-    for (unsigned i = BEGIN; i < (unsigned)(side * side); i += STRIDE) {
-        long long y = reflected(row + i / (unsigned)side, height), x = reflected(column + i % (unsigned)side, width);
+    for (unsigned i = BEGIN; i < (unsigned)(rows * columns); i += STRIDE) {
+        long long y = reflected(row + i / (unsigned)columns, height);
+        long long x = reflected(column + i % (unsigned)columns, width);
         tile[i] = (units[y * width + x] + add) * multiply;
     }
 }
 
-// The part (first_row.. first_row + rows, ...) of a tile's result into the frame, in the camera's units. Where
+// The part (first_row.. first_row + rows, ...) of a tile's result, `pitch` pixels wide, into the frame, in the camera's units. Where
 // neighbours cross-fade there are weights, one for every row and column of that part, and the frame starts at zero.
-extern "C" __global__ void scatter(const float *result, long long side, long long first_row, long long first_column,
+extern "C" __global__ void scatter(const float *result, long long pitch, long long first_row, long long first_column,
                                    long long rows, long long columns, const float *row_weights,
                                    const float *column_weights, float *frame, long long width, long long row,
                                    long long column, float unit, float zero)
 {
     for (unsigned i = BEGIN; i < (unsigned)(rows * columns); i += STRIDE) {
         long long y = i / (unsigned)columns, x = i % (unsigned)columns;
-        float value = result[(first_row + y) * side + first_column + x] * unit + zero;
+        float value = result[(first_row + y) * pitch + first_column + x] * unit + zero;
         float *pixel = frame + (row + y) * width + column + x;
         if (row_weights)
             *pixel += value * row_weights[y] * column_weights[x];

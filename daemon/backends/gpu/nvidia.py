@@ -7,7 +7,8 @@ import importlib.util
 import os
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +24,11 @@ Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
 DRIVER_VERSION = Path("/sys/module/nvidia/version")
-RTX_TARGETS = ("sm75", "sm86", "sm89", "sm120")
-"""RTX 20, 30, 40 and 50 series and the workstation cards of the same generations."""
+RTX_CARDS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Turing to Blackwell: what TensorRT-RTX is made for. An engine for one of them is built for that one."""
+RTX_TARGETS = RTX_CARDS[1:]
+"""What an engine runs on that is built for nobody in particular, as far as the builder knows them: Turing has other
+matrix units, and an engine for it and the others is larger and not as quick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,17 @@ class Gpu:
     name: str
     capability: str
     driver: str
+    memory: int = field(default=0, compare=False)
+    """Bytes; 0 if not known."""
 
     def __str__(self) -> str:
         return f"{self.name}, driver {self.driver}"
+
+    @property
+    def cuda(self) -> int:
+        """The CUDA version the driver brings, without its minor number; 0 if it does not state it."""
+        found = re.search(r"CUDA (\d+)", self.driver)
+        return int(found[1]) if found else 0
 
 
 def find_gpu(device: int = 0) -> Gpu | None:
@@ -49,7 +61,7 @@ def find_gpu(device: int = 0) -> Gpu | None:
     except OSError:
         return None
     handle, version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
+    name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     answers = (
         cuda.cuInit(0) == 0
         and cuda.cuDeviceGet(ctypes.byref(handle), device) == 0
@@ -60,27 +72,35 @@ def find_gpu(device: int = 0) -> Gpu | None:
     )
     if not answers:
         return None
+    if cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), handle) != 0:
+        memory.value = 0
     driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
     with contextlib.suppress(OSError):  # not on Jetson
         driver = f"{DRIVER_VERSION.read_text().strip()} ({driver})"
-    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver)
+    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver, memory.value)
+
+
+def suited(gpu: Gpu) -> Flavour:
+    """The flavour made for a card."""
+    return "rtx" if gpu.capability in RTX_CARDS else "tensorrt"
 
 
 def choose(asked: Literal["auto", "tensorrt", "rtx"], gpu: Gpu) -> Flavour:
     """The flavour to use: what was asked for; for auto, TensorRT-RTX where the card is one of its and it is installed.
 
-    Raises ConfigError if neither is installed.
+    TensorRT runs on every card, TensorRT-RTX on its own only. Raises ConfigError if none that fits is installed.
     """
     if asked != "auto":
         return asked
-    installed: list[Flavour] = [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
-    wanted: Flavour = "rtx" if gpu.capability in RTX_TARGETS else "tensorrt"
-    if not installed:
-        raise ConfigError(
-            f"there is an {gpu.name}, but no TensorRT: pip install 'emdenoised[{EXTRAS[wanted]}]', or set "
-            "backend.kind: cpu to use the processor"
-        )
-    return wanted if wanted in installed else installed[0]
+    wanted = suited(gpu)
+    fitting: list[Flavour] = ["rtx", "tensorrt"] if wanted == "rtx" else ["tensorrt"]
+    for flavour in fitting:
+        if importlib.util.find_spec(MODULES[flavour]):
+            return flavour
+    raise ConfigError(
+        f"there is an {gpu.name}, but no TensorRT that is made for it: `make gpu`, or pip install "
+        f"'emdenoised[{EXTRAS[wanted]}]', or set backend.kind: cpu to use the processor"
+    )
 
 
 def require_driver(flavour: Flavour, gpu: Gpu) -> None:
@@ -89,8 +109,8 @@ def require_driver(flavour: Flavour, gpu: Gpu) -> None:
     TensorRT would only say that CUDA could not be initialised.
     """
     owners = " ".join(packages_distributions().get(MODULES[flavour], []))
-    needed, brought = re.search(r"cu(\d+)", owners), re.search(r"CUDA (\d+)", gpu.driver)
-    if needed and brought and int(brought[1]) < int(needed[1]):
+    needed = re.search(r"cu(\d+)", owners)
+    if needed and 0 < gpu.cuda < int(needed[1]):
         raise ConfigError(
             f"the NVIDIA driver is too old: {gpu.driver}, and {owners} needs CUDA {needed[1]}; update the driver (580 "
             "or later for CUDA 13), or set backend.kind: cpu"
@@ -109,20 +129,32 @@ def load_tensorrt(flavour: Flavour) -> Any:
         ) from error
 
 
+@cache
 def listen(trt: Any) -> Any:
-    """A logger for TensorRT that keeps its last `warnings` and `errors`, and prints nothing."""
+    """The logger for TensorRT: it keeps the last `warnings`, `errors` and `remarks`, and prints nothing.
+
+    One for the whole process: TensorRT takes the first it is given and ignores all others. Who is about to ask it for
+    something forgets what was said before (`forget`).
+    """
 
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.warnings: deque[str] = deque(maxlen=100)
             self.errors: deque[str] = deque(maxlen=100)
+            self.remarks: deque[str] = deque(maxlen=400)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
             elif severity == trt.ILogger.WARNING:
                 self.warnings.append(message)
+            else:
+                self.remarks.append(message)
+
+        def forget(self) -> None:
+            for said in (self.warnings, self.errors, self.remarks):
+                said.clear()
 
     return Listener()
 

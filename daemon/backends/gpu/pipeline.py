@@ -25,8 +25,18 @@ from typing import Any
 import numpy as np
 
 from daemon.backends import tiling
-from daemon.backends.gpu.buffers import HEADER, SURVEYORS, Buffers, Details, Events, Lease, Slot, finds_of
-from daemon.backends.gpu.device import CODES, DeviceMemory, Driver, Network, OutOfMemoryError
+from daemon.backends.gpu.buffers import (
+    HEADER,
+    SURVEYORS,
+    Buffers,
+    Details,
+    Events,
+    Lease,
+    Slot,
+    finds_of,
+    memory_available,
+)
+from daemon.backends.gpu.device import CODES, DeviceMemory, Driver, Network, Networks, OutOfMemoryError
 from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import OUT_OF_MEMORY, SLOTS
 from daemon.counts import spikes
@@ -37,6 +47,8 @@ from daemon.micrograph import Image, Pixels
 
 MISSING = np.uint64(1) << np.uint64(63)
 """Marks the place of a pixel that is not finite."""
+RECENT, OVERSIZED, SMALL = 16, 2, 1 << 26
+"""Buffers shrink after so many micrographs that need less than a half of them, unless they are of few pixels."""
 Scaled = tuple[tiling.Tile, Scaling]
 """A tile and the scaling it has for itself: the micrograph's, or, with the paper's scaling, its own."""
 
@@ -45,51 +57,57 @@ class Pipeline:
     """Runs a network on a stream of micrographs; `denoise` is `Backend.denoise`. Used by one thread.
 
     Args:
+        networks: which network runs on what; a single one as `Single`.
         halo, blend: pixels, as in `tiling.plan`.
-        lower: called when memory runs out: a network in place of the old one that needs less; None if there is none.
         progress: called after every micrograph.
-        name: what to call the backend at the moment.
+        name: what to call the backend that ran on a micrograph, told its network.
+        available: bytes of memory that the computer has left.
     """
 
     def __init__(
         self,
         driver: Driver,
-        network: Network,
+        networks: Networks,
         weights: Manifest,
         *,
         halo: int,
         blend: int = 0,
-        lower: Callable[[], Network | None] = lambda: None,
         progress: Callable[[], None] = lambda: None,
-        name: Callable[[], str] = lambda: "pipeline",
+        name: Callable[[Network], str] = lambda _: "pipeline",
+        available: Callable[[], int | None] = memory_available,
     ) -> None:
         self._name = name
-        self._driver, self._network, self._weights = driver, network, weights
-        self._blend, self._lower, self._progress = blend, lower, progress
+        self._driver, self._networks, self._weights = driver, networks, weights
+        self._blend, self._progress, self._available = blend, progress, available
         self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
         self._events = [Events(*(driver.event() for _ in range(4))) for _ in range(SLOTS)]
-        self._plan = lru_cache(8)(lambda shape: tiling.plan(shape, self._network.tile, halo, weights.align, blend))
+        self._plan = lru_cache(8)(lambda shape, tile: tiling.plan(shape, tile, halo, weights.align, blend))
         self._buffers: Buffers | None = None
-        self._tiles = self._tile_buffer()
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
+        """Pixels and bytes of the latest micrographs."""
+        self._tiles: DeviceMemory | None = None
+        self._tiles_bytes = 0
         self._next = 0
 
     def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
-        """See `Backend`. Reads up to `SLOTS` micrographs ahead."""
+        """See `Backend`. Reads up to `SLOTS` micrographs ahead.
+
+        Raises OutOfMemoryError when there is no memory for the micrograph read last; nothing is in flight then.
+        """
         flying: deque[Slot] = deque()
         try:
             for plane in planes:
-                if plane is None or not self._has_room(plane.pixels):
+                if plane is None or not self._ready(plane.pixels):
                     while flying:
                         yield self._finish(flying)
                 elif len(flying) == SLOTS:
                     yield self._finish(flying)
                 if plane is None:
                     continue
-                room = self._buffers if self._has_room(plane.pixels) else self._make_room(plane.pixels)
-                assert room is not None
+                room = self._room(plane.pixels)
                 slot = room.slots[self._next]
                 try:
-                    self._submit(slot, plane)
+                    self._submit(slot, plane, self._networks.of(plane.pixels.shape))
                 except (MicrographError, MemoryError) as error:
                     while flying:  # it is this one's turn to fail only after those before it
                         yield self._finish(flying)
@@ -103,17 +121,18 @@ class Pipeline:
                 self._driver.synchronise(slot.events.downloaded)
                 if slot.result is not None:
                     slot.unused.append(slot.result)
-                slot.prepared = slot.result = None
+                slot.prepared = slot.result = slot.network = None
 
     def close(self) -> None:
         """Free every buffer. Images already given out stay as they are."""
         if self._buffers is not None:
             self._buffers.free()
-        self._driver.free(self._tiles)
+        if self._tiles is not None:
+            self._driver.free(self._tiles)
 
     # One micrograph
 
-    def _submit(self, slot: Slot, plane: Plane) -> None:
+    def _submit(self, slot: Slot, plane: Plane, network: Network) -> None:
         """Host work and everything the streams have to do for it; returns while they do."""
         driver, upload = self._driver, self._upload
         spikes.require_counts(plane.gain, plane.offset)
@@ -121,11 +140,11 @@ class Pipeline:
         np.copyto(slot.pixels.host.array[: pixels.nbytes].view(pixels.dtype).reshape(pixels.shape), pixels)
         slot.pixels.upload(pixels.nbytes, upload)
         prepared = plane.prepare(self._survey(slot, plane, pixels.dtype))
-        slot.prepared = prepared
-        plan = self._plan(pixels.shape)
+        slot.prepared, slot.network = prepared, network
+        plan = self._plan(pixels.shape, network.tile)
         # All that may fail on the host comes before the first word to the compute stream.
         tiles = [(tile, self._scaling(prepared, tile)) for tile in plan]
-        details = Details(slot, self._network.batch, prepared, plan if self._blend else None)
+        details = Details(slot, network.batch, prepared, plan if self._blend else None)
         if details.nbytes > slot.details.nbytes:
             try:
                 slot.details.grow(details.nbytes)
@@ -135,7 +154,7 @@ class Pipeline:
         slot.details.upload(details.nbytes, upload)
         driver.record(slot.events.uploaded, upload)
         driver.wait(self._compute, slot.events.uploaded)
-        self._compute_all(slot, prepared, pixels, tiles, details)
+        self._compute_all(slot, network, pixels, tiles, details)
         driver.record(slot.events.computed, self._compute)
         driver.wait(self._download, slot.events.computed)
         slot.result = slot.unused.popleft()
@@ -171,9 +190,10 @@ class Pipeline:
         )
 
     def _compute_all(
-        self, slot: Slot, prepared: Prepared, pixels: Pixels, tiles: Sequence[Scaled], details: Details
+        self, slot: Slot, network: Network, pixels: Pixels, tiles: Sequence[Scaled], details: Details
     ) -> None:
-        driver, compute = self._driver, self._compute
+        driver, compute, prepared = self._driver, self._compute, slot.prepared
+        assert prepared is not None
         units, scaling = slot.units, prepared.scaling
         driver.launch(
             f"scale_{CODES[pixels.dtype.name]}",
@@ -187,35 +207,39 @@ class Pipeline:
             driver.launch("fill", number, arguments, compute)
         if self._blend:
             driver.clear(slot.out, 4 * pixels.size, compute)
-        for first in range(0, len(tiles), self._network.batch):
-            self._batch(slot, prepared, tiles[first : first + self._network.batch], details)
+        for first in range(0, len(tiles), network.batch):
+            self._batch(slot, network, prepared, tiles[first : first + network.batch], details)
 
-    def _batch(self, slot: Slot, prepared: Prepared, tiles: Sequence[Scaled], details: Details) -> None:
-        driver, compute, side = self._driver, self._compute, self._network.tile
+    def _batch(
+        self, slot: Slot, network: Network, prepared: Prepared, tiles: Sequence[Scaled], details: Details
+    ) -> None:
+        driver, compute, (side, across) = self._driver, self._compute, network.tile
+        assert self._tiles is not None
         height, width = prepared.pixels.shape
+        nbytes = 4 * side * across
         for index, (tile, own) in enumerate(tiles):
             whole, row, column = prepared.scaling, tile.rows.origin, tile.columns.origin
             # From the micrograph's noise units to the tile's own: nothing to do unless each tile has its own scaling.
             add, multiply = (whole.zero - own.zero) / whole.unit, whole.unit / own.unit
             driver.launch(
                 "gather",
-                side * side,
-                (slot.units.at(0), height, width, self._tiles.at(4 * side * side * index), side, row, column,
+                side * across,
+                (slot.units.at(0), height, width, self._tiles.at(nbytes * index), side, across, row, column,
                  add, multiply),
                 compute,
             )  # fmt: skip
-        outcomes = 4 * side * side * self._network.batch
-        self._network.enqueue(self._tiles.at(0), slot.details.device.at(0), self._tiles.at(outcomes), compute)
+        outcomes = nbytes * network.batch
+        network.enqueue(self._tiles.at(0), slot.details.device.at(0), self._tiles.at(outcomes), compute)
         for index, (tile, own) in enumerate(tiles):
             rows, columns = tile.rows, tile.columns
             number = rows.core.stop - rows.core.start, columns.core.stop - columns.core.start
             weights = details.weights.get(id(rows)), details.weights.get(id(columns))
             addresses = (0 if offset is None else slot.details.device.at(offset) for offset in weights)
-            outcome = self._tiles.at(outcomes + 4 * side * side * index)
+            outcome = self._tiles.at(outcomes + nbytes * index)
             driver.launch(
                 "scatter",
                 number[0] * number[1],
-                (outcome, side, rows.inner.start, columns.inner.start, *number, *addresses,
+                (outcome, across, rows.inner.start, columns.inner.start, *number, *addresses,
                  slot.out.at(0), width, rows.core.start, columns.core.start, own.unit, own.zero),
                 compute,
             )  # fmt: skip
@@ -231,10 +255,11 @@ class Pipeline:
         slot = flying.popleft()
         self._driver.synchronise(slot.events.downloaded)
         self._progress()
-        prepared, memory = slot.prepared, slot.result
+        prepared, memory, network = slot.prepared, slot.result, slot.network
         assert prepared is not None
         assert memory is not None
-        slot.prepared = slot.result = None
+        assert network is not None
+        slot.prepared = slot.result = slot.network = None
         height, width = prepared.pixels.shape
         # Enough must be left for the slots that may be filled before the next one is finished.
         if len(slot.unused) >= SLOTS - len(flying):
@@ -242,41 +267,59 @@ class Pipeline:
         else:
             image = memory.array[: 4 * height * width].view(np.float32).reshape(height, width).copy()
             slot.unused.append(memory)
-        return Denoised(image, prepared, self._name())
+        return Denoised(image, prepared, self._name(network))
 
     # Memory
 
-    def _has_room(self, pixels: Pixels) -> bool:
+    def _ready(self, pixels: Pixels) -> bool:
+        """Whether it can be submitted while others are in flight."""
+        shape = pixels.shape
+        if not self._networks.ready(shape) or self._tiles_of(self._networks.of(shape)) > self._tiles_bytes:
+            return False
         room = self._buffers
-        return room is not None and pixels.size <= room.pixels and as_uploaded_bytes(pixels) <= room.nbytes
+        return room is not None and _holds(room, pixels) and not self._oversized(room)
 
-    def _make_room(self, pixels: Pixels) -> Buffers:
-        """Buffers for a micrograph larger than all before it. Only while nothing is in flight.
+    def _oversized(self, room: Buffers) -> bool:
+        """Made for a giant that was followed by many of the usual size: so much memory must not stay page-locked."""
+        return (
+            len(self._recent) == RECENT
+            and room.pixels > SMALL
+            and room.pixels > OVERSIZED * max(size for size, _ in self._recent)
+        )
 
-        Raises MicrographError if the device cannot hold it.
-        """
-        before, self._buffers, self._next = self._buffers, None, 0
-        size, nbytes = pixels.size, as_uploaded_bytes(pixels)
-        if before is not None:
-            size, nbytes = max(size, before.pixels), max(nbytes, before.nbytes)
-            before.free()
-        try:
-            self._buffers = Buffers(self._driver, self._events, size, nbytes)
-        except OutOfMemoryError:
-            if (lower := self._lower()) is not None:
-                self._network = lower
-                self._plan.cache_clear()
+    def _room(self, pixels: Pixels) -> Buffers:
+        """Buffers that hold it, made anew if need be: then nothing is in flight. Raises OutOfMemoryError."""
+        ready = self._ready(pixels)
+        self._recent.append((pixels.size, as_uploaded_bytes(pixels)))
+        if ready and self._buffers is not None:
+            return self._buffers
+        needed = self._tiles_of(self._networks.of(pixels.shape))
+        if needed > self._tiles_bytes:
+            if self._tiles is not None:
                 self._driver.free(self._tiles)
-                self._tiles = self._tile_buffer()
-            try:
-                self._buffers = Buffers(self._driver, self._events, size, nbytes)
-            except OutOfMemoryError as error:
-                raise too_large(pixels, error) from error
+            self._tiles, self._tiles_bytes = None, 0
+            self._tiles, self._tiles_bytes = self._driver.device(needed), needed
+        room = self._buffers
+        if room is None or not _holds(room, pixels) or self._oversized(room):
+            self._buffers, self._next = None, 0
+            sizes = list(self._recent)
+            if room is not None:
+                if not self._oversized(room):
+                    sizes.append((room.pixels, room.nbytes))
+                room.free()
+            largest = max(size for size, _ in sizes), max(nbytes for _, nbytes in sizes)
+            self._buffers = Buffers(self._driver, self._events, *largest, self._available)
+        assert self._buffers is not None
         return self._buffers
 
-    def _tile_buffer(self) -> DeviceMemory:
-        """Room for a batch of tiles, and for what the network makes of them."""
-        return self._driver.device(2 * 4 * self._network.batch * self._network.tile**2)
+    @staticmethod
+    def _tiles_of(network: Network) -> int:
+        """Bytes for a batch of tiles, and for what the network makes of them."""
+        return 2 * 4 * network.batch * network.tile[0] * network.tile[1]
+
+
+def _holds(room: Buffers, pixels: Pixels) -> bool:
+    return pixels.size <= room.pixels and as_uploaded_bytes(pixels) <= room.nbytes
 
 
 def too_large(pixels: Pixels, error: OutOfMemoryError) -> MicrographError:

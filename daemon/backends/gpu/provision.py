@@ -10,10 +10,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Wanted, engine_path, load_manifest, stale, tile_of
-from daemon.backends.gpu.nvidia import RTX_TARGETS, Flavour, Gpu, choose, load_tensorrt
+from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Sides, Wanted, engine_path, load_manifest, stale
+from daemon.backends.gpu.nvidia import RTX_CARDS, Flavour, Gpu, choose, load_tensorrt
 from daemon.backends.manifest import Manifest
 from daemon.errors import BackendError, ConfigError, WeightsError
 from daemon.settings.config import EX_CONFIG, BackendConfig
@@ -24,31 +25,66 @@ TICK = 0.25
 """Seconds between two calls of `progress` while a child works."""
 
 
-def engine(
-    settings: BackendConfig,
-    folder: Path,
-    weights: Manifest,
-    engines: Path,
-    gpu: Gpu,
-    progress: Callable[[], None] = lambda: None,
-) -> tuple[Path, EngineManifest]:
-    """The engine for the weights in `folder` on this card, fresh and gated on it, built in `engines` if need be.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which engine is wanted: of the weights in `folder`, kept in `engines`, for this card, tile and batch."""
 
-    `progress` is called now and then; if it raises, the builder is stopped. Raises ConfigError if a person is needed:
-    TensorRT is not installed, the engine must be rebuilt and `settings.rebuild` is off, or these weights make no
-    engine; BackendError if building failed for another reason.
+    settings: BackendConfig
+    folder: Path
+    weights: Manifest
+    engines: Path
+    gpu: Gpu
+    tile: Sides
+    batch: int
+
+    @property
+    def flavour(self) -> Flavour:
+        """Raises ConfigError if none is installed."""
+        return choose(self.settings.flavour, self.gpu)
+
+    @property
+    def path(self) -> Path:
+        return engine_path(self.engines, self.weights, self.flavour, self.tile, self.batch)
+
+    @property
+    def wanted(self) -> Wanted:
+        flavour = self.flavour
+        onnx, version = self.weights.sha256[self.weights.onnx], load_tensorrt(flavour).__version__
+        return Wanted(onnx, flavour, version, self.gpu, self.tile, self.batch, OPTIONS)
+
+    @property
+    def command(self) -> list[str]:
+        """What builds it."""
+        flavour, gpu = self.flavour, self.gpu
+        known = gpu.capability if gpu.capability in RTX_CARDS else "current"
+        return [
+            sys.executable, "-m", "engine_build", str(self.folder), "--flavour", flavour,
+            *(["--targets", known] if flavour == "rtx" else []), "--tile", "{}x{}".format(*self.tile),
+            "--batch", str(self.batch), "--device", str(self.settings.device), "-o", str(self.engines),
+        ]  # fmt: skip
+
+
+def existing(order: Order) -> tuple[Path, EngineManifest] | None:
+    """An engine that fits and has run on this card, if it is there."""
+    about, _ = _look(order.path, order.wanted)
+    return None if about is None or about.gate.ran_on != str(order.gpu) else (order.path, about)
+
+
+def engine(order: Order, progress: Callable[[], None] = lambda: None, *, anew: str = "") -> tuple[Path, EngineManifest]:
+    """The engine that is ordered, fresh and gated on this card, built if need be. This process must hold no context
+    on the card: one in exclusive mode would be closed to the builder.
+
+    `progress` is called now and then; if it raises, the builder is stopped. `anew`: why it is to be built even if there
+    is one that fits. Raises ConfigError if a person is needed: TensorRT is not installed, the engine must be rebuilt
+    and `settings.rebuild` is off, or these weights make no engine; BackendError if building failed for another reason.
     """
-    flavour = choose(settings.flavour, gpu)
-    tile = tile_of(weights, settings.tile)
-    path = engine_path(engines, weights, flavour, tile, settings.batch)
-    wanted = Wanted(
-        weights.sha256[weights.onnx], flavour, load_tensorrt(flavour).__version__, gpu, tile, settings.batch, OPTIONS
-    )
-    command = _command(settings, folder, flavour, gpu, tile, engines)
+    path, wanted, command, gpu = order.path, order.wanted, order.command, order.gpu
     about, reasons = _look(path, wanted)
+    if anew:
+        about, reasons = None, (anew,)
     if about is None:
         by_hand = " ".join(command[1:])
-        if not settings.rebuild:
+        if not order.settings.rebuild:
             raise ConfigError(
                 f"{path}: {'; '.join(reasons)}; backend.rebuild is false, so build it yourself: python {by_hand}"
             )
@@ -74,14 +110,6 @@ def _look(path: Path, wanted: Wanted) -> tuple[EngineManifest | None, tuple[str,
         return None, (str(error) if path.exists() else "there is no such engine yet",)
     reasons = stale(about, wanted)
     return (None if reasons else about), reasons
-
-
-def _command(settings: BackendConfig, folder: Path, flavour: Flavour, gpu: Gpu, tile: int, engines: Path) -> list[str]:
-    targets = ["--targets", gpu.capability if gpu.capability in RTX_TARGETS else "current"] if flavour == "rtx" else []
-    return [
-        sys.executable, "-m", "engine_build", str(folder), "--flavour", flavour, *targets, "--tile", str(tile),
-        "--batch", str(settings.batch), "--device", str(settings.device), "-o", str(engines),
-    ]  # fmt: skip
 
 
 def run(command: Sequence[str], progress: Callable[[], None] = lambda: None) -> None:

@@ -1,99 +1,33 @@
-"""Micrographs on an NVIDIA GPU: a TensorRT engine behind the pipeline. Used by the one thread that opened it."""
+"""Micrographs on an NVIDIA GPU: TensorRT engines behind the pipeline. Used by the one thread that opened it."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from daemon.backends import tiling
-from daemon.backends.gpu import provision
-from daemon.backends.gpu.cuda import Cuda
-from daemon.backends.gpu.device import DeviceMemory, Network, OutOfMemoryError
-from daemon.backends.gpu.engine import EngineManifest, tile_of
-from daemon.backends.gpu.nvidia import choose, find_gpu, listen, load_tensorrt, require_driver, told
-from daemon.backends.gpu.pipeline import Pipeline
+from daemon.backends.gpu import network, provision
+from daemon.backends.gpu.cuda import Cuda, load_pycuda
+from daemon.backends.gpu.device import Network, OutOfMemoryError
+from daemon.backends.gpu.driver import why_no_gpu
+from daemon.backends.gpu.engine import EngineManifest, Sides, batch_of, tile_of
+from daemon.backends.gpu.network import EngineNetwork, UnreadableError
+from daemon.backends.gpu.nvidia import choose, find_gpu, require_driver
+from daemon.backends.gpu.pipeline import Pipeline, too_large
+from daemon.backends.gpu.provision import Order
+from daemon.backends.gpu.shapes import Serving, Shapes
 from daemon.backends.manifest import Manifest
 from daemon.counts.plane import Denoised, Plane
-from daemon.errors import BackendError
-from daemon.files import save
+from daemon.errors import BackendError, EmdenoisedError
 from daemon.settings.config import BackendConfig
 
 log = logging.getLogger(__name__)
 
-
-class EngineNetwork:
-    """`pipeline.Network` by an engine that has been checked against its manifest.
-
-    `cache`: file that keeps what TensorRT-RTX compiles for this card. Raises BackendError if TensorRT refuses it.
-    """
-
-    def __init__(self, engine: Path, about: EngineManifest, driver: Cuda, cache: Path) -> None:
-        trt = load_tensorrt(about.flavour)
-        self.tile, self.batch = about.tile, about.batch
-        self._driver, self._cache = driver, cache
-        self._scratch: DeviceMemory | None = None
-        self._bound: dict[str, Any] = {}
-        self._logger = listen(trt)
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
-        if self._engine is None:
-            raise self._failure(f"{engine}: TensorRT cannot load it")
-        tensors = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
-        if not {"units", "denoised"} <= tensors <= {"units", "level", "denoised"}:
-            raise BackendError(f"{engine}: takes and gives {', '.join(sorted(tensors))}: it is no denoising engine")
-        self._takes_level = "level" in tensors
-        managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._compiled: Any = None
-        if about.flavour == "rtx":
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(managed)
-            self._compiled = config.create_runtime_cache()
-            if cache.is_file() and not self._compiled.deserialize(cache.read_bytes()):
-                log.info("%s: of another version or card, and made anew", cache)
-            config.set_runtime_cache(self._compiled)
-            self._context = self._engine.create_execution_context(config)
-        else:  # versions of TensorRT that are still in use, on Jetson for instance, have no such thing as above
-            self._context = self._engine.create_execution_context(managed)
-        if self._context is None:
-            raise self._failure(f"{engine}: TensorRT cannot prepare it")
-        # Scratch memory of ours: it counts where all other memory does, and never grows while micrographs pass.
-        nbytes = int(self._engine.device_memory_size_v2)
-        if nbytes:
-            self._scratch = driver.device(nbytes)
-            self._context.set_device_memory(self._scratch.at(0), nbytes)
-
-    def enqueue(self, units: int, level: int, result: int, stream: Any) -> None:
-        """See `Network`."""
-        addresses = {"units": units, "denoised": result} | ({"level": level} if self._takes_level else {})
-        for name, address in addresses.items():
-            if self._bound.get(name) != address:
-                self._context.set_tensor_address(name, address)
-                self._bound[name] = address
-        if not self._context.execute_async_v3(stream.handle):
-            raise self._failure("TensorRT could not run the network")
-
-    def keep_compiled(self) -> None:
-        """Save what TensorRT-RTX compiled at the first run, so that the next start is quick."""
-        if self._compiled is None:
-            return
-        content = bytes(self._compiled.serialize())
-        if not self._cache.is_file() or self._cache.read_bytes() != content:
-            save(self._cache, content)
-
-    def close(self) -> None:
-        """In the order that TensorRT needs: context, engine, runtime."""
-        for name in ("_context", "_compiled", "_engine", "_runtime"):
-            if hasattr(self, name):
-                delattr(self, name)
-        if self._scratch is not None:
-            self._driver.free(self._scratch)
-            self._scratch = None
-
-    def _failure(self, what: str) -> BackendError:
-        said, memory = told(self._logger.errors)
-        if memory:
-            return OutOfMemoryError(f"{what}: {said}")
-        return BackendError(f"{what}: {said}; remove the engine to have it built again, or set backend.kind: cpu")
+MOST_OPEN = 3
+"""Engines loaded at once."""
+SCRATCH = 80
+"""Bytes for each pixel of a tile that a network is taken to need if its builder did not say."""
 
 
 class TensorRtBackend:
@@ -106,7 +40,8 @@ class TensorRtBackend:
         halo, blend: pixels, as for the CPU backend.
         progress: called after every micrograph, and now and then while an engine is built.
 
-    `driver` and `network` are what runs; to be looked at and measured, not to be used beside it.
+    `driver` and `network` are what runs; to be looked at and measured, not to be used beside it. It is `Networks` to
+    its pipeline. Engines are built by a child process while nothing is open on the card.
 
     Raises BackendError if the GPU cannot be used now, ConfigError if it never can as things are set.
     """
@@ -122,126 +57,232 @@ class TensorRtBackend:
         blend: int = 0,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self._settings, self._folder, self._manifest = settings, folder, manifest
-        self._engines, self._progress, self._batch = engines, progress, settings.batch
+        self._settings, self._manifest, self._progress = settings, manifest, progress
         self._halo, self._blend = manifest.halo if halo is None else halo, blend
-        tiling.require(folder, manifest, tile_of(manifest, settings.tile), self._halo, blend)
-        gpu = find_gpu(settings.device)
-        if gpu is None:
-            raise BackendError(
-                f"no NVIDIA driver answers for GPU {settings.device}: after start-up this may take a while, and it is "
-                "tried again; `nvidia-smi` lists the cards, backend.device chooses one, backend.kind: cpu does "
-                "without"
-            )
-        self._gpu = gpu
-        require_driver(choose(settings.flavour, gpu), gpu)
-        self.network: EngineNetwork | None = None
-        self.driver = open_driver(settings.device)
+        self._base = order_of(settings, folder, manifest, engines, halo, blend)
+        base, gpu = self._base.tile, self._base.gpu
+        self._engines: dict[Sides, tuple[Path, EngineManifest]] = {}
+        self._networks: dict[Sides, EngineNetwork] = {}
+        """Those that are open, the latest used last."""
+        self._chosen: dict[Sides, Sides] = {}
+        """Shape of a frame → tiles."""
+        self._rebuilt: set[Sides] = set()
+        self._pipeline: Pipeline | None = None
+        self._opened = False
         try:
-            try:
-                self._pipeline = self._piped(self._open())
-            except OutOfMemoryError:
-                lowered = self._lower()
-                if lowered is None:
-                    raise
-                self._pipeline = self._piped(lowered)
-        except BaseException:
-            self._close_network()
-            self.driver.close()
-            raise
+            self._open()
+        except OutOfMemoryError:
+            if not self._lower():
+                raise
+        scratch = self._about(base).scratch or SCRATCH * base[0] * base[1] * self._base.batch
+        self._shapes = Shapes(
+            base,
+            Serving(self._halo, blend, manifest.align),
+            gpu.memory,
+            scratch / (base[0] * base[1]) + 8 * self._base.batch,
+            fixed=bool(settings.tile) or manifest.scaling == "minmax_crop",
+        )
 
     @property
     def name(self) -> str:
         """See `Backend`."""
-        about = self._about
-        kind = "TensorRT-RTX" if about.flavour == "rtx" else "TensorRT"
-        return (
-            f"tensorrt: {kind} {about.version}, {about.precision}, {self._gpu.name}, tiles of {about.tile}, "
-            f"{about.batch} at once, engine {about.engine_sha256[:12]}"
-        )
+        return self._name(self._base.tile)
+
+    @property
+    def network(self) -> EngineNetwork:
+        """The one of the tiles that always exist."""
+        return self._networks[self._base.tile]
 
     def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
-        """See `Backend`. Reads ahead."""
-        return self._pipeline.denoise(planes)
+        """See `Backend`. Reads ahead; pauses for an engine to be built when frames of a new shape keep coming."""
+        waiting, latest, again = iter(planes), None, False
+        missing: Sides | None = None
+
+        def source() -> Iterator[Plane | None]:
+            nonlocal latest, missing
+            for plane in chain((latest,) if again else (), waiting):
+                latest = plane
+                if plane is not None and (tile := self._tile_for(plane)) not in self._engines:
+                    missing = tile
+                    return
+                yield plane
+
+        while True:
+            assert self._pipeline is not None
+            missing = None
+            try:
+                yield from self._pipeline.denoise(source())
+            except UnreadableError as error:
+                self._build(error.tile, anew=str(error))
+            except OutOfMemoryError as error:
+                assert latest is not None
+                if not self._lower():
+                    raise too_large(latest.pixels, error) from error
+            else:
+                if missing is None:
+                    return
+                self._build(missing)
+            again = True
 
     def close(self) -> None:
         """See `Backend`."""
         try:
-            self._pipeline.close()
-            self._close_network()
+            self._close_card()
         except BackendError as error:  # on a card that has failed nothing can be freed any more
             log.warning("%s", error)
+
+    # `Networks`, for the pipeline
+
+    def ready(self, shape: Sides) -> bool:
+        """See `Networks`."""
+        return self._chosen[shape] in self._networks
+
+    def of(self, shape: Sides) -> Network:
+        """See `Networks`."""
+        tile = self._chosen[shape]
+        if tile not in self._networks:
+            while len(self._networks) >= MOST_OPEN:
+                oldest = next(one for one in self._networks if one != self._base.tile)
+                self._networks.pop(oldest).close()
+            self._networks[tile] = self._load(tile)
+        else:
+            self._networks[tile] = self._networks.pop(tile)
+        return self._networks[tile]
+
+    # Engines
+
+    def _tile_for(self, plane: Plane) -> Sides:
+        """The tiles for a frame, whose engine may have to be built first."""
+        shape = plane.pixels.shape[0], plane.pixels.shape[1]
+        if shape not in self._chosen:
+            best = self._shapes.best(shape)
+            if best not in self._engines and (found := provision.existing(replace(self._base, tile=best))):
+                self._engines[best] = found
+        tile = self._shapes.choose(shape, self._engines)
+        if tile in self._engines and self._chosen.get(shape) != tile:
+            log.info("%s", self._shapes.described(shape, tile))
+            self._chosen[shape] = tile
+        return tile
+
+    def _build(self, tile: Sides, anew: str = "") -> None:
+        """An engine for such tiles, or the reason why there is none in the log; the card is closed meanwhile."""
+        if anew and tile in self._rebuilt:
+            raise BackendError(f"{anew}, though it was just built anew; set backend.kind: cpu, and report this")
+        self._close_card()
+        try:
+            self._engines[tile] = provision.engine(replace(self._base, tile=tile), self._progress, anew=anew)
+        except EmdenoisedError as error:
+            if tile == self._base.tile:
+                raise
+            log.warning("there is no engine for tiles of %d x %d, smaller ones serve: %s", tile[1], tile[0], error)
+            self._shapes.refuse(tile)
+            self._engines.pop(tile, None)
+            self._chosen.clear()
+        if anew:
+            self._rebuilt.add(tile)
+        self._open()
+
+    def _lower(self) -> bool:
+        """Memory ran out: no more large tiles, then one tile at once. False if there is nothing left to lower."""
+        large = any(tile != self._base.tile for tile in self._chosen.values())
+        if large:
+            self._shapes.lower()
+            self._chosen.clear()
+            log.warning("the GPU's memory is full; going on with tiles of %d x %d", *reversed(self._base.tile))
+        elif self._base.batch > 1:
+            log.warning(
+                "the GPU's memory is full with %d tiles at once; going on with 1: set backend.batch: 1, or close other "
+                "programs that use the GPU",
+                self._base.batch,
+            )
+            self._base = replace(self._base, batch=1)
+            self._engines.clear()
+        else:
+            return False
+        self._close_card()
+        try:
+            self._open()
+        except OutOfMemoryError:
+            return self._lower()
+        return True
+
+    # The card
+
+    def _open(self) -> None:
+        """Driver, the network of the base tiles and the pipeline; the engine is there before the card is opened."""
+        base = self._base.tile
+        if base not in self._engines:
+            self._engines[base] = provision.engine(self._base, self._progress)
+        self.driver = open_driver(self._settings.device)
+        self._opened = True
+        try:
+            self._networks[base] = self._load(base)
+            self._pipeline = Pipeline(
+                self.driver,
+                self,
+                self._manifest,
+                halo=self._halo,
+                blend=self._blend,
+                progress=self._progress,
+                name=lambda network: self._name(network.tile),
+            )
+        except BaseException as error:
+            self._close_card()
+            if not isinstance(error, UnreadableError):
+                raise
+            self._build(base, anew=str(error))
+
+    def _close_card(self) -> None:
+        """In the order that TensorRT needs. Engines and choices stay."""
+        pipeline, self._pipeline = self._pipeline, None
+        if not self._opened:
+            return
+        self._opened = False
+        try:
+            if pipeline is not None:
+                pipeline.close()
+            while self._networks:
+                self._networks.popitem()[1].close()
         finally:
+            self._networks.clear()
             self.driver.close()
 
-    def _piped(self, network: Network) -> Pipeline:
-        return Pipeline(
-            self.driver,
-            network,
-            self._manifest,
-            halo=self._halo,
-            blend=self._blend,
-            lower=self._lower,
-            progress=self._progress,
-            name=lambda: self.name,
+    def _load(self, tile: Sides) -> EngineNetwork:
+        path, about = self._engines[tile]
+        loaded = network.open_network(path, about, self.driver)
+        loaded.keep_compiled()
+        return loaded
+
+    def _about(self, tile: Sides) -> EngineManifest:
+        return self._engines[tile][1]
+
+    def _name(self, tile: Sides) -> str:
+        about = self._about(tile)
+        kind = "TensorRT-RTX" if about.flavour == "rtx" else "TensorRT"
+        return (
+            f"tensorrt: {kind} {about.version}, {about.precision}, {self._base.gpu.name}, tiles of "
+            f"{tile[1]} x {tile[0]}, {about.batch} at once, engine {about.engine_sha256[:12]}"
         )
 
-    def _lower(self) -> Network | None:
-        """One tile at once, if it was more; the old network is freed first."""
-        if self._batch == 1:
-            return None
-        self._close_network()
-        log.warning(
-            "the GPU's memory is full with %d tiles at once; going on with 1: set backend.batch: 1, or close other "
-            "programs that use the GPU",
-            self._batch,
-        )
-        self._batch = 1
-        return self._open()
 
-    def _open(self) -> EngineNetwork:
-        settings = self._settings.model_copy(update={"batch": self._batch})
-        engine, self._about = provision.engine(
-            settings, self._folder, self._manifest, self._engines, self._gpu, self._progress
+def order_of(
+    settings: BackendConfig, folder: Path, manifest: Manifest, engines: Path, halo: int | None = None, blend: int = 0
+) -> Order:
+    """The engine for the tiles that always exist. Nothing is opened on the card. Errors as `TensorRtBackend`."""
+    base = tile_of(manifest, settings.tile)
+    tiling.require(folder, manifest, base, manifest.halo if halo is None else halo, blend)
+    gpu = find_gpu(settings.device)
+    if gpu is None:
+        raise BackendError(
+            f"no NVIDIA driver answers for GPU {settings.device}: {why_no_gpu(settings.device)}; after start-up "
+            "this may take a while, and it is tried again; backend.device chooses a card, backend.kind: cpu does "
+            "without"
         )
-        self.network = open_network(engine, self._about, self.driver)
-        self.network.keep_compiled()
-        return self.network
-
-    def _close_network(self) -> None:
-        if self.network is not None:
-            self.network.close()
-            self.network = None
+    require_driver(choose(settings.flavour, gpu), gpu)
+    load_pycuda()  # before minutes go into an engine that could not run
+    return Order(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
 
 
 def open_driver(device: int) -> Cuda:
     """The card. A place of its own for tests."""
     return Cuda(device)
-
-
-def open_network(engine: Path, about: EngineManifest, driver: Cuda) -> EngineNetwork:
-    """Load an engine and run it once: TensorRT-RTX compiles then, which must not cost the first micrograph."""
-    network = EngineNetwork(engine, about, driver, engine.with_suffix(".cache"))
-    try:
-        warm_up(network, driver)
-    except BaseException:
-        network.close()
-        raise
-    return network
-
-
-def warm_up(network: Network, driver: Cuda) -> None:
-    """One run on zeros, waited for."""
-    nbytes = 4 * network.batch * network.tile**2
-    stream, event, memory = driver.stream(), driver.event(), list[Any]()
-    try:
-        memory.extend(driver.device(nbytes) for _ in range(2))
-        memory.append(driver.device(4 * network.batch))
-        for one, size in zip(memory, (nbytes, nbytes, 4 * network.batch), strict=True):
-            driver.clear(one, size, stream)
-        network.enqueue(memory[0].at(0), memory[2].at(0), memory[1].at(0), stream)
-        driver.record(event, stream)
-        driver.synchronise(event)
-    finally:
-        for one in memory:
-            driver.free(one)

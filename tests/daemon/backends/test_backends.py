@@ -299,19 +299,8 @@ class FakeDriver:
     def cuInit(self, flags: int) -> int:  # noqa: N802
         return self.status
 
-    def cuDeviceGet(self, handle: Any, device: int) -> int:  # noqa: N802
-        return 0 if device < self.gpus else 101  # CUDA_ERROR_INVALID_DEVICE
-
-    def cuDeviceGetName(self, name: Any, length: int, handle: Any) -> int:  # noqa: N802
-        name.value = b"a card"
-        return 0
-
-    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
-        version._obj.value = 13000
-        return 0
-
-    def cuDeviceGetAttribute(self, found: Any, attribute: int, handle: Any) -> int:  # noqa: N802
-        found._obj.value = 8
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = self.gpus
         return 0
 
 
@@ -324,13 +313,17 @@ class FakeDriver:
         (None, "cpu"),
     ],
 )
-def test_auto_asks_the_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver | None, expected: str) -> None:
+def test_auto_asks_the_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: FakeDriver | None, expected: str
+) -> None:
     def load(name: str) -> FakeDriver:
         if driver is None:
             raise OSError(f"{name}: cannot open shared object file")
         return driver
 
     monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr("daemon.backends.gpu.driver.LOADED", tmp_path / "away")  # else a process of its own is asked
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert backends.resolve("auto") == expected
     assert backends.resolve("cpu") == "cpu" and backends.resolve("tensorrt") == "tensorrt"
 
@@ -339,7 +332,7 @@ def test_auto_asks_the_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDrive
 def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any
 ) -> None:
-    monkeypatch.setattr(backends, "find_gpu", lambda: CARD)
+    monkeypatch.setattr(backends, "driver_answers", lambda patience: True)
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: None)
     with pytest.raises(BackendError, match=r"no NVIDIA driver answers for GPU 0.*backend\.kind: cpu"):
         open_backend(BackendConfig(kind=kind), manifest.verified(WEIGHTS), tmp_path)
@@ -348,8 +341,9 @@ def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
 def test_where_pycuda_is_missing_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: CARD)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(BackendError, match=r"pip install 'emdenoised\[rtx\]'.*bundle"):
+    with pytest.raises(BackendError, match=r"^pycuda cannot be imported.*`make gpu`.*bundle"):
         open_backend(BackendConfig(kind="tensorrt"), manifest.verified(WEIGHTS), tmp_path)
+    assert not list(tmp_path.iterdir()), "an engine was built first"
 
 
 def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:

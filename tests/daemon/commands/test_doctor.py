@@ -71,14 +71,11 @@ def test_a_bad_configuration_is_the_one_fault_that_hides_the_others(
 def test_a_driver_that_is_loaded_and_does_not_answer_is_told_from_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daemon.commands.doctor.NVIDIA", tmp_path)
-    (note,) = (one for one in findings(settings(tmp_path)) if "does not answer" in one.text)
-    assert note.verdict == "note"
-    assert "modprobe nvidia-uvm" in note.remedy
-    (fault,) = (
-        one for one in findings(settings(tmp_path, backend={"kind": "tensorrt"})) if "does not answer" in one.text
-    )
-    assert fault.verdict == "fault"
+    monkeypatch.setattr("daemon.backends.gpu.driver.LOADED", tmp_path)
+    monkeypatch.setattr("daemon.backends.gpu.driver.ask", lambda: 999)
+    for kind, verdict in (("cpu", "note"), ("tensorrt", "fault")):
+        found = findings(settings(tmp_path, backend={"kind": kind}))
+        assert verdict in {one.verdict for one in found if "CUDA error 999): the module nvidia-uvm" in one.text}
 
 
 def test_a_graphics_card_that_is_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +181,7 @@ def test_a_unit_that_hides_what_the_service_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Any, lines: list[str], said: str
 ) -> None:
     installed(*lines)
-    monkeypatch.setattr("daemon.commands.doctor.NVIDIA", tmp_path)
+    monkeypatch.setattr("daemon.backends.gpu.driver.LOADED", tmp_path)
     monkeypatch.setattr("daemon.commands.systemd_unit._HIDDEN_BY", {"PrivateTmp": (tmp_path / "drop",)})
     text = faults(settings(tmp_path))
     assert said in text and "systemctl edit emdenoised" in text

@@ -21,6 +21,7 @@ from fake_gpu import plug_in
 from mrc_bytes import write_mrc
 
 from daemon.backends import manifest
+from daemon.backends.gpu import provision
 from daemon.backends.manifest import Weights
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import BackendError, MicrographError, StorageError
@@ -901,6 +902,28 @@ def test_the_whole_service_on_a_gpu_writes_what_it_writes_on_the_processor(
         images[kind] = {name: tifffile.imread(settings.folders.output / name) for name in names}
     for name in names:
         np.testing.assert_allclose(images["tensorrt"][name], images["cpu"][name], atol=2e-3)
+
+
+def test_the_engines_of_all_networks_are_built_before_the_card_is_opened_for_the_first(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(manifest.locate("fast"), other)
+    drivers = plug_in(monkeypatch)
+    real, built = provision.engine, list[tuple[str, int]]()
+
+    def engine(order: provision.Order, *rest: Any, **more: Any) -> Any:
+        built.append((order.folder.name, len(drivers)))
+        return real(order, *rest, **more)
+
+    monkeypatch.setattr(provision, "engine", engine)
+    profiles = {"one": {"weights": "fast"}, "two": {"weights": str(other), "match": {"name": "two*"}}}
+    service = Service(config(backend={"kind": "tensorrt"}, profiles=profiles, default_profile="one"))
+    service.start()
+    service.stop()
+    assert len(drivers) == 2
+    assert {name for name, opened in built if not opened} == {manifest.locate("fast").name, "other"}
+    assert service.failure is None
 
 
 def fresh(folders: Any, name: str) -> Any:

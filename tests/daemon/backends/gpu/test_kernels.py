@@ -2,16 +2,18 @@
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
+import sys
 from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled_kernels import C_TYPES, SOURCE, library
+from compiled_kernels import C_TYPES, FLAGS, SOURCE, library
 from numpy.typing import NDArray
 
 from daemon.backends import tiling
@@ -22,6 +24,7 @@ from daemon.counts import spikes
 from daemon.counts.scaling import noise_units
 
 PTX = SOURCE.with_suffix(".ptx")
+PTXAS = shutil.which("ptxas") or shutil.which("ptxas", path="/usr/local/cuda/bin")
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +108,15 @@ def test_tiles_out_and_results_back_are_those_of_the_plan(
     kernels: ctypes.CDLL, shape: tuple[int, int], blend: int
 ) -> None:
     """The CPU backend's plan, carried out by the kernels: the image, scaled, comes back in the camera's units."""
-    side, unit, zero = 64, 3.5, 100.0
+    sides, unit, zero = (64, 80), 3.5, 100.0
     image = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
-    plan = tiling.plan(shape, side, 8, 8, blend)
+    plan = tiling.plan(shape, sides, 8, 8, blend)
     out = np.full(shape, np.nan, np.float32) if not blend else np.zeros(shape, np.float32)
     height, width = shape
     for tile in plan:
         rows, columns = tile.rows, tile.columns
-        cut = np.full((side, side), np.nan, np.float32)
-        kernels.gather(pointer(image), *whole(height, width), pointer(cut), *whole(side, rows.origin, columns.origin),
+        cut = np.full(sides, np.nan, np.float32)
+        kernels.gather(pointer(image), *whole(height, width), pointer(cut), *whole(*sides, rows.origin, columns.origin),
                        ctypes.c_float(2.0), ctypes.c_float(0.5))  # fmt: skip
         np.testing.assert_allclose(cut, (tiling.cut(tile, image) + 2) * 0.5, rtol=1e-6)
         result = cut * 2 - 2
@@ -124,7 +127,7 @@ def test_tiles_out_and_results_back_are_those_of_the_plan(
                 for s in (rows, columns)
             ]  # type: ignore[misc]
         kernels.scatter(
-            pointer(result), *whole(side, rows.inner.start, columns.inner.start, rows.core.stop - rows.core.start,
+            pointer(result), *whole(sides[1], rows.inner.start, columns.inner.start, rows.core.stop - rows.core.start,
                                     columns.core.stop - columns.core.start),
             pointer(weights[0]), pointer(weights[1]), pointer(out), *whole(width, rows.core.start, columns.core.start),
             ctypes.c_float(unit), ctypes.c_float(zero),
@@ -160,6 +163,33 @@ def test_the_source_still_compiles_for_the_gpu(tmp_path: Path) -> None:
     made = tmp_path / "kernels.ptx"
     subprocess.run(["nvcc", "-ptx", "-arch=compute_75", "-o", made, SOURCE], check=True, timeout=120)
     assert made.read_text().count(".visible .entry") == PTX.read_text().count(".visible .entry")
+
+
+@pytest.mark.skipif(PTXAS is None, reason="ptxas is not installed")
+@pytest.mark.parametrize("target", ["75", "80", "86", "87", "89", "90", "100", "103", "110", "120", "121"])
+def test_the_shipped_ptx_assembles_for_every_card(tmp_path: Path, target: str) -> None:
+    """Turing to Blackwell, Jetson Orin (87) and Thor (110) among them."""
     assembled = tmp_path / "kernels.cubin"
-    subprocess.run(["ptxas", "-arch=sm_75", "-o", assembled, PTX], check=True, timeout=120)
+    subprocess.run([str(PTXAS), f"-arch=sm_{target}", "-o", assembled, PTX], check=True, timeout=120)
     assert assembled.stat().st_size > 10_000
+
+
+def test_no_kernel_reads_or_writes_beyond_its_memory_nor_computes_what_c_leaves_open() -> None:
+    """The tests above once more, with the kernels under the address and undefined-behaviour sanitizers."""
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    if not Path(runtime.strip()).is_absolute():
+        pytest.skip("this compiler has no address sanitizer")
+    environment = {
+        **os.environ,
+        FLAGS: "-g -fsanitize=address,undefined -fno-sanitize-recover=all",
+        "LD_PRELOAD": runtime.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONMALLOC": "malloc",  # or arrays of Python's own would hide what lies beside them
+    }
+    chosen = "noise_units or told_apart or survey or filled or tiles_out"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen],
+        env=environment, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[4],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "32 passed" in done.stdout, done.stdout

@@ -3,6 +3,8 @@
 import gc
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ from numpy.typing import NDArray
 from daemon.backends import manifest, tiling
 from daemon.backends.gpu import buffers, pipeline
 from daemon.backends.gpu.buffers import LENT
-from daemon.backends.gpu.device import Network, OutOfMemoryError
+from daemon.backends.gpu.device import OutOfMemoryError, Single
 from daemon.backends.gpu.pipeline import Pipeline
 from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import SLOTS
 from daemon.counts import spikes
-from daemon.counts.plane import Denoised, Plane, Prepared
+from daemon.counts.plane import Denoised, Plane, Prepared, Survey
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
@@ -37,6 +39,23 @@ def asked(pixels: NDArray[Any], choice: Choice = COUNTED) -> Plane:
     return plane(pixels, choice, WEIGHTS.dose_range)
 
 
+JUDGED: dict[tuple[Any, ...], Prepared] = {}
+
+
+def remembered(pixels: NDArray[Any]) -> Plane:
+    """As `asked`; the host's judgement of the same pixels and the same survey is made once for all schedules."""
+    one = asked(pixels)
+
+    def prepare(survey: Survey) -> Prepared:
+        key = (pixels.tobytes(), pixels.shape, pixels.dtype.str, survey.total, survey.missing.tobytes(),
+               survey.suspects.tobytes())  # fmt: skip
+        if key not in JUDGED:
+            JUDGED[key] = one.prepare(survey)
+        return replace(JUDGED[key], pixels=pixels)
+
+    return replace(one, prepare=prepare)
+
+
 def images(number: int = 7, seed: int = 0) -> list[NDArray[Any]]:
     """Of several sizes, types and doses, some with spikes, the largest in the middle."""
     rng = np.random.default_rng(seed)
@@ -51,46 +70,69 @@ def images(number: int = 7, seed: int = 0) -> list[NDArray[Any]]:
     return made
 
 
-def expected(prepared: Prepared, weights: Manifest = WEIGHTS, blend: int = 0) -> Image:
+def expected(
+    prepared: Prepared, weights: Manifest = WEIGHTS, blend: int = 0, tile: tuple[int, int] = (TILE, TILE)
+) -> Image:
     """What the pipeline is to compute, tile by tile in NumPy."""
-    plan = tiling.plan(prepared.pixels.shape, TILE, HALO, ALIGN, blend)
+    plan = tiling.plan(prepared.pixels.shape, tile, HALO, ALIGN, blend)
     out = plan.canvas()
     whole = spikes.infill(prepared.pixels, prepared.spikes)
-    for tile in plan:
+    for one in plan:
         scaling = prepared.scaling
         if weights.scaling == MINMAX_CROP:
-            scaling = minmax_crop(whole[tile.window])
-        units = scaling.to_units(tiling.cut(tile, whole))[None, None]
+            scaling = minmax_crop(whole[one.window])
+        units = scaling.to_units(tiling.cut(one, whole))[None, None]
         level = np.full((1, 1, 1, 1), prepared.scaling.level, np.float32)
-        tiling.place(tile, scaling.to_pixels(FakeNetwork.compute(units, level)[0, 0]), out)
+        tiling.place(one, scaling.to_pixels(FakeNetwork.compute(units, level)[0, 0]), out)
     return out
 
 
 def made(driver: FakeCuda, weights: Manifest = WEIGHTS, batch: int = 2, blend: int = 0, **options: Any) -> Pipeline:
-    return Pipeline(driver, FakeNetwork(driver, TILE, batch), weights, halo=HALO, blend=blend, **options)
+    network = FakeNetwork(driver, TILE, batch)
+    return Pipeline(driver, Single(network), weights, halo=HALO, blend=blend, **options)
 
 
-def session(driver: FakeCuda) -> list[Image]:
+class ByShape:
+    """`Networks` that serves small frames with small tiles, and large ones with tiles that fit each shape."""
+
+    def __init__(self, driver: FakeCuda) -> None:
+        self._driver, self._open = driver, dict[tuple[int, int], FakeNetwork]()
+
+    def _tile(self, shape: tuple[int, int]) -> tuple[int, int]:
+        rows, halves = -(-shape[0] // ALIGN) * ALIGN, -(-shape[1] // 2 // ALIGN) * ALIGN + 16
+        return (TILE, TILE) if shape[0] < 60 else (rows, halves)
+
+    def ready(self, shape: tuple[int, int]) -> bool:
+        return self._tile(shape) in self._open
+
+    def of(self, shape: tuple[int, int]) -> FakeNetwork:
+        tile = self._tile(shape)
+        if tile not in self._open:
+            self._open = {tile: FakeNetwork(self._driver, tile, 1 + tile[0] % 3)}
+        return self._open[tile]
+
+
+def session(driver: FakeCuda, networks: bool = False) -> list[Image]:
     """Streams of every kind: with pauses, left in the middle, with micrographs that grow; results kept and dropped."""
-    one = made(driver)
+    one = Pipeline(driver, ByShape(driver) if networks else Single(FakeNetwork(driver, TILE, 2)), WEIGHTS, halo=HALO)
     given = images()
     kept: list[Image] = []
 
     def paused() -> Iterator[Plane | None]:
         for index, image in enumerate(given):
-            yield asked(image)
+            yield remembered(image)
             if index in (1, 4):
                 yield None
 
     kept += [result.image for result in one.denoise(paused())]
     for number in (1, 2):
-        left = one.denoise(asked(image) for image in images(4, seed=number))
+        left = one.denoise(remembered(image) for image in images(4, seed=number))
         kept.append(next(left).image)
         left.close()
         # The next is larger than all before it: buffers are freed and made anew at once.
         large = np.random.default_rng(number).poisson(9, (100 + 8 * number, 90)).astype(np.uint16)
-        kept += [result.image for result in one.denoise([asked(large)])]
-    for result in one.denoise(asked(image) for image in given + given):
+        kept += [result.image for result in one.denoise([remembered(large)])]
+    for result in one.denoise(remembered(image) for image in given + given):
         kept.append(result.image if len(kept) % 3 else result.image.copy())
     copies = [image.copy() for image in kept]
     one.close()
@@ -101,9 +143,22 @@ def session(driver: FakeCuda) -> list[Image]:
     return copies
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_what_is_made_here_is_collected() -> Iterator[None]:
+    """Each session ends with a collection, which would go through all that pytest and ONNX Runtime have loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def truth() -> list[Image]:
     return session(FakeCuda())
+
+
+@pytest.fixture(scope="module")
+def truth_of_plans() -> list[Image]:
+    return session(FakeCuda(), networks=True)
 
 
 @pytest.mark.parametrize("blend", [0, 6])
@@ -152,6 +207,23 @@ def test_whatever_the_order_of_events_the_pixels_are_the_same(truth: list[Image]
     for seed in range(SCHEDULES):
         for index, (image, wanted) in enumerate(zip(session(FakeCuda(seed)), truth, strict=True)):
             np.testing.assert_array_equal(image, wanted, f"schedule {seed}, image {index}")
+
+
+def test_nor_does_it_matter_with_tiles_that_fit_each_shape(truth_of_plans: list[Image]) -> None:
+    for seed in range(SCHEDULES):
+        for index, (image, wanted) in enumerate(zip(session(FakeCuda(seed), True), truth_of_plans, strict=True)):
+            np.testing.assert_array_equal(image, wanted, f"schedule {seed}, image {index}")
+
+
+@pytest.mark.parametrize("shape", [(101, 203), (203, 101), (33, 320), (256, 256)])
+def test_odd_shapes_in_tiles_of_one_row_one_column_or_one_alone(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(3).poisson(12, shape).astype(np.uint16)
+    whole = -(-shape[0] // ALIGN) * ALIGN, -(-shape[1] // ALIGN) * ALIGN
+    for tile in (whole, (whole[0], TILE), (TILE, whole[1]), (TILE, 2 * TILE)):
+        driver = FakeCuda(5)
+        (result,) = Pipeline(driver, Single(FakeNetwork(driver, tile, 2)), WEIGHTS, halo=HALO).denoise([asked(image)])
+        want = expected(result.prepared, tile=tile)
+        np.testing.assert_allclose(result.image, want, rtol=1e-5, atol=1e-4 * result.prepared.scaling.unit)
 
 
 class Careless(FakeCuda):
@@ -263,49 +335,62 @@ def test_the_one_that_cannot_be_denoised_fails_after_those_before_it() -> None:
     assert len(list(one.denoise(map(asked, given)))) == 5
 
 
-class Full(FakeCuda):
-    """Out of memory from the n-th allocation on the device until somebody frees the network."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__(2)
-        self.first, self.freed_network, self.asked = first, False, 0
-
-    def device(self, nbytes: int) -> Any:
-        self.asked += 1
-        if self.asked >= self.first and not self.freed_network:
-            raise OutOfMemoryError("full")
-        return super().device(nbytes)
-
-
-@pytest.mark.parametrize("first", range(3, 19))
-def test_when_memory_runs_out_the_batch_is_lowered_and_the_work_goes_on(first: int) -> None:
-    driver = Full(first)
-
-    def lower() -> Network:
-        driver.freed_network = True
-        return FakeNetwork(driver, TILE, 1)
-
-    one = made(driver, batch=4, lower=lower)
-    given = images()
-    for image, result in zip(given, one.denoise(map(asked, given)), strict=True):
-        assert result.prepared.pixels is image
-        np.testing.assert_allclose(result.image, expected(result.prepared), rtol=1e-5, atol=1e-3)
-    del result
-    one.close()
-    assert not driver.live
-
-
 def test_a_micrograph_too_large_for_the_card_costs_that_one_only() -> None:
     driver = FakeCuda(6)
     one = made(driver)
     small = images()[0]
     assert len(list(one.denoise([asked(small)]))) == 1
     driver.room = 1e6  # bytes
-    with pytest.raises(MicrographError, match=r"400 x 500 pixels does not fit into the GPU's memory"):
+    with pytest.raises(OutOfMemoryError, match="the fake device is full"):
         list(one.denoise([asked(np.ones((500, 400)) * 9)]))
     driver.room = float("inf")
     (result,) = one.denoise([asked(small)])
     np.testing.assert_allclose(result.image, expected(result.prepared), rtol=1e-5, atol=1e-3)
+
+
+def test_memory_is_given_back_when_a_giant_was_followed_by_many_of_the_usual_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "SMALL", 1000)
+    driver = FakeCuda(9)
+    one = made(driver)
+    usual, giant = np.ones((64, 64), np.uint16) * 9, np.ones((400, 400), np.uint16) * 9
+    list(one.denoise([asked(usual)] * 3))
+    before = sum(len(memory.array) for memory in driver.live)
+    list(one.denoise(map(asked, [giant, *[usual] * (pipeline.RECENT - 1)])))
+    assert sum(len(memory.array) for memory in driver.live) > 2 * before, "another one may follow"
+    results = list(one.denoise(map(asked, [usual] * 3)))
+    assert sum(len(memory.array) for memory in driver.live) == before
+    np.testing.assert_allclose(results[-1].image, expected(results[-1].prepared), rtol=1e-5, atol=1e-3)
+    del results
+    one.close()
+    assert not driver.live
+
+
+def test_only_half_of_what_the_computer_has_left_is_page_locked() -> None:
+    size = 500 * 400
+    least = buffers.results_within(10**9, SLOTS, size, 2 * size)
+    assert least == SLOTS + LENT
+    fixed = SLOTS * (2 * size + buffers.HEADER + 8 * buffers.finds_of(size) + buffers.LEAST_DETAILS)
+    for left in range(LENT + 1):
+        available = 2 * (fixed + 4 * size * (SLOTS + left))
+        assert buffers.results_within(available, SLOTS, size, 2 * size) == SLOTS + left
+        driver = FakeCuda(3)
+        one = made(driver, available=lambda available=available: available)
+        image = np.random.default_rng(1).poisson(9, (500, 400)).astype(np.uint16)
+        held = [result.image for result in one.denoise([asked(image)] * 9)]
+        assert all(np.array_equal(held[0], other) for other in held)
+        one.close()
+    poor = made(FakeCuda(3), available=lambda: 2 * (fixed + 4 * size * SLOTS) - 1)
+    with pytest.raises(OutOfMemoryError, match="MiB of memory would have to be page-locked, and the computer has"):
+        list(poor.denoise([asked(image)]))
+
+
+def test_what_the_computer_has_left_is_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(buffers, "MEMINFO", tmp_path / "meminfo")
+    assert buffers.memory_available() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nMemAvailable:     42 kB\n")
+    assert buffers.memory_available() == 42 << 10
 
 
 def test_many_spikes_get_more_room_and_where_there_is_none_it_costs_that_micrograph() -> None:

@@ -14,11 +14,13 @@ from daemon.backends import manifest
 from daemon.backends.gpu import provision
 from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of
 from daemon.backends.gpu.nvidia import Gpu, choose, require_driver
+from daemon.backends.gpu.provision import Order
 from daemon.errors import BackendError, ConfigError
 from daemon.settings.config import BackendConfig
 
 FOLDER = manifest.locate("fast")
 WEIGHTS = manifest.load(FOLDER)
+TILE = 1024, 896
 UNPROVEN = Gate(ran_on="cpu: ONNX Runtime", on_gpu=False, rms=0.003, largest=0.03, psnr_loss=0.001, cases=11)
 
 
@@ -27,9 +29,9 @@ class Workshop:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.commands = folder, list[list[str]]()
-        self.gate = manifest_of_engine(WEIGHTS, 1024, 1).gate
+        self.gate = manifest_of_engine(WEIGHTS, TILE, 1).gate
         self.version = "1.7.1.116"
-        self.path = engine_path(folder, WEIGHTS, "rtx", 1024, 1)
+        self.path = engine_path(folder, WEIGHTS, "rtx", TILE, 1)
         monkeypatch.setattr(provision, "run", self._run)
         monkeypatch.setattr(provision, "load_tensorrt", lambda flavour: self)
 
@@ -40,12 +42,15 @@ class Workshop:
     def put(self, **changes: Any) -> None:
         self.path.write_bytes(b"an engine")
         values = {"engine_sha256": hashlib.sha256(b"an engine").hexdigest(), "options": OPTIONS, **changes}
-        about = manifest_of_engine(WEIGHTS, 1024, 1, **values)
+        about = manifest_of_engine(WEIGHTS, TILE, 1, **values)
         manifest_of(self.path).write_text(about.model_dump_json())
 
     def get(self, **settings: Any) -> tuple[Path, EngineManifest]:
+        return provision.engine(self.order(**settings))
+
+    def order(self, **settings: Any) -> Order:
         chosen = BackendConfig(kind="tensorrt", flavour="rtx", **settings)
-        return provision.engine(chosen, FOLDER, WEIGHTS, self.folder, CARD)
+        return Order(chosen, FOLDER, WEIGHTS, self.folder, CARD, TILE, 1)
 
     def _run(self, command: list[str], progress: Callable[[], None]) -> None:
         self.commands.append(command)
@@ -74,7 +79,7 @@ def test_the_first_start_builds_it_and_runs_the_gate_on_the_card(workshop: Works
     build, gate = workshop.commands
     assert build[1:4] == ["-m", "engine_build", str(FOLDER)]
     assert build[4:] == [
-        "--flavour", "rtx", "--targets", "sm86", "--tile", "1024", "--batch", "1", "--device", "0", "-o",
+        "--flavour", "rtx", "--targets", "sm86", "--tile", "1024x896", "--batch", "1", "--device", "0", "-o",
         str(workshop.folder),
     ]  # fmt: skip
     assert gate == [*build, "--gate-only"]
@@ -137,7 +142,8 @@ def test_a_builder_that_builds_the_wrong_thing_is_not_believed(
         ("auto", "sm86", {"rtx", "tensorrt"}, "rtx"),
         ("auto", "sm90", {"rtx", "tensorrt"}, "tensorrt"),
         ("auto", "sm86", {"tensorrt"}, "tensorrt"),
-        ("auto", "sm90", {"rtx"}, "rtx"),
+        ("auto", "sm80", {"rtx", "tensorrt"}, "rtx"),
+        ("auto", "sm121", {"rtx", "tensorrt"}, "rtx"),
         ("tensorrt", "sm86", set(), "tensorrt"),
         ("rtx", "sm90", set(), "rtx"),
     ],
@@ -153,10 +159,14 @@ def test_the_flavour_is_the_cards_among_those_installed(
     assert choose(asked, Gpu("NVIDIA X", capability, "CUDA 13.0")) == chosen
 
 
-def test_without_tensorrt_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.backends.gpu.nvidia.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"NVIDIA RTX A4000, but no TensorRT: pip install 'emdenoised\[rtx\]'"):
-        choose("auto", CARD)
+@pytest.mark.parametrize(("capability", "installed", "extra"), [("sm86", "", "rtx"), ("sm90", "tensorrt_rtx", "gpu")])
+def test_without_a_tensorrt_for_the_card_it_says_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, capability: str, installed: str, extra: str
+) -> None:
+    there = "daemon.backends.gpu.nvidia.importlib.util.find_spec"
+    monkeypatch.setattr(there, lambda name: name if name == installed else None)
+    with pytest.raises(ConfigError, match=rf"NVIDIA X, but no TensorRT that .* `make gpu`.*emdenoised\[{extra}\]"):
+        choose("auto", Gpu("NVIDIA X", capability, "CUDA 13.0"))
 
 
 @pytest.mark.parametrize(("owner", "driver", "fits"), [
@@ -173,6 +183,24 @@ def test_a_driver_too_old_for_the_installed_tensorrt_is_named(
     else:
         with pytest.raises(ConfigError, match=r"driver is too old: 550\.54 .*needs CUDA 13; update the driver"):
             require_driver("rtx", card)
+
+
+def test_one_that_is_there_and_proven_is_found_without_a_builder(workshop: Workshop) -> None:
+    assert provision.existing(workshop.order()) is None
+    workshop.put(gate=UNPROVEN)
+    assert provision.existing(workshop.order()) is None
+    workshop.put()
+    found = provision.existing(workshop.order())
+    assert found is not None and found[0] == workshop.path
+    assert workshop.commands == []
+
+
+def test_one_that_fits_and_cannot_be_loaded_is_built_anew(workshop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    workshop.put()
+    provision.engine(workshop.order(), anew="TensorRT cannot load it")
+    assert len(workshop.commands) == 2
+    assert "TensorRT cannot load it; it is built now" in caplog.text
 
 
 # The child process

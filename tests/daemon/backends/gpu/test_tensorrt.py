@@ -14,10 +14,10 @@ from fake_gpu import manifest_of_engine, plug_in
 from specced_tensorrt import WEIGHTS, Specced, run
 
 from daemon.backends import manifest, open_backend
+from daemon.backends.gpu import network as loading
 from daemon.backends.gpu import provision
-from daemon.backends.gpu import tensorrt as backend
 from daemon.backends.gpu.device import OutOfMemoryError
-from daemon.backends.gpu.tensorrt import EngineNetwork, warm_up
+from daemon.backends.gpu.network import EngineNetwork, UnreadableError, warm_up
 from daemon.errors import BackendError, WeightsError
 from daemon.settings.config import BackendConfig
 
@@ -67,7 +67,7 @@ def fake() -> Specced:
 
 
 def load(fake: Specced, folder: Path, monkeypatch: pytest.MonkeyPatch, driver: FakeCuda | None = None) -> EngineNetwork:
-    monkeypatch.setattr(backend, "load_tensorrt", lambda flavour: fake)
+    monkeypatch.setattr(loading, "load_tensorrt", lambda flavour: fake)
     (folder / "x.engine").write_bytes(b"engine")
     about = manifest_of_engine(WEIGHTS, 64, 2)
     return EngineNetwork(folder / "x.engine", about, driver or FakeCuda(), folder / "x.cache")
@@ -77,7 +77,21 @@ def test_an_engine_that_does_not_load_is_an_error_with_what_tensorrt_said(
     fake: Specced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake.runtime.deserialize_cuda_engine.return_value = None
-    with pytest.raises(BackendError, match=r"x\.engine: TensorRT cannot load it: it gave no reason; remove the engine"):
+    with pytest.raises(UnreadableError, match=r"x\.engine: TensorRT cannot load it: it gave no reason") as caught:
+        load(fake, tmp_path, monkeypatch)
+    assert caught.value.tile == (64, 64)
+
+
+def test_shapes_are_set_and_a_refusal_is_an_error(
+    fake: Specced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(fake, tmp_path, monkeypatch)
+    shapes = [call.args for call in fake.context.set_input_shape.call_args_list]
+    assert shapes == [("units", (2, 1, 64, 64)), ("level", (2, 1, 1, 1))]
+    assert fake.config.cuda_graph_strategy == tensorrt_rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    fake.context.set_input_shape.return_value = False
+    fake.engine.get_tensor_name.side_effect = ["units", "level", "denoised"]
+    with pytest.raises(BackendError, match="refuses units of"):
         load(fake, tmp_path, monkeypatch)
 
 
@@ -113,7 +127,7 @@ def test_compiled_code_of_another_version_is_made_anew(
 
 def test_the_first_run_is_waited_for_and_leaves_nothing_behind() -> None:
     class Network:
-        tile, batch, ran = 64, 2, 0
+        tile, batch, ran = (64, 64), 2, 0
 
         def enqueue(self, units: Any, level: Any, result: Any, stream: Any) -> None:
             driver.put(stream, lambda: setattr(self, "ran", self.ran + int(not units.floats(4).any())))
@@ -131,8 +145,8 @@ def test_its_name_says_what_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     plug_in(monkeypatch)
     one = open_backend(BackendConfig(kind="auto"), manifest.verified("fast"), tmp_path)
     assert one.name == (
-        "tensorrt: TensorRT-RTX 1.7.1.116, float16 body, float32 around it, NVIDIA RTX A4000, tiles of 256, 1 at once, "
-        "engine 000000000000"
+        "tensorrt: TensorRT-RTX 1.7.1.116, float16 body, float32 around it, NVIDIA RTX A4000, tiles of 256 x 256, "
+        "1 at once, engine 000000000000"
     )
     one.close()
 
@@ -141,7 +155,7 @@ def test_a_full_card_lowers_the_batch_once_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     drivers = plug_in(monkeypatch)
-    real = backend.open_network
+    real = loading.open_network
     asked: list[int] = []
 
     def full(path: Path, about: Any, driver: Any) -> Any:
@@ -150,13 +164,13 @@ def test_a_full_card_lowers_the_batch_once_and_says_so(
             raise OutOfMemoryError("TensorRT: out of memory")
         return real(path, about, driver)
 
-    monkeypatch.setattr(backend, "open_network", full)
+    monkeypatch.setattr(loading, "open_network", full)
     one = open_backend(BackendConfig(kind="auto", batch=8), manifest.verified("fast"), tmp_path)
     assert asked == [8, 1]
     assert "memory is full with 8 tiles at once; going on with 1: set backend.batch: 1" in caplog.text
     assert "1 at once" in one.name
     one.close()
-    assert drivers[0].closed
+    assert [driver.closed for driver in drivers] == [True, True]
 
 
 def test_a_card_too_full_even_for_one_tile_is_an_error_that_leaves_nothing_open(
@@ -167,10 +181,10 @@ def test_a_card_too_full_even_for_one_tile_is_an_error_that_leaves_nothing_open(
     def full(path: Path, about: Any, driver: Any) -> Any:
         raise OutOfMemoryError("TensorRT: out of memory")
 
-    monkeypatch.setattr(backend, "open_network", full)
+    monkeypatch.setattr(loading, "open_network", full)
     with pytest.raises(BackendError, match="out of memory"):
         open_backend(BackendConfig(kind="auto", batch=8), manifest.verified("fast"), tmp_path)
-    assert drivers[0].closed
+    assert [driver.closed for driver in drivers] == [True, True]
 
 
 def test_a_bad_tile_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

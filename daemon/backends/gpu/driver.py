@@ -1,0 +1,113 @@
+"""Does an NVIDIA driver answer? libcuda itself is asked; anything later may crash without one.
+
+Where the kernel's module is loaded and libcuda fails all the same, the card is not ready yet or cannot be reached:
+that is waited for, and then it is an error, for a service that stayed on the processor would do so unnoticed. libcuda
+may keep its first answer for the life of a process, so there each attempt is a process of its own.
+"""
+
+import ctypes
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from daemon.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+LOADED = Path("/proc/driver/nvidia")
+"""Exists where the kernel's NVIDIA module is loaded."""
+EVERY_SECONDS = 2.0
+PROBE_SECONDS = 30.0
+NO_LIBRARY = -1
+"""In place of a code of CUDA's: there is no libcuda."""
+NO_DEVICE = 100
+PROBE = """
+import ctypes
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+except OSError:
+    print(-1)
+else:
+    count = ctypes.c_int()
+    print(cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or (0 if count.value else 100))
+"""
+
+REMEDIES = {
+    46: "another program holds the card in exclusive mode: end it, or `nvidia-smi -c DEFAULT`",
+    100: "no card can be reached: /dev/nvidia* are missing or they are not open to this user: start "
+    "emdenoised-gpu.service or run `sudo nvidia-modprobe -c 0 -u`; `ls -l /dev/nvidia0` shows the group to be in",
+    802: "the system's fabric manager is not ready: start nvidia-fabricmanager",
+    803: "the driver was updated and its module is still the old one: restart the computer",
+    804: "this libcuda does not fit the driver: remove the cuda-compat package, or update the driver",
+    999: "the module nvidia-uvm or its nodes are missing: `sudo nvidia-modprobe -c 0 -u`, or restart the computer",
+}
+"""By code of CUDA's."""
+
+
+def driver_answers(
+    patience: float = 0.0,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether there is a card that answers; False where there is none.
+
+    `patience`: seconds for which a card that is there and does not answer is waited for. Raises BackendError with
+    libcuda's code and the remedy if it still does not.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # somebody hides the cards on purpose
+        return False
+    if not LOADED.exists():
+        return _ask_here() == 0
+    end = now() + patience
+    while (code := ask()) > 0 and now() < end:
+        log.warning("%s; it is asked again for %.0f s", explained(code), end - now())
+        wait(EVERY_SECONDS)
+    if code > 0:
+        raise BackendError(
+            f"{explained(code)}. backend.kind: cpu uses the processor; `nvidia-smi` tells more of the card"
+        )
+    return code == 0
+
+
+def ask() -> int:
+    """libcuda's code in a process of its own: 0 if a card answers, NO_LIBRARY without libcuda."""
+    environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", PROBE], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=PROBE_SECONDS, check=False, env=environment,
+        )  # fmt: skip
+        return int(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):  # it hangs or crashes
+        return 999
+
+
+def explained(code: int) -> str:
+    """A code of libcuda's in words, with the remedy."""
+    if code == NO_LIBRARY:
+        return f"an NVIDIA driver is loaded ({LOADED}), but its library libcuda.so.1 is not installed"
+    remedy = REMEDIES.get(code, "run `nvidia-smi`, then restart the computer")
+    return f"an NVIDIA driver is loaded ({LOADED}), but no card answers (cuInit: CUDA error {code}): {remedy}"
+
+
+def _ask_here() -> int:
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return NO_LIBRARY
+    count = ctypes.c_int()
+    code = int(cuda.cuInit(0)) or int(cuda.cuDeviceGetCount(ctypes.byref(count)))
+    return code or (0 if count.value else NO_DEVICE)
+
+
+def why_no_gpu(device: int) -> str:
+    """Why card number `device` cannot be used, for people."""
+    code = ask() if LOADED.exists() else _ask_here()
+    if code == 0:
+        return f"an NVIDIA driver answers, but there is no GPU {device}: `nvidia-smi` lists the cards"
+    return explained(code) if LOADED.exists() else "no NVIDIA driver is loaded on this computer"

@@ -59,14 +59,14 @@ def simulated(side: int = SIDE, doses: Sequence[float] = DOSES) -> list[Row]:
                     noise = found.gain * (float(image.mean(dtype=np.float64)) - found.offset)
                     ratios = {"gain": found.gain / gain, "noise": noise / (gain**2 * (level + read**2))}
                     case = {"kind": kind, "dose": level, "contrast": contrast, "camera": camera}
-                    rows.append({**case, **ratios, "told": found.told})
+                    rows.append({**case, **ratios, "told": found.determines_gain})
     return rows
 
 
 def summary(rows: Iterable[Row]) -> Row:
     """Shares within 10 %, and errors: of the noise, of the gain, and of the gain where the image says it tells it."""
     rows = list(rows)
-    told = [row for row in rows if row["told"]]
+    determined = [row for row in rows if row["told"]]
 
     def of(chosen: list[Row], key: str) -> Row:
         errors = [abs(row[key] - 1) for row in chosen]
@@ -79,7 +79,7 @@ def summary(rows: Iterable[Row]) -> Row:
     return {
         "noise_variance": of(rows, "noise"),
         "gain": of(rows, "gain"),
-        "gain_where_told": of(told, "gain"),
+        "gain_where_told": of(determined, "gain"),
     }
 
 
@@ -161,7 +161,7 @@ def real(data: Path) -> list[Row]:
                     **seen.as_json(),
                     "gain_from": choice.evidence.gain_from,
                     "mean": seen.measured.mean,
-                    "told": seen.measured.told,
+                    "told": seen.measured.determines_gain,
                     "dose": choice.counts(seen.measured.mean) if choice.dose_known else None,
                     "warnings_auto": list(choice.warnings),
                     "warnings_gain_1": list(plain.warnings),
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
     found = {
-        "what": "gain and dose told from images; `simulation*` and `detectors` are simulated, `real` is real files",
+        "what": "gain and dose estimated from images; `simulation*` and `detectors`: simulated; `real`: real files",
         "emdenoised": __version__,
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared with other work",

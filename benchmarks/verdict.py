@@ -35,7 +35,7 @@ from daemon.micrograph import Micrograph
 from daemon.settings.config import BackendConfig
 from daemon.settings.profile import Profile
 from daemon.verdict import judge
-from daemon.verdict.residual import GAUSSIANS, Evidence
+from daemon.verdict.residual import GAUSSIANS, Residual
 from training.data import simulate
 from training.data.exposure import Detector, expose
 from training.data.truths import own_noise
@@ -87,7 +87,7 @@ class Case:
     """True squared error of the result over that of the raw image."""
     blurred: float
     """True squared error of the best Gaussian blur of the raw image over that of the raw image."""
-    evidence: Evidence | None
+    evidence: Residual | None
     word: str
     codes: tuple[str, ...]
 

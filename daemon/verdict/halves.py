@@ -19,7 +19,7 @@ from daemon.counts import apart, lines
 from daemon.counts.apart import Apart
 from daemon.counts.noise import WINDOW
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice, Evidence
+from daemon.counts.profiles import Choice, DoseEvidence
 from daemon.counts.thinning import examine, thin
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
@@ -102,7 +102,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
     if evidence.reasons:
         raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
-    known = Evidence(apart=Apart(lines=bad))  # in both halves
+    known = DoseEvidence(apart=Apart(lines=bad))  # in both halves
     plain = Choice(choice.profile, "a half", 1.0, 0.0, evidence=known)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
     done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))

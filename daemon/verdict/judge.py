@@ -15,7 +15,7 @@ from daemon.counts.scaling import Scaling, sharing
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
 from daemon.verdict import residual
-from daemon.verdict.residual import Evidence
+from daemon.verdict.residual import Residual
 
 Word = Literal["good", "check", "reject"]
 
@@ -76,7 +76,7 @@ class Verdict:
     """Largest mean square of what was removed from such a block, over the noise expected from its counts."""
     removed_noise: float
     """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
-    evidence: Evidence | None
+    evidence: Residual | None
     """What the difference between raw and denoised says; None where the image shows no noise."""
 
     @property
@@ -163,7 +163,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     )
 
 
-def _against(found: Evidence) -> Iterator[Reason]:
+def _against(found: Residual) -> Iterator[Reason]:
     """Why the result is probably worse than the raw image."""
     limit = REJECTED_CORRELATED if found.detector_correlation > STRONGLY_CORRELATED else REJECTED
     if found.error_ratio > limit:
@@ -183,7 +183,7 @@ def _of_means(change: float, errors: float, worst: float) -> Iterator[Reason]:
         yield Reason("block-mean", text)
 
 
-def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
+def _doubts(found: Residual, dose_known: bool) -> Iterator[Reason]:
     """What else somebody should check."""
     if found.invented > INVENTED:
         share = f"{sqrt(found.invented):.0%} of the noise's standard deviation"
@@ -220,7 +220,7 @@ def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
         yield Reason("contrast", text)
 
 
-def _remarks(found: Evidence) -> Iterator[Reason]:
+def _remarks(found: Residual) -> Iterator[Reason]:
     """What should be known of the image."""
     if found.detector_correlation > CORRELATED:
         yield Reason(

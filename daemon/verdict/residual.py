@@ -63,7 +63,7 @@ ONE = np.ones(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Residual:
     """Variances are over the noise expected from the counts; all are of the whole of the patches and frequencies."""
 
     noise: float
@@ -103,7 +103,7 @@ class Evidence:
 
 def examine(
     pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling, removed: float
-) -> Evidence | None:
+) -> Residual | None:
     """Compare (H, W) raw pixels, any real dtype, with their denoised image (H, W) float32, both in the file's units.
 
     `removed`: mean square of their difference over all pixels but spikes, over the noise that the dose should have.
@@ -137,7 +137,7 @@ def examine(
     variance = plan.mean(noise[None])
     line, share, spacing = plan.line(gone, power, weights)
     width, blurred = plan.blurred(power, noise, weights)
-    return Evidence(
+    return Residual(
         noise=variance,
         removed=removed,
         kept=kept / variance,

@@ -1,4 +1,4 @@
-"""An engine on the card that is in this computer, tile by tile: for the gate."""
+"""Runs an engine on this computer's card, tile by tile, for the gate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def loaded(engine: Path, about: EngineManifest, device: int) -> Iterator[Network
 
 @contextmanager
 def runner(network: Loaded, driver: Driver) -> Iterator[Network]:
-    """A function that runs one tile of (1, 1, tile, tile) units and its level in every place of the batch."""
+    """A function that runs one tile, units (1, 1, tile, tile) and level, in all places of the batch."""
     side, batch = network.tile, network.batch
     stream, done = driver.stream(), driver.event()
     units, level, result = (Pair(driver, 4 * batch * size) for size in (side * side, 1, side * side))
@@ -47,7 +47,7 @@ def runner(network: Loaded, driver: Driver) -> Iterator[Network]:
         driver.record(done, stream)
         driver.synchronise(done)
         every = result.host.array[: result.nbytes].view(np.float32).reshape(batch, 1, 1, side, side)
-        # All places must agree; where they do not, the odd one out is what the gate has to see.
+        # All places must agree; if not, the gate gets the result that differs most.
         return np.asarray(every[int(np.abs(every - every[0]).reshape(batch, -1).max(1).argmax())].copy())
 
     try:

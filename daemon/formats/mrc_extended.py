@@ -160,14 +160,14 @@ def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | 
 def _agard_tilts(stream: BinaryIO, header: Any, stored: int) -> list[float] | None:
     """Tilt angles by the older form: of each section the first floating-point number, after its integers."""
     order = header.dtype["nx"].byteorder
-    integers, floats = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
-    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR") or integers < 0 or not 0 < floats <= 1024:
+    ints, floats = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
+    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR") or ints < 0 or not 0 < floats <= 1024:
         return None
-    length = 4 * (integers + floats)
+    length = 4 * (ints + floats)
     number = min(stored, int(header["nsymbt"]) // length, _MOST // length)
     stream.seek(HEADER_BYTES)
     data = stream.read(number * length)
     if number < 2 or len(data) < number * length:
         return None
     records = np.frombuffer(data, np.dtype("f4").newbyteorder(order)).reshape(number, -1)
-    return [float(angle) for angle in records[:, integers] if np.isfinite(angle)]
+    return [float(angle) for angle in records[:, ints] if np.isfinite(angle)]

@@ -1,11 +1,12 @@
-"""How fast is the GPU path, and what limits it? One command, on the computer with the card: `make gpu-benchmark`.
+"""Measures the speed of the GPU path and its limits, on the computer with the card: `make gpu-benchmark`.
 
 It writes `gpu.json`, every measurement raw and the card named, and a timeline of each network, into
 benchmarks/results/gpu. For each network and frame size: the bare engine, the pipeline and the whole daemon; the same
 tiles by PyTorch (eager, compiled, as a CUDA graph) and by ONNX Runtime; beside them the card's own matrix and copy
-rates. Where TensorRT refuses the card, PyTorch stands in for it behind the same slots and streams, and that is said.
+rates. If TensorRT does not support the card, PyTorch replaces it behind the same slots and streams, and the result
+states so.
 
-`--dry-run` goes through every step on a fake card, to see that the script is sound; its figures mean nothing.
+`--dry-run` runs every step on a fake card, to test the script; its figures have no meaning.
 """
 
 import argparse
@@ -52,12 +53,12 @@ from training.network import build
 
 SIDES = (512, 1024, 2048, 4096, 8192)
 TARGET_SECONDS = 3.0
-"""Each figure is of about so long a run."""
+"""Approximate length of the run for each figure, seconds."""
 
 
 @dataclass
 class Plan:
-    """What is measured. Smaller throughout on a dry run."""
+    """Extent of the measurements; smaller in a dry run."""
 
     dry: bool
     sides: tuple[int, ...]
@@ -71,7 +72,7 @@ def choice() -> Choice:
 
 
 def frames_of(side: int, number: int) -> list[np.ndarray]:
-    """A few different micrographs, given again and again."""
+    """A few different micrographs, repeated."""
     rng = np.random.default_rng(0)
     return [rng.poisson(20, (side, side)).astype(np.uint16) for _ in range(number)]
 
@@ -115,7 +116,7 @@ def bare_engine(opened: Any, side: int, plan: Plan, weights: Manifest) -> dict[s
 
 
 def pipeline(opened: Any, side: int, plan: Plan, weights: Manifest, expected: float) -> dict[str, Any]:
-    """Frames from host memory to host memory, as the daemon's network thread sees them."""
+    """Frames from host memory to host memory, as in the daemon's network thread."""
     given = frames_of(side, SLOTS)
     number = max(3 * SLOTS, plan.frames(expected))
     with Timer() as timer:
@@ -198,7 +199,7 @@ def storage_alone(root: Path, side: int, number: int) -> float:
 
 
 def timeline(opened: Any, side: int, weights: Manifest, frames: int) -> list[dict[str, Any]]:
-    """When each stream worked on what, for a few frames in the middle of a run."""
+    """Operations of each stream over time, for a few frames in the middle of a run."""
     recorder = Timeline(opened.driver, opened.network)
     one = Pipeline(recorder, recorder.network, weights, halo=weights.halo)
     given = frames_of(side, SLOTS)
@@ -213,7 +214,7 @@ def timeline(opened: Any, side: int, weights: Manifest, frames: int) -> list[dic
 
 
 def papers_network(folder: Path, width: float, tile: int) -> Path:
-    """A weights folder for the paper's network with random weights: they cost the same. For speed only."""
+    """A weights folder for the paper's network with random weights, for measurements of speed only."""
     torch.manual_seed(0)
     arguments = {"width": width}
     folder.mkdir(parents=True)
@@ -231,7 +232,7 @@ def papers_network(folder: Path, width: float, tile: int) -> Path:
 
 
 def engine_without_gate(folder: Path, engines: Path, batch: int) -> None:
-    """Random weights pass no gate, and need none: nobody looks at what they make. Written as the builder does."""
+    """Write an engine as the builder does, but without a gate: random weights pass none, and results are not used."""
     weights, card = manifest.load(folder), find_gpu()
     assert card is not None
     flavour = choose("auto", card)
@@ -326,7 +327,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="tiles at once (1)")
     parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES), help="sides of the frames, pixels")
     parser.add_argument("--networks", nargs="+", choices=("fast", "ede2018"), default=["fast", "ede2018"])
-    parser.add_argument("--dry-run", action="store_true", help="every step on a fake card; the figures mean nothing")
+    parser.add_argument("--dry-run", action="store_true", help="every step on a fake card; the figures have no meaning")
     options = parser.parse_args()
     dry = options.dry_run
     plan = Plan(

@@ -1,9 +1,9 @@
-"""Does a network keep its lead when it is trained longer? Trainings at equal processor time, judged by all guards.
+"""Compares networks after longer trainings at equal processor time, by all guards.
 
 `python benchmarks/controls.py DATA --validation OTHER --runs FOLDER -o benchmarks/results/controls.json [--only NAME]`
-trains what is missing in FOLDER and measures what is there; killed, it goes on. Short races (`ablations.py`) flatter
-small networks, so this is what decides. Each control is a plateau and its finish; steps are what 45 minutes of one core
-with AMX compute, by the ratio of processor seconds per step measured in turn, which the result holds, too.
+trains the missing controls in FOLDER and measures all; it can be killed and run again. Short trainings (`ablations.py`)
+favour small networks, so this comparison decides. Each control is a plateau and its finish. The steps are those of
+45 minutes on one core with AMX, by the processor seconds per step, measured in turn, which the result states, too.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def costs(rounds: int = 9) -> dict[str, float]:
 
 
 def measured(folder: Path, order: FitOrder, recipe: Recipe) -> dict[str, Any]:
-    """Gains on crops that were not trained on (two draws of 128 crops a band), and every guard."""
+    """Gains on crops outside the training (two draws of 128 crops a band), and every guard."""
     network = build(recipe.network, recipe.arguments)
     network.load_state_dict(load_file(folder / WEIGHTS))
     network.eval()
@@ -114,7 +114,7 @@ def main() -> int:
     result = json.loads(options.out.read_text()) if options.out.exists() else {"controls": {}}
     for name in options.only or CONTROLS:
         control = CONTROLS[name]
-        # Perfect crystals are other scenes by the same code: their cache is apart.
+        # The same code makes other scenes of perfect crystals: they need a separate cache.
         folder = options.runs / name.replace(" ", "-").replace(",", "")
         cache = options.runs / ("cache" if control.defects else "cache-perfect")
         order = FitOrder(options.data, folder, options.validation, options.sources, workers=1, cache=cache)

@@ -1,8 +1,8 @@
-"""Which CPU runtime serves the networks faster: ONNX Runtime or OpenVINO? Side by side, in turn, on one machine.
+"""Compares the speed of ONNX Runtime and OpenVINO for the networks, in turn, on one machine.
 
 Needs torch (to write the networks), onnxruntime and openvino: `pip install openvino` in the development venv, then
 `ORT_DISABLE_TELEMETRY=1 python benchmarks/cpu_runtime.py -o benchmarks/results/cpu_runtime.json`.
-Weights are random: they cost the same.
+Weights are random: the time is the same.
 """
 
 import argparse

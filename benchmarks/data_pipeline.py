@@ -1,12 +1,12 @@
-"""Do training data come fast enough? Samples drawn by one thread against training steps, in turn, on one machine.
+"""Compares the speed of drawing samples by one thread with that of training steps, in turn, on one machine.
 
 `python benchmarks/data_pipeline.py -o benchmarks/results/data_pipeline.json --data FOLDER`. Without a folder the
 micrographs are simulated ones, written to TIFF files first. Draws from the cache on disk as training does. A step is
 forward, backward and update, without drawing.
 
-Both run on one thread, and on a CPU its own time counts, not the clock's: a busy machine makes both slower to wait for,
-not dearer. The step is then granted every core of the machine at no loss, which no training gets, before drawing by
-one thread is compared with it. On a GPU, if there is one, the step is what the clock says.
+Both run on one thread. On a CPU processor time counts, which other load hardly changes; the step's time is then divided
+by the number of cores, better than any training scales, before it is compared with drawing by one thread. On a GPU the
+step's elapsed time counts.
 """
 
 import argparse
@@ -37,11 +37,11 @@ from training.state import fast_half
 
 SEED = 1
 RUNS = {"fast": 8, "ede2018": 1}
-"""Samples in a batch: the shipped network's, and as few of the paper's 512² crops as can be, to its disadvantage."""
+"""Samples in a batch: the shipped network's, and the fewest of the paper's 512² crops, to its disadvantage."""
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of processor time."""
+    """Elapsed seconds, and seconds of processor time."""
     begin, used = time.perf_counter(), time.process_time()
     work()
     if torch.cuda.is_available():

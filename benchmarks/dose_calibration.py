@@ -1,4 +1,4 @@
-"""Does an image tell its own dose? On simulated cameras, whose gain is known, and on real files, beside their metadata.
+"""Tests the estimates of dose and gain from images: on simulated cameras of known gain, and on real files.
 
 `python benchmarks/dose_calibration.py DATA -o benchmarks/results/dose.json --page docs/dose.md`, where DATA holds
 `test_public`, `val` and `formats`; a few minutes. The simulated part is the same for the same code. Half of the kinds
@@ -59,14 +59,14 @@ def simulated(side: int = SIDE, doses: Sequence[float] = DOSES) -> list[Row]:
                     noise = found.gain * (float(image.mean(dtype=np.float64)) - found.offset)
                     ratios = {"gain": found.gain / gain, "noise": noise / (gain**2 * (level + read**2))}
                     case = {"kind": kind, "dose": level, "contrast": contrast, "camera": camera}
-                    rows.append({**case, **ratios, "told": found.told})
+                    rows.append({**case, **ratios, "told": found.determines_gain})
     return rows
 
 
 def summary(rows: Iterable[Row]) -> Row:
-    """Shares within 10 %, and errors: of the noise, of the gain, and of the gain where the image says it tells it."""
+    """Shares within 10 %, and errors: of the noise, of the gain, and of the gain where the image determines it."""
     rows = list(rows)
-    told = [row for row in rows if row["told"]]
+    determined = [row for row in rows if row["told"]]
 
     def of(chosen: list[Row], key: str) -> Row:
         errors = [abs(row[key] - 1) for row in chosen]
@@ -79,12 +79,12 @@ def summary(rows: Iterable[Row]) -> Row:
     return {
         "noise_variance": of(rows, "noise"),
         "gain": of(rows, "gain"),
-        "gain_where_told": of(told, "gain"),
+        "gain_where_told": of(determined, "gain"),
     }
 
 
 def grouped(rows: list[Row]) -> Row:
-    """Summaries by each of the things that vary."""
+    """Summaries by each parameter."""
     return {
         "all": summary(rows),
         **{
@@ -113,7 +113,7 @@ LIES = (1.0, 1.5, 2.0, 4.0, 0.5, 0.25)
 
 
 def warnings_of_detectors() -> list[Row]:
-    """How often the file's word on gain and dose is doubted: true (1) or wrong by a factor; kinds, doses 5 to 200."""
+    """Warnings about true (factor 1) and wrong statements on gain and dose in files; all kinds, doses 5 to 200."""
     rows = []
     for name, detect in DETECTORS.items():
         for lie in LIES:
@@ -137,7 +137,7 @@ def warnings_of_detectors() -> list[Row]:
 
 
 def real(data: Path) -> list[Row]:
-    """Every readable file of at least 32 x 32 pixels: what its image says, what it states, and what is chosen."""
+    """Every readable file of at least 32 x 32 pixels: measured, stated and chosen gain and dose."""
     rows: list[Row] = []
     with Reader(150_000_000, 60) as reader:
         for path in sorted(path for part in ("test_public", "val", "formats") for path in (data / part).iterdir()):
@@ -161,7 +161,7 @@ def real(data: Path) -> list[Row]:
                     **seen.as_json(),
                     "gain_from": choice.evidence.gain_from,
                     "mean": seen.measured.mean,
-                    "told": seen.measured.told,
+                    "told": seen.measured.determines_gain,
                     "dose": choice.counts(seen.measured.mean) if choice.dose_known else None,
                     "warnings_auto": list(choice.warnings),
                     "warnings_gain_1": list(plain.warnings),
@@ -171,7 +171,7 @@ def real(data: Path) -> list[Row]:
 
 
 def milliseconds() -> Row:
-    """Of the processor, for a 2048 x 2048 image: the median of nine."""
+    """Milliseconds of processor time for a 2048 x 2048 image: the median of nine."""
     image = np.random.default_rng(1).poisson(50, (2048, 2048)).astype(np.uint16)
     times = {}
     for kind in (np.uint16, np.float32):
@@ -231,7 +231,7 @@ _ERRORS = {"median_error": ".1%", "worst_error": ".0%"}
 
 
 def _doubts(detectors: list[Row]) -> list[str]:
-    """The table of detectors that do more than count: how often a wrong gain, and the dose, were doubted."""
+    """The table of detectors with point spread or noise: shares of warnings about a wrong gain, and about the dose."""
     rows = []
     for name in DETECTORS:
         these = [row for row in detectors if row["detector"] == name]
@@ -240,7 +240,7 @@ def _doubts(detectors: list[Row]) -> list[str]:
 
 
 def _files(real: list[Row]) -> list[str]:
-    """The table of real files beside what they state."""
+    """The table of real files and their statements."""
     head = ("file", "gain ±", "offset", "neighbours", "counts per pixel", "the file states", "gain from")
     return markdown.table(head, [_file_cells(row) for row in real if "refused" not in row])
 
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
     found = {
-        "what": "gain and dose told from images; `simulation*` and `detectors` are simulated, `real` is real files",
+        "what": "gain and dose estimated from images; `simulation*` and `detectors`: simulated; `real`: real files",
         "emdenoised": __version__,
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared with other work",

@@ -1,11 +1,12 @@
-"""How fast is the GPU path, and what limits it? One command, on the computer with the card: `make gpu-benchmark`.
+"""Measures the speed of the GPU path and its limits, on the computer with the card: `make gpu-benchmark`.
 
 It writes `gpu.json`, every measurement raw and the card named, and a timeline of each network, into
 benchmarks/results/gpu. For each network and frame size: the bare engine, the pipeline and the whole daemon; the same
 tiles by PyTorch (eager, compiled, as a CUDA graph) and by ONNX Runtime; beside them the card's own matrix and copy
-rates. Where TensorRT refuses the card, PyTorch stands in for it behind the same slots and streams, and that is said.
+rates. If TensorRT does not support the card, PyTorch replaces it behind the same slots and streams, and the result
+states so.
 
-`--dry-run` goes through every step on a fake card, to see that the script is sound; its figures mean nothing.
+`--dry-run` runs every step on a fake card, to test the script; its figures have no meaning.
 """
 
 import argparse
@@ -52,12 +53,12 @@ HITS = (0, 10, 100, 1000)
 USUAL_HITS = 10
 LEAST_FRAMES = 12
 TARGET_SECONDS = 3.0
-"""Each figure is of about so long a run."""
+"""Approximate length of the run for each figure, seconds."""
 
 
 @dataclass
 class Plan:
-    """What is measured. Smaller throughout on a dry run."""
+    """Extent of the measurements; smaller in a dry run."""
 
     dry: bool
     sides: tuple[int, ...]
@@ -329,7 +330,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="tiles at once (1)")
     parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES), help="sides of the frames, pixels")
     parser.add_argument("--networks", nargs="+", choices=("fast", "ede2018"), default=["fast", "ede2018"])
-    parser.add_argument("--dry-run", action="store_true", help="every step on a fake card; the figures mean nothing")
+    parser.add_argument("--dry-run", action="store_true", help="every step on a fake card; the figures have no meaning")
     options = parser.parse_args()
     dry = options.dry_run
     plan = Plan(

@@ -1,4 +1,4 @@
-"""What the engine is measured against: the same tiles by PyTorch and ONNX Runtime, and what the card does at best."""
+"""Rivals of the engine: the same tiles by PyTorch and ONNX Runtime, and the card's own rates."""
 
 import gc
 import time
@@ -17,13 +17,13 @@ from training.network import build
 
 
 class Rivals:
-    """Measures on `device`; on "cpu" (a dry run) as little as shows that it works."""
+    """Measures on `device`; on "cpu" (a dry run) with the smallest sizes."""
 
     def __init__(self, device: str) -> None:
         self.device, self.dry = device, device == "cpu"
 
     def seconds(self, run: Callable[[], object], warm: int, number: int) -> list[float]:
-        """Each of some runs, by the wall clock, waited for."""
+        """Elapsed seconds of each of some runs, synchronised."""
         for _ in range(1 if self.dry else warm):
             run()
         self._wait()
@@ -48,12 +48,12 @@ class Rivals:
         for name, make in variants.items():
             try:
                 found[name] = self.seconds(make(), 5, 30)
-            except Exception as error:  # one that cannot run must not cost the others
+            except Exception as error:  # the others run nevertheless
                 found[name] = f"did not run: {error!r}"[:300]
         return found
 
     def onnx_runtime(self, folder: Path, weights: Manifest, tile: int, batch: int) -> dict[str, Any]:
-        """One batch by ONNX Runtime's CUDA provider in float32, from and to host memory, if it is there."""
+        """One batch by ONNX Runtime's CUDA provider in float32, from and to host memory, if it is installed."""
         provider = "CPUExecutionProvider" if self.dry else "CUDAExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             return {"float32": "did not run: this ONNX Runtime has no CUDA"}
@@ -109,7 +109,7 @@ def graphed(model: torch.nn.Module, units: torch.Tensor, level: torch.Tensor) ->
 
 
 def flop_of(weights: Manifest, tile: int) -> float:
-    """Of one tile: multiply-adds counted twice, as PyTorch counts them."""
+    """Operations of one tile; a multiply-add counts as two, as in PyTorch."""
     network = build(weights.network, weights.arguments).eval()
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:

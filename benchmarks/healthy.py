@@ -1,10 +1,10 @@
-"""Which verdicts do healthy micrographs get as they are, with the settings a newcomer has, and are faults still caught?
+"""Verdicts on healthy micrographs with the default settings, and on results with provoked faults.
 
     python benchmarks/healthy.py DATA -o benchmarks/results/healthy.json       # DATA: with val/ and train2/ in it
 
-`healthy.txt` lists the micrographs and by which criterion they were chosen, before any was judged. Of each the middle
-512² is denoised and judged with the default settings. Faults are results as a broken engine makes them (three of the
-kinds of `verdict.broken` for each micrograph, drawn by a seed): caught means not *good*.
+`healthy.txt` lists the micrographs and the criterion of their choice, which was made before any was judged. Of each the
+middle 512² is denoised and judged with the default settings. Faults are results as a broken engine makes them (three of
+the kinds of `verdict.broken` for each micrograph, drawn by a seed): caught means not *good*.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> int:
     options = parser.parse_args()
     names = [line for line in LIST.read_text().split("\n") if line and not line.startswith("#")]
     config, folder = load(), manifest.locate("fast")
-    told = manifest.load(folder)
+    weights = manifest.load(folder)
     backend = open_backend(BackendConfig(kind="cpu", threads=1), folder, default_folder())
     rng = np.random.default_rng(5)
     rows: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ def main() -> int:
         micrograph = middle(formats.read(options.data / f"{name}.tif", 1 << 24))
         try:
             choice = choose(config, PurePath(f"{name}.tif"), micrograph)
-            (done,) = backend.denoise([plane(micrograph.pixels, choice, told.dose_range)])
+            (done,) = backend.denoise([plane(micrograph.pixels, choice, weights.dose_range)])
             verdict = judge.judge(done.image, done.prepared, choice)
         except MicrographError as error:
             rows.append({"name": name, "word": "refused", "reasons": [str(error)]})

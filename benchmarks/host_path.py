@@ -1,10 +1,10 @@
-"""What the daemon costs besides the network: throughput, time to start, cost by image size, peak memory.
+"""Measures the daemon's costs besides the network: throughput, time to start, cost by image size, peak memory.
 
     python benchmarks/host_path.py -o benchmarks/results/host_path.json        # about 15 minutes on two cores
-    python benchmarks/host_path.py --quick -o /tmp/x.json                      # does it run at all?
+    python benchmarks/host_path.py --quick -o /tmp/x.json                      # a short test
 
-Daemon and bare network take turns on the same tiles, in one process and one run: on a machine with others on it only
-such ratios mean something. The daemon has its default settings, previews included.
+Daemon and bare network take turns on the same tiles, in one process and one run: on a shared machine only such
+ratios are meaningful. The daemon has its default settings, previews included.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def settings(root: Path, **sections: Any) -> Config:
 
 
 class Bare:
-    """The network alone, on the tiles a micrograph is cut into; the numbers in them do not matter."""
+    """The network alone, on the tiles of a micrograph with any content."""
 
     def __init__(self, side: int) -> None:
         backend = CpuBackend(WEIGHTS, manifest.load(WEIGHTS))
@@ -83,10 +83,10 @@ def throughput(root: Path, side: int, number: int, rounds: int) -> dict[str, Any
     steps: dict[str, list[float]] = {}
     real = one._metrics.finished  # noqa: SLF001
 
-    def finished(seconds: Any, *told: Any) -> None:
+    def finished(seconds: Any, *rest: Any) -> None:
         for step, value in seconds.items():
             steps.setdefault(step, []).append(value)
-        real(seconds, *told)
+        real(seconds, *rest)
 
     one._metrics.finished = finished  # type: ignore[method-assign]  # noqa: SLF001
     one.start()
@@ -133,7 +133,7 @@ def throughput(root: Path, side: int, number: int, rounds: int) -> dict[str, Any
 
 
 def latency(root: Path, side: int, number: int) -> dict[str, Any]:
-    """From the last byte of a file to the moment somebody starts to read it, default settings, idle daemon."""
+    """Time from the last byte of a file to the start of its reading, default settings, idle daemon."""
     config = settings(root)
     one = service.Service(config)
     begun: dict[str, float] = {}
@@ -161,7 +161,7 @@ def latency(root: Path, side: int, number: int) -> dict[str, Any]:
 
 
 def size(side: int) -> dict[str, Any]:
-    """One micrograph through the whole daemon, in a process of its own: seconds a megapixel and peak memory."""
+    """One micrograph through the whole daemon, in a separate process: seconds per megapixel and peak memory."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         settings(root)
@@ -194,7 +194,7 @@ def size(side: int) -> dict[str, Any]:
 
 
 def sizes(quick: bool) -> dict[str, Any]:
-    """Seconds a megapixel and peak memory of several sizes, in turn, for the machine is not as fast all the time."""
+    """Seconds per megapixel and peak memory of several sizes, in turn, because the machine's speed varies."""
     sides = [256, 512] if quick else [1024, 2048, 4096, 8192, 16384]
     # The largest only once.
     runs = [size(side) for turn in range(1 if quick else 2) for side in sides if turn == 0 or side < 16384]
@@ -211,8 +211,8 @@ def sizes(quick: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
-    parser.add_argument("--only", choices=["throughput", "latency", "sizes"], help="measure this anew, keep the rest")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: a short test")
+    parser.add_argument("--only", choices=["throughput", "latency", "sizes"], help="measure this again, keep the rest")
     options = parser.parse_args()
     quick = options.quick
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

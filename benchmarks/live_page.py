@@ -1,10 +1,10 @@
-"""The live page beside a busy daemon: how soon a result is seen, what looking costs, and the picture for the docs.
+"""The live page beside a busy daemon: delay of results, cost of the page, and the picture for the docs.
 
     PYTHONPATH=.:tests/fakes python benchmarks/live_page.py -o benchmarks/results/live_page.json
         --picture docs/live-page.png                                            # about three minutes on two cores
 
-The daemon with its real network works through micrographs of the simulated camera, in turns with nobody looking and
-with a Chromium that follows the newest: on a machine with others on it only their ratio means something. The browser
+The daemon with its real network works through micrographs of the simulated camera, in turns without a browser and
+with a Chromium that follows the newest: on a shared machine only their ratio is meaningful. The browser
 draws by software on the same cores, which costs more than the daemon's share in it; that is measured as well.
 """
 
@@ -37,9 +37,9 @@ from daemon.demo.specimen import expose, scene
 
 SIDE = 1024
 BRIGHT = 80
-"""The picture is of one at low dose in bright field."""
+"""Mean grey value of the page's picture from which on it shows a bright-field micrograph."""
 GREYS, GREYISH = 48, 24
-"""The picture for the docs has so many greys, and colours only where red, green and blue differ by more than that."""
+"""Greys of the picture for the docs, and the difference of red, green and blue from which on it keeps colour."""
 # In the page: when each micrograph was first drawn, by the wall clock.
 WATCH = """
     window.seen = [[document.body.dataset.shown, 0]];
@@ -126,7 +126,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def turn(root: Path, process: subprocess.Popen[bytes], first: int, count: int) -> dict[str, float]:
-    """So many micrographs at once; seconds until the last one is done, and the daemon's processor time."""
+    """`count` micrographs at once: seconds until the last is done, and the daemon's processor time."""
     for number in range(first, first + count):
         rng = np.random.default_rng([2026, number])
         dose, contrast, folder = ((20, 1.0, "low"), (200, 0.3, "ordinary"))[number % 2]
@@ -146,7 +146,7 @@ def turn(root: Path, process: subprocess.Popen[bytes], first: int, count: int) -
 def lateness(root: Path, browser: Browser) -> list[float]:
     """Seconds from each result's name in the output folder to its picture on the page.
 
-    Of two that are done within one look of the page only the newer is shown.
+    Of two that are done between two requests of the page only the newer is shown.
     """
     newest = max((root / "output").rglob("*.tif"), key=lambda path: path.stat().st_ctime)
     browser.wait(lambda: browser.text("aside h2") == newest.name)
@@ -159,7 +159,7 @@ def lateness(root: Path, browser: Browser) -> list[float]:
 
 
 def portrait(browser: Browser) -> bytes:
-    """A screenshot in at most 256 colours, few of them grey, which keeps it small."""
+    """A screenshot in at most 256 colours, few of them grey, so that the file is small."""
     browser.wait(lambda: len(browser.all("#strip img")) >= 10)
     browser.settled()
     while browser.text(".table dd") != "20 counts per pixel" or browser.canvas().mean() < BRIGHT:

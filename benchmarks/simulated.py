@@ -1,8 +1,8 @@
-"""How well do the shipped weights denoise specimens they have never seen? On the demo's simulated camera.
+"""Measures how well the shipped weights denoise new specimens of the demo's simulated camera.
 
 `python benchmarks/simulated.py -o benchmarks/results/simulated.json`. Simulation, not real data: the truth is known,
-and the camera's family of scenes is excluded from training. The rival is a Gaussian filter whose width is chosen for
-every micrograph with knowledge of the truth, a favour no real filter gets.
+and the camera's family of scenes is excluded from training. The rival is a Gaussian filter whose width is the best
+for each micrograph by its truth, an advantage over any real filter.
 """
 
 import argparse

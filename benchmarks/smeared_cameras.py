@@ -1,8 +1,8 @@
-"""Does an image tell the camera that smears its counts? Gain, noise and their stated errors, on simulated cameras.
+"""Tests the estimates for cameras that smear counts: gain, noise and their stated errors, on simulated cameras.
 
 `python benchmarks/smeared_cameras.py -o benchmarks/results/smeared.json [--data DATA]`: the simulator's families, and,
 where DATA holds `val` and `train`, real micrographs as truths: binned, denoised by the shipped weights (their own noise
-would be taken for the camera's), and left out where 3 % of the noise is still theirs.
+would count as the camera's), and left out where 3 % of the noise is still their own.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def scenes(data: Path | None) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
 
 
 def exposures(name: str, scene: NDArray[np.float32], seed: int) -> Iterator[Row]:
-    """One exposure for each point spread, of a camera, dose and contrast by chance: what was found over the truth."""
+    """One exposure for each point spread with random camera, dose and contrast: estimates over the truth."""
     rng = np.random.default_rng([2032, seed])
     for psf in SPREADS:
         dose = float(np.exp(rng.uniform(np.log(5), np.log(2000))))
@@ -88,9 +88,9 @@ def exposures(name: str, scene: NDArray[np.float32], seed: int) -> Iterator[Row]
 
 
 def summary(rows: list[Row]) -> Row:
-    """Shares within 10 %: of the noise; of the gain where the image tells it; and of errors that hold."""
+    """Shares within 10 %: of the noise; of the gain where the image determines it; and of errors that hold."""
     noise, gain, error = (np.array([row[key] for row in rows]) for key in ("noise", "gain", "error"))
-    told, known = error <= 0.05, error < 0.3
+    determined, known = error <= 0.05, error < 0.3
 
     def share(which: NDArray[np.bool_]) -> float | None:
         return round(float(which.mean()), 3) if len(which) else None
@@ -100,8 +100,8 @@ def summary(rows: list[Row]) -> Row:
         "noise_within_10_percent": share(np.abs(noise - 1) < 0.1),
         "noise_within_20_percent": share(np.abs(noise - 1) < 0.2),
         "point_spread_seen": share(np.array([row["psf_found"] > 0 for row in rows])),
-        "gain_told": int(told.sum()),
-        "gain_within_10_percent_where_told": share(np.abs(gain[told] - 1) < 0.1),
+        "gain_told": int(determined.sum()),
+        "gain_within_10_percent_where_told": share(np.abs(gain[determined] - 1) < 0.1),
         "gain_error_below_30_percent": int(known.sum()),
         "gain_within_two_of_its_errors": share((np.abs(gain - 1) < 2 * error)[known]),
     }

@@ -1,4 +1,4 @@
-"""When each of the pipeline's streams worked on what: recorded with events around every operation, and drawn."""
+"""Records the operations of the pipeline's streams over time, with events around each, and draws them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ ROWS = {"upload": 2, "survey": 2, "kernels": 1, "network": 1, "download": 0}
 
 
 class Timeline:
-    """A driver that records what another one is asked for, and `network`, which does the same."""
+    """A driver that records the calls of another one, and `network`, which does the same."""
 
     def __init__(self, driver: Any, network: Any) -> None:
         self._driver, self._recording = driver, False
@@ -30,7 +30,7 @@ class Timeline:
         self._recording = True
 
     def spans(self) -> list[dict[str, Any]]:
-        """What was done, from and to when, in milliseconds since `begin`."""
+        """The operations with start and end, in milliseconds since `begin`."""
         found = []
         for kind, begin, end in self._found:
             self._driver.synchronise(end)
@@ -54,7 +54,7 @@ class Timeline:
             self._driver.upload(source, target, nbytes, stream)
 
     def download(self, source: Any, target: Any, nbytes: int, stream: Any) -> None:
-        # What the survey found comes back on the stream of the uploads.
+        # The survey's results come back on the stream of the uploads.
         with self.span("survey" if stream is self._upload else "download", stream):
             self._driver.download(source, target, nbytes, stream)
 

@@ -1,11 +1,11 @@
-"""Does the verdict on an image know when the result is worse than the raw image? Calibrated, then reported.
+"""Tests whether the verdict recognises results that are worse than the raw image; calibrates, then reports.
 
     python benchmarks/verdict.py DATA -o benchmarks/results/verdict.json       # DATA: with val/ and test_public/ in it
 
 Every case is a truth (a crop of a clean micrograph, or a simulated scene of a kind the network was not trained on), a
 simulated exposure of it (so the truth is known), the daemon's own settings with or without a provoked fault, its
 denoised image, and the verdict. `calibration` (val and simulation) is what the thresholds in `verdict.judge` were
-chosen on; `report` (test_public) was looked at only afterwards. Intervals are Wilson's, 95 %.
+chosen on; `report` (test_public) was evaluated only afterwards. Intervals are Wilson's, 95 %.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from daemon.micrograph import Micrograph
 from daemon.settings.config import BackendConfig
 from daemon.settings.profile import Profile
 from daemon.verdict import judge
-from daemon.verdict.residual import GAUSSIANS, Evidence
+from daemon.verdict.residual import GAUSSIANS, Residual
 from training.data import simulate
 from training.data.exposure import Detector, expose
 from training.data.truths import own_noise
@@ -49,7 +49,7 @@ SIDES = 256, 512, 1024, 2048, 4096
 DOSES = 2.0, 3000.0
 CONTRASTS = 0.05, 0.2, 0.5, 1.0
 CLEAN = 0.2
-"""A truth's own noise variance may be so much of that which is added: beyond, nobody knows the true error."""
+"""Largest noise variance of a truth over that which is added; beyond, the true error is unknown."""
 BROKEN = (
     "shifted",
     "noise added",
@@ -75,7 +75,7 @@ NONE = "none"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What was exposed and how, and what came of it."""
+    """A simulated exposure with its fault, result and verdict."""
 
     stratum: str
     source: str
@@ -87,7 +87,7 @@ class Case:
     """True squared error of the result over that of the raw image."""
     blurred: float
     """True squared error of the best Gaussian blur of the raw image over that of the raw image."""
-    evidence: Evidence | None
+    evidence: Residual | None
     word: str
     codes: tuple[str, ...]
 
@@ -97,7 +97,7 @@ class Case:
 
 
 def broken(rng: np.random.Generator, image: Image, raw: Image, dose: float) -> tuple[str, Image]:
-    """What a damaged engine, card or file of weights might make of a right result (H, W) for `raw` (H, W)."""
+    """Damage a right result (H, W) of `raw` (H, W) as a damaged engine, card or file of weights may do."""
     how, mean, sigma = str(rng.choice(BROKEN)), float(image.mean()), sqrt(dose)
     y, x = np.indices(image.shape)
     middle = (y // 128 == 1) & (x // 128 == 1)
@@ -162,7 +162,7 @@ class Bench:
         return done, choice
 
     def case(self, rng: np.random.Generator, stratum: str, source: Source, fault: str) -> Case | None:
-        """One case, or None if this truth is not clean enough for it or it cannot be denoised at all."""
+        """One case, or None if this truth is not clean enough or the exposure cannot be denoised."""
         name, image = source
         top, left = (int(rng.integers(0, extent - SIDE + 1)) for extent in image.shape)
         crop = np.asarray(image[top : top + SIDE, left : left + SIDE], np.float32)
@@ -199,7 +199,7 @@ class Bench:
         return Case(stratum, name, fault, detail, dose, contrast, ratio, blurred, verdict.evidence, verdict.word, codes)
 
     def seconds(self, side: int, rounds: int = 5) -> dict[str, float]:
-        """Processor time of judging beside that of the network, in turn, for one side²."""
+        """Processor seconds of judging and of the network, in turn, for one side²."""
         rng = np.random.default_rng(0)
         wave = np.sin(np.arange(side) / 11)
         raw = rng.poisson(50 * (1 + 0.4 * wave[:, None] * wave)).astype(np.uint16)
@@ -255,7 +255,7 @@ def share(number: int, of: int) -> dict[str, Any]:
 
 
 def summary(found: list[Case]) -> dict[str, Any]:
-    """What was caught, what was a false alarm, and which words each kind of case got."""
+    """Rejected bad results, false alarms, and the verdicts of each kind of case."""
     worse = [case for case in found if case.ratio > 1]
     better = [case for case in found if case.ratio <= 1]
     sound = [case for case in better if case.fault == NONE]
@@ -308,17 +308,17 @@ ROWS = {
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as docs/verdict.md has them; a test compares."""
-    parts = {name: told for name, told in result.items() if isinstance(told, dict) and "by fault" in told}
+    """The figures of docs/verdict.md, which a test compares."""
+    parts = {name: part for name, part in result.items() if isinstance(part, dict) and "by fault" in part}
     lines = ["| | " + " | ".join(name.replace(" truths", "") for name in parts) + " |", "|---" * (len(parts) + 1) + "|"]
     for key, label in ROWS.items():
         cells = []
-        for told in parts.values():
-            one = told[key]
+        for part in parts.values():
+            one = part[key]
             low, high = one["interval"] or (0, 0)
             cells.append(f"{one['number']} of {one['of']}: {one['share'] or 0:.1%} ({low:.1%} to {high:.1%})")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    words = [told["by fault"][NONE]["words"] for told in parts.values()]
+    words = [part["by fault"][NONE]["words"] for part in parts.values()]
     shares = [
         ", ".join(f"{count / sum(one.values()):.0%} {word}" for word, count in sorted(one.items())) for one in words
     ]
@@ -332,7 +332,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=600, help="of each of val, simulation and test_public")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--calibrate", action="store_true", help="leave test_public and the clock alone")
+    parser.add_argument("--calibrate", action="store_true", help="without test_public and timing")
     options = parser.parse_args()
     bench = Bench(options.threads)
     scenes = simulated(np.random.default_rng(1), 6)

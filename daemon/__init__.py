@@ -1,3 +1,3 @@
-"""emdenoised: denoises each electron micrograph that lands in a drop folder."""
+"""emdenoised: denoises each electron micrograph that arrives in a drop folder."""
 
 __version__ = "0.1.0"

@@ -1,12 +1,11 @@
-"""What can go wrong, divided by what has to happen next.
+"""Errors, one class for each reaction.
 
-Every message names the file, the cause and the remedy, because the person who reads it
-is at a microscope and not at a debugger.
+Every message names the file, the cause and the remedy, in words for a microscopist.
 """
 
 
 class EmdenoisedError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error that this project raises."""
 
 
 class ConfigError(EmdenoisedError):

@@ -1,4 +1,4 @@
-"""Which filesystem a folder lies on: network filesystems send no events and cannot hold the ledger safely."""
+"""Filesystem types (network filesystems send no events and are unsafe for the ledger), hashes, and atomic writing."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 # Shared between machines, or with the host of a virtual machine: changes made elsewhere send no inotify
 # events here, and SQLite's write-ahead log needs memory that both sides of a lock can see.
-# autofs is the place where a share will be mounted once somebody looks inside.
+# autofs mounts a share when its folder is first opened.
 _NETWORK = frozenset(
     [
         "9p",
@@ -58,7 +58,7 @@ _NETWORK = frozenset(
 def filesystem_type(path: Path, mountinfo: str | None = None) -> str:
     """The kernel's name of the filesystem that holds `path` ("ext4", "cifs", ...), or "unknown".
 
-    `path` need not exist: the deepest folder above it that does is what counts. Symlinks are followed.
+    `path` need not exist: the deepest existing folder above it counts. Symlinks are followed.
     `mountinfo` replaces the text of /proc/self/mountinfo (proc(5)).
     """
     if mountinfo is None:
@@ -97,7 +97,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(stream: BinaryIO) -> str:
-    """SHA-256 of an open file from where it stands to its end, hexadecimal."""
+    """SHA-256 of an open file from its position to its end, hexadecimal."""
     found = hashlib.sha256()
     while block := stream.read(1 << 20):
         found.update(block)
@@ -105,7 +105,7 @@ def digest(stream: BinaryIO) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file, whoever else writes it. Raises OSError, and leaves what was there."""
+    """Write a file atomically, also if others write it. Raises OSError, and keeps the old file then."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         with temporary.open("xb") as stream:
@@ -119,7 +119,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write a file of a run. Raises ConfigError where the disk refuses."""
+    """Write a file of a run atomically. Raises ConfigError if it cannot be written."""
     try:
         write_whole(path, lambda stream: stream.write(content))
     except OSError as error:

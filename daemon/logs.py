@@ -1,4 +1,4 @@
-"""What goes to the log: lines for people, or one JSON object a line for programs that collect logs."""
+"""Log formats: lines for people, or one JSON object per line for programs that collect logs."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import Literal
 
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-"""Letters that turn the direction of writing: "exe.tif" could be made to look like "fit.exe"."""
+"""Characters that reverse the direction of writing: with them "exe.tif" can look like "fit.exe"."""
 _HARMLESS = {number: f"\\x{number:02x}" for number in (*range(32), 127, *range(0x80, 0xA0))} | {
     9: "\t",
     0x2028: "\\u2028",
@@ -17,7 +17,7 @@ _HARMLESS = {number: f"\\x{number:02x}" for number in (*range(32), 127, *range(0
 
 
 def one_line(text: str) -> str:
-    """Text that a stranger had a hand in (names of files): none of it starts a new line, moves a cursor or hides."""
+    """Untrusted text, such as a file name, with line breaks, control and direction characters escaped."""
     return text.translate(_HARMLESS)
 
 
@@ -29,7 +29,7 @@ class _Text(logging.Formatter):
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "source": record.name,
@@ -37,14 +37,14 @@ class _Json(logging.Formatter):
         }
         for name in ("micrograph", "outcome"):
             if hasattr(record, name):
-                told[name] = getattr(record, name)
+                fields[name] = getattr(record, name)
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 def set_up(level: str = "info", style: Literal["text", "json"] = "text") -> None:
-    """From now on everything that is logged goes to standard error, in this form. May be called again."""
+    """Send all log messages to standard error in this form. May be called again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""What flows through the daemon: a micrograph as read, as prepared for the network, and as denoised."""
+"""`Micrograph`: an image plane as read, with pixel size and acquisition."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PixelSize:
-    """Physical size of one pixel. `unit` is "nm", "um", "mm", "m", "angstrom" or whatever the file said."""
+    """Physical size of one pixel. `unit` is "nm", "um", "mm", "m", "angstrom" or as the file spells it."""
 
     y: float
     x: float
@@ -27,7 +27,7 @@ class PixelSize:
 
 @dataclass(frozen=True, slots=True)
 class Acquisition:
-    """How a micrograph was taken, as far as its file says so; None is "unknown", and never guessed."""
+    """How a micrograph was taken, as its file states; None: unknown, never guessed."""
 
     voltage_kv: float | None = None
     magnification: float | None = None
@@ -36,7 +36,7 @@ class Acquisition:
     microscope: str | None = None
     detector: str | None = None
     recorded: str | None = None
-    """When, in the file's own words."""
+    """Date and time as the file spells them."""
     electrons_per_unit: float | None = None
     """Incident electrons for each unit of pixel value: the inverse of counts per electron."""
     electrons_per_pixel: float | None = None
@@ -44,12 +44,12 @@ class Acquisition:
 
     @classmethod
     def stated(cls, **found: Any) -> "Acquisition":
-        """From what a file holds: numbers that are none, not finite or not above 0 and empty names are unknown."""
+        """From the values in a file; invalid, infinite or non-positive numbers and empty names are unknown."""
         kept: dict[str, Any] = {key: _words(value) if key in _NAMES else _number(value) for key, value in found.items()}
         return cls(**kept)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types; "unknown" where the file says nothing."""
+        """Plain JSON types; "unknown" where the file does not state it."""
         return {key: "unknown" if value is None else value for key, value in asdict(self).items()}
 
 
@@ -74,12 +74,12 @@ UNKNOWN = Acquisition()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Micrograph:
-    """One image plane and what its file says about it.
+    """One image plane and the facts in its file.
 
     `pixels` is (H, W), native byte order, in the file's own dtype and units; it is never written to.
-    `pixel_size` is None where the file does not state one: unknown is never invented.
-    `metadata` holds what is worth carrying into the output (plain JSON types only).
-    `warnings` are remarks a microscopist should see (lenient header, zero tail, ...).
+    `pixel_size` is None if the file does not state one.
+    `metadata` goes into the record (plain JSON types only).
+    `warnings` are remarks for the microscopist (lenient header, zero tail, ...).
     """
 
     pixels: Pixels
@@ -93,6 +93,6 @@ class Micrograph:
 
     @property
     def bar(self) -> range:
-        """Rows of a data bar, by `metadata["data_bar"]`; none: empty."""
-        told = self.metadata.get("data_bar")
-        return range(0) if told is None else range(told["rows"][0], told["rows"][1] + 1)
+        """Rows of the data bar, by `metadata["data_bar"]`; empty without one."""
+        stated = self.metadata.get("data_bar")
+        return range(0) if stated is None else range(stated["rows"][0], stated["rows"][1] + 1)

@@ -1,6 +1,6 @@
-"""emdenoised from Python, for notebooks and scripts: `Denoiser`, `denoise`; `python -m emdenoised` is the command.
+"""emdenoised in Python, for notebooks and scripts; `python -m emdenoised` is the command.
 
-In: arrays. Out: denoised arrays in the same units, and the verdict on each.
+In: arrays. Out: denoised arrays in the same units, and a verdict on each.
 Front door: `Denoiser` for many images, `denoise` for one.
 """
 

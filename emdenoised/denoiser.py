@@ -1,4 +1,4 @@
-"""Arrays without folders or ledger: prepare, run a backend, judge, as the daemon does with files."""
+"""Denoises arrays as the daemon denoises files: prepare, run a backend, judge."""
 
 import warnings
 from collections import deque
@@ -32,12 +32,12 @@ _COLOURS = (3, 4)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A denoised image and what is known of it; `Denoiser.denoise_with_verdict` gives it."""
+    """A denoised image with dose, gain and verdict; returned by `Denoiser.denoise_with_verdict`."""
 
     image: Image
     """(H, W) float32, in the units of the given image."""
     dose: float | None
-    """Mean detected counts per pixel; None where they cannot be known, only the noise."""
+    """Mean detected counts per pixel; None: unknown, only the noise was measured."""
     gain: float
     """Units per count, measured or stated."""
     offset: float
@@ -45,9 +45,9 @@ class Result:
     verdict: judge.Word
     """good, check or reject."""
     reasons: tuple[str, ...]
-    """Why the verdict is not good, the most important first."""
+    """Reasons why the verdict is not good, the most important first."""
     warnings: tuple[str, ...]
-    """What else a microscopist should know."""
+    """Further remarks for the microscopist."""
 
 
 class Denoiser:
@@ -59,13 +59,13 @@ class Denoiser:
     Args:
         weights: the name of shipped weights, a folder of weights, or a `Profile` of the settings, for a camera whose
             offset is known or that was calibrated: ``daemon.settings.config.load(path).profiles["low"]``.
-        backend: "auto" is the GPU where an NVIDIA driver answers, else the processor. On a GPU, use it in one thread.
+        backend: "auto": the GPU if an NVIDIA driver answers, else the processor. Use a GPU in one thread only.
         gain: the array's units per count, with zero counts at 0; "auto" measures both from each image.
         passes: 8 averages the results of the eight orientations of the image, for 0.1 dB at eight times the time;
-            None is what the profile says, and 1 without one.
+            None: as the profile states, 1 without one.
         threads: processor cores to use; 0 for all.
 
-    Raises ConfigError for an argument that cannot be used, or if a GPU is to be used and TensorRT is not installed,
+    Raises ConfigError for an argument that cannot be used, or if a GPU is wanted and TensorRT is not installed,
     WeightsError if the weights cannot be loaded, BackendError if the backend cannot run here.
     """
 
@@ -91,8 +91,8 @@ class Denoiser:
         """(H, W), or a stack of images (..., H, W), of any real dtype → the same shape, float32, in the same units.
 
         Warns (UserWarning) of a dose outside the range of the weights, of measured gains and of many spikes. Raises
-        MicrographError for what cannot be denoised (colour, smaller than 32 × 32, no counts, all NaN), BackendError
-        after `close`.
+        MicrographError for images that cannot be denoised (colour, smaller than 32 × 32, no counts, all NaN),
+        BackendError after `close`.
         """
         array = _array(image)
         planes = array.reshape(-1, *array.shape[-2:])
@@ -160,7 +160,7 @@ def denoise(
     passes: Literal[1, 8] | None = None,
     threads: int = 0,
 ) -> NDArray[np.float32]:
-    """Denoise one array, or stack, now: `Denoiser` and its `denoise` in one call, loaded anew each time."""
+    """Denoise one array or stack: `Denoiser` and its `denoise` in one call, which loads the network each time."""
     with Denoiser(weights, backend=backend, gain=gain, passes=passes, threads=threads) as denoiser:
         return denoiser.denoise(image)
 
@@ -185,7 +185,7 @@ def _in_words(error: ValidationError) -> str:
 
 
 def _array(image: ArrayLike) -> NDArray[Any]:
-    """What was given as an array (..., H, W). Raises MicrographError."""
+    """The argument as an array (..., H, W). Raises MicrographError for other shapes."""
     try:
         array = np.asarray(image)
     except ValueError as error:

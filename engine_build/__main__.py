@@ -1,11 +1,11 @@
-"""`python -m engine_build WEIGHTS -o engines/`: a weights folder → a gated GPU engine the daemon can load.
+"""`python -m engine_build WEIGHTS -o engines/`: a weights folder → a GPU engine that passed the gate.
 
-Needs neither torch nor the training package. What is written, the engine's manifest last; NAME tells the weights, the
-flavour, and tile and batch:
+Needs neither torch nor the training package. Output, the engine's manifest last; NAME states weights, flavour, tile and
+batch:
 
     NAME.engine        the engine
-    NAME.half.onnx     the float16 graph it was built from, to look at
-    NAME.engine.json   what it was built from and for, and how the gate judged it
+    NAME.half.onnx     its float16 graph, for inspection
+    NAME.engine.json   its source, its target, and the gate's figures
 """
 
 import argparse
@@ -117,7 +117,7 @@ def make_engine(
 def _halved(
     folder: Path, weights: manifest.Manifest, model: onnx.ModelProto, sides: Sides, progress: Callable[[str], None]
 ) -> tuple[bytes, Gate]:
-    """The float16 graph, and how it compares with float32 on the processor. Raises WeightsError if not well enough."""
+    """The float16 graph, and its comparison with float32 on the processor. Raises WeightsError beyond the limits."""
     try:
         finite(model)
         half = half_body(model)
@@ -133,7 +133,7 @@ def _halved(
 
 @contextmanager
 def _unsuitable_cards_named(flavour: Flavour, card: Gpu | None) -> Iterator[None]:
-    """A build that fails for a card that the flavour is not made for is a matter of the settings: ConfigError."""
+    """Raises ConfigError instead if a build fails because the flavour does not support the card."""
     try:
         yield
     except BackendError as error:
@@ -146,9 +146,9 @@ def _unsuitable_cards_named(flavour: Flavour, card: Gpu | None) -> Iterator[None
 
 
 def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[[str], None] = lambda _: None) -> Gate:
-    """Run an engine on this computer's card and keep the verdict in its manifest.
+    """Compare an engine with float32 on this computer's card, and write the figures to its manifest.
 
-    Raises WeightsError if the card's answers are not good enough, BackendError if it cannot run the engine.
+    Raises WeightsError if they exceed the limits, BackendError if the card cannot run the engine.
     """
     weights, about, card = manifest.load(folder), load_manifest(engine), find_gpu(device)
     if card is None:
@@ -165,7 +165,7 @@ def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """One builder at a time in a folder: a service and `emdenoised doctor` may want the same engine."""
+    """Lock a folder for one builder: a service and `emdenoised doctor` may need the same engine."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "builder.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -183,7 +183,7 @@ def _targets(trt: Any, flavour: Flavour, asked: tuple[str, ...], capability: str
 
 
 def _sides(model: onnx.ModelProto) -> list[int]:
-    """Height and width of the network's tiles; 0 where any will do."""
+    """Height and width of the network's tiles; 0: any."""
     (units,) = (given for given in model.graph.input if given.name == "units")
     return [dimension.dim_value for dimension in units.type.tensor_type.shape.dim[2:]]
 
@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", type=int, default=0, help="number of the card, as nvidia-smi counts (0)")
     parser.add_argument(
         "--gate-only", action="store_true",
-        help="build nothing: run the engine that is there on this computer's card and compare it with float32",
+        help="build nothing: run the existing engine on this computer's card and compare it with float32",
     )  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for engine and manifest")
     return parser
@@ -279,7 +279,7 @@ def main() -> int:
 
 
 def _account(engine: Path, about: EngineManifest) -> str:
-    """What was built, and what is known of it, in a few lines."""
+    """Facts of the engine, for the terminal."""
     judged = about.gate
     lines = [
         f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {about.layers} layers, built in {about.seconds:.1f} s by "

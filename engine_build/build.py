@@ -1,7 +1,7 @@
-"""ONNX → engine, by TensorRT or TensorRT-RTX: one code path, for their APIs agree in all that is used here.
+"""ONNX → engine, by TensorRT or TensorRT-RTX, in one code path, since the APIs agree in the parts used.
 
-Precision is the graph's (`engine_build.half`); networks are strongly typed; shapes are fixed. TensorRT tunes on the
-card it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
+The graph determines the precision (`engine_build.half`); networks are strongly typed; shapes are fixed. TensorRT tunes
+on the card it will run on. TensorRT-RTX needs no card to build: it compiles for the card at the first inference.
 """
 
 import re
@@ -22,7 +22,7 @@ SCRATCH = re.compile(r"Total (?:Activation|Scratch) Memory: (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An engine as bytes, and what is worth telling of how it was made."""
+    """An engine as bytes, and facts of its build."""
 
     engine: bytes
     layers: int
@@ -40,7 +40,7 @@ class Built:
 
 
 def _capability_of(trt: Any, target: str) -> Any:
-    """ "sm86" or "current" → TensorRT-RTX's word for it. Raises ConfigError naming those there are."""
+    """ "sm86" or "current" → TensorRT-RTX's constant. Raises ConfigError naming the known ones."""
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
     if target.lower() not in known:
         raise ConfigError(
@@ -58,10 +58,10 @@ def build(
     timing_cache: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Built:
-    """Parse and build. `shapes`: of every input, fixed. `targets`: for rtx, compute capabilities as "sm86".
+    """Parse and build. `shapes`: fixed shape of each input. `targets`: for rtx, compute capabilities as "sm86".
 
-    `progress` is told the name of each phase. Raises WeightsError with the operator TensorRT does not
-    know, BackendError with the reason it gives for failing.
+    `progress` gets the name of each phase. Raises WeightsError with the operator that TensorRT does not know,
+    BackendError with TensorRT's reason.
     """
     trt = load_tensorrt(flavour)
     begin = time.monotonic()
@@ -99,7 +99,7 @@ def build(
 
 
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
-    """Tells the names of phases as they begin."""
+    """A TensorRT monitor that passes the names of phases to `progress`."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -119,11 +119,12 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
 
 def _refusal(errors: Sequence[Any]) -> str:
     """Parser errors in words: which operator, which node."""
-    told = "; ".join(
+    reasons = "; ".join(
         f"{error.node_operator() or 'the graph'} (node {error.node_name() or 'unnamed'}): {error.desc()}"
         for error in errors
     )
-    return f"TensorRT cannot read this network: {told or 'it gave no reason'}; export the weights again, or report this"
+    why = reasons or "it gave no reason"
+    return f"TensorRT cannot read this network: {why}; export the weights again, or report this"
 
 
 def _failure(errors: deque[str]) -> str:
@@ -133,7 +134,7 @@ def _failure(errors: deque[str]) -> str:
 
 
 def _timing_cache(config: Any, path: Path | None) -> Any:
-    """What TensorRT has measured before on this card: a second build takes seconds instead of minutes."""
+    """TensorRT's earlier measurements on this card: with them a build takes seconds instead of minutes."""
     content = path.read_bytes() if path is not None and path.is_file() else b""
     cache = config.create_timing_cache(content)
     config.set_timing_cache(cache, ignore_mismatch=False)

@@ -1,4 +1,4 @@
-"""Trained weights → a weights folder the daemon can serve: safetensors, ONNX, manifest.
+"""Trained weights → a weights folder for the daemon: safetensors, ONNX, manifest.
 
 `python -m engine_build.export RUN --name fast-2 -o weights/fast-2`
 """
@@ -26,7 +26,7 @@ from training.network import Ede2018, FastDenoiser, NetworkName, build
 
 OPSET = 20
 HALO_RMS, HALO_MAX = 0.003, 0.03
-"""What a cut-off context may change, in noise σ: a third of what serving allows (1 % RMS, 10 % at worst)."""
+"""Largest effect of missing context, in noise σ: a third of the limits in service (1 % RMS, 10 % at worst)."""
 
 
 PAPER_HALO = 32
@@ -37,8 +37,8 @@ def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
     """Write the network as ONNX: inputs `units` (N, 1, H, W) and, where used, `level` (N, 1, 1, 1); output `denoised`.
 
     N stays free; so do H and W (multiples of its stride) of the fast network, while the paper's is fixed at the
-    tile it was trained with, because its batch statistics and pyramid know no other. Arithmetic is
-    float32; weights are stored as float16, which halves the file and is what an FP16 engine computes with anyway.
+    tile it was trained with, because its batch statistics and pyramid need it. Arithmetic is
+    float32; weights are stored as float16, which halves the file and is the precision of an FP16 engine.
     """
     network = network.eval()
     size = torch.export.Dim.DYNAMIC
@@ -54,12 +54,12 @@ def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
         dynamo=True,
         verbose=False,
     )
-    if program is None:  # the exporter's signature allows it; with dynamo=True it does not happen
+    if program is None:  # only the exporter's signature allows this
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto
     store_as_half(model.graph)
     for item in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del item.metadata_props[:]  # the exporter writes down where the source lay on this computer
+        del item.metadata_props[:]  # the exporter stores paths of this computer
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 
@@ -97,7 +97,7 @@ def _halo_frames(side: int) -> Iterable[tuple[Tensor, Tensor]]:
 def measure_halo(network: FastDenoiser, side: int = 768, step: int = 32) -> int:
     """The smallest halo (a multiple of `step`) with which a tile agrees with the whole frame to HALO_RMS, HALO_MAX.
 
-    The tile is cut from the frame's middle, so that only its own cut-off context is seen.
+    The tile is cut from the frame's middle, so that only its own missing context has an effect.
     """
     network.eval()
     wholes = [(units, level, network(units, level)) for units, level in _halo_frames(side)]
@@ -150,7 +150,7 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
         raise ConfigError(
             f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
         ) from error
-    # Round first: everything measured below is measured on the weights that are shipped.
+    # Round first, so that all measurements are of the shipped weights.
     try:
         loaded = load_file(run / "model.safetensors")
         network.load_state_dict(loaded)
@@ -164,7 +164,7 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
     if (out / MANIFEST).is_file() and out.resolve().parent == shipped_weights().resolve():
         raise ConfigError(f"{out}: released weights never change: results must be repeatable; choose a new name")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside and moved file by file, the manifest last: what is served is never half of one and half of another.
+    # Written elsewhere and moved file by file, the manifest last, so that files of two versions are never mixed.
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         beside = Path(folder)
         manifest = _write_weights(beside, network, state, name, network_name, record, tile, halo)

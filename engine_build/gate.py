@@ -1,7 +1,7 @@
-"""The gate: an engine's answers against float32's, in units of the noise, before it may touch a micrograph.
+"""The gate: compares an engine's results with float32, in units of the noise, before it is used.
 
 Needs numpy, onnx and ONNX Runtime. Without a GPU, the float16 graph is computed on the processor with every result
-rounded to float16 (`rounded`); the engine itself has then not run, and its manifest says so.
+rounded to float16 (`rounded`); the engine itself has then not run, as its manifest states.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ Network = Callable[[Array, Array], Array]
 """Units (1, 1, S, S) and level (1, 1, 1, 1) → the result (1, 1, S, S), float32."""
 
 RMS, LARGEST, PSNR_LOSS = 0.01, 0.1, 0.02
-"""What an engine may differ by: noise σ (RMS over a tile, any pixel), and dB."""
+"""Largest differences of an engine: noise σ (RMS over a tile, any pixel), and dB."""
 
 LARGEST_CASE, COMPARED = 1024, 512
 """Sides, pixels: tiles no larger are compared everywhere, of larger ones parts of so many."""
@@ -33,7 +33,7 @@ LARGEST_CASE, COMPARED = 1024, 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A tile as a network gets it. `sigma`: the noise in the units of `units`; `truth` in those units, if known."""
+    """Input of a network. `sigma`: the noise in the units of `units`; `truth` in those units, if known."""
 
     name: str
     units: Array
@@ -148,11 +148,11 @@ def judge(
         rms, largest = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
         if not rms <= RMS:
             raise WeightsError(
-                _refused(case, f"it differs by {rms:.3g} σ (RMS) from float32; at most {RMS:g} is let through")
+                _refused(case, f"it differs by {rms:.3g} σ (RMS) from float32; at most {RMS:g} is accepted")
             )
         if not largest <= LARGEST:
             raise WeightsError(
-                _refused(case, f"a pixel differs by {largest:.3g} σ from float32; at most {LARGEST:g} is let through")
+                _refused(case, f"a pixel differs by {largest:.3g} σ from float32; at most {LARGEST:g} is accepted")
             )
         worst_rms, worst = max(worst_rms, rms), max(worst, largest)
         if truth is not None:
@@ -160,7 +160,7 @@ def judge(
             lost = 10 * log10(errors[1] / errors[0])
             if not lost <= PSNR_LOSS:
                 raise WeightsError(
-                    _refused(case, f"its PSNR is {lost:.3g} dB below float32's; at most {PSNR_LOSS:g} is let through")
+                    _refused(case, f"its PSNR is {lost:.3g} dB below float32's; at most {PSNR_LOSS:g} is accepted")
                 )
             loss = max(loss, lost)
     return Gate(ran_on=ran_on, on_gpu=on_gpu, rms=worst_rms, largest=worst, psnr_loss=loss, cases=len(tiles))
@@ -197,10 +197,10 @@ def on_processor(model: ModelProto) -> Network:
 
 
 def rounded(model: ModelProto) -> ModelProto:
-    """The float32 model with every result of its body rounded to float16 and every weight as float16 has it.
+    """The float32 model with every result of its body and every weight rounded to float16.
 
-    ONNX Runtime has no float16 convolutions on the processor: it computes a float16 model in float32 and leaves the
-    rounding out, so that model cannot be judged there. This one can: what float16 cannot hold becomes infinite.
+    ONNX Runtime has no float16 convolutions on the processor: it computes a float16 model in float32 without rounding,
+    which cannot be judged. In this model, values beyond float16 become infinite.
     """
     model = ModelProto.FromString(model.SerializeToString())
     graph = model.graph
@@ -222,7 +222,7 @@ def rounded(model: ModelProto) -> ModelProto:
 
 
 def _rounding(node: NodeProto, body: set[str], entering: set[str]) -> list[NodeProto]:
-    """A node with the casts that round what it gives, if it is of the body, or what it gives to the body."""
+    """A node with casts that round its outputs if it belongs to the body, or those that enter the body."""
     casts: list[NodeProto] = []
     if not body.intersection(node.output):
         for name in entering.intersection(node.output):
@@ -237,12 +237,12 @@ def _rounding(node: NodeProto, body: set[str], entering: set[str]) -> list[NodeP
 
 
 def _seen(name: str) -> str:
-    """What the body sees of a tensor that enters it."""
+    """Name of the rounded copy of a tensor that enters the body."""
     return f"{name}.seen"
 
 
 def _round(tensor: TensorProto) -> None:
-    """A weight as float16 has it, in float32. Raises ValueError where it cannot."""
+    """Round a weight to float16, stored as float32. Raises ValueError beyond float16's range."""
     values = onnx.numpy_helper.to_array(tensor)
     if not (np.abs(values) <= LARGEST_HALF).all():
         raise ValueError(f"{tensor.name}: a weight is not finite in float16")
@@ -250,7 +250,7 @@ def _round(tensor: TensorProto) -> None:
 
 
 def _through_half(name: str, into: str) -> list[NodeProto]:
-    """Nodes that round a tensor to float16 and give it back in float32 under another name."""
+    """Nodes that round a tensor to float16 and return it in float32 under another name."""
     return [
         helper.make_node("Cast", [name], [f"{into}.in_half"], f"{into}.down", to=TensorProto.FLOAT16),
         helper.make_node("Cast", [f"{into}.in_half"], [into], f"{into}.up", to=TensorProto.FLOAT),

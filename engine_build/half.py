@@ -1,7 +1,7 @@
 """ONNX in float32 → ONNX whose convolutions compute in float16, between float32 inputs, outputs and residuals.
 
-TensorRT from version 11 on takes precisions from the graph and from nowhere else. Needs `onnx`, not torch: it works on
-the shipped file, on the microscope PC.
+TensorRT from version 11 on takes precisions from the graph only. Needs `onnx`, not torch: it converts the shipped
+file, on the microscope PC.
 """
 
 from collections.abc import Iterable, MutableSequence
@@ -19,10 +19,10 @@ LARGEST_HALF = 65_504.0
 def half_body(model: ModelProto) -> ModelProto:
     """A copy of the model in which everything between its first and its last convolution is float16.
 
-    The body is what depends on a convolution and what a convolution depends on; what enters it is cast to float16,
-    what leaves it to float32. So the mean, the square root and the residual around it keep float32's digits. Weights
-    stored as float16 are used as they are. Raises ValueError for a weight that float16 cannot hold, and for a model
-    without a convolution.
+    The body is all nodes that depend on a convolution and on which a convolution depends. Tensors that enter it are
+    cast to float16, those that leave it to float32. So the mean, the square root and the residual around it keep
+    float32's digits. Weights stored as float16 are used as they are. Raises ValueError for a weight that float16 cannot
+    hold, and for a model without a convolution.
     """
     model = ModelProto.FromString(model.SerializeToString())
     graph = model.graph
@@ -48,7 +48,7 @@ def half_body(model: ModelProto) -> ModelProto:
 
 
 class _Halves:
-    """Names of tensors in float16, and the casts that make those that are neither weights nor made `inside`."""
+    """Names of tensors in float16, and casts for those that are neither weights nor outputs `inside` the body."""
 
     def __init__(self, graph: onnx.GraphProto, inside: set[str]) -> None:
         self.casts: list[NodeProto] = []
@@ -76,7 +76,7 @@ class _Halves:
 
 
 def finite(model: ModelProto) -> None:
-    """Raises ValueError naming the first weight that is not a finite number: builders do not look."""
+    """Raises ValueError naming the first weight that is not a finite number: builders do not check."""
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -84,11 +84,11 @@ def finite(model: ModelProto) -> None:
 
 
 def body_of(nodes: Iterable[NodeProto]) -> list[NodeProto]:
-    """What depends on a convolution and on what a convolution depends, convolutions included, in graph order."""
+    """Nodes that depend on a convolution and on which a convolution depends, with the convolutions, in graph order."""
     nodes = list(nodes)
     after: set[str] = set()
     before: set[str] = set()
-    for node in nodes:  # in topological order, as ONNX asks for
+    for node in nodes:  # in topological order, as ONNX requires
         if node.op_type in CONVOLUTIONS or after & set(node.input):
             after |= set(node.output)
     for node in reversed(nodes):
@@ -110,7 +110,7 @@ def _half_initialiser(graph: onnx.GraphProto, tensor: TensorProto) -> str:
         return tensor.name  # float16 already, or whole numbers such as a shape
     if not (np.abs(values) <= LARGEST_HALF).all():
         raise ValueError(
-            f"{tensor.name}: a weight is not finite in float16; its network must be scaled or trained anew"
+            f"{tensor.name}: a weight is not finite in float16; its network must be scaled or trained again"
         )
     name = f"{tensor.name}.as_half"
     graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), name))
@@ -124,7 +124,7 @@ def _rename(names: MutableSequence[str], old: str, new: str) -> None:
 
 
 def _reorder(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
-    """Nodes in topological order, without those whose results nobody uses, and the initialisers that are left."""
+    """Set the graph's nodes in topological order, without unused nodes and initialisers."""
     producer = {output: node for node in nodes for output in node.output}
     ordered: list[NodeProto] = []
     done: set[int] = set()
@@ -147,8 +147,8 @@ def _reorder(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[NodeProto]) -> None:
-    """These nodes instead of the graph's own, of which some may be among them."""
+    """Replace the graph's nodes by these, some of which may be its own."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    del graph.value_info[:]  # types of inner tensors are no longer what they were
+    del graph.value_info[:]  # types of inner tensors have changed

@@ -1,4 +1,4 @@
-"""An engine on the card that is in this computer, tile by tile: for the gate."""
+"""Runs an engine on this computer's card, tile by tile, for the gate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`python -m training`: make weights from micrographs, prove them, and fit them to your own."""
+"""`python -m training`: train weights on micrographs, evaluate them, and fine-tune them on your own."""
 
 import argparse
 import importlib

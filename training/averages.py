@@ -1,6 +1,6 @@
 """Means and intervals over micrographs of several sources.
 
-Means are taken per source and then over sources, so that a laboratory that gave ten micrographs does not count ten
+Means are taken per source and then over sources, so that a laboratory with ten micrographs does not count ten
 times; intervals come from resampling sources first and then values within them.
 """
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and its interval, 95 % if nothing else is said."""
+    """A mean and its interval, 95 % unless stated otherwise."""
 
     mean: float
     low: float

@@ -1,4 +1,4 @@
-"""Changes to a recipe from the command line (`--set NAME=VALUE`), and what a recipe must keep to."""
+"""Changes to a recipe from the command line (`--set NAME=VALUE`), and checks of recipes."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ _AT_LEAST_ONE = ("batch", "crop", "scenes", "validate_every", "validation_crops"
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with "name=value" changes, values in JSON. Raises ConfigError for what no recipe has."""
+    """The recipe with "name=value" changes, values in JSON. Raises ConfigError for invalid names and values."""
     for change in changes:
         recipe = _with(recipe, change)
     _check_fields(recipe)
@@ -45,7 +45,7 @@ def _with(recipe: Recipe, change: str) -> Recipe:
 
 
 def _check_fields(recipe: Recipe) -> None:
-    """Raises ConfigError for a field that is out of its range, whatever the others are."""
+    """Raises ConfigError for a field outside its own range."""
     for name, choices in _CHOICES.items():
         if getattr(recipe, name) not in get_args(choices):
             raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(recipe, name)}")
@@ -61,7 +61,7 @@ def _check_fields(recipe: Recipe) -> None:
 
 
 def _check_network(recipe: Recipe) -> None:
-    """Raises ConfigError where there is no such network or loss, or the crops do not suit them."""
+    """Raises ConfigError if network or loss do not exist, or the crops do not fit them."""
     try:
         network = build(recipe.network, recipe.arguments)
     except (TypeError, ValueError, KeyError, IndexError) as error:

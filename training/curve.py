@@ -1,4 +1,4 @@
-"""The learning curve of a run: rows in a file, a picture like the paper's figure 3, and TensorBoard's own format."""
+"""The learning curve of a run: rows in a file, a picture like the paper's figure 3, and TensorBoard's format."""
 
 import io
 import json
@@ -28,7 +28,7 @@ class Curve:
     """The rows of one run, each a mapping of names to numbers with `step` and `rate` among them."""
 
     def __init__(self, run: Path, step: int = 0) -> None:
-        """Rows after `step`, which a killed training will write again, are dropped."""
+        """Drops rows after `step`, which a resumed training writes again."""
         from torch.utils.tensorboard import SummaryWriter  # seconds to import; readers of a curve do not need it
 
         self._path = run / CURVE
@@ -37,7 +37,7 @@ class Curve:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def add(self, row: Row) -> None:
-        """Append a row; it is on the disk before this returns."""
+        """Append a row and flush it to the disk."""
         try:
             with self._path.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
@@ -70,7 +70,7 @@ def read(run: Path) -> list[dict[str, float]]:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Running mean over `window` values, shorter at the ends, so that it has as many."""
+    """Running mean over `window` values, fewer at the ends, of the same length."""
     width = max(1, min(window, len(values)))
     kernel = np.ones(width)
     sums: np.ndarray = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

@@ -1,4 +1,4 @@
-"""Where a training runs: one process or several that ``torchrun`` started, each with a device."""
+"""The processes of a training: one, or several started by ``torchrun``, each with a device."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ from daemon.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which of how many processes this is (``torchrun`` says so), and the device it computes on."""
+    """Number of this process and of all (from ``torchrun``), and its device."""
 
     rank: int
     world: int
@@ -24,7 +24,7 @@ class Place:
 
     @staticmethod
     def join() -> "Place":
-        """Join the processes that ``torchrun`` started, if it did."""
+        """Join the processes that ``torchrun`` started, if any."""
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
@@ -33,7 +33,7 @@ class Place:
         return Place(rank, world, device)
 
     def agree(self, value: float) -> float:
-        """The first process's value, everywhere: clocks differ, and all must stop at the same step."""
+        """The first process's value, for all: clocks differ, and all must stop at the same step."""
         if self.world == 1:
             return value
         box = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -41,7 +41,7 @@ class Place:
         return float(box.item())
 
     def gather(self) -> None:
-        """Wait for all processes: what the first has written is there for the others."""
+        """Wait for all processes, so that the others find the files of the first."""
         if self.world > 1:
             distributed.barrier()
 
@@ -58,10 +58,10 @@ class Place:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold a run's folder for one training, and clear away what killed ones left. Raises ConfigError if it is held."""
+    """Lock a run's folder, and remove remains of killed trainings. Raises ConfigError if it is locked."""
     out.mkdir(parents=True, exist_ok=True)
     if int(os.environ.get("RANK", "0")):
-        yield  # the first process holds it for all
+        yield  # the first process locks it for all
         return
     with (out / ".lock").open("w") as lock:
         try:

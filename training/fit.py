@@ -37,11 +37,11 @@ CACHE, SPLIT, PLAN = "cache", "split.json", "plan.json"
 VALIDATION_SHARE = 0.1
 SCENE_SIDE = 320
 FINISH = 0.25
-"""Share of the budget in which the rate of a plateau is brought down to nothing."""
+"""Share of the budget in which the rate of a plateau falls to 0."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `fit` takes."""
+    """Options of `fit`."""
     parser.add_argument("data", type=Path, help="folder of clean micrographs (TIFF, MRC), sub-folders included")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to resume")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="fast", help="recipe to start from (fast)")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="batches to train instead: the same curve on every machine")
     parser.add_argument(
         "--finish", type=float, metavar="SHARE", default=FINISH,
-        help="share of the budget in which the rate of the fast recipe is brought down to nothing, on a copy in "
+        help="share of the budget in which the rate of the fast recipe falls to 0, on a copy in "
         f"OUT/finished-STEP ({FINISH}); what comes before is prolonged by a later call with a larger budget. 0: only "
         "train on, 1: only finish what there is",
     )  # fmt: skip
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fit_and_finish(order: "FitOrder", recipe: Recipe, budget: Budget, finish: float) -> Path:
-    """Train; a plateau for what `finish` leaves of the budget, then a copy of it down to a rate of nothing.
+    """Train; a plateau for the budget less its share `finish`, then a copy of it with a rate falling to 0.
 
     Returns the folder of the weights. The plateau's own state stays in `order.out`, to be prolonged by another call.
     """
@@ -122,7 +122,7 @@ def fit_and_finish(order: "FitOrder", recipe: Recipe, budget: Budget, finish: fl
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """What to learn from, and where to keep it."""
+    """Input and output folders of a training."""
 
     data: Path
     """Folder of clean micrographs."""
@@ -153,7 +153,7 @@ class FitOrder:
 def fit(order: FitOrder, recipe: Recipe, budget: Budget, *, origin: Path | None = None) -> Path:
     """Train the recipe's network on a folder of micrographs; returns `order.out`: weights, curve, record and split.
 
-    `split.json` says what is held out to validate on. `origin`: folder of a run to copy the state of. Raises
+    `split.json` lists the micrographs held out for validation. `origin`: folder of a run whose state is copied. Raises
     ConfigError as `load_truths` and `train` do.
     """
     out = order.out
@@ -181,7 +181,7 @@ def fit(order: FitOrder, recipe: Recipe, budget: Budget, *, origin: Path | None 
         validator(recipe, unseen),
         provenance,
         origin=origin,
-        # Section 3.2: outputs are clipped for every statistic, the losses shown during training among them.
+        # Section 3.2: outputs are clipped for every statistic, also for the losses shown during training.
         statistic=huberised(clip=True, ssim=recipe.ssim) if recipe.protocol == "paper" else None,
         workers=0 if on_card else order.workers,
         save_every=order.save_every,
@@ -192,7 +192,7 @@ def fit(order: FitOrder, recipe: Recipe, budget: Budget, *, origin: Path | None 
 def provenance_of(
     recipe: Recipe, truths: Sequence[Truth], unseen: Sequence[Truth], start: Path | None
 ) -> dict[str, Any]:
-    """Where a network's knowledge comes from, for the record."""
+    """Data and start of a training, for the record."""
     return {
         "micrographs": sorted(truth.name for truth in truths),
         "sources": sorted({truth.source for truth in truths}),
@@ -204,7 +204,7 @@ def provenance_of(
 
 
 def material(order: FitOrder, recipe: Recipe) -> tuple[list[Truth], list[Truth]]:
-    """Truths to learn from, and others to validate on."""
+    """Truths for training, and others for validation."""
     rule: Rule = "paper" if recipe.protocol == "paper" else "clean"
     smallest = min(recipe.crop, 192)
     truths = load_truths(order.data, order.folder_of_cache, order.sources, smallest, rule)
@@ -212,12 +212,12 @@ def material(order: FitOrder, recipe: Recipe) -> tuple[list[Truth], list[Truth]]
         return split_by_source(truths, VALIDATION_SHARE, recipe.seed)
     unseen = load_truths(order.validation, order.folder_of_cache, order.sources, smallest, rule)
     for name in sorted({truth.source for truth in truths} & {truth.source for truth in unseen}):
-        log.warning("%s: %s is trained on and validated on: the validation flatters", order.validation, name)
+        log.warning("%s: %s is in training and validation: validation figures are too good", order.validation, name)
     return truths, unseen
 
 
 def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
-    """The recipe's simulated scenes, from the cache if they were made before by the same code."""
+    """The recipe's simulated scenes, from the cache if the same code has made them before."""
     side = max(SCENE_SIDE, recipe.crop)
     what = [simulate.fingerprint(), recipe.seed, recipe.scenes, side]
     key = f"scenes-{store.key_of(*what)}"
@@ -228,7 +228,7 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
 
 
 def begin_from(network: nn.Module, start: Path) -> None:
-    """Take over the weights of an earlier run. Raises ConfigError if they are of another network."""
+    """Load the weights of an earlier run. Raises ConfigError if they are of another network."""
     try:
         network.load_state_dict(_weights_of(start))
     except RuntimeError as error:
@@ -241,7 +241,7 @@ def _start_hash(start: Path | None) -> str | None:
 
 
 def keep_plan(out: Path, provenance: dict[str, Any]) -> None:
-    """Write down what is learnt from, and from where. Raises ConfigError if `out` holds another training."""
+    """Save data and start of a training. Raises ConfigError if `out` holds another training."""
     path = out / PLAN
     plan = json.loads(json.dumps(provenance))
     try:
@@ -257,7 +257,7 @@ def keep_plan(out: Path, provenance: dict[str, Any]) -> None:
 
 
 def _weights_of(run: Path) -> dict[str, torch.Tensor]:
-    """The weights a run left behind. Raises ConfigError if there are none."""
+    """The weights of a finished run. Raises ConfigError if there are none."""
     path = run / WEIGHTS
     if not path.is_file():
         raise ConfigError(f"{run}: holds no {WEIGHTS}; name the folder of a finished run")

@@ -1,7 +1,7 @@
-"""`python -m training.lease`: train on a card that is lent for minutes, on a machine that has little else.
+"""`python -m training.lease`: train on a card that is lent for minutes, on a machine with little software.
 
-`pack` makes one file of everything a training starts from; `run` trains from it there, within a time, and keeps what it
-has so far in a folder: it may be killed at any moment. docs/training.md shows both.
+`pack` makes one file with the input of a training; `run` trains from it on the lent machine within a given time, and
+keeps results in a folder, so it may be killed at any moment. docs/training.md shows both.
 
 `run` needs Python 3.10, torch from 2.9 on, numpy, safetensors, tqdm, matplotlib and tensorboard, which the lent machine
 has. It imports neither pydantic, watchdog, imagecodecs, mrcfile nor tifffile.
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 PLATEAU, RUN, EVALUATION, LOG = "plateau", "run", "evaluation.json", "log.txt"
 SCENE_SIDE, SCENES_A_PIECE = 320, 56
-"""Side of simulated scenes, pixels, and how many one process draws at a time."""
+"""Side of simulated scenes, pixels, and number that one process draws at a time."""
 AFTERWARDS = 20.0
 """Seconds kept for the evaluation."""
 EVALUATED = 4
@@ -58,7 +58,7 @@ EVALUATED = 4
 def prepare(options: argparse.Namespace) -> int:
     """Carry out `pack`."""
     from training.changes import changed
-    from training.fit import VALIDATION_SHARE, begin_from, provenance_of  # needs what the card's machine lacks
+    from training.fit import VALIDATION_SHARE, begin_from, provenance_of  # not importable on the lent machine
 
     recipe = changed(PRESETS["lease"]["all"], options.changes)
     if recipe.protocol != "counts" or recipe.course != "plateau":
@@ -84,15 +84,15 @@ def prepare(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Figures of a network, after which its weights, and all else that there is so far, lie in `out` as well.
+    """Validates a network, and copies its weights and all other results so far to `out`.
 
-    `out` / run is a run that `engine_build.export` takes; beside it lies the checkpoint that another call goes on from.
+    `engine_build.export` takes the run `out` / run; beside it is the checkpoint from which another call resumes.
     """
 
     out: Path
     work: Path
     folder: Path
-    """Where the loop writes."""
+    """Output folder of the loop."""
     recipe: Recipe
     provenance: dict[str, Any]
     validate: Validate
@@ -107,7 +107,7 @@ class Published:
         return figures
 
     def publish(self) -> None:
-        """Copy what the loop has written in the end."""
+        """Copy the loop's final output."""
         self._copy({WEIGHTS, RECORD, CURVE, PICTURE, CHECKPOINT})
 
     def _copy(self, names: set[str]) -> None:
@@ -123,21 +123,21 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Shares out the time, or the steps, that there are: what preparing took is gone."""
+    """Divides the remaining time, or the steps, between plateau and finish."""
 
     end: float
-    """`time.monotonic` at which the weights are to be there."""
+    """`time.monotonic` by which the weights must exist."""
     steps: int | None
     finish: float
 
     def plateau(self, spent: float) -> Budget:
-        """For a plateau that was given `spent` seconds before."""
+        """Budget of a plateau that was trained for `spent` seconds before."""
         if self.steps:
             return Budget(steps=max(1, round(self.steps * (1 - self.finish))))
         return Budget(minutes=(spent + self._left() * (1 - self.finish)) / 60)
 
     def decay(self) -> Budget:
-        """For what is left."""
+        """Budget of the finish: the remaining time."""
         return Budget(steps=max(1, round(self.steps * self.finish))) if self.steps else Budget(self._left() / 60)
 
     def _left(self) -> float:
@@ -149,7 +149,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class LeaseCourse:
-    """What the plateau and its finish have in common."""
+    """Common settings of the plateau and its finish."""
 
     content: Pack
     stock: Stock
@@ -160,7 +160,7 @@ class LeaseCourse:
     save_every: float
 
     def fit(self, recipe: Recipe, folder: Path, budget: Callable[[], Budget], origin: Path | None = None) -> None:
-        """Train in `folder`; all that counts goes to `out` at every validation and in the end."""
+        """Train in `folder`; results go to `out` at every validation and at the end."""
         content = self.content
         torch.manual_seed(recipe.seed)
         network = build(recipe.network, recipe.arguments)
@@ -199,7 +199,7 @@ def run(options: argparse.Namespace) -> int:
         save(plateau / CHECKPOINT, options.resume.read_bytes())
     with ProcessPoolExecutor(options.processes, mp_context=get_context("fork")) as makers:
         scenes = recipe.scenes if recipe.simulated else 0
-        # Submitted, and so forked, before the card is touched.
+        # Submitted, and so forked, before the card is used.
         pieces = [makers.submit(scenes_of, recipe, first) for first in range(0, scenes, SCENES_A_PIECE)]
         place = Place.join()
         torch.backends.cudnn.benchmark = True
@@ -223,20 +223,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def scenes_of(recipe: Recipe, first: int) -> list[Image]:
-    """The recipe's scenes from number `first` on, one piece; the same whatever process draws it."""
+    """The recipe's scenes from number `first` on, one piece, independent of the process."""
     seed = int(np.random.SeedSequence([recipe.seed, first]).generate_state(1)[0])
     return simulate.bank(seed, min(SCENES_A_PIECE, recipe.scenes - first), max(SCENE_SIDE, recipe.crop))
 
 
 def compiles(recipe: Recipe, place: Place) -> bool:
-    """Whether torch can compile the network here: a step of the plateau and one of its finish, without any effect."""
+    """Whether torch can compile the network here: tries a step of the plateau and one of its finish, without effect."""
     try:
         for one in (recipe, recipe.finishing(0)):
             state = State(build(one.network, one.arguments), one, place, compiled=True)
             images = torch.zeros(one.batch, 1, one.crop, one.crop, device=place.device)
             level = torch.full((one.batch, 1, 1, 1), 0.1, device=place.device)
             state.advance(CardBatch(images, images, level, level), loss_of(one), 0.0, frozen=False)
-    except Exception:  # compilers fail in ways of their own, and it goes without
+    except Exception:  # compilers raise various errors; training works without
         log.warning("torch cannot compile the network here; trains without, more slowly", exc_info=True)
         return False
     return True

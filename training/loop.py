@@ -1,4 +1,4 @@
-"""Fit a network to pairs, within a budget of minutes or steps; killed at any moment it goes on where it was."""
+"""Trains a network on pairs within a budget of minutes or steps; after a kill it resumes at the last checkpoint."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ RECORD = "record.json"
 Drawer = Callable[[int, Sequence[int]], Drawn]
 """(step, indices of samples) → batch. A pure function, so that the order of the data needs no state."""
 Validate = Callable[[nn.Module, int], dict[str, float]]
-"""Figures of a network in evaluation mode, at a step; their names begin with "validation"."""
+"""(network in evaluation mode, step) → figures, whose names begin with "validation"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Budget:
             raise ConfigError("a budget is either minutes or steps: give --budget-minutes or --steps, not both")
         amount = self.minutes if self.steps is None else self.steps
         if amount is None or not 0 < amount < inf:
-            raise ConfigError("the budget must be more than nothing; give --budget-minutes or --steps above 0")
+            raise ConfigError("the budget must be positive; give --budget-minutes or --steps above 0")
 
     def share(self, part: float) -> "Budget":
         """A part of it, at least one step."""
@@ -72,7 +72,7 @@ class Steps(Dataset[Drawn]):
         self._draw, self._first, self._indices = draw_batch, first, indices
 
     def __len__(self) -> int:
-        return 2**31  # the loop decides when to stop
+        return 2**31  # the loop stops earlier
 
     def __getitem__(self, index: int) -> Drawn:
         return self._draw(self._first + index, self._indices)
@@ -96,22 +96,22 @@ def train(
 ) -> Path:
     """Train `network` in place; returns `out` with the weights to keep (float32), the curve and the record.
 
-    Run again with the same `out`, it goes on from the last checkpoint, at most `save_every` seconds old. Under
+    With the same `out`, a further call resumes at the last checkpoint, at most `save_every` seconds old. Under
     ``torchrun`` every process draws its share of each batch and gradients are averaged; only the first writes. For the
     fast network and losses that are means over crops the result is that of one process with the whole batch. The
     paper's batch normalisation and the square root in its loss see each process's share by itself.
 
     Args:
-        network: takes ``units`` and ``level``, as in `training.network`; start it as you like.
+        network: takes ``units`` and ``level``, as in `training.network`; with any initial weights.
         draw_batch: called with a step and the indices of samples within the batch.
         provenance: goes into the record, next to recipe, steps, minutes and hardware.
-        origin: folder of a training of the same network, a copy of whose last checkpoint this one begins with.
-        statistic: what the curve shows as the loss, if not the loss itself.
+        origin: folder of a training of the same network, from whose last checkpoint this one starts.
+        statistic: the loss that the curve shows, if it differs from the training's.
         workers: processes that draw batches ahead; 0: they are drawn between the steps.
-        compiled: let torch compile the network's steps, which takes a minute and pays on a graphics card.
+        compiled: let torch compile the network's steps: takes a minute, faster on a graphics card.
 
-    Raises ConfigError for a checkpoint of another recipe, a batch that the processes cannot share evenly, a disk
-    that refuses, and a loss that is no longer a number.
+    Raises ConfigError for a checkpoint of another recipe, a batch that the processes cannot share evenly, a
+    failure to write, and a loss that is not finite.
     """
     place = Place.join()
     if recipe.batch % place.world:
@@ -129,7 +129,7 @@ def train(
 
 
 def _begun(state: State, out: Path, origin: Path | None) -> State:
-    """The state as the last checkpoint in `out` has it, or else the one in `origin`."""
+    """The state of the last checkpoint in `out`, or else of the one in `origin`."""
     if (out / CHECKPOINT).exists():
         state.load(out / CHECKPOINT)
         log.info("resumed at step %d, %.1f minutes spent", state.step, state.spent / 60)
@@ -141,7 +141,7 @@ def _begun(state: State, out: Path, origin: Path | None) -> State:
 def _spend(
     budget: Budget, state: State, batches: Iterator[Drawn], loss: Loss, statistic: Loss, keeper: "_Keeper | None"
 ) -> None:
-    """Step after step until the budget is used up; the keeper gets the statistic of each."""
+    """Train step by step until the budget is used up; the keeper gets the statistic of each step."""
 
     def used() -> float:
         return state.place.agree(budget.progress(state.step - state.begun, state.spent))
@@ -160,7 +160,7 @@ def _spend(
 
 
 class _Keeper:
-    """What the first process shows and writes: progress, curve, checkpoints, and in the end weights and record."""
+    """Output of the first process: progress, curve, checkpoints, and finally weights and record."""
 
     def __init__(self, out: Path, state: State, validate: Validate, save_every: float) -> None:
         self._out, self._state, self._validate, self._every = out, state, validate, save_every
@@ -169,7 +169,7 @@ class _Keeper:
         self._bar = tqdm(total=100, unit="%", disable=None, bar_format="{l_bar}{bar}| {postfix}")
 
     def after(self, shown: Tensor, rate: float, progress: float, now: float) -> None:
-        """After a step: a row of the curve, or a checkpoint, where one is due. Raises ConfigError if it diverged."""
+        """After a step, write a row of the curve or a checkpoint if due. Raises ConfigError if the loss diverged."""
         state, ended = self._state, progress >= 1
         state.loss_mean = shown if state.loss_mean is None else torch.lerp(state.loss_mean, shown, 0.02)
         due = ended or now - self._saved > self._every

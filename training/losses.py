@@ -1,4 +1,4 @@
-"""What a training minimises: functions of the network's output and a batch, in noise units unless they say so.
+"""Losses: functions of the network's output and a batch, in noise units unless stated otherwise.
 
 `weight` turns errors into units of the noise at each crop's own mean dose; `level` is ``1 / (2 sqrt(dose + 3/8))``.
 """
@@ -32,19 +32,19 @@ def _crop_errors(output: Tensor, batch: Drawn) -> Tensor:
 def balanced(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the fourth root of their mean squared error.
 
-    With the plain squared error, crops of high dose and contrast drown the faint ones; with its logarithm, which is
-    PSNR, the easy faint ones drown the rest. The fourth root lies between.
+    With the plain squared error, crops of high dose and contrast dominate; with its logarithm, which is PSNR, easy
+    faint ones do. The fourth root is a compromise.
     """
     return (_crop_errors(output, batch) + EASY).pow(0.25).mean()
 
 
 def root(output: Tensor, batch: Drawn) -> Tensor:
-    """Mean over crops of the root of their mean squared error: full contrast weighs more than in `balanced`."""
+    """Mean over crops of the root of their mean squared error: full contrast counts more than in `balanced`."""
     return (_crop_errors(output, batch) + EASY).sqrt().mean()
 
 
 def logarithmic(output: Tensor, batch: Drawn) -> Tensor:
-    """Mean over crops of the logarithm of their mean squared error: of PSNR, but for a factor."""
+    """Mean over crops of the logarithm of their mean squared error: PSNR up to a factor."""
     return (_crop_errors(output, batch) + EASY).log().mean()
 
 
@@ -64,7 +64,7 @@ def poisson(output: Tensor, batch: Drawn) -> Tensor:
 
     The expectation minimises it, as of the squared error, but dark pixels weigh as much as their noise allows. The
     target must be noisy or clean counts of the input's own scale. Below a thousandth of the mean dose the likelihood is
-    continued by a parabola, so that predictions below zero counts are drawn back.
+    continued by a parabola, so that predictions below zero counts are corrected.
     """
     sigma = 0.5 / on(batch.level, output)
     dose = sigma.square() - ANSCOMBE
@@ -87,7 +87,7 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
     but a spot in the spectrum. Averaging the cells of the grid leaves that pattern and a little noise, and the noise
     would be most of the square. So the averages over the upper and over the lower half are multiplied instead: their
     noise is independent, and the expectation is the pattern's square alone. A negative product counts as zero:
-    otherwise a network that sees the borders learns opposite patterns for the two halves, at any price. Zero also for
+    otherwise a network that recognises the borders learns opposite patterns for the two halves. Zero also for
     a batch without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels, or of one row of
     cells.
     """
@@ -139,7 +139,7 @@ def huberised(clip: bool = False, ssim: float = 0.0) -> Loss:
         truth = on(batch.truth, output)
         output = output.clamp(0, 1) if clip else output
         scaled = 1000 * (output - truth).square().mean()
-        # The square root of nothing has no gradient, and torch.where looks at both sides.
+        # The square root has no gradient at 0, and torch.where evaluates both branches.
         value = torch.where(scaled < 1, scaled, scaled.clamp(min=1).sqrt())
         return value + ssim * (1 - structural_similarity(output, truth)) if ssim else value
 

@@ -1,4 +1,4 @@
-"""The two networks: the paper's, to the letter of its figure 1, and a fast one for tensor cores and CPUs.
+"""The two networks: the paper's, exactly by its figure 1, and a fast one for tensor cores and CPUs.
 
 Both have the same interface, the serving contract of `daemon.counts.scaling`: ``units`` (N, 1, H, W) and ``level``
 (N, 1, 1, 1), float32, in; denoised ``units`` (N, 1, H, W) out.
@@ -23,7 +23,7 @@ BATCHNORM_MOMENTUM = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The paper's layers, and what its section 5 tried instead."""
+    """The paper's layers, and the alternatives of its section 5."""
 
     activation: Literal["relu6", "relu"] = "relu6"
     renormalise: bool = False
@@ -58,7 +58,7 @@ class Layers:
 
 
 class BatchRenorm2d(nn.BatchNorm2d):
-    """Batch renormalisation (Ioffe, NeurIPS 2017): in training, too, what it does is what the running statistics say.
+    """Batch renormalisation (Ioffe, NeurIPS 2017): in training, too, it normalises by the running statistics.
 
     The batch's statistics are corrected towards the running ones by ``r`` and ``d``, which carry no gradient and may
     not exceed limits that widen with the steps taken, as in the paper.
@@ -124,9 +124,9 @@ class Ede2018(nn.Module):
 
     Args:
         width: multiplies every number of features (rounded to a multiple of 8); 1.0 is the paper's.
-        activation, renormalise, bilinear: what its section 5 tried instead; see `Layers`.
+        activation, renormalise, bilinear: alternatives of its section 5; see `Layers`.
 
-    `level` is ignored: the paper's network works blind.
+    `level` is ignored: the paper's network does not take the dose.
     """
 
     stride = 16
@@ -248,17 +248,17 @@ def local_mean(x: Tensor, cell: int) -> Tensor:
 class FastDenoiser(nn.Module):
     """A U-Net of plain 3×3 convolutions that corrects a local Wiener filter.
 
-    1. The local mean is the image averaged over about 100 pixels: there is no noise left in it worth removing.
-    2. What remains is variance-stabilised with Anscombe's square root around that mean: noise of 1 in bright and dark
+    1. The local mean is the image averaged over about 100 pixels: its noise is negligible.
+    2. The remainder is variance-stabilised with Anscombe's square root around that mean: noise of 1 in bright and dark
        alike, whatever the pedestal. With ``c = 1 + 2 level u`` (counts over dose, plus Anscombe's constant) the
        stabilised pixel is ``2 u / (1 + sqrt c)``.
     3. Where its power over those 100 pixels is P, noise is the share 1 / P of it; taking that share of each pixel's
        difference from the local mean is Lee's filter (IEEE PAMI 2, 165, 1980). A faint image becomes its local mean, a
-       bright one stays as it was, and what is still missing is never more than about one σ of noise. A plain residual
-       network would have to copy the noise of a faint image to a hundredth of itself in order to subtract it.
+       bright one stays as it was, and the remaining error is at most about one σ of noise. A plain residual
+       network would have to reproduce the noise of a faint image to 1 % in order to subtract it.
     4. The body gets the stabilised pixel, the same times the root of the share (of order 1 at any dose), the share
        and the noise level at the local mean, and adds its correction in units of the local noise.
-    5. What this did to the local mean is undone: the difference between input and result, averaged over about 50
+    5. Changes of the local mean are undone: the difference between input and result, averaged over about 50
        pixels, is added back. So the network keeps counts by construction, outside its training range too.
 
     All but the body stays in float32 when the body is run in half precision.
@@ -292,7 +292,7 @@ class FastDenoiser(nn.Module):
     def carried(self, units: Tensor, out: Tensor, level: Tensor) -> Tensor:
         """The result with the local mean of the input: step 5."""
         carry = local_mean(units - out, self.carry_cell)
-        # A finer second pass keeps the counts of smaller regions and lets more noise through: for high doses.
+        # A finer second pass keeps the counts of smaller regions but also more noise: for high doses.
         carry = carry + F.relu(1 - 8 * level) * local_mean(units - out - carry, self.carry_cell // 2)
         return out + carry
 

@@ -1,9 +1,9 @@
-"""As `training.data.samples`, on the device that trains: images lie there; crops are drawn, exposed and scaled there.
+"""As `training.data.samples`, on the training's device: it stores the images, and draws, exposes and scales crops.
 
-One processor core draws some hundred crops a second, one graphics card learns from ten thousand. The laws are those of
-`training.data.samples.sample` and `training.data.exposure.expose`, the samples are others: whole batches are drawn at
-once from torch's generator, seeded by (seed, step), so that a training that resumes on the same kind of device sees the
-same.
+One processor core draws some hundred crops a second, one graphics card trains on ten thousand. The laws are those of
+`training.data.samples.sample` and `training.data.exposure.expose`, but the samples differ: whole batches are drawn at
+once from torch's generator, seeded by (seed, step), so that a training that resumes on the same kind of device gets the
+same samples.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ class CardBatch:
 class Stock:
     """Images (H, W) of any sizes on one device, row after row and one after the other, float32.
 
-    `first`, `height`, `width` (images,) int64: where each begins in `pixels`, and its extent. `truths` (t, 2) int64:
-    the number of the first version of each micrograph and how many versions it has, as often as it is to be drawn;
-    `scenes` (first, count): which images are simulated.
+    `first`, `height`, `width` (images,) int64: index in `pixels` of the first pixel, and extent. `truths` (t, 2) int64:
+    number of the first version of each micrograph and number of versions, repeated by its frequency; `scenes` (first,
+    count): the simulated images.
     """
 
     pixels: Tensor
@@ -136,7 +136,7 @@ class Cameras:
 
 
 def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Sequence[int]) -> CardBatch:
-    """As many samples of a step as there are `indices`; processes that share a batch begin with different ones.
+    """One sample of a step for each of `indices`; processes that share a batch begin with different ones.
 
     The same for the same arguments on the same kind of device.
     """
@@ -157,9 +157,9 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
 
 
 def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> tuple[Tensor, Tensor]:
-    """Random crops (N, S, S) of random images, each in one of its eight symmetries, and which are simulated (N,).
+    """Random crops (N, S, S) of random images, each in one of its eight symmetries, and a mask (N,) of simulated ones.
 
-    An image that is smaller is continued by its mirror image.
+    Smaller images are continued by their mirror images.
     """
     begin, scenes = stock.scenes
     entry = stock.truths[dice.below(len(stock.truths))] if len(stock.truths) else None
@@ -208,7 +208,7 @@ def draw_cameras(draw: Draw, dice: Dice) -> Cameras:
 def expose(dice: Dice, crop: Tensor, dose: Tensor, contrast: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     """As `training.data.exposure.expose`: crops (N, S, S) → (pixels, truth) in each detector's units.
 
-    A pixel that is struck twice by X-rays has twice the energy of one.
+    Two X-rays in one pixel add up.
     """
     relative = crop / _each(_mean(crop).clamp(min=exposure.DARKEST_MEAN)).float()
     truth = (_each(dose) * (1 + _each(contrast) * (relative - 1))).float().clamp(min=0)
@@ -252,7 +252,7 @@ def in_noise_units(pixels: Tensor, truth: Tensor, frame: Tensor, cameras: Camera
 
 
 def _strike(dice: Dice, counts: Tensor, share: Tensor, strength: tuple[float, float], spill: bool) -> Tensor:
-    """What spikes add to `counts`."""
+    """Spikes to add to `counts`."""
     hits = dice.poisson(_each(share).float().expand_as(counts))
     low, high = (log(limit) for limit in strength)
     energy = hits * torch.exp(low + (high - low) * dice.uniform_like(counts))

@@ -1,8 +1,8 @@
 """The optimisers of the recipes: one or two of PyTorch's own, which the loop steps together.
 
-**Muon** (K. Jordan, 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so that every direction
-of a layer moves at the same pace. A convolution counts as a matrix (out, in · k · k), a transposed one as
-(in, out · k · k). The first and the last convolution and all biases are no such maps and stay with AdamW.
+**Muon** (K. Jordan, 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so that all directions
+of a layer change at the same rate. A convolution counts as a matrix (out, in · k · k), a transposed one as
+(in, out · k · k). AdamW trains the first and the last convolution and all biases.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from training.presets import Recipe
 
 MUON_MOMENTUM = 0.95
 ADAMW_SHARE = 0.5
-"""Rate of AdamW over that of Muon where both work on one network."""
+"""Rate of AdamW over that of Muon in one network."""
 
 
 class ConvolutionMuon(torch.optim.Muon):
     """PyTorch's Muon, which takes matrices only, for the weights (4-D) of convolutions.
 
-    It steps matrices that share their memory with the weights, which therefore must be dense: contiguous, or channels
-    last. Raises ValueError for others.
+    Its matrices share their memory with the weights, which therefore must be dense: contiguous, or channels last.
+    Raises ValueError for others.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter], rate: float, decay: float) -> None:

@@ -1,8 +1,8 @@
-"""Everything that a training on another machine starts from, as one file: prepared micrographs, recipe, first weights.
+"""One file with the input of a training on another machine: prepared micrographs, recipe, first weights.
 
-A lent card comes without this project's readers and with a limit on what may travel. So micrographs are prepared here
-and kept at a precision that their own noise justifies: grey levels of a fraction of that noise, with a dither that
-`unpack` takes away again, so that rounding adds white noise and no steps. Scenes travel as their number only.
+A lent machine lacks this project's readers, and uploads are limited. So micrographs are prepared here and stored at the
+precision of their own noise: in grey levels of a fraction of that noise, with a dither that `unpack` subtracts, so that
+rounding adds white noise and no steps. Of scenes only the number is stored.
 """
 
 import io
@@ -28,14 +28,14 @@ from training.presets import Recipe
 log = logging.getLogger(__name__)
 
 STEPS = (0.25, 0.5, 1.0)
-"""Grey levels of so much of an image's own noise are tried in turn, until the file is small enough."""
+"""Grey levels over an image's own noise, tried in turn until the file is small enough."""
 FINEST, COARSEST = 1 / 4095, 1 / 64
-"""Grey levels are never closer or further apart, in parts of the grey range."""
+"""Limits of a grey level, as a share of the grey range."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """What to learn from, and what to validate on; `provenance` and `start`, weights in safetensors, go with them."""
+    """Data for training and validation, with `provenance` and `start` (weights in safetensors)."""
 
     recipe: Recipe
     truths: Sequence[Truth]
@@ -45,7 +45,7 @@ class Pack:
 
 
 def pack(content: Pack, path: Path, limit: int) -> int:
-    """Write a pack of at most `limit` bytes; returns its size. Raises ConfigError if it cannot be made so small."""
+    """Write a pack of at most `limit` bytes; returns its size. Raises ConfigError if it would be larger."""
     size = 0
     for share in STEPS:
         written = _npz(content, share)
@@ -75,7 +75,7 @@ def unpack(path: Path) -> Pack:
 
 
 def cut(truth: Truth, largest: int) -> Truth:
-    """A micrograph of at most (largest, largest) pixels: the middle of its first version, others binned from that."""
+    """A micrograph of at most (largest, largest) pixels: the middle of its first version, and others binned from it."""
     image = np.asarray(truth.versions[0])
     top, left = ((extent - largest) // 2 if extent > largest else 0 for extent in image.shape)
     return Truth(
@@ -117,7 +117,7 @@ def _truth(entry: dict[str, Any], coded: NDArray[np.uint8]) -> Truth:
 
 
 def _versions(image: Image, binned: Sequence[int]) -> list[Image]:
-    """The first version of a micrograph, and from it all that are binned further."""
+    """All versions of a micrograph, binned from the first."""
     versions = [image]
     for before, after in pairwise(binned):
         for _ in range((after // before).bit_length() - 1):

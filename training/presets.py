@@ -1,4 +1,4 @@
-"""The recipes, and what may be changed in them: the paper's (section 3.2, with its section 5 as options), ours."""
+"""The recipes and their options: the paper's (section 3.2, with its section 5 as options) and ours."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -19,34 +19,34 @@ class Stage:
     batches: int
     rate: float
     freeze: bool = False
-    """Batch normalisation no longer learns."""
+    """Batch normalisation is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the result, next to the data, the seed included."""
+    """All parameters that determine the result besides the data, with the seed."""
 
     network: NetworkName = "fast"
     arguments: dict[str, Any] = field(default_factory=dict)
-    """What the network's class takes."""
+    """Arguments of the network's class."""
     protocol: Protocol = "counts"
-    """How pairs are made: counts in noise units at any dose and contrast, or the paper's section 3.1."""
+    """Kind of pairs: counts in noise units at any dose and contrast, or those of the paper's section 3.1."""
     doses: Doses = "all"
-    """Which of the paper's doses its protocol draws."""
+    """The paper's doses that its protocol draws."""
     batch: int = 8
     crop: int = 128
     simulated: float = 0.3
     """Share of crops that are simulated."""
     scenes: int = 640
-    """How many scenes are simulated, for all crops of the training to be taken from."""
+    """Number of simulated scenes from which crops are taken."""
     contrast: bool = True
     """Half of the crops are diluted by a background, to contrasts down to 2 %."""
     misjudged: float = 0.0
-    """Relative error of the gain that crops are scaled by (`training.data.samples.Draw`)."""
+    """Relative error of the gain in the scaling of crops (`training.data.samples.Draw`)."""
     real_detector: float = 0.0
-    """Share of crops recorded by a detector that does more than count."""
+    """Share of crops recorded by a detector that adds read-out noise, point spread and spikes."""
     detector: dict[str, float] = field(default_factory=dict)
-    """What its worst is like: terms of `training.data.exposure.Detector`, such as readout, psf, hot_pixels, x_rays."""
+    """The worst such detector: terms of `training.data.exposure.Detector`, such as readout, psf, hot_pixels, x_rays."""
     flat: float = 0.0
     """Share of crops that are flat fields."""
     loss: str = "balanced"
@@ -61,25 +61,24 @@ class Recipe:
     rate: float = 6e-4
     """Peak learning rate; stages have their own."""
     course: Course = "cosine"
-    """How the rate goes on: a cosine over the budget; a plateau that any later call prolongs, for it does not depend on
-    the budget; or, from a plateau's last state, in a straight line to nothing over the budget."""
+    """Course of the rate: a cosine over the budget; a plateau, independent of the budget, which later calls prolong; or
+    a straight line from a plateau's last state to 0 over the budget."""
     warm_up: float = 0.03
     """Share of a cosine over which the learning rate rises."""
     warm_up_batches: int = 300
     """The same for a plateau."""
     halving: int = 0
-    """Batches after which a plateau's rate is half of the peak: it falls as the root of the time from then on. 0: it
-    stays."""
+    """Batches after which a plateau's rate is half of the peak; it falls as the root of the time. 0: constant rate."""
     finish: dict[str, Any] = field(default_factory=dict)
-    """Fields of the recipe that are others while the rate of a plateau is brought down."""
+    """Fields of the recipe that change while the rate of a plateau falls."""
     final_rate: float = 0.01
     """The cosine ends at this share of the peak."""
     stages: tuple[Stage, ...] = ()
-    """A stepped schedule instead of the cosine. Its lengths are shares of the time or the steps there are."""
+    """A stepped schedule instead of the cosine; its lengths are shares of the budget."""
     averaging: float = 0.999
-    """Decay of the moving average of the weights, which is what is kept; 0: the last weights."""
+    """Decay of the moving average of the weights, which becomes the result; 0: the last weights."""
     clip_gradient: float = 1.0
-    """Largest norm of the gradient; 0: any."""
+    """Largest norm of the gradient; 0: no limit."""
     half: bool = True
     """bfloat16 arithmetic where the processor is fast at it."""
     validate_every: int = 250
@@ -88,7 +87,7 @@ class Recipe:
 
     @property
     def batches(self) -> int:
-        """How many batches the paper trained, where the schedule is stepped."""
+        """Number of batches of a stepped schedule in the paper."""
         return sum(stage.batches for stage in self.stages)
 
     def schedule(self, progress: float, step: int) -> tuple[float, Stage | None]:
@@ -120,7 +119,7 @@ class Recipe:
         return self.final_rate + (1 - self.final_rate) * cosine
 
     def finishing(self, step: int) -> "Recipe":
-        """The recipe that brings the rate of this one, a plateau's at `step`, down to nothing."""
+        """The recipe that continues this plateau from `step` with a rate falling to 0."""
         rate, _ = self.schedule(1.0, step)
         return replace(self, course="decay", rate=rate, finish={}, **self.finish)
 
@@ -145,7 +144,7 @@ EDE2018_LOW = Recipe(
     validate_every=5,
     validation_crops=1,
 )
-"""Section 3.2 to the letter: 198 511 batches on low doses."""
+"""Section 3.2 exactly: 198 511 batches on low doses."""
 
 EDE2018_ORDINARY = replace(
     EDE2018_LOW, doses="ordinary", stages=(Stage(16_773, 2.5e-4, freeze=True), Stage(17_562, 1e-4, freeze=True))
@@ -168,7 +167,7 @@ FAST = Recipe(
     finish={"crop": 192, "batch": 8, "flat": 0.25, "grid": 1e5},
     validate_every=500,
 )
-"""Trains better for its compute. The shipped weights come from an earlier one, which docs/decisions/0006 describes."""
+"""Trains better for its computing time. The shipped weights come from an earlier one (docs/decisions/0006)."""
 
 LEASE = replace(
     FAST,

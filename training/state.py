@@ -1,4 +1,4 @@
-"""A network in training: all that a checkpoint holds, and how one batch moves it."""
+"""The state of a training, as checkpoints hold it, and one step of it."""
 
 import copy
 import io
@@ -21,7 +21,7 @@ from training.optimisers import optimisers
 from training.presets import Recipe
 
 HALF_FAST = ("amx_bf16", "avx512_bf16")
-"""Names in /proc/cpuinfo of instructions that make bfloat16 worth while."""
+"""Names in /proc/cpuinfo of instructions that make bfloat16 faster."""
 
 
 class State:
@@ -33,7 +33,7 @@ class State:
         self.network = network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(network) if recipe.averaging else network
         self.step, self.begun, self.spent = 0, 0, 0.0
-        """Batches so far, those of an earlier part whose copy this is, and seconds."""
+        """Batches so far, batches of the training that this one copies, and seconds."""
         self.loss_mean: Tensor | None = None
         self.half = recipe.half and fast_half(place.device)
         self._optimisers = optimisers(recipe, network)
@@ -41,7 +41,7 @@ class State:
         self._wrapped: nn.Module = torch.compile(wrapped, dynamic=False) if compiled else wrapped  # type: ignore[assignment]
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same recipe. Raises ConfigError for another one, or a damaged file."""
+        """Resume at a checkpoint of the same recipe. Raises ConfigError for another one, or a damaged file."""
         kept = read(path, self.place.device)
         if kept["recipe"] != plain(self.recipe):
             raise ConfigError(
@@ -51,7 +51,7 @@ class State:
         self.begun, self.spent, self.loss_mean = kept["begun"], kept["spent"], kept["loss"]
 
     def copy(self, path: Path) -> None:
-        """Begin with the weights, averages, optimisers and batch number of another training of the same network."""
+        """Copy weights, averages, optimisers and batch number of another training of the same network."""
         self._take(read(path, self.place.device))
         self.begun = self.step
 
@@ -107,30 +107,30 @@ class State:
 
 
 def read(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """What a checkpoint holds. Raises ConfigError if it is missing or damaged."""
+    """The content of a checkpoint. Raises ConfigError if it is missing or damaged."""
     try:
         kept: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         kept["recipe"], kept["optimisers"], kept["begun"]
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such checkpoint; name the folder of a training") from error
-    except Exception as error:  # a damaged pickle raises whatever it likes
+    except Exception as error:  # a damaged pickle raises any exception
         raise ConfigError(
-            f"{path}: damaged ({error}), or of another version; delete it to train anew, or choose another --out"
+            f"{path}: damaged ({error}), or of another version; delete it to start again, or choose another --out"
         ) from error
     return kept
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as JSON gives it back."""
+    """A recipe in JSON types."""
     known: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
     return known
 
 
 def set_norms(network: nn.Module, step: int, frozen: bool) -> None:
-    """Batch normalisation at this step: its decay of 0.999 (section 3.2), or, frozen, statistics that stay as they are.
+    """Batch normalisation at this step: its decay of 0.999 (section 3.2), or, frozen, constant statistics.
 
-    Until step 1000 the running statistics are plain averages: a decay of 0.999 would still be full of their initial
-    values, which matters where the paper's 134 108 batches are rescaled to the time there is.
+    Until step 1000 the running statistics are plain averages: with a decay of 0.999 their initial values would still
+    dominate, which matters for trainings much shorter than the paper's 134 108 batches.
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -145,7 +145,7 @@ def _norm_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def fast_half(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether bfloat16 arithmetic is worth using: on GPUs, and on processors with instructions for it."""
+    """Whether bfloat16 arithmetic is faster: on GPUs, and on processors with instructions for it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     known = cpuinfo.read_text().split() if cpuinfo.exists() else []

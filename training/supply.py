@@ -1,4 +1,4 @@
-"""What a recipe draws its samples from, where they are drawn, and what it minimises."""
+"""Sources of a recipe's samples, the device that draws them, and the loss."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +20,7 @@ Where = Literal["host", "card"]
 
 
 def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> Drawer:
-    """What the recipe's protocol draws, by NumPy."""
+    """A drawer of the recipe's samples, by NumPy."""
     if recipe.protocol == "paper":
         low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
         return partial(paper_batch, PaperDraw(recipe.crop, low, recipe.simulated), truths, scenes, recipe.seed)
@@ -28,17 +28,17 @@ def drawer(recipe: Recipe, truths: Sequence[Truth], scenes: Sequence[Image]) -> 
 
 
 def card_drawer(recipe: Recipe, stock: Stock) -> Drawer:
-    """The same laws, by torch on the device of the images."""
+    """A drawer by the same laws, by torch on the device of the images."""
     return partial(batch_on_card, _draw_of(recipe), stock, recipe.seed)
 
 
 def stock_of(truths: Sequence[Truth], scenes: Sequence[Image], device: torch.device) -> Stock:
-    """All images on a device, 4 bytes a pixel; truths are drawn as often there as by NumPy."""
+    """All images on a device, 4 bytes a pixel; truths are drawn as often as by NumPy."""
     return Stock.of(evened(truths), scenes, device)
 
 
 def drawn_on_card(where: Where | None, recipe: Recipe, device: torch.device) -> bool:
-    """Whether samples are drawn on the device. Raises ConfigError where that is asked for and cannot be."""
+    """Whether samples are drawn on the device. Raises ConfigError if `where` demands it and it is impossible."""
     if recipe.protocol == "paper":
         if where == "card":
             raise ConfigError("--draw card: the paper's protocol is drawn on the host only; leave --draw out")

@@ -1,4 +1,4 @@
-"""Figures of a network in training on crops that it is not trained on: always the same ones."""
+"""Figures of a network in training, on fixed crops that are not in the training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +18,9 @@ from training.losses import on
 from training.presets import Recipe
 
 STEP = 2**40
-"""Samples of steps that no training reaches."""
+"""A step that no training reaches."""
 SCENES, SIDE = 24, 320
-"""Simulated scenes, others than are trained on, and their side in pixels."""
+"""Simulated scenes, different from those of the training, and their side in pixels."""
 
 BANDS: Mapping[str, Draw] = {
     "low": Draw(low=1.0, ordinary=0.0, full_contrast=1.0),
@@ -30,14 +30,14 @@ BANDS: Mapping[str, Draw] = {
         low=0.5, ordinary=0.5, full_contrast=1.0, real_detector=1.0, worst_detector=Detector(readout=2.0, psf=1.2)
     ),
 }
-"""What is measured apart: the paper's two laws of dose at full contrast, faint crops, and correlated noise."""
+"""Bands measured separately: the paper's two laws of dose at full contrast, faint crops, and correlated noise."""
 
 
 def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
-    """Figures on micrographs that are not trained on, at the same crops.
+    """Figures on micrographs that are not in the training, always on the same crops.
 
-    By the paper's protocol one new example after another, with outputs clipped to [0, 1]; else gains in PSNR (dB) of
-    each band, half of the crops simulated: other scenes than in training, of the same families.
+    With the paper's protocol one new example after another, with outputs clipped to [0, 1]; else gains in PSNR (dB) of
+    each band. Half of these crops are from other simulated scenes of the same families.
     """
     if recipe.protocol == "paper":
         low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]

@@ -1,5 +1,5 @@
-"""Which files have arrived and are complete.
+"""Finds the files that have arrived and are complete.
 
-In: the drop folder, seen by events and listings. Out: `Arrived` micrographs, in the order in which they are to be done.
-Front door: `watcher.Watcher` lists, `tracker.Tracker` decides (pure: the clock is passed in), `rules` knows the names.
+In: the drop folder, by events and listings. Out: `Arrived` micrographs, in the order of processing.
+Front door: `watcher.Watcher` lists, `tracker.Tracker` decides (pure: the clock is passed in), `rules` judges names.
 """

@@ -1,4 +1,4 @@
-"""What a site calls a micrograph, by its name, and how long it waits for one. Pure: no file is touched."""
+"""Rules of the settings for file names: micrographs, companion files, stacks. Pure: opens no file."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from daemon.settings.profile import Profile
 
 
 def ignores(arrival: Arrival, path: str) -> bool:
-    """Whether a file or folder is passed over by its name: temporary, hidden, or excluded by the site.
+    """Whether a file or folder is ignored by its name: temporary, hidden, or excluded by the settings.
 
     Globs are case-insensitive: without "/" for the name of a file or folder, with "/" for the relative path.
     """
@@ -26,17 +26,17 @@ def wants(arrival: Arrival, path: str) -> bool:
 
 
 def by_section(arrival: Arrival, path: str) -> bool:
-    """Whether the sections of `path` are taken one by one, each as it comes."""
+    """Whether `arrival.sections` lists `path`: each section is a micrograph."""
     return _matches(arrival.sections, path)
 
 
 def of_frames(arrival: Arrival, path: str) -> bool:
-    """Whether the sections of `path` are frames of one exposure by its name."""
+    """Whether `arrival.frames` lists `path`: its sections are frames of one exposure."""
     return _matches(arrival.frames, path)
 
 
 def is_sidecar(arrival: Arrival, path: str) -> bool:
-    """Whether `path` may be what `arrival.require_sidecar` waits for."""
+    """Whether `path` may be a companion file that `arrival.require_sidecar` waits for."""
     match arrival.require_sidecar:
         case "epu":
             return path.lower().endswith((".xml", ".dm5"))
@@ -46,7 +46,7 @@ def is_sidecar(arrival: Arrival, path: str) -> bool:
 
 
 def sidecars(arrival: Arrival, path: str) -> tuple[str, ...]:
-    """Names (`folded`) of which one must be there before `path` counts as finished; () if none is required."""
+    """Names (`folded`) of companion files, one of which `path` needs before it is complete; () if none is required."""
     path = folded(path)
     stem = path[: path.rindex(".")]
     match arrival.require_sidecar:
@@ -59,7 +59,7 @@ def sidecars(arrival: Arrival, path: str) -> tuple[str, ...]:
 
 
 def _matches(globs: tuple[str, ...], path: str) -> bool:
-    """Neither case nor Unicode's composition matters."""
+    """Ignores case and Unicode's composition."""
     names, paths = _compiled(globs)
     path = folded(path)
     return names.match(path.rpartition("/")[2]) is not None or paths.match(path) is not None
@@ -67,7 +67,7 @@ def _matches(globs: tuple[str, ...], path: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _compiled(globs: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Those of names (without "/") and those of relative paths."""
+    """One pattern for names (globs without "/") and one for relative paths."""
     plain = [folded(glob) for glob in globs]
     return _any_of(glob for glob in plain if "/" not in glob), _any_of(glob for glob in plain if "/" in glob)
 
@@ -78,7 +78,7 @@ def _any_of(globs: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """What becomes of a stack, and why."""
+    """How a stack is processed, and why."""
 
     apart: bool
     """Whether each section is a micrograph of its own."""
@@ -91,10 +91,10 @@ class Taking:
 
 
 def stated(config: Config, path: str, profile: str | None = None) -> Taking | None:
-    """What the settings say of the stacks at `path` (relative to the drop folder), whatever is in the file.
+    """How the settings process a stack at `path` (relative to the drop folder), whatever it contains.
 
-    As `profile` says, or the one that folder and name choose, or the default where none does; else as
-    `arrival.sections` says; None where all are silent.
+    By `profile`, or the profile that folder and name choose, or the default one; else by `arrival.sections`; None if
+    these do not state it.
     """
     relative = PurePosixPath(path)
     chosen = next(_fitting(config, relative), config.profiles[config.default_profile])
@@ -112,6 +112,6 @@ def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
 
 
 def apart(config: Config, path: str, profile: str | None = None) -> bool:
-    """Whether the settings say that each section of `path` is a micrograph of its own."""
+    """Whether by the settings each section of `path` is a micrograph."""
     by_settings = stated(config, path, profile)
     return by_settings is not None and by_settings.apart

@@ -1,9 +1,9 @@
-"""When is a file finished? Decided from what was seen and when, without a filesystem and without a clock.
+"""Decides when a file is complete, from sightings and their times, without filesystem or clock.
 
 A file is complete when its size, modification time and inode have not changed over `settle_seconds` of
 monotonic time *and* its own header agrees (`probe`). The first alone is not enough: a Windows copy gives the
-file its full length at once and fills it afterwards. Wall clocks never count, so skew between the camera's
-computer and this one cannot matter; a modification time is only ever compared for equality.
+file its full length at once and fills it afterwards. Wall clocks are not used, so the camera computer's may differ;
+modification times are only compared for equality.
 """
 
 import heapq
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from daemon.formats import Completeness
 
 STUCK_SECONDS = 60.0
-"""After so long without any change an unfinished file is handed over, to be quarantined with the reason. A quarantined
-file that changes is evaluated again, so a slow copy loses nothing by this."""
+"""Time without any change after which an incomplete file is handed over, to be quarantined with the reason. If it
+changes later, it is evaluated again, so a slow copy loses nothing."""
 
 LONGEST_PAUSE = 30.0
-"""Seconds between two looks inside a file that does not change, at most."""
+"""Longest time between two probes of a file that does not change."""
 
-# A camera delivers a few micrographs a second at most. More than this many new files faster than they drain
-# is a folder being moved in: backlog, which must not delay what the camera writes meanwhile.
+# A camera delivers a few micrographs a second at most. More than this many new files, faster than they drain, are a
+# folder being moved in: backlog, which must not delay the camera's new files.
 _FLOOD = 50
 _DRAIN_PER_SECOND = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A regular file as a scan of the drop folder saw it.
+    """A regular file in a scan of the drop folder.
 
     `path` is relative to the drop folder with "/" between folders; bytes that are not UTF-8 are kept as
     surrogates (PEP 383). `inode` is 0 where the filesystem's inode numbers cannot be trusted.
@@ -50,20 +50,20 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A file the tracker has done with, for the ledger. It is given again only if it changes."""
+    """A file that the tracker has finished, for the ledger. It is returned again only if it changes."""
 
     sighting: Sighting
     live: bool
-    """Written while the service was watching, as opposed to found at the start or moved in by the hundred."""
+    """Whether it was written while the service was watching; False: found at the start or moved in with many others."""
     warning: str | None = None
-    """What a microscopist should know although the file is processed."""
+    """Remark for the microscopist on a file that is processed."""
     truncated: str | None = None
-    """Why the file can never be complete as it is: to be quarantined, not read."""
+    """Reason why the file can never be complete as it is: to be quarantined, not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A file that does not count as finished, why, and for how many seconds it has not changed."""
+    """A file that is not complete, the reason, and the seconds since its last change."""
 
     path: str
     reason: str
@@ -77,7 +77,7 @@ class _File:
     since: float
     """When this size, modification time and inode were first seen (monotonic)."""
     due: float
-    """When to look again; infinite while nothing is to be done."""
+    """Time of the next probe; infinite: none."""
     order: int
     queued: bool = False
     handed: bool = False
@@ -90,12 +90,11 @@ class _File:
 
 @dataclass
 class Tracker:
-    """Fed with complete scans; says which files are finished, each exactly once.
+    """Takes complete scans and returns the files that are complete, each exactly once.
 
-    `probe` looks inside a file (relative path); it is called outside `observe`, a few files at a time, so that a
-    flood never blocks the next scan. `known` asks the ledger whether this very file was registered already, so
-    that a restart does not open ten thousand finished files again; where it raises TransientError, the file waits.
-    Not thread-safe: one thread owns it.
+    `probe` tests a file (relative path); it is called outside `observe`, for a few files at a time, so that a flood
+    never blocks the next scan. `known` asks the ledger whether this file is registered already, so that a restart does
+    not open ten thousand finished files again; if it raises TransientError, the file waits. Not thread-safe.
     """
 
     arrival: Arrival
@@ -115,10 +114,10 @@ class Tracker:
     def observe(
         self, sightings: Iterable[Sighting], now: float, *, began: float | None = None, interrupted: bool = False
     ) -> None:
-        """Take in one scan of the whole folder, ended at monotonic time `now` and begun at `began`.
+        """Process one scan of the whole folder, ended at monotonic time `now` and begun at `began`.
 
-        `interrupted` says that the folder was away since the last scan: nobody could write to it, so having
-        stayed the same meanwhile proves nothing, and settling starts anew.
+        `interrupted`: the folder was unavailable since the last scan. Nobody could write to it, so an unchanged file
+        proves nothing, and settling starts again.
         """
         began = now if began is None else began
         seen: dict[str, Sighting] = {}
@@ -147,7 +146,7 @@ class Tracker:
         self._first_scan = False
 
     def next_due(self) -> float | None:
-        """Monotonic time by which the next scan is worth making, or None if nothing is settling."""
+        """Monotonic time at which the next scan is due, or None if no file is settling."""
         if self._live or self._backlog:
             return self._observed
         while self._agenda:
@@ -159,7 +158,7 @@ class Tracker:
         return None
 
     def ready(self, now: float, limit: int = 256) -> list[Arrived]:
-        """Look inside at most `limit` settled files, live ones first, and return those that are finished."""
+        """Probe at most `limit` settled files, live ones first, and return those that are finished."""
         done = []
         probed = 0
         for _ in range(16 * limit):  # asking the ledger is much cheaper than opening a file, but not free
@@ -182,24 +181,24 @@ class Tracker:
         return done
 
     def offer_again(self, path: str, now: float) -> None:
-        """The caller could not keep this arrival (ledger's disk full): return it from `ready` once more, later."""
+        """Return this arrival from `ready` again later, because the caller could not store it (disk full)."""
         if (file := self._files.get(path)) is not None:
             file.handed = False
             self._plan(file, now + max(self.arrival.settle_seconds, 1.0))
 
     def held(self, now: float) -> list[Held]:
-        """Files looked at and not finished, for the status."""
+        """Files probed and not complete, for the status."""
         waiting = (file for file in self._files.values() if file.reason and not file.handed)
         return [Held(file.sighting.path, file.reason, now - file.since) for file in waiting]
 
     def take_news(self) -> list[Held]:
-        """What came to be held since the last call, each file once for each kind of reason: for the log."""
+        """Files held since the last call, each once for each kind of reason, for the log."""
         news, self._news = self._news, []
         return news
 
     @property
     def unfinished(self) -> int:
-        """How many files are settling, waiting to be looked at, or held; missing sidecars are not counted."""
+        """Number of files that settle, wait for a probe, or are held; without those that lack a companion file."""
         return sum(not file.handed for file in self._files.values()) - len(self._alone)
 
     def _add(self, fresh: list[Sighting], now: float) -> None:
@@ -215,7 +214,7 @@ class Tracker:
             self._restart(file, now)
 
     def _changed(self, file: _File, sighting: Sighting, now: float) -> None:
-        # Being written at this moment is what "live" means, also for a file found half written at the start.
+        # A file that is being written is live, also if it was found half written at the start.
         if not file.live and self._flood + 1 <= _FLOOD:
             self._flood += 1
             file.live = True
@@ -240,7 +239,7 @@ class Tracker:
         self._alone.discard(path)
 
     def _queue_due(self, now: float, companions: set[str]) -> None:
-        """Queue what has settled; `now` is when the scan began, so that a slow scan never shortens the wait."""
+        """Queue settled files; `now`: when the scan began, so that a slow scan never shortens the wait."""
         for path in [one for one in self._alone if self._accompanied(one, companions)]:
             self._alone.discard(path)
             self._files[path].reason = ""
@@ -257,7 +256,7 @@ class Tracker:
             self._alone.add(path)
             endings = sorted({name[name.rindex(".") :] for name in rules.sidecars(self.arrival, path)})
             file.reason = f"the {' or '.join(endings)} file that belongs to it is not there yet"
-            self._tell(file, "alone", now)
+            self._report(file, "alone", now)
 
     def _accompanied(self, path: str, companions: set[str]) -> bool:
         names = rules.sidecars(self.arrival, path)
@@ -296,7 +295,7 @@ class Tracker:
         # its zeros are already being filled.
         if (state, reason) != (file.state, file.reason):
             file.state, file.reason, file.held_since, file.pause = state, reason, now, 0.0
-            self._tell(file, state, now)
+            self._report(file, state, now)
         hold = self.arrival.suspicious_tail_seconds if state == "suspicious" else STUCK_SECONDS
         if now - file.held_since >= hold:
             text = f"{reason}; it has not changed for {now - file.since:.0f} s"
@@ -305,7 +304,7 @@ class Tracker:
         self._plan(file, min(now + file.pause, file.held_since + hold))
         return None
 
-    def _tell(self, file: _File, state: str, now: float) -> None:
+    def _report(self, file: _File, state: str, now: float) -> None:
         if state != file.reported:  # a slow writer pauses after every piece; once is enough
             file.reported = state
             self._news.append(Held(file.sighting.path, file.reason, now - file.since))
@@ -318,8 +317,8 @@ class Tracker:
 
 @dataclass
 class Lanes:
-    """Which lane the next micrograph comes from: the newest live one, but every `backlog_every`-th time the oldest
-    of the backlog. Neither starves: without a backlog, that turn goes to the oldest live one.
+    """Chooses the lane of the next micrograph: the newest live one, but every `backlog_every`-th time the oldest of the
+    backlog. Without a backlog, that turn goes to the oldest live one, so that no lane starves.
     """
 
     backlog_every: int
@@ -327,6 +326,6 @@ class Lanes:
     _turn: int = 0
 
     def live_next(self) -> bool:
-        """Whose turn it is now; each call is one turn."""
+        """Whether it is the live lane's turn; each call is one turn."""
         self._turn = (self._turn + 1) % self.backlog_every
         return self._turn != 0

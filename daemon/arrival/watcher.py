@@ -1,8 +1,7 @@
-"""Look into the drop folder at the right moments, and keep doing so whatever happens to it.
+"""Scans the drop folder when needed, and keeps doing so whatever happens to it.
 
-A scan of the whole folder is the authority. Events of the operating system only say that a scan is worth making
-now: shares send none, queues overflow, and a watch can go deaf while everything still looks alive. What they leave out
-is found by the next rescan.
+Only scans of the whole folder count. Events of the operating system only start a scan early: shares send none, queues
+overflow, and a watch can fail silently. The next rescan finds files without events.
 """
 
 import logging
@@ -42,8 +41,8 @@ share never keeps more than a quarter of one processor busy."""
 LONGEST_BACK_OFF = 30.0
 """Seconds between two attempts at a folder that is away, at most."""
 
-# Opening and reading are left out because they are our own doing, and each write because a file being written
-# would send thousands; its end (closed, moved) and the settling scans say as much.
+# Without opening and reading, which the daemon does itself, and without writing, of which one file sends thousands;
+# closing, moving and the settling scans suffice.
 _HINTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
     FileClosedEvent,
@@ -60,19 +59,19 @@ class FolderGoneError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one pass over the folder found."""
+    """Result of one pass over the folder."""
 
     sightings: list[Sighting]
     """Micrographs by name, and the sidecars they may need."""
     unreadable: list[tuple[str, str]]
-    """Sub-folders and files (relative path, reason) that could not be looked at."""
+    """Sub-folders and files (relative path, reason) that could not be examined."""
     strangers: dict[str, str]
-    """One example for each kind of file that is passed over: its ending -> its relative path."""
+    """One example for each kind of ignored file: its ending → its relative path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A listing and when it was made (monotonic seconds). `interrupted`: the folder was away before it."""
+    """A listing and when it was made (monotonic seconds). `interrupted`: the folder was unavailable before it."""
 
     listing: Listing
     began: float
@@ -82,7 +81,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class WatchHealth:
-    """How the drop folder is watched at the moment, in words for the status."""
+    """How the drop folder is watched at present, in words for the status."""
 
     state: Literal["starting", "events", "polling", "degraded"]
     detail: str
@@ -91,8 +90,8 @@ class WatchHealth:
 def scan(root: Path, arrival: Arrival, *, inodes: bool = True) -> Listing:
     """List every regular file below `root` that `arrival` wants. Symbolic links are not followed.
 
-    Names that are not UTF-8 are kept (PEP 383). `inodes=False` leaves inode numbers out, for filesystems that make
-    them up anew. Raises FolderGoneError if `root` itself cannot be listed; anything below is reported instead.
+    Names that are not UTF-8 are kept (PEP 383). `inodes=False` leaves inode numbers out, for filesystems that do
+    not keep them. Raises FolderGoneError if `root` itself cannot be listed; other errors are in `unreadable`.
     """
     listing = Listing([], [], {})
     top = str(root)
@@ -104,9 +103,9 @@ def scan(root: Path, arrival: Arrival, *, inodes: bool = True) -> Listing:
                 for entry in entries:
                     path = folder + entry.name
                     try:
-                        _look(entry, path, arrival, inodes, listing, folders)
+                        _examine(entry, path, arrival, inodes, listing, folders)
                     except FileNotFoundError:
-                        continue  # gone between listing and looking: the next scan says the same
+                        continue  # removed since the listing
                     except OSError as error:
                         listing.unreadable.append((path, _words(error)))
         except OSError as error:
@@ -117,7 +116,7 @@ def scan(root: Path, arrival: Arrival, *, inodes: bool = True) -> Listing:
     return listing
 
 
-def _look(
+def _examine(
     entry: "os.DirEntry[str]", path: str, arrival: Arrival, inodes: bool, listing: Listing, folders: list[str]
 ) -> None:
     if entry.is_dir(follow_symlinks=False):
@@ -138,7 +137,7 @@ def _words(error: OSError) -> str:
 
 
 class _Hint(FileSystemEventHandler):
-    """Ends the watcher's wait, and remembers that it was an event that did: `wake` says nothing about the watch."""
+    """Ends the watcher's wait, and records that an event did it and not `wake`."""
 
     def __init__(self, wake: threading.Event) -> None:
         self._wake = wake
@@ -150,14 +149,14 @@ class _Hint(FileSystemEventHandler):
 
 
 class Watcher:
-    """Wakes when the folder is worth scanning, scans it, and restores its own watch. One thread uses it; `wake` may
-    be called from any other.
+    """Waits until a scan is due, scans, and restores its own watch. One thread uses it; `wake` may be called from any
+    other.
 
         if watcher.wait(tracker.next_due()) and (found := watcher.scan()):
             tracker.observe(found.listing.sightings, found.ended, began=found.began, interrupted=found.interrupted)
 
-    No method raises for what happens to the folder: `health` says it, `scan` returns None, and it is tried again with
-    growing pauses.
+    No method raises for the folder's failures: `health` reports them, `scan` returns None, and further attempts follow
+    with growing pauses.
     """
 
     def __init__(
@@ -180,8 +179,8 @@ class Watcher:
         self._identity: tuple[int, int] | None = None
         self._network = False
         self._polled_because = ""
-        self._told_unreadable: set[str] = set()
-        self._told_kinds: set[str] = set()
+        self._logged_unreadable: set[str] = set()
+        self._logged_kinds: set[str] = set()
         self._earliest = self._latest = clock()
         self._back_off = 0.0
 
@@ -208,7 +207,7 @@ class Watcher:
         self._hint.set()
 
     def scan(self) -> Scan | None:
-        """List the folder now; None if it is away, which `health` then explains."""
+        """List the folder now; None if it is unavailable, with the reason in `health`."""
         self._events.heard = False
         began = self._clock()
         try:
@@ -240,12 +239,12 @@ class Watcher:
         self.close()
 
     def _settle_watch(self) -> None:
-        """Before listing, so that nothing falls between: watch the folder that is there now, in a way that works."""
+        """Start or renew the watch on the folder; before each listing, so that no file is missed between them."""
         try:
             found = self._root.stat()
         except OSError as error:
             raise FolderGoneError(f"{self._root}: the drop folder is not there: {_words(error)}") from error
-        # A share may make up inode numbers anew; it is polled, so only a mount matters there.
+        # A share may not keep inode numbers; it is polled, so only its device matters.
         identity = (found.st_dev, 0 if self._network else found.st_ino)
         if identity != self._identity:
             self._choose(identity)
@@ -257,11 +256,11 @@ class Watcher:
             self._start_observer()
 
     def _choose(self, identity: tuple[int, int]) -> None:
-        """Events or polling, for a folder not seen before: the first, one mounted over it, or one put in its place."""
+        """Choose events or polling for a new folder: the first one, one mounted over it, or a replacement."""
         fstype = self._filesystem(self._root)
         network = is_network(fstype)
         if self._network and not network:
-            # The empty mount point. Taking it for the folder would be to call every file there gone.
+            # The empty mount point: with it, all files would count as removed.
             raise FolderGoneError(f"{self._root}: the share is not mounted (its place is on {fstype}); mount it again")
         if self._identity is not None:
             log.info("%s is another folder than before; it is watched anew", self._root)
@@ -299,7 +298,7 @@ class Watcher:
     def _degrade(self, gone: FolderGoneError) -> None:
         if self._back_off == 0:
             log.warning("%s; the service waits for it, nothing is lost", gone)
-        # Whatever comes back is looked at afresh: after a rename there and back the watch is alive but deaf.
+        # The watch is made again, because after a rename there and back it is alive but sends no events.
         self._stop_observer()
         self._identity = None
         self._back_off = min(2 * self._back_off or self._arrival.poll_seconds, LONGEST_BACK_OFF)
@@ -313,12 +312,12 @@ class Watcher:
         return WatchHealth("events", f"events, and listed every {self._arrival.rescan_seconds:g} s{remark}")
 
     def _report(self, listing: Listing) -> None:
-        """Say once for each sub-folder what cannot be read, and once for each kind of file what is passed over."""
+        """Log each unreadable path once, and each kind of ignored file once."""
         for path, reason in listing.unreadable:
-            if path not in self._told_unreadable:
+            if path not in self._logged_unreadable:
                 log.warning("%s/%s cannot be read: %s; it is tried again at every scan", self._root, path, reason)
-        self._told_unreadable = {path for path, _ in listing.unreadable}
+        self._logged_unreadable = {path for path, _ in listing.unreadable}
         for ending, path in listing.strangers.items():
-            if ending not in self._told_kinds:
+            if ending not in self._logged_kinds:
                 log.info("%s/%s and other files of this kind (%s) are passed over", self._root, path, ending)
-        self._told_kinds.update(listing.strangers)
+        self._logged_kinds.update(listing.strangers)

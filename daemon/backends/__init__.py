@@ -1,4 +1,4 @@
-"""A thing that runs the network: a stream of planes in, a stream of denoised images out, in order.
+"""Runs the network, on the processor or (in `gpu`) on an NVIDIA card.
 
 In: a weights folder and `counts.plane.Plane`s. Out: `Denoised` images; the processor here, NVIDIA's cards in `gpu`.
 Front door: `open_backend`, `build_engine` and `protocol.Backend`; `manifest` loads and checks a folder of weights.
@@ -14,7 +14,7 @@ from daemon.backends.manifest import Weights
 from daemon.backends.passes import Passes
 from daemon.settings.config import BackendConfig
 
-# Before ONNX Runtime is imported, which otherwise keeps a file in the home folder and reports to its makers.
+# Set before ONNX Runtime is imported, which otherwise sends telemetry and keeps a file in the home folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
@@ -49,15 +49,15 @@ def open_backend(
     engines: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> Passes:
-    """Load verified weights into the backend the configuration asks for; there is no silent second choice.
+    """Load verified weights into the backend that the settings name; no other backend ever replaces it.
 
     Args:
         engines: folder where engines for a GPU are kept; not used on the processor.
-        progress: called now and then while micrographs are computed or an engine is built, so that a watchdog can
-            tell slow from stuck. If it raises, so does what called it.
+        progress: called regularly while micrographs are computed or an engine is built, for a watchdog. Its exceptions
+            pass through.
 
-    Raises WeightsError for weights that do not load, ConfigError if what was asked for can never run here as things are
-    set, BackendError if it cannot now.
+    Raises WeightsError for weights that do not load, ConfigError if the backend cannot run with these settings,
+    BackendError if it cannot run now.
     """
     match resolve(settings.kind):
         case "cpu":

@@ -1,4 +1,4 @@
-"""A small known image, by which a backend is proved before it is trusted with a micrograph."""
+"""A small known image that tests a backend before it gets a micrograph."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ NO_SPIKES = Spikes(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.fl
 
 
 def canary(backend: Backend) -> None:
-    """Run a small known image; raises BackendError if what comes back is not a denoised version of it."""
+    """Denoise the canary tile. Raises BackendError unless its squared error is at least halved."""
     rng = np.random.default_rng(0)
     wave = np.sin(np.arange(CANARY_SIDE) / 9)
     truth = CANARY_DOSE * (1 + 0.5 * wave[:, None] * wave)

@@ -1,4 +1,4 @@
-"""The embedded default: the ONNX file on the processor, with ONNX Runtime."""
+"""The default backend: the ONNX file on the processor, by ONNX Runtime."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ class CpuBackend:
         tile, halo: sides in pixels; None or 0 for the manifest's.
         batch: tiles computed at once.
         blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
-        progress: called after every batch, so that a watchdog can tell slow from stuck.
+        progress: called after every batch, for a watchdog.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class CpuBackend:
         self.name = f"cpu: ONNX Runtime {onnxruntime.__version__}, float32, {options.intra_op_num_threads} threads"
 
     def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
-        """See `Backend`. Reads one micrograph at a time and never ahead."""
+        """See `Backend`. Reads one micrograph at a time, never ahead."""
         for plane in planes:
             if plane is not None:
                 try:
@@ -78,7 +78,7 @@ class CpuBackend:
                 except MemoryError as error:
                     raise MicrographError(OUT_OF_MEMORY) from error
                 yield Denoised(image, prepared, self.name)
-                del survey, prepared, image  # or they would stay in memory until the next ones are there
+                del survey, prepared, image  # frees their memory before the next micrograph
 
     def close(self) -> None:
         """See `Backend`."""
@@ -100,7 +100,7 @@ class CpuBackend:
         return out
 
     def _sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """As few tiles as the largest side allows, and then none larger than needed, if the network takes any size."""
+        """Sides of the tiles, pixels: as few tiles as possible, no larger than needed if the network allows."""
         if self._fixed:
             return self._tile, self._tile
         align = self._manifest.align

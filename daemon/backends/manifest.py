@@ -1,4 +1,4 @@
-"""The manifest of a weights folder: what a network is, how it was trained, and how it must be served."""
+"""The manifest of a weights folder: the network, its training, and the parameters for serving it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ ALIASES = "aliases.yaml"
 
 
 class Manifest(BaseModel):
-    """Everything the daemon must know of a network it cannot import. Unknown keys are refused."""
+    """The daemon's description of a network, whose code it cannot import. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,18 +28,18 @@ class Manifest(BaseModel):
     name: str
     network: Literal["fast", "ede2018"]
     arguments: dict[str, Any]
-    """What the network's constructor was called with, so that training can rebuild it."""
+    """Arguments of the network's constructor, by which training rebuilds it."""
     scaling: Kind
     tile: int = Field(gt=0)
-    """Side of the square tiles the network is served with, pixels."""
+    """Side of the square tiles in service, pixels."""
     halo: int = Field(ge=0)
-    """Pixels at each tile edge whose result is thrown away: their context is cut off. Measured."""
+    """Pixels at each tile edge whose result is discarded because their context is missing; measured."""
     align: int = Field(gt=0)
     """Tile sides and origins are multiples of this, pixels (the network's total stride)."""
     dose_range: tuple[float, float]
     """Mean counts per pixel it was trained for."""
     contrast_range: tuple[float, float]
-    """Contrast it was trained for: 1 means blacks of zero counts."""
+    """Contrast it was trained for; 1: blacks have zero counts."""
     onnx: str = "model.onnx"
     safetensors: str = "model.safetensors"
     sha256: dict[str, str]
@@ -86,7 +86,7 @@ def names() -> list[str]:
 
 @cache
 def aliases() -> Mapping[str, str]:
-    """Names that stand for shipped weights → names of these, read once: a running program keeps what it began with.
+    """Aliases of shipped weights → names of these. Read once, so that they do not change while a program runs.
 
     Raises WeightsError if the file is damaged, or names weights that are not shipped.
     """
@@ -100,7 +100,7 @@ def aliases() -> Mapping[str, str]:
     for alias, name in document.values.items():
         if name not in names() or alias in names():
             raise WeightsError(
-                f"{path}: {alias}: {name}: must be a name of its own for one of {', '.join(names())}; correct it, or "
+                f"{path}: {alias}: {name}: must be a new name for one of {', '.join(names())}; correct it, or "
                 "reinstall emdenoised"
             )
     return document.values
@@ -129,7 +129,7 @@ class Weights:
 
 
 def verified(weights: str | Path) -> Weights:
-    """A profile's `weights`, or a folder, with its files compared with the manifest's hashes. Raises WeightsError."""
+    """A profile's `weights`, or a folder, whose files match the manifest's hashes. Raises WeightsError."""
     folder = locate(str(weights))
     return Weights(folder, load(folder))
 

@@ -1,6 +1,6 @@
-"""The average over the eight orientations of a micrograph, above any backend, which only sees eight images instead.
+"""Averages the eight orientations of a micrograph, above any backend, which processes eight images instead of one.
 
-A network that is no exact symmetry of the square errs a little differently in each; the mean errs less.
+The network's errors differ somewhat between orientations, so the mean has a smaller error.
 """
 
 from collections import deque
@@ -20,27 +20,27 @@ ORIENTATIONS = range(1, 9)
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """A micrograph on its way through the backend, and the mean of its results that are back."""
+    """A micrograph in the backend, and the mean of its results so far."""
 
     waiting: deque[int]
-    """Orientations that are not back yet."""
+    """Orientations without a result so far."""
     prepared: Prepared | None = None
-    """Spikes, dose and scaling, found in the upright image; the others take them over."""
+    """Spikes, dose and scaling of the upright image; the other orientations use them, too."""
     mean: Image | None = None
 
     def add(self, done: Denoised) -> Denoised | None:
-        """Take in the next result; returns the micrograph's once it is complete."""
+        """Add the next result; returns that of the micrograph once it is complete."""
         number = self.waiting.popleft()
         image = turned.undone(done.image, [number])
         if self.mean is None:
             self.mean = done.image if not self.waiting else np.array(image)
         else:
-            self.mean += (image - self.mean) / number  # a sum would lose digits on a pedestal
+            self.mean += (image - self.mean) / number  # on a pedestal a sum loses digits
         return None if self.waiting else replace(done, image=self.mean, prepared=self.prepared or done.prepared)
 
 
 class Passes:
-    """`Backend` that averages as many orientations as each plane's `passes` asks for; all else is `inner`'s."""
+    """`Backend` above `inner` that averages as many orientations as each plane's `passes` states."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
@@ -55,7 +55,7 @@ class Passes:
         groups: deque[_Group] = deque()
         for done in self.inner.denoise(_oriented(planes, groups)):
             whole = groups[0].add(done)
-            del done  # or its pixels would stay in memory until the next ones are there
+            del done  # frees its memory before the next micrograph
             if whole is not None:
                 groups.popleft()
                 yield whole
@@ -67,7 +67,7 @@ class Passes:
 
 
 def _oriented(planes: Iterable[Plane | None], groups: deque[_Group]) -> Iterator[Plane | None]:
-    """What the backend is given, and in `groups` what belongs together."""
+    """The stream for the backend; `groups` gets one entry for each micrograph."""
     for plane in planes:
         if plane is None:
             yield None
@@ -91,7 +91,7 @@ def _kept(plane: Plane, group: _Group) -> Callable[[Survey], Prepared]:
 
 
 def _turned(plane: Plane, group: _Group, number: int) -> Plane:
-    """The plane in another orientation, with what was found in the upright one: backends prepare in order."""
+    """The plane in another orientation, prepared like the upright one, which backends prepare first."""
     pixels = turned.turned(plane.pixels, [number])
 
     def prepare(_: Survey) -> Prepared:

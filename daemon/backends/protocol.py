@@ -1,4 +1,4 @@
-"""What every backend is, and what all of them share."""
+"""The interface of backends, and constants that they share."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -20,16 +20,16 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What ran, for logs and provenance: e.g. "cpu: ONNX Runtime 1.32.0, float32, 2 threads"."""
+        """For logs and records, such as "cpu: ONNX Runtime 1.32.0, float32, 2 threads"."""
         ...
 
     def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
         """Yield one finished (H, W) float32 image, in the micrograph's own units, for each input, in order.
 
-        May read ahead of what it has yielded (that is how a GPU overlaps); a None among the inputs says that
-        nothing more is waiting just now, and is the moment to finish what was read ahead. Every image is the
-        caller's to keep. Raises MicrographError for the first input not yet yielded (the stream is over then, and
-        inputs read ahead of it must be given again), BackendError when the process can no longer denoise at all.
+        May read ahead of the results, so that a GPU overlaps copying and computing; a None among the inputs means
+        that no further one is waiting, and inputs read ahead should be finished. The caller owns every image. Raises
+        MicrographError for the first input without a result (the stream ends, and inputs read ahead must be passed
+        again), BackendError if the process can no longer denoise.
         """
         ...
 

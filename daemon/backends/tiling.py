@@ -1,11 +1,10 @@
-"""Fixed-shape tiles over an image of any shape, planned before a pixel is touched.
+"""Plans tiles of one shape over an image of any shape.
 
-The outermost `halo` pixels of a tile, where its neighbour goes on, have cut-off context: its network result is
-thrown away there. At the image's own edges there is nothing more to see, and networks are trained on crops with such
-edges: no halo is spent there, so an image that fits a tile is computed once and as it is. Tile origins are multiples
-of `align`, so a network with that total stride sees the same grid in every tile as in the whole frame; what the last
-tile needs beyond the image is reflected (`numpy.pad`'s "reflect", as often as it takes). Rows and columns are planned
-apart, and a tile is one of each: all edge cases live in one dimension.
+The outermost `halo` pixels of a tile next to another lack context: their result is discarded. There is no halo at the
+image's own edges, because networks are trained on crops with such edges; an image that fits a tile is computed as it
+is. Tile origins are multiples of `align`, so that a network with that total stride has the same grid in every tile as
+in the whole frame; beyond the image the last tile is reflected (`numpy.pad`'s "reflect", repeatedly if needed). Rows
+and columns are planned separately, so all edge cases have one dimension.
 """
 
 from collections.abc import Iterator
@@ -27,29 +26,29 @@ class Span:
     """A tile along one axis."""
 
     origin: int
-    """Where the tile starts in the image."""
+    """First pixel of the tile in the image."""
     window: slice
-    """The part of the image it is made from."""
+    """The part of the image from which it is made."""
     index: NDArray[np.intp] | None
-    """Which pixel of the window each of the tile's is (tile,); None where the tile is the window."""
+    """For each pixel of the tile (tile,) its place in the window; None: the tile is the window."""
     inner: slice
-    """The part of the tile that counts."""
+    """The part of the tile whose result is used."""
     core: slice
-    """Where that part lies in the image."""
+    """Place of that part in the image."""
     weight: NDArray[np.float32] | None
-    """How much each of those pixels counts; over all tiles the weights of a pixel sum to 1. None: 1 everywhere."""
+    """Weights of these pixels; over all tiles those of a pixel add up to 1. None: 1 everywhere."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """Where a tile comes from, where it goes, and which part of it counts."""
+    """Source, destination and used part of a tile."""
 
     rows: Span
     columns: Span
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """The part of the image the tile is made from: ``tile.expand(image[tile.window])`` is the tile."""
+        """The part of the image from which the tile is made: ``tile.expand(image[tile.window])`` is the tile."""
         return self.rows.window, self.columns.window
 
     def expand(self, window: NDArray[Any]) -> NDArray[Any]:
@@ -120,7 +119,7 @@ def cut(tile: Tile, image: NDArray[Any]) -> NDArray[Any]:
 
 
 def place(tile: Tile, result: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Put the part of a tile's result that counts where it belongs in `out`, which started as the plan's canvas."""
+    """Write the used part of a tile's result to its place in `out`, which began as the plan's canvas."""
     rows, columns = tile.rows, tile.columns
     valid = result[rows.inner, columns.inner]
     if rows.weight is None and columns.weight is None:
@@ -147,7 +146,7 @@ def _spans(size: int, tile: int, halo: int, align: int, blend: int) -> tuple[Spa
         )
     steps = -(-last // longest) if last else 0
     origins = [last * i // max(steps, 1) // align * align for i in range(steps + 1)]
-    # Each seam lies in the middle of what two neighbours both see well.
+    # Each seam lies in the middle of the overlap of two neighbours.
     seams = [(left + tile + right) // 2 for left, right in pairwise(origins)]
     fades = [np.ones(size), *(_fade(size, seam, blend) for seam in seams), np.zeros(size)]
     return tuple(

@@ -1,6 +1,6 @@
-"""Pixels that show no specimen and are known before any noise is measured: data bar, fill value, defective lines.
+"""Pixels that show no specimen, found before any noise is measured: data bar, fill value, defective lines.
 
-A data bar and what a file marks as filled are left as they are; hot and dead lines are filled in like other defects.
+The data bar and filled pixels stay as they are; hot and dead lines are filled in like other defects.
 """
 
 from collections.abc import Iterable
@@ -20,19 +20,19 @@ NOWHERE: Indices = np.empty(0, np.intp)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Apart:
-    """Of one micrograph (H, W); places are flat, row * W + column, ascending."""
+    """The pixels of one micrograph (H, W) without specimen; places are flat, row * W + column, ascending."""
 
     bar: range = range(0)
     """Rows of the data bar."""
     bar_by: str = ""
-    """What states it; empty: it is only suspected."""
+    """The source that states it; empty: it is only suspected."""
     filled: Indices = field(default_factory=NOWHERE.copy)
     """Pixels that the file marks as not recorded."""
     lines: Indices = field(default_factory=NOWHERE.copy)
     """Pixels of defective columns and rows."""
 
     def left(self, width: int) -> Indices:
-        """Places of what stays as it is: the bar and what is filled."""
+        """Places of the pixels that stay as they are: the bar and the filled ones."""
         rows = np.arange(self.bar.start * width, self.bar.stop * width)
         return np.union1d(rows, self.filled) if len(self.filled) else rows
 
@@ -75,7 +75,7 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def find(micrograph: Micrograph) -> Apart:
-    """What of a micrograph shows no specimen. Raises MicrographError if nothing else is there."""
+    """Find the pixels without specimen. Raises MicrographError if all are."""
     pixels, metadata = micrograph.pixels, micrograph.metadata
     bar = micrograph.bar
     fill = metadata.get("fill")
@@ -92,12 +92,12 @@ def find(micrograph: Micrograph) -> Apart:
 
 
 def _beside(bar: range, height: int) -> slice:
-    """The rows of the picture: the larger part above or below the bar."""
+    """Rows of the picture: the larger part above or below the bar."""
     return slice(0, bar.start or height) if bar.start >= height - bar.stop or not bar else slice(bar.stop, height)
 
 
 def measurable(pixels: Pixels, apart: Apart) -> Pixels:
-    """What noise is measured in: the picture (h, W) beside the bar, lines replaced, NaN where it is filled."""
+    """The image (h, W) in which noise is measured: without the bar, lines replaced, NaN in filled pixels."""
     clean = lines.replaced(pixels, apart.lines)
     if len(apart.filled):
         clean = clean.astype(np.float64)

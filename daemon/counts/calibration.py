@@ -1,7 +1,7 @@
-"""What flat fields and darks say of a camera: gain, offset, read-out, point spread, linearity and defects.
+"""Calibrates a camera by flat fields and darks: gain, offset, read-out, point spread, linearity and defects.
 
 Photon transfer: the variance of counts grows with their mean, and the slope is the gain. Frames of one brightness are
-compared in pairs, so that whatever is fixed from frame to frame cancels.
+compared in pairs, so that the fixed pattern cancels.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.counts.noise import PILE, Estimate, Spectra, look
+from daemon.counts.noise import PILE, Estimate, Spectra, patch_spectra
 from daemon.counts.noise_fit import spread
 from daemon.counts.scaling import sharing
 from daemon.errors import MicrographError
@@ -21,18 +21,19 @@ from daemon.settings.camera_file import Camera, Defects
 Values = NDArray[np.float64]
 
 SAME = 0.02
-"""Frames whose means differ by less, as a share, are of one brightness."""
+"""Relative difference of means below which frames have the same brightness."""
 SATURATED = 1e-3
 """Share of the pixels in the highest value from which on a frame is saturated."""
 UNEVEN, BLOCK = 1.5, 32
-"""Ratio of the brightest to the darkest parts of a flat, in blocks of so many pixels, that is no flat any more."""
+"""Ratio of the brightest to the darkest parts of a flat, in blocks of so many pixels, from which on it is no flat."""
 OUTLIER = 8.0
-"""Standard deviations beyond which a pixel is an X-ray hit, hot, or dead."""
+"""Standard deviations beyond which a pixel is an X-ray hit, hot or dead."""
 BENT = 0.05
-"""Share by which the variance may miss its line before the camera is taken to be no longer linear."""
+"""Relative deviation of the variance from its line beyond which the camera is not linear."""
 BLIND = 0.5
 """Share of the light below which a pixel is dead."""
 LISTED = 1000
+"""Defective pixels listed, at most."""
 FAINT = 3.0
 """Standard errors by which the light of a level must exceed the darks."""
 
@@ -51,10 +52,10 @@ class Level:
     variances: list[float] = field(default_factory=list)
     spectra: list[Spectra] = field(default_factory=list)
     waiting: Values | None = None
-    """A frame that has no partner yet."""
+    """A frame without a partner so far."""
 
     def add(self, frame: Values, dark: bool) -> None:
-        """One more frame (H, W)."""
+        """Add a frame (H, W)."""
         self.total = frame.copy() if not self.number else self.total + frame
         self.number += 1
         mean = float(frame.mean())
@@ -67,7 +68,7 @@ class Level:
         difference = (first - ratio * frame) / sqrt(1 + ratio**2)
         self.pairs += 1
         self.variances.append(_variance(difference))
-        self.spectra.append(look(difference))
+        self.spectra.append(patch_spectra(difference))
 
     @property
     def average(self) -> Values:
@@ -76,7 +77,7 @@ class Level:
 
     @property
     def centre(self) -> float:
-        """Mean of all its frames, units; defects do not count."""
+        """Mean of all frames, units, without defects."""
         return _robust_mean(self.average)
 
     @property
@@ -94,7 +95,7 @@ def _robust_mean(image: Values) -> float:
 
 
 def _variance(difference: Values) -> float:
-    """Of noise, without what is far outside it."""
+    """Variance of noise, without outliers."""
     difference = difference - np.median(difference)
     scale = 1.4826 * float(np.median(np.abs(difference)))
     good = np.abs(difference) <= OUTLIER * scale if scale > 0 else np.ones_like(difference, bool)
@@ -102,7 +103,7 @@ def _variance(difference: Values) -> float:
 
 
 class Frames:
-    """Flats and darks of one camera, as they are read."""
+    """Flats and darks of one camera, added one by one."""
 
     def __init__(self) -> None:
         self.flats: list[Level] = []
@@ -111,7 +112,7 @@ class Frames:
         self.saturated: list[str] = []
 
     def add(self, pixels: Pixels, name: str, dark: bool) -> None:
-        """One frame (H, W). Raises MicrographError where it is none to calibrate by; saturated flats are left out."""
+        """Add a frame (H, W); saturated flats are left out. Raises MicrographError for unsuitable frames."""
         if self.shape is None:
             self.shape = pixels.shape
         if pixels.shape != self.shape:
@@ -121,7 +122,7 @@ class Frames:
             )
         frame = pixels.astype(np.float64)
         if not np.isfinite(frame).all():
-            raise MicrographError(f"{name}: some of its values are no numbers; export it again")
+            raise MicrographError(f"{name}: some of its values are not finite numbers; export it again")
         if frame.min() == frame.max():
             raise MicrographError(f"{name}: every pixel has the same value, so it is no exposure; leave it out")
         if dark:
@@ -164,14 +165,14 @@ def _unevenness(frame: Values) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibrated:
-    """A camera, and what somebody should know of how it was found."""
+    """A camera, and remarks on its calibration."""
 
     camera: Camera
     remarks: tuple[str, ...]
 
 
 def calibrate(frames: Frames, made: str, detector: str | None = None, voltage_kv: float | None = None) -> Calibrated:
-    """The camera of these frames. Raises MicrographError with the remedy where they are too few to tell it."""
+    """The camera of these frames. Raises MicrographError, with the remedy, if there are too few."""
     levels = sorted((one for one in frames.flats if one.pairs), key=lambda one: one.centre)
     dark = frames.darks if frames.darks.pairs else None
     remarks = _remarks(frames, dark)
@@ -211,7 +212,7 @@ def calibrate(frames: Frames, made: str, detector: str | None = None, voltage_kv
 
 
 def _too_few(frames: Frames, levels: int) -> MicrographError:
-    """The error that says what there is, and what is missing."""
+    """The error that lists the frames, and those that are missing."""
     single = f"; {len(frames.flats) - levels} brightness(es) have one frame only" if frames.flats else ""
     saturated = f"; {len(frames.saturated)} frame(s) are saturated" if frames.saturated else ""
     return MicrographError(
@@ -235,7 +236,7 @@ def _remarks(frames: Frames, dark: Level | None) -> list[str]:
         remarks.append(f"the light changed by up to {drift:.1%} between frames of one brightness; this was corrected")
     if dark is None:
         remarks.append(
-            "without darks, offset and read-out noise cannot be told apart: the offset given holds both, and the "
+            "without darks, offset and read-out noise cannot be separated: the offset holds both, and the "
             "read-out is stated as 0; take two or more darks and give them with --dark"
         )
     return remarks
@@ -262,7 +263,7 @@ def _transfer(levels: Sequence[Level], dark: Level | None) -> tuple[Estimate, fl
 
 
 def _linear_to(levels: Sequence[Level], offset: float, readout: float) -> float | None:
-    """The brightest level below the first whose variance falls short of the line through the darker ones."""
+    """Mean, units, of the last level before the first whose variance falls below the line through the darker ones."""
     for number in range(2, len(levels)):
         below = levels[:number]
         gains = [(one.variance.value - readout) / (one.centre - offset) for one in below]
@@ -282,7 +283,7 @@ def _fixed_pattern(level: Level, offset: float) -> float | None:
 
 
 def _detail(image: Values) -> Values:
-    """An image without what changes over more than a block."""
+    """An image less its means over blocks."""
     rows, columns = (np.arange(size) // BLOCK for size in image.shape)
     rows, columns = (np.minimum(one, max(one[-1] - 1, 0)) for one in (rows, columns))
     places = rows[:, None] * (columns[-1] + 1) + columns[None, :]

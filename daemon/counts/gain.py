@@ -1,9 +1,9 @@
-"""How many units of an image's values make one count, and which value is no count: told from the image's own noise.
+"""Estimates an image's gain (units per count) and offset (value at zero counts) from its own noise.
 
 Counts have a variance equal to their mean, so values of gain g and offset o have one of g (value - o), and a camera's
 read-out noise adds the same everywhere, as if the offset were lower. So the slope of the variance against the
-brightness is the gain. An image of almost one brightness shows no slope: then gain and offset cannot be told apart,
-and the noise of an average pixel, all that denoising needs, is what is kept right.
+brightness is the gain. An image of almost one brightness shows no slope: then gain and offset cannot be separated,
+and only the noise of an average pixel, all that denoising needs, is right.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.counts.noise import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, Spectra, lit, look
+from daemon.counts.noise import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, Spectra, patch_spectra, without_border
 from daemon.counts.noise_fit import Smear, smear
 from daemon.counts.scaling import Noise
 from daemon.errors import MicrographError
@@ -22,31 +22,31 @@ from daemon.micrograph import Pixels
 Values = NDArray[np.float64]
 
 SMALLEST = 16
-"""Pixels on the shorter side below which nothing is measured."""
+"""Shortest side of an image that is measured, pixels."""
 NO_COUNTS = "the pixel values are not plain counts"
 ADVICE = "state gain and offset in a profile if you know them"
 COUNTS_LIKE = 0.12
-"""Integers whose gain differs from 1 by less, and whose slope by less besides its error, are taken for counts."""
+"""Largest difference of gain and slope (beyond its error) from 1 for integers to be counts."""
 ERRORS, SLACK = 2.5, 0.03
-"""What is measured may miss a value by so many standard errors and such a share of it."""
+"""Allowed difference from a value: so many standard errors plus such a share of it."""
 SIGNIFICANT = 5.0
-"""Standard errors by which a slope must differ from 0 before a pedestal is told from it."""
+"""Standard errors by which a slope must differ from 0 before a pedestal is estimated from it."""
 CREDIBLE_DOSE = (0.05, 5000.0)
-"""Mean counts per pixel outside this range say that the values are not proportional to counts at all."""
+"""Range of mean counts per pixel outside which values are not proportional to counts."""
 PEDESTAL_DOSE = 1000.0
-"""Data without a zero of counts are served as if on a pedestal this high: their noise is nearly even."""
+"""Counts per pixel assumed where the zero of counts is unknown: the noise is then nearly even."""
 NEGATIVE = 1e-3
-"""Share of negative values from which on values cannot be proportional to counts."""
+"""Largest share of negative values for values proportional to counts."""
 STRUCTURE = 0.005
-"""Share of the noise's variance that fine structure may add where the image is bright, and not where it is dark."""
-TOLD, UNTOLD = 0.05, 1.0
-"""Relative error of the gain up to which the image itself tells it (two such errors are a tenth), and of one that it
-does not tell at all."""
+"""Share of the noise's variance that fine structure may add in bright parts only."""
+DETERMINED, UNDETERMINED = 0.05, 1.0
+"""Relative error of the gain up to which the image determines it (two such errors are 10 %), and of one that
+it does not determine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Variance against mean, in units² and units. `error`: of `slope`, by chance and by structure; inf: it has none."""
+    """Variance against mean, in units² and units. `error`: of `slope`, by chance and by structure; inf: no slope."""
 
     centre: float
     height: Estimate
@@ -55,7 +55,7 @@ class Line:
 
     @classmethod
     def through(cls, mean: Values, variance: Values, error: float) -> "Line":
-        """A line through patches (n,), each variance of relative `error`, whatever fine structure some of them show."""
+        """A line through patches (n,), each variance of relative `error`; patches with fine structure count less."""
         number = len(mean)
         groups = np.array_split(np.argsort(mean), int(np.clip(number // 8, 1, 12)))
         x = np.array([np.median(mean[group]) for group in groups])
@@ -81,7 +81,7 @@ class Line:
         return cls(centre, Estimate(height, height * scatter / sqrt(kept)), slope, wrong)
 
     def at(self, mean: float) -> float:
-        """The variance at a mean."""
+        """The variance at a mean, units²."""
         return self.height.value if self.error == inf else self.height.value + self.slope * (mean - self.centre)
 
     def fits(self, gain: float, slack: float = SLACK) -> bool:
@@ -90,7 +90,7 @@ class Line:
 
 
 def _least_squares(x: Values, y: Values, scale: Values) -> tuple[float, float, float, float]:
-    """Of a line: its centre and height there, its slope, and the weighted spread of x; errors go with `scale`."""
+    """Centre of a line, height there, slope, and weighted spread of x; `scale`: the errors of y, up to a factor."""
     weight = 1 / np.square(scale)
     centre, height = float(np.average(x, weights=weight)), float(np.average(y, weights=weight))
     spread = float((weight * np.square(x - centre)).sum())
@@ -100,7 +100,7 @@ def _least_squares(x: Values, y: Values, scale: Values) -> tuple[float, float, f
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What an image says of its own counts, in its own units; `remark`: for the user."""
+    """Measurements of an image's counts, in its own units; `remark`: for the user."""
 
     gain: float
     """Units per count, at frequency zero: that of the mean."""
@@ -108,13 +108,13 @@ class Measured:
     """Value at zero counts."""
     remark: str | None
     dose_known: bool
-    """False if the image only says how large its noise is, so that gain and offset are stand-ins."""
+    """False if the image only shows the size of its noise; gain and offset are then stand-ins."""
     error: float
-    """Relative standard error of the gain, if nothing is taken for granted: 1 where the image shows no slope."""
+    """Relative standard error of the gain without any assumption: 1 where the image shows no slope."""
     mean: float
-    """Of the patches looked at."""
+    """Of the patches evaluated."""
     darkest: float
-    """Mean of the darkest 1 % of them: no zero of counts is above it."""
+    """Their 1 % quantile: the value at zero counts is not above it."""
     line: Line
     """Of single pixels' variance: its slope is the effective gain."""
     correlation: float
@@ -133,7 +133,7 @@ class Measured:
 
     @property
     def readout(self) -> Estimate:
-        """Variance of the read-out noise, units²; 0 where it cannot be told from an offset."""
+        """Variance of the read-out noise, units²; 0 where it cannot be separated from an offset."""
         return Estimate(0.0, 0.0) if self.smear is None else self.smear.readout
 
     @property
@@ -143,7 +143,7 @@ class Measured:
 
     @property
     def noise(self) -> Noise:
-        """The camera, as scaling takes it."""
+        """The camera, for `scaling`."""
         return Noise(self.gain, self.offset, sqrt(self.readout.value) / self.gain, self.psf)
 
     @property
@@ -152,12 +152,12 @@ class Measured:
         return self.line.at(self.mean)
 
     @property
-    def told(self) -> bool:
-        """Whether the image itself tells the gain within about 10 %."""
-        return self.error <= TOLD
+    def determines_gain(self) -> bool:
+        """Whether the image alone determines the gain within about 10 %."""
+        return self.error <= DETERMINED
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types; null where it is not known."""
+        """Plain JSON types; null: unknown."""
         noise, seen = self.noise, self.smear
         known = seen is not None and self.dose_known and seen.readout.value > 0
         return {
@@ -177,18 +177,18 @@ class Measured:
 
 
 def measure(pixels: Pixels, whole: bool | None = None) -> Measured:
-    """Gain and offset of an image (H, W) of any real dtype, so that an average pixel's noise has its true size.
+    """Measure gain and offset of an image (H, W) of any real dtype; the noise of an average pixel is always right.
 
     How the noise's variance grows with the mean decides, the simplest explanation first: plain counts; proportional
     to counts; counts on a pedestal; or, if it does not grow with the signal, even noise and an unknown dose. At most
-    a million pixels are looked at. `whole`: whether the file holds integers; None: as the dtype. Raises
+    a million pixels are evaluated. `whole`: whether the file holds integers; None: as the dtype. Raises
     MicrographError for an image without noise, too small or without numbers.
     """
     if min(pixels.shape) < SMALLEST:
         raise MicrographError(f"the image {pixels.shape} is too small to measure its counts; crop it less")
-    with np.errstate(all="ignore"):  # values too large or too small to be squared come out as no noise
-        inner = lit(pixels)
-        spectra = look(inner)
+    with np.errstate(all="ignore"):  # values too large or too small to be squared count as without noise
+        inner = without_border(pixels)
+        spectra = patch_spectra(inner)
         if not len(spectra):
             raise MicrographError(_why_nothing(pixels, spectra.saturated))
         line, correlation, seen = _line(spectra)
@@ -196,29 +196,29 @@ def measure(pixels: Pixels, whole: bool | None = None) -> Measured:
     if not (isfinite(line.at(average)) and line.at(average) > TINY):
         raise MicrographError(_why_nothing(pixels, spectra.saturated))
     whole = np.issubdtype(pixels.dtype, np.integer) if whole is None else whole
-    told = _counts(line, average, whole, seen) if average > 0 and spectra.negative <= NEGATIVE else None
-    told = told or _on_pedestal(line, average, darkest, seen)
-    if told is not None and told.offset and inner is not pixels and finite_mean(pixels) <= told.offset:
-        told = None  # an empty border far below the pedestal: the whole image has no counts to scale by
+    reading = _counts(line, average, whole, seen) if average > 0 and spectra.negative <= NEGATIVE else None
+    reading = reading or _on_pedestal(line, average, darkest, seen)
+    if reading is not None and reading.offset and inner is not pixels and finite_mean(pixels) <= reading.offset:
+        reading = None  # an empty border far below the pedestal: the whole image has no counts to scale by
     sigma = sqrt(line.at(average))
-    if told is None:
+    if reading is None:
         floor, share, _ = _terms(seen)
         gain = sigma / sqrt(PEDESTAL_DOSE)  # the effective one
         even = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
         remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {ADVICE}"
-        told = _Told(gain / share, finite_mean(pixels) - (line.at(average) - floor) / gain, inf, remark)
+        reading = _Reading(gain / share, finite_mean(pixels) - (line.at(average) - floor) / gain, inf, remark)
     if seen is None and correlation > MOST_CORRELATED:
         remark = (
             f"{NO_COUNTS}: neighbouring pixels are alike ({correlation:+.2f}), as after interpolation, filtering "
             f"or compression; noise of {sigma:.3g} units was found and used; the dose is not known; {ADVICE}"
         )
-        told = _Told(told.gain, told.offset, inf, remark)
+        reading = _Reading(reading.gain, reading.offset, inf, remark)
     return Measured(
-        told.gain,
-        told.offset,
-        told.remark,
-        dose_known=isfinite(told.error),
-        error=told.error,
+        reading.gain,
+        reading.offset,
+        reading.remark,
+        dose_known=isfinite(reading.error),
+        error=reading.error,
         mean=average,
         darkest=darkest,
         line=line,
@@ -245,8 +245,8 @@ def _line(spectra: Spectra) -> tuple[Line, float, Smear | None]:
     return line, noise.correlation, None
 
 
-class _Told(NamedTuple):
-    """`error`: relative standard error of the gain; inf if gain and offset are stand-ins."""
+class _Reading(NamedTuple):
+    """A reading of the values. `error`: relative standard error of the gain; inf: gain and offset are stand-ins."""
 
     gain: float
     offset: float
@@ -254,34 +254,34 @@ class _Told(NamedTuple):
     remark: str | None
 
 
-def _counts(line: Line, average: float, whole: bool, seen: Smear | None) -> _Told | None:
-    """The reading of values proportional to counts, if the line allows it. `whole`: the pixels are integers."""
+def _counts(line: Line, average: float, whole: bool, seen: Smear | None) -> _Reading | None:
+    """Values proportional to counts, if the line allows it. `whole`: the pixels are integers."""
     floor, share, vague = _terms(seen)
     ratio = (line.at(average) - floor) / average
     gain = ratio / share
     if not CREDIBLE_DOSE[0] <= average / gain <= CREDIBLE_DOSE[1]:
         return None
-    error = min(hypot(line.error, line.height.error / average) / ratio, UNTOLD)
+    error = min(hypot(line.error, line.height.error / average) / ratio, UNDETERMINED)
     if seen is None and whole and abs(ratio - 1) < COUNTS_LIKE and line.fits(1.0, COUNTS_LIKE):
-        return _Told(1.0, 0.0, error, None)
+        return _Reading(1.0, 0.0, error, None)
     if not line.fits(ratio, SLACK + vague):
         return None
-    error = min(hypot(error, vague), UNTOLD)
-    doubt = "" if error <= TOLD else " if the value 0 is no count (the brightness varies too little to tell)"
+    error = min(hypot(error, vague), UNDETERMINED)
+    doubt = "" if error <= DETERMINED else " if the value 0 is no count (the brightness varies too little to tell)"
     remark = (
         f"{NO_COUNTS}: their noise fits {gain:.3g} units per count{_smeared(seen)}{doubt}, which was used; {ADVICE}"
     )
-    return _Told(gain, 0.0, error, remark)
+    return _Reading(gain, 0.0, error, remark)
 
 
-def _on_pedestal(line: Line, average: float, darkest: float, seen: Smear | None) -> _Told | None:
-    """The reading of counts on a pedestal, if the noise surely grows with the brightness."""
+def _on_pedestal(line: Line, average: float, darkest: float, seen: Smear | None) -> _Reading | None:
+    """Counts on a pedestal, if the noise grows with the brightness significantly."""
     if line.slope <= SIGNIFICANT * line.error:
         return None
     floor, share, vague = _terms(seen)
     error = hypot(line.error / line.slope, vague)
     offset = average - (line.at(average) - floor) / line.slope
-    # Above the darkest the offset would make negative counts of it; there may be vacuum, without any counts.
+    # An offset above the darkest value makes negative counts; vacuum may have no counts at all.
     if offset > darkest + ERRORS * error * (average - offset):
         return None
     offset = min(offset, darkest)
@@ -290,11 +290,11 @@ def _on_pedestal(line: Line, average: float, darkest: float, seen: Smear | None)
         return None
     fit = f"{gain:.3g} units per count{_smeared(seen)} and {offset:.3g} units at zero counts"
     remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {ADVICE}"
-    return _Told(gain, offset, error, remark)
+    return _Reading(gain, offset, error, remark)
 
 
 def _terms(seen: Smear | None) -> tuple[float, float, float]:
-    """Of a point spread: variance of read-out, units²; share of the counts' variance left in pixels; its error."""
+    """Variance of read-out, units², share of the counts' variance left in single pixels, and its relative error."""
     if seen is None:
         return 0.0, 1.0, 0.0
     return seen.readout.value, seen.sharing, seen.counted.error / seen.counted.value

@@ -1,12 +1,12 @@
-"""Hot and dead columns and rows of a camera: lines of pixels far brighter or darker than what lies beside them.
+"""Hot and dead columns and rows of a camera: lines of pixels far brighter or darker than their neighbours.
 
 Opposite pixels along the line protect one another from `daemon.counts.spikes`, and a line of saturated pixels raises
-the mean and the noise of all that is measured. So lines are found first, from the pixels, without gain or offset.
+the mean and the noise of the image. So lines are found first, from the pixels, without gain or offset.
 
 A real line passes through optics, which are at least as wide as a Gaussian of standard deviation 0.8 pixels
 (`spikes.NARROWEST`): its neighbours hold 46 % of its excess over the background, whatever its position. A line whose
-neighbours hold less than `ALONE` of it is none. Of two defective lines side by side the argument leaves 21 %, so these
-must also run through the whole image.
+neighbours hold less than `ALONE` of it is defective. Of two defective lines side by side the argument leaves 21 %, so
+these must also run through the whole image.
 """
 
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ one part only."""
 ALONE, PAIR_ALONE = 0.3, 0.1
 """Share of a line's excess that its neighbours may hold, and of that of two lines side by side."""
 REACH = 5
-"""Pixels to either side that are the background."""
+"""Pixels to either side that count as background."""
 USUAL = 0.8
 """Share of the background's lines that must be as even as the neighbours: there may be another line among them."""
 SIGNIFICANT = 1.0
-"""Standard deviations of single pixels by which a line must differ; that of the median of a piece is a ninth."""
+"""Standard deviations of single pixels by which a line must differ; the median of a piece has a ninth of that."""
 SUSPECT = 6.0
-"""Deviations, by the median, from which on a mean is worth a test."""
+"""Median deviations from which on the mean of a line is tested."""
 MOST = 0.05
-"""Share of all lines beyond which it is the picture that has lines, and not the camera."""
+"""Share of all lines beyond which they belong to the picture and not to the camera."""
 
 
 def find(pixels: Pixels) -> Indices:
@@ -44,7 +44,7 @@ def find(pixels: Pixels) -> Indices:
 
 
 def mask(pixels: Pixels) -> NDArray[np.bool_]:
-    """Which pixels (H, W) these are."""
+    """Marks these pixels (H, W)."""
     bad = np.zeros(pixels.shape, np.bool_)
     height, width = pixels.shape
     if min(height, width) < 2 * REACH:
@@ -58,9 +58,9 @@ def mask(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def replaced(pixels: Pixels, places: Indices) -> Pixels:
-    """A copy (H, W) whose pixels at the flat `places` are those of the next good column, or row: noise stays noise.
+    """A copy (H, W) with the pixels at the flat `places` taken from the next good column or row, three or six away.
 
-    It is for measuring only: three pixels away, the noise of a camera is independent.
+    For measurements only: the noise of pixels three apart is independent.
     """
     if not len(places):
         return pixels
@@ -102,14 +102,14 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
         if pieces.mean() >= 0.5:
             pieces = np.ones_like(pieces)
         elif column in (0, width - 1):
-            continue  # what ends at the edge has a neighbour on one side only
+            continue  # a feature cut by the edge has a neighbour on one side only
         for piece in (int(one) for one in np.flatnonzero(pieces)):
             # The line may reach into the next piece by less than half of it.
             yield max(0, edges[piece] - LENGTH // 2), min(height, edges[piece + 1] + LENGTH // 2), int(column)
 
 
 def _suspects(means: Values) -> Indices:
-    """Columns whose mean differs from those two away by far more than is usual; the next may be of the same line."""
+    """Columns whose mean differs from those two away far more than usual; the next may belong to the same line."""
     padded = np.pad(means, 2, "reflect")
     beside = (padded[:-4] + padded[4:]) / 2
     odd = np.abs(means - beside)
@@ -120,7 +120,7 @@ def _suspects(means: Values) -> Indices:
 
 
 def _defective(part: Pixels, column: int, lines: int) -> bool:
-    """Whether so many columns side by side, from this one, are no part of the picture in these rows."""
+    """Whether `lines` columns side by side, from this one, are defective in these rows."""
     first, last = max(0, column - REACH), min(part.shape[1], column + lines + REACH)
     rows = len(part) // PART * PART
     means = part[:rows, first:last].astype(np.float64).reshape(-1, PART, last - first).mean(axis=1)

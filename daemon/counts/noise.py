@@ -1,8 +1,8 @@
-"""The noise of an image from the spectra of small patches of it, where specimens show least: in the finest detail.
+"""Measures the noise of an image in the finest detail of small patches, where specimens show least.
 
 Optics blur: a specimen's spectrum falls off towards fine detail, while that of the noise of a camera that counts is
-flat. What there is of the specimen in fine detail shows in few terms if it is a lattice, and in few patches if it is
-an edge. So the quantiles of many terms tell the noise where averages would not.
+flat. In fine detail a lattice shows in few terms and an edge in few patches. So quantiles over many terms estimate the
+noise better than averages.
 """
 
 from dataclasses import dataclass, replace
@@ -16,28 +16,28 @@ from numpy.typing import NDArray
 from daemon.micrograph import Pixels
 
 SIDE, ACROSS = 64, 14
-"""At most 14 × 14 patches of 64 × 64 pixels: 800,000 pixels say enough."""
+"""At most 14 × 14 patches of 64 × 64 pixels: 800,000 pixels suffice."""
 FINEST, MIDDLE = 0.35, (0.15, 0.30)
 """Bands of spatial frequency along an axis, cycles per pixel."""
 WINDOW = 2.25
-"""So many neighbouring terms say the same under a Hann window."""
+"""Number of neighbouring terms that are not independent under a Hann window."""
 CORRELATED, MOST_CORRELATED = 0.08, 0.3
-"""Correlation of neighbouring pixels from which on it is taken to be there, and beyond which the finest detail holds
-too little of the noise to tell the rest."""
+"""Correlation of neighbouring pixels that counts as present, and beyond which the finest detail holds too little of
+the noise to estimate the rest."""
 RINGS = (0.71, 0.58, 0.5, 0.44, 0.38, 0.32, 0.26, 0.2, 0.14)
 """Edges of rings of spatial frequency, cycles per pixel, from the finest detail inwards."""
 STRUCTURE = 0.01
 """Share by which a ring may exceed the finer ones, beyond its error, before it is taken to show the specimen."""
 FEW = 14
-"""Patches worked on at a time: they stay in the cache."""
+"""Patches transformed at a time: they stay in the cache."""
 TINY = 1e-300
 """Units²: no noise."""
 HIT = 12.0
 """A pixel so many standard deviations from its patch's mean is an X-ray hit or dead, and left out."""
 MOST_MISSING = 0.01
-"""Share of a patch's pixels that may be no numbers, or saturated."""
+"""Largest share of a patch's pixels that are not finite, or saturated."""
 PILE, LEAST_PILE = 3, 16
-"""Saturation piles up in the highest value: it has this many times the pixels of the next one, and no fewer."""
+"""Saturation: the highest value has more than this many times the pixels of the next one, and at least so many."""
 
 Values = NDArray[np.float64]
 
@@ -51,12 +51,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectra:
-    """Of n patches of an image, those without noise left out.
+    """Spectra of n patches of an image; patches without noise are left out.
 
-    `power` (n, h, w // 2 + 1): what each term says of the noise's variance, units². White noise says the same in
-    each, whatever the brightness does within the patch: the mean of its variance under the window. `mean` (n,): of
+    `power` (n, h, w // 2 + 1): each term's estimate of the noise variance, units². For white noise all terms have the
+    same expectation, however the brightness varies in the patch: the mean variance under the window. `mean` (n,): of
     the pixels under the same window, units; so a variance that is a linear function of the brightness is the same
-    function of `mean`. `negative` and `saturated`: shares of all pixels looked at.
+    function of `mean`. `negative` and `saturated`: shares of all pixels evaluated.
     """
 
     power: Values
@@ -70,27 +70,27 @@ class Spectra:
         return len(self.mean)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Spectra":
-        """Of some of the patches: `chosen` (n,)."""
+        """The spectra of the `chosen` (n,) patches."""
         return replace(self, power=self.power[chosen], mean=self.mean[chosen])
 
     def corner(self) -> Values:
-        """(n, terms): fine along both axes."""
+        """Power (n, terms) of detail that is fine along both axes."""
         y, x, inside = self._frequencies()
         return self.power[:, (y > FINEST) & (x > FINEST) & inside]
 
     def edges(self) -> tuple[Values, Values]:
-        """Two of (n, terms): fine along one axis, coarser along the other."""
+        """Power of detail that is fine along x and coarser along y, and the reverse; each (n, terms)."""
         y, x, inside = self._frequencies()
         low, high = MIDDLE
         columns = (y > low) & (y < high) & (x > FINEST) & inside
         rows = (y > FINEST) & (x > low) & (x < high)
         return self.power[:, columns], self.power[:, rows]
 
-    def noise(self) -> "Noise":
-        """The noise of single pixels, from the finest ring inwards as far as the rings agree: all if little is to see.
+    def noise(self) -> "PatchNoise":
+        """The noise of single pixels, from the finest ring inwards as far as the rings agree.
 
-        Where the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected. Where
-        the finest rings hold next to nothing, all are taken: what is found then is some of the noise, not all.
+        If the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected. If the
+        finest rings hold almost nothing, all rings are used, and the result is only part of the noise.
         """
         radius = np.hypot(*self._frequencies()[:2])
         inside = self._off_axis()
@@ -110,16 +110,16 @@ class Spectra:
         most = max((one.value for one in found), key=abs)
         if most > MOST_CORRELATED:
             used = np.logical_or.reduce(rings)
-            return Noise(_median_level(self.power[:, used]), relative_error(int(used.sum()), 0.5), most)
+            return PatchNoise(_median_level(self.power[:, used]), relative_error(int(used.sum()), 0.5), most)
         y, x, _ = self._frequencies()
         share = np.ones_like(radius)
         for frequency, one in zip((y, x), found, strict=True):
             if abs(one.value) > max(CORRELATED, 3 * one.error):
                 share = share * (1 + 2 * one.value * np.cos(2 * np.pi * frequency))
-        return Noise(variance / float(share[used].mean()), relative_error(int(used.sum()), 0.5), most)
+        return PatchNoise(variance / float(share[used].mean()), relative_error(int(used.sum()), 0.5), most)
 
     def correlations(self, scale: Values) -> tuple[Estimate, Estimate]:
-        """Of the noise of neighbouring pixels along y and x; `scale` (n,): what to divide power by.
+        """Correlation of the noise of neighbouring pixels along y and x; `scale` (n,) divides the power.
 
         A correlation r of neighbours makes the spectrum 1 + 2 r cos(2 π f) along that axis: about 1 - 1.9 r in the
         finest band, and 1 in the middle one.
@@ -137,29 +137,29 @@ class Spectra:
         return along(columns), along(rows)
 
     def _frequencies(self) -> tuple[Values, Values, NDArray[np.bool_]]:
-        """Along y (h, 1) and x (1, w // 2 + 1), cycles per pixel; and which terms have no twin, and two numbers."""
+        """Along y (h, 1) and x (1, w // 2 + 1), cycles per pixel; and a mask of complex terms stored once."""
         height, width = self.side
         y = np.abs(np.fft.fftfreq(height)).astype(np.float64)[:, None]
         x = np.fft.rfftfreq(width).astype(np.float64)[None, :]
         return y, x, np.broadcast_to((x > 0) & (x < 0.5), (height, width // 2 + 1))
 
     def _off_axis(self) -> NDArray[np.bool_]:
-        """Which terms edges and scan lines along an axis hardly reach."""
+        """Mask of the terms that edges and scan lines along an axis hardly reach."""
         y, x, inside = self._frequencies()
         return inside & (x > 2.5 / self.side[1]) & (y > 2.5 / self.side[0])
 
 
-class Noise(NamedTuple):
-    """Of n patches. `variance` (n,), units², each of relative `error`; `correlation` of neighbouring pixels."""
+class PatchNoise(NamedTuple):
+    """Noise of n patches: `variance` (n,), units², each of relative `error`; `correlation` of neighbouring pixels."""
 
     variance: Values
     error: float
     correlation: float
-    """Along the axis where it is larger."""
+    """Along the axis with the larger one."""
 
 
 def _median_level(power: Values) -> Values:
-    """Of (n, terms): mean of exponentially distributed power, from the median of each row."""
+    """Mean (n,) of exponentially distributed power (n, terms), from the median of each row."""
     terms = power.shape[1]
     middle: Values = np.partition(power, terms // 2, axis=1)[:, terms // 2]
     return middle / -log1p(-(terms // 2 + 0.5) / terms)
@@ -172,12 +172,12 @@ def level(power: Values, quantile: float = 0.25) -> Estimate:
 
 
 def relative_error(terms: int, quantile: float) -> float:
-    """Of a level told from a quantile of so many terms."""
+    """Relative error of a level estimated from a quantile of so many terms."""
     return sqrt(quantile * (1 - quantile) * WINDOW / terms) / ((1 - quantile) * -log1p(-quantile))
 
 
-def lit(pixels: Pixels) -> Pixels:
-    """An image (H, W) without the rows and columns of one value that a correction of drift leaves along its edges.
+def without_border(pixels: Pixels) -> Pixels:
+    """An image (H, W) without the constant rows and columns that a drift correction leaves along its edges.
 
     A view; the image itself if nothing would be left.
     """
@@ -191,8 +191,8 @@ def lit(pixels: Pixels) -> Pixels:
     return inner if min(inner.shape) >= SIDE else pixels
 
 
-def look(pixels: Pixels) -> Spectra:
-    """Spectra of patches spread over an image (H, W) of any real dtype, a million pixels at most; perhaps of none."""
+def patch_spectra(pixels: Pixels) -> Spectra:
+    """Spectra of patches spread over an image (H, W) of any real dtype, at most a million pixels; there may be none."""
     height, width = side = min(SIDE, pixels.shape[0]), min(SIDE, pixels.shape[1])
     window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
     window /= np.sqrt(np.square(window).sum())
@@ -209,7 +209,7 @@ def look(pixels: Pixels) -> Spectra:
 
 
 def _power(raw: Pixels, window: Values) -> tuple[Values, Values]:
-    """Power and mean, as in `Spectra`, of patches (n, h, w); those with many gaps are left out."""
+    """Power and mean, as in `Spectra`, of patches (n, h, w); patches with many gaps are left out."""
     patches = raw.astype(np.float64)
     if raw.dtype.kind == "f":
         patches = _without_gaps(patches)
@@ -223,13 +223,13 @@ def _power(raw: Pixels, window: Values) -> tuple[Values, Values]:
 
 
 def _starts(size: int, side: int) -> list[int]:
-    """Where patches begin along one axis: side by side, or overlapping by at most half in small images."""
+    """First pixels of patches along one axis: side by side, or overlapping by at most half in small images."""
     number = min(ACROSS, 2 * (size - side) // side + 1)
     return sorted({int(start) for start in np.linspace(0, size - side, number)})
 
 
 def _saturated(patches: Pixels) -> NDArray[np.bool_]:
-    """Which pixels are in the highest value, if they pile up there."""
+    """Mask of the pixels with the highest value, if they pile up there."""
     top = patches.max()
     if not np.isfinite(top):
         top = patches.max(initial=-np.inf, where=np.isfinite(patches))
@@ -243,7 +243,7 @@ def _saturated(patches: Pixels) -> NDArray[np.bool_]:
 
 
 def _without_gaps(patches: Values) -> Values:
-    """Patches with NaN and Inf replaced by the patch's mean; those with many are left out."""
+    """Patches with NaN and Inf replaced by the patch's mean; patches with many are left out."""
     good = np.isfinite(patches)
     if good.all():
         return patches
@@ -255,7 +255,7 @@ def _without_gaps(patches: Values) -> Values:
 
 
 def _cut_hits(patches: Values, mean: Values) -> None:
-    """Take X-ray hits and dead pixels out of patches of mean 0 and out of the `mean` (n,) they had, in place."""
+    """Remove X-ray hits and dead pixels from patches of mean 0, and their share from `mean` (n,), in place."""
     deviation = np.sqrt(np.einsum("ijk,ijk->i", patches, patches) / patches[0].size) if len(patches) else np.empty(0)
     for _ in range(4):  # a hit hides a fainter one
         limit = HIT * deviation

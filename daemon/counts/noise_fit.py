@@ -1,10 +1,10 @@
-"""The noise of a camera that smears its counts: its spectrum, a Gaussian's transfer above white read-out, fitted.
+"""Fits the noise spectrum of a camera that smears its counts: the transfer of a Gaussian, above white read-out.
 
 Where a count reaches several pixels, coarse detail holds more of the noise than fine detail does, and no band alone
-tells how strong it is. The whole spectrum does: ``N T(f) + R``, with the power N of the counts at frequency zero, the
+shows its strength. The whole spectrum does: ``N T(f) + R``, with the power N of the counts at frequency zero, the
 transfer T of a Gaussian point spread, and read-out R. A specimen adds power, mostly to coarse detail and to some
-patches. So flat patches are taken, frequencies from the finest inwards as far as they are needed, and a term for what
-structure leaks outwards.
+patches. So the fit uses flat patches, frequencies from the finest inwards as far as needed, and a term for the power
+that structure leaks into fine detail.
 """
 
 from collections.abc import Sequence
@@ -26,31 +26,31 @@ Values = NDArray[np.float64]
 RINGS = (0.36, 0.28, 0.22, 0.18, 0.14)
 """Inner edges of the frequencies used, cycles per pixel, tried in turn."""
 BROAD = 0.14
-"""Cycles per pixel; coarser detail tells which patches are flat, and is not fitted."""
+"""Cycles per pixel; coarser detail selects the flat patches, and is not fitted."""
 GROUP, FLAT, FEWEST = 24, 0.5, 8
-"""Patches of like brightness compared, at least; the share of them taken for flat, and the fewest."""
+"""Fewest patches of like brightness in a group; the share of them that counts as flat, and the fewest."""
 ENOUGH, VAGUE = 0.04, 0.3
-"""Relative error of N at which no further ring is asked, and beyond which a fit does not foretell the next."""
+"""Relative error of N at which no further ring is added, and beyond which a fit cannot forecast the next."""
 EXCESS, SURE = 0.01, 1.5
-"""A ring that exceeds the forecast by this share and so many standard errors shows the specimen."""
+"""Share plus number of standard errors by which a ring must exceed the forecast to show the specimen."""
 MISFIT = 1.6
 """Mean square deviation of the cells, in standard errors, up to which the model describes the spectrum."""
-TOLD = 2.0
-"""Standard errors by which read-out, or a leak of structure, must differ from 0 to be told."""
+DISTINCT = 2.0
+"""Standard errors by which read-out, or a leak of structure, must differ from 0 to be kept."""
 GUESSES = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.25, 1.5)
-"""Point spreads, pixels, that a fit may start from."""
+"""Point spreads, pixels, from which a fit may start."""
 WHITE = 1.6
-"""Mean square deviation of the cells from one level, in standard errors, up to which the noise is taken for white."""
+"""Mean square deviation of the cells from one level, in standard errors, up to which the noise counts as white."""
 LEAST_SPREAD, LEAST_SHARE = 0.33, 0.2
-"""Point spread, pixels, below which pixels hardly share their counts; share of the noise that the counts must make."""
+"""Point spread, pixels, below which pixels hardly share counts; smallest share of the counts in the noise."""
 CLEAR, GROWS = 4.0, 0.15
-"""Standard errors by which a point spread must differ from none; share of the growth that white noise may show."""
+"""Standard errors by which a point spread must differ from 0; largest share of the growth in white noise."""
 LIFTED = 1.056
-"""Mean level of a cell of white noise over its power: the median of so few terms, neighbours alike, is that skewed."""
+"""Mean level of a cell of white noise over its power: the bias of a median of few, correlated terms."""
 NARROW = 0.003
-"""Share of the counts' variance that a point spread must take from pixels to be told from none."""
+"""Share of the counts' variance that a point spread must take from pixels to count as one."""
 CERTAIN = 0.15
-"""Relative error of the noise of single pixels up to which it is known."""
+"""Largest relative error of the noise of single pixels."""
 
 
 @cache
@@ -62,7 +62,7 @@ def _guesses(side: tuple[int, int]) -> tuple[NDArray[np.bool_], Values]:
 
 
 def _start(seen: Spectrum) -> Values | None:
-    """Where to begin: the guess whose transfer, scaled, and white noise add up best; None for white noise alone."""
+    """Start of the fit: the guess whose scaled transfer plus white noise fits best; None for white noise alone."""
     used, transfers = _guesses(seen.cells.side)
     level, error = seen.level[used], np.maximum(seen.error[used], TINY)
     flat = float(np.average(level, weights=1 / level))
@@ -85,7 +85,7 @@ def _start(seen: Spectrum) -> Values | None:
 
 
 def _searched(seen: Spectrum) -> Fit | None:
-    """The fit over as many rings as are needed, from the finest inwards, and as the specimen allows."""
+    """The fit over as many rings, from the finest inwards, as are needed and show no specimen."""
     best, start = None, _start(seen)
     if start is None:
         return None
@@ -93,10 +93,10 @@ def _searched(seen: Spectrum) -> Fit | None:
         used = seen.cells.radius > edge
         if used.sum() < FEWEST:
             continue
-        told = best is not None and best.vagueness < VAGUE
-        if best is not None and told and _exceeds(seen, best, used & ~best.used):
+        forecasts = best is not None and best.vagueness < VAGUE
+        if best is not None and forecasts and _exceeds(seen, best, used & ~best.used):
             break
-        fit = fitted(seen, used, best.parameters if best is not None and told else start)
+        fit = fitted(seen, used, best.parameters if best is not None and forecasts else start)
         if best is not None and fit.misfit > MISFIT and best.vagueness < 1:
             break
         best = fit
@@ -106,7 +106,7 @@ def _searched(seen: Spectrum) -> Fit | None:
 
 
 def _exceeds(seen: Spectrum, fit: Fit, new: NDArray[np.bool_]) -> bool:
-    """Whether further cells hold more than a fit to the finer ones foretells."""
+    """Whether the `new` cells hold more than a fit to the finer ones forecasts."""
     if not new.any():
         return False
     expected, derivative = model(seen.cells, fit.parameters, new)
@@ -126,7 +126,7 @@ class Smear:
     counted: Estimate
     """N: power of the counts' noise at frequency zero."""
     readout: Estimate
-    """R: power of white read-out noise; 0 where it cannot be told."""
+    """R: power of white read-out noise; 0 where it is not distinct."""
     misfit: float
     """Mean square deviation from this form, in standard errors."""
     mean: Values
@@ -138,7 +138,7 @@ class Smear:
     error: float
     """Relative standard error of all of them together."""
     growth: Estimate
-    """How the white part grows from darker to brighter patches, as a share of how the counts' noise does."""
+    """Growth of the white part from darker to brighter patches, over that of the counts' noise."""
 
     @property
     def sharing(self) -> float:
@@ -153,7 +153,7 @@ class Smear:
 
     @property
     def clear(self) -> bool:
-        """Whether a point spread is surely seen, and the form describes the noise.
+        """Whether the point spread is significant, and the form describes the noise.
 
         A specimen's texture above white noise has the same form; but that noise grows with the brightness, as read-out
         does not, and makes nearly all of the variance of single pixels.
@@ -171,7 +171,7 @@ class Smear:
 
 
 def smear(spectra: Spectra) -> Smear | None:
-    """Fit that form to the spectra of patches; None where there are too few patches or terms to fit."""
+    """Fit ``N T(f) + R`` to the spectra of patches; None for too few patches or terms, or for white noise."""
     cells = Cells.of(spectra.side)
     if len(spectra) < FEWEST or (cells.radius > RINGS[0]).sum() < FEWEST:
         return None
@@ -188,30 +188,30 @@ def smear(spectra: Spectra) -> Smear | None:
 
 
 def _simplest(seen: Spectrum, free: Fit) -> tuple[Fit, float]:
-    """The fit without read-out and without leaking structure as far as these cannot be told; relative error of N.
+    """The fit without read-out and leaking structure where these are not distinct, and the relative error of N.
 
-    The error holds what leaving them out has changed.
+    The error includes the change of N by leaving them out.
     """
     error = np.sqrt(np.diag(free.covariance))
-    kept = free.parameters > TOLD * error
+    kept = free.parameters > DISTINCT * error
     if kept[2:].all():
         return free, free.vagueness
     terms = bool(kept[2]), bool(kept[3])
     fit = fitted(seen, free.used, np.where(kept | (np.arange(4) < 2), free.parameters, 0), *terms)
-    if fit.cost - free.cost > TOLD**2:
+    if fit.cost - free.cost > DISTINCT**2:
         return free, free.vagueness
     apart = abs(float(fit.parameters[0] - free.parameters[0]))
     return fit, hypot(fit.vagueness, min(free.vagueness, apart))
 
 
 def _flat(broad: Values, mean: Values) -> list[NDArray[np.intp]]:
-    """Groups of patches, dark to bright: those of like brightness with least power in coarse detail, `broad` (n,)."""
+    """Groups of patches, dark to bright: in each those with the least power in coarse detail, `broad` (n,)."""
     groups = np.array_split(np.argsort(mean), int(np.clip(len(mean) // GROUP, 1, 4)))
     return [group[np.argsort(broad[group])[: max(FEWEST, int(len(group) * FLAT))]] for group in groups]
 
 
 def _spectrum(cells: Cells, levels: Values, groups: list[NDArray[np.intp]]) -> Spectrum:
-    """Median levels of each group, averaged: N T + R is linear in N, whatever the brightness."""
+    """Mean of the groups' median levels: N T + R is linear in N, so averages keep the form."""
     middle = np.array([np.median(levels[group], axis=0) for group in groups])
     number = np.array([[len(group)] for group in groups])
     spread = np.sqrt((np.square(middle) / number).sum(axis=0)) / np.maximum(middle.sum(axis=0), TINY)
@@ -250,7 +250,7 @@ def _smear(spectra: Spectra, levels: Values, groups: list[NDArray[np.intp]], fit
 def _growth(
     cells: Cells, levels: Values, groups: list[NDArray[np.intp]], fit: Fit, signal: Values, white: Values
 ) -> Estimate:
-    """Difference of R between brighter and darker groups over that of N; read-out does not grow, counts' noise does."""
+    """Difference of R between brighter and darker groups over that of N: about 0 for read-out noise."""
     if len(groups) < 2:
         return Estimate(0.0, np.inf)
     found = []
@@ -267,10 +267,11 @@ def _growth(
 
 
 def spread(seen: Sequence[Spectra], readout: float | None) -> tuple[Estimate, tuple[tuple[float, ...], ...]]:
-    """Of pure noise, such as the difference of two flats: the point spread, pixels, and the radial spectrum.
+    """Point spread, pixels, and radial spectrum of pure noise, such as the difference of two flats.
 
-    `readout`: power of white read-out noise, units², if it is known. The spectrum: (cycles per pixel, power, as fitted)
-    as shares of the power of white noise of the same variance. Raises MicrographError for frames too small.
+    `readout`: power of white read-out noise, units², if it is known. Rows of the spectrum: cycles per pixel,
+    power, fitted power; the last two as shares of the power of white noise of the same variance. Raises MicrographError
+    for frames too small.
     """
     cells = Cells.of(seen[0].side)
     if (cells.radius > RINGS[0]).sum() < FEWEST:
@@ -280,7 +281,7 @@ def spread(seen: Sequence[Spectra], readout: float | None) -> tuple[Estimate, tu
     spectrum = Spectrum(cells, mean, np.full(len(mean), cells.error / sqrt(len(levels))))
     power = float(np.mean([_white(one) for one in seen]))
     start = _start(spectrum)
-    if start is None:  # next to white
+    if start is None:  # almost white
         start = np.array([log(power), LEAST_SPREAD**2, 0.0, 0.0])
     start[2] = start[2] if readout is None else LIFTED * readout
     found = fitted(spectrum, cells.radius > 0, start, readout=readout is None, leak=False)

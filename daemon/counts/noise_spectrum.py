@@ -1,7 +1,7 @@
-"""The spectrum of noise that a Gaussian point spread shapes, above white noise, and its fit by least squares.
+"""Model of a noise spectrum: noise through a Gaussian point spread, plus white noise; and its least-squares fit.
 
 ``N T(f) + R + S(f) T(f)``: the power N of counted noise at frequency zero, the transfer T of the point spread, white
-noise R, and S, what a specimen's structure leaks into fine detail.
+noise R, and the power S that a specimen's structure leaks into fine detail.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from daemon.counts.noise import relative_error
 Values = NDArray[np.float64]
 
 CELL, INNERMOST = 4, 3
-"""Spectral terms on a cell's side, and terms along either axis that edges and scan lines reach."""
+"""Side of a cell in spectral terms, and the terms along either axis that edges and scan lines reach."""
 LEAK, LEAK_AT = 3.0, 0.2
-"""Structure's power is taken to fall as this power of the frequency, and is stated at LEAK_AT cycles per pixel."""
+"""Exponent by which structure's power falls with frequency; frequency, cycles per pixel, at which S is stated."""
 WIDEST = 2.0
-"""Largest point spread looked for, pixels."""
+"""Largest point spread in the fit, pixels."""
 LEAST = 1e-4
-"""Share of the mean power below which a cell's deviation means nothing."""
+"""Share of the mean power below which a cell's deviation is ignored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +37,13 @@ class Cells:
     radius: Values
     """(cells,): cycles per pixel."""
     leak: Values
-    """(cells, CELL²): the shape of what structure leaks."""
+    """(cells, CELL²): the shape of S."""
     side: tuple[int, int]
 
     @classmethod
     @cache
     def of(cls, side: tuple[int, int]) -> "Cells":
-        """For patches of `side`; without any cell if they are small."""
+        """Cells of patches of `side`, pixels; none if these are small."""
         height, width = side
         first = [np.arange(INNERMOST, size // 2 - CELL + 1, CELL) for size in side]
         y, x = (one.ravel()[:, None] for one in np.meshgrid(*first, indexing="ij"))
@@ -96,7 +96,7 @@ def _transfer(square: float, size: int) -> tuple[Values, Values]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
-    """What is fitted: the level of each cell in flat patches, units², and its relative standard error (cells,)."""
+    """Input of the fit: the level of each cell in flat patches, units², and its relative standard error (cells,)."""
 
     cells: Cells
     level: Values
@@ -105,7 +105,7 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """`parameters`: log N, the point spread's variance, R, and the leak of structure at LEAK_AT."""
+    """`parameters`: log N, the point spread's variance, R, and S at LEAK_AT."""
 
     parameters: Values
     covariance: Values
@@ -146,7 +146,7 @@ def model(cells: Cells, parameters: Values, used: NDArray[np.bool_]) -> tuple[Va
 def fitted(seen: Spectrum, used: NDArray[np.bool_], start: Values, readout: bool = True, leak: bool = True) -> Fit:
     """Least squares by Levenberg and Marquardt's method over the cells `used`.
 
-    Without `readout` R stays as it is, without `leak` the leak of structure.
+    Without `readout` R is fixed, without `leak` S.
     """
     fixed = np.array([False, False, not readout, not leak])
     level, error = seen.level[used], seen.error[used]
@@ -181,7 +181,7 @@ def fitted(seen: Spectrum, used: NDArray[np.bool_], start: Values, readout: bool
 
 
 def _covariance(slopes: Values) -> Values:
-    """Of the parameters (4, 4), from the derivatives of the deviations (c, 4); 0 for what was not fitted."""
+    """Of the parameters (4, 4), from the derivatives of the deviations (c, 4); 0 for fixed ones."""
     unit = np.sqrt(np.square(slopes).sum(axis=0))
     unit[unit == 0] = np.inf
     normal = (slopes / unit).T @ (slopes / unit)
@@ -189,7 +189,7 @@ def _covariance(slopes: Values) -> Values:
 
 
 def _within(parameters: Values, step: Values) -> Values:
-    """The parameters after a step of the fit, no wider than sense allows."""
+    """The parameters after a step of the fit, both within bounds."""
     square = float(parameters[1])
     size = parameters[0] + np.clip(step[0], -1, 1)
     square = float(np.clip(square + np.clip(step[1], -0.5 * square - 0.05, 0.5 * square + 0.1), 0, WIDEST**2))

@@ -1,4 +1,4 @@
-"""What flows to a network and back: the camera's plane, its survey, what was prepared, and what came out."""
+"""The records that flow to a network and back: `Plane`, its `Survey`, the `Prepared` input and the `Denoised` image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ SMALLEST = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spikes:
-    """Pixels no electron put there (X-ray hits, hot pixels, NaN, Inf) and what the network sees instead.
+    """Pixels that no electron made (X-ray hits, hot pixels, NaN, Inf) and the values that replace them for the network.
 
     `rows`, `columns` (n,) intp; `values` (n,) float32, in the micrograph's own units.
     """
@@ -32,7 +32,7 @@ class Spikes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Survey:
-    """What one look at every pixel finds; dose and spikes are told from it without another.
+    """The result of one pass over all pixels, from which dose and spikes follow without another pass.
 
     `total` is the sum of the finite pixels, in the image's units. Places are flat, row * W + column, ascending.
     """
@@ -41,15 +41,15 @@ class Survey:
     missing: NDArray[np.intp]
     """Places of the pixels that are not finite numbers."""
     suspects: NDArray[np.intp]
-    """Places of the pixels that may be spikes: all that are one, and few that are none."""
+    """Places of the pixels that may be spikes: all spikes, and few others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """What the network needs: the camera's pixels (H, W), what to replace, how to scale; and what is known of it.
+    """Input of the network: the camera's pixels (H, W), the pixels to replace and the scaling.
 
-    `dose` is the mean counts per pixel, without the spikes; for `doubts` somebody should check the result, `remarks`
-    should be known.
+    `dose` is the mean counts per pixel, without the spikes. `doubts` are reasons to check the result; `remarks` only
+    inform.
     """
 
     pixels: Pixels
@@ -59,8 +59,8 @@ class Prepared:
     doubts: tuple[Reason, ...] = ()
     remarks: tuple[Reason, ...] = ()
     void: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
-    """Flat places, ascending, of what stays as it is: regions without numbers, data bar and fill value. They are filled
-    in for the network, not in the result."""
+    """Flat places, ascending, of pixels that the result keeps: regions without numbers, data bar and fill value. They
+    are filled in for the network only."""
     lines: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     """Flat places of the spikes that lie in defective columns and rows."""
 
@@ -72,10 +72,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plane:
-    """What a backend is given: the camera's pixels (H, W), in the camera's dtype, and what makes of them a `Prepared`.
+    """Input of a backend: the camera's pixels (H, W), in the camera's dtype, and the function that prepares them.
 
-    A backend surveys the pixels where it has them, with `gain`, `offset` and `false_alarm` as `spikes.survey` does,
-    and calls `prepare` with what it found. That may raise MicrographError.
+    A backend surveys the pixels with `gain`, `offset` and `false_alarm` as `spikes.survey` does, and passes the survey
+    to `prepare`, which may raise MicrographError.
     """
 
     pixels: Pixels
@@ -88,15 +88,15 @@ class Plane:
 
     @classmethod
     def known(cls, prepared: Prepared) -> "Plane":
-        """One whose spikes and scaling are known: its survey finds nothing new."""
+        """A plane whose spikes and scaling are known already: the survey changes nothing."""
         return cls(prepared.pixels, 1.0, 0.0, 0.0, lambda _: prepared)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Denoised:
-    """What a backend gives back: `image` (H, W) float32 in the micrograph's own units, what it was made from and by."""
+    """Output of a backend: `image` (H, W) float32 in the micrograph's own units, its input and the backend's name."""
 
     image: Image
     prepared: Prepared
     backend: str
-    """Name of the backend, as it was at that moment."""
+    """Name of the backend at that moment."""

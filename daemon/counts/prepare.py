@@ -1,4 +1,4 @@
-"""From a camera's pixels to what a backend is given: spikes, dose and scaling, once the plane has been surveyed."""
+"""Makes the plane that a backend takes, and prepares it after the survey: spikes, dose and scaling."""
 
 import logging
 from functools import partial
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def require_plane(pixels: Pixels) -> None:
-    """Raises MicrographError for what is no image plane (H, W) of real numbers, or too small to denoise."""
+    """Raises MicrographError unless `pixels` are an image plane (H, W) of real numbers, large enough to denoise."""
     if pixels.dtype.kind not in "biuf" or pixels.ndim != 2:
         raise MicrographError(f"an image plane (H, W) of real numbers is needed, not {pixels.dtype} {pixels.shape}")
     if min(pixels.shape) < SMALLEST:
@@ -28,13 +28,13 @@ def require_plane(pixels: Pixels) -> None:
 
 
 def plane(pixels: Pixels, choice: Choice, doses: tuple[float, float], find_spikes: bool = True) -> Plane:
-    """One (H, W) plane of any real dtype for a backend; it is only read.
+    """The plane of an image (H, W) of any real dtype, which is only read.
 
-    `doses`: the mean counts per pixel that the weights were trained for, from and to.
+    `doses`: lowest and highest mean counts per pixel that the weights were trained for.
 
     NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result, in which only regions
-    of them come back (`daemon.counts.voids`). So are the pixels of `choice.evidence.apart`. Raises MicrographError for
-    what is no image plane.
+    of them come back (`daemon.counts.voids`). So are the pixels of `choice.evidence.apart`. Raises MicrographError as
+    `require_plane` does.
     """
     require_plane(pixels)
     false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
@@ -52,7 +52,7 @@ def _prepare(
     except (EmdenoisedError, MemoryError):
         raise
     except Exception as error:
-        # A backend calls this: a defect of ours must cost one micrograph and not the session.
+        # A backend calls this: a defect of ours must not cost more than one micrograph.
         log.debug("traceback", exc_info=True)
         raise MicrographError(f"internal error, please report it: {error!r}") from error
 
@@ -62,7 +62,7 @@ def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_al
     left = apart.left(pixels.shape[1])
     known = np.union1d(left, apart.lines)
     clean = lines.replaced(pixels, apart.lines)
-    if len(apart.lines):  # a block with a hot column has hidden its X-ray hits
+    if len(apart.lines):  # a hot column hides the X-ray hits of its block
         survey = spikes.survey(clean, noise.effective_gain, noise.effective_offset, false_alarm)
     without = _without(survey, clean, known) if len(known) else survey
     found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=without)
@@ -90,7 +90,7 @@ def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_al
 
 
 def _without(survey: Survey, pixels: Pixels, known: NDArray[np.intp]) -> Survey:
-    """A survey of the same pixels that takes the `known` places (n,), ascending, for missing."""
+    """The survey with the `known` places (n,), ascending, added to the missing ones."""
     values = pixels.reshape(-1)[known].astype(np.float64)
     total = survey.total - float(values[np.isfinite(values)].sum())
     suspects = np.setdiff1d(survey.suspects, known, assume_unique=True)

@@ -1,4 +1,4 @@
-"""Which dose profile a micrograph gets, how its pixels become counts, and who said so: profile, file or image."""
+"""Chooses the profile of a micrograph, and gain and offset from profile, camera file, micrograph file or image."""
 
 from dataclasses import dataclass, field, replace
 from math import sqrt
@@ -22,49 +22,49 @@ from daemon.settings.profile import Profile
 AGREE = 1.2
 """A gain stated by the file is used if the image's noise agrees with it within this factor."""
 DISAGREE = 1.5
-"""A warning is due where the noise misses what was stated by this factor, and nothing explains it."""
+"""Factor between measured and stated noise from which on a warning is due, if nothing explains it."""
 EFFICIENCY = 0.4
-"""Detective quantum efficiency of a poor camera: its noise is that of so many of the incident electrons."""
+"""Detective quantum efficiency of a poor camera: its noise is that of this share of the incident electrons."""
 SAME_VOLTAGE = 1.0
-"""Difference of high tensions, kV, that does not matter."""
+"""Difference of high tensions, kV, that is ignored."""
 SATURATED = 1e-3
 """Share of pixels in the highest value from which on a warning is due."""
 MUCH_SATURATED = 1e-2
-"""Share from which on somebody should check the result: as of a patch that is left out of the measurement
-(`noise.MOST_MISSING`). Below it, as bright edges in an SEM image, what is not saturated is denoised as ever."""
+"""Share from which on the result should be checked; from the same share on a patch is left out of the measurement
+(`noise.MOST_MISSING`). Below it, as with bright edges in an SEM image, the other pixels are denoised as usual."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of a micrograph's counts, and from whom; None: unknown."""
+class DoseEvidence:
+    """Everything known of a micrograph's counts, and its source; None: unknown."""
 
     gain_from: Literal["profile", "camera", "file", "image"] = "profile"
     measured: Measured | None = None
     unmeasured: str | None = None
     """Why nothing was measured."""
-    stated_gain: float | None = None
-    """Units per incident electron, by the file."""
+    units_per_electron: float | None = None
+    """Gain for each incident electron, units, as the file states it; `Measured.gain` is for each count."""
     stated_dose: float | None = None
-    """Mean incident electrons per pixel, by the file."""
+    """Mean incident electrons per pixel, as the file states them."""
     apart: Apart = field(default_factory=Apart, compare=False, repr=False)
-    """What shows no specimen, and is left out of the measurement."""
+    """Pixels without specimen, which are left out of the measurement."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types; null where it is not known."""
+        """Plain JSON types; null: unknown."""
         return {
             "gain_from": self.gain_from,
             "measured": None if self.measured is None else self.measured.as_json(),
             "unmeasured": self.unmeasured,
-            "stated_gain": self.stated_gain,
+            "stated_gain": self.units_per_electron,
             "stated_dose": self.stated_dose,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A profile for one micrograph, `why` in words, and the camera it is taken to be from.
+    """The profile of one micrograph, the reason in words (`why`), and the camera it is taken to be from.
 
-    The mean is counts by `gain` and `offset`; the noise of single pixels by those of `noise`, the effective ones.
+    `gain` and `offset` turn the mean into counts; the effective ones of `noise` describe the noise of single pixels.
     """
 
     profile: Profile
@@ -74,12 +74,12 @@ class Choice:
     offset: float
     """Value at zero counts."""
     doubts: tuple[Reason, ...] = ()
-    """Why somebody should check the result."""
+    """Reasons to check the result."""
     remarks: tuple[Reason, ...] = ()
-    """What should be known of the counts."""
+    """Remarks on the counts."""
     dose_known: bool = True
-    """False where the counts are a stand-in: only the noise was measured."""
-    evidence: Evidence = field(default_factory=Evidence)
+    """False if gain and offset are stand-ins, because only the noise was measured."""
+    evidence: DoseEvidence = field(default_factory=DoseEvidence)
     readout: float = 0.0
     """Read-out noise, counts rms."""
     psf: float = 0.0
@@ -92,7 +92,7 @@ class Choice:
 
     @property
     def noise(self) -> Noise:
-        """The camera, whose effective gain and offset the scaling takes."""
+        """The camera; the scaling uses its effective gain and offset."""
         return Noise(self.gain, self.offset, self.readout, self.psf)
 
     def counts(self, value: float) -> float:
@@ -106,9 +106,9 @@ class Choice:
 
 
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
-    """The first profile whose rules hold for the file at `relative` (to the drop folder), else the default.
+    """The first profile whose rules fit the file at `relative` (to the drop folder), else the default.
 
-    `named` overrides the rules. The image is measured once, whatever is chosen. Raises MicrographError if the
+    `named` overrides the rules. The image is measured once. Raises MicrographError if the
     profile's gain is to be measured and cannot be.
     """
     seen = witness(micrograph)
@@ -133,11 +133,10 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
     return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph, seen)
 
 
-def witness(micrograph: Micrograph, separate: Apart | None = None) -> Evidence:
-    """What the image and its file say of the counts, before any profile is asked.
+def witness(micrograph: Micrograph, separate: Apart | None = None) -> DoseEvidence:
+    """The counts as image and file show them, without any profile.
 
-    `separate`: what shows no specimen, if that is known; None: it is found here. Raises MicrographError if nothing of
-    the image was recorded.
+    `separate`: the pixels without specimen; None: they are found here. Raises MicrographError if no pixel was recorded.
     """
     taken = micrograph.acquisition
     separate = apart.find(micrograph) if separate is None else separate
@@ -148,21 +147,21 @@ def witness(micrograph: Micrograph, separate: Apart | None = None) -> Evidence:
         measured = measure(apart.measurable(micrograph.pixels, separate), whole)
     except MicrographError as error:
         unmeasured = str(error)
-    return Evidence(
+    return DoseEvidence(
         measured=measured,
         unmeasured=unmeasured,
-        stated_gain=None if per_unit is None else 1 / per_unit,
+        units_per_electron=None if per_unit is None else 1 / per_unit,
         stated_dose=taken.electrons_per_pixel,
         apart=separate,
     )
 
 
-def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> Choice:
-    """The profile with its gain and offset as stated, or (gain: auto) as the file states or the image shows them.
+def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEvidence) -> Choice:
+    """The profile with gain and offset as it states them, or (gain: auto) as file or image do.
 
     `seen`: the micrograph's `witness`. Raises MicrographError if the gain is to be measured and cannot be.
     """
-    measured = seen.measured
+    measured, by_file = seen.measured, seen.units_per_electron
     if profile.camera is not None:
         choice, doubts = _calibrated(profile, why, micrograph, seen)
         remarks: list[Reason] = []
@@ -174,9 +173,9 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
         doubts = [] if measured is None else against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
-    elif seen.stated_gain is not None and (offset := offset_by_file(seen.stated_gain, measured)) is not None:
-        by_file = Choice(profile, why, seen.stated_gain, offset, evidence=replace(seen, gain_from="file"))
-        choice = _spread(by_file, measured)
+    elif by_file is not None and (offset := offset_by_file(by_file, measured)) is not None:
+        stated = Choice(profile, why, by_file, offset, evidence=replace(seen, gain_from="file"))
+        choice = _spread(stated, measured)
         remarks, doubts = [], []
     else:
         evidence, camera = replace(seen, gain_from="image"), measured.noise
@@ -197,8 +196,8 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -
     return replace(choice, doubts=tuple(doubts), remarks=tuple(remarks))
 
 
-def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Evidence) -> tuple[Choice, list[Reason]]:
-    """The camera that the profile names, and warnings where the micrograph cannot be from it."""
+def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEvidence) -> tuple[Choice, list[Reason]]:
+    """The profile with the camera that it names, and warnings if the micrograph cannot be from that camera."""
     assert profile.camera is not None
     path = Path(profile.camera)
     camera = camera_file.load(path)
@@ -237,7 +236,7 @@ def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: Eviden
 
 
 def _spread(stated: Choice, measured: Measured | None) -> Choice:
-    """A stated gain and offset, with the point spread that the image shows, if its noise agrees with all of them."""
+    """A stated gain and offset, with the point spread of the image added if its noise agrees with all three."""
     if measured is None or measured.smear is None:
         return stated
     choice = replace(stated, readout=sqrt(measured.readout.value) / stated.gain, psf=measured.psf)
@@ -250,8 +249,8 @@ def offset_by_file(gain: float, measured: Measured) -> float | None:
     """The value at zero counts if the file's `gain` is right; None if the image contradicts it."""
     effective = gain * sharing(measured.psf)
     counted = measured.variance - measured.readout.value
-    offset = measured.mean - counted / effective  # what gives an average pixel the noise it has
-    if measured.told:
+    offset = measured.mean - counted / effective  # the one that gives an average pixel its noise
+    if measured.determines_gain:
         if not 1 / AGREE <= measured.gain / gain <= AGREE:
             return None
         return offset if measured.offset else 0.0
@@ -263,12 +262,12 @@ def offset_by_file(gain: float, measured: Measured) -> float | None:
 
 
 def against_profile(choice: Choice, measured: Measured) -> list[Reason]:
-    """A warning if the image's noise is not that of counts with the gain and offset of the profile."""
+    """A warning if the image's noise does not fit counts with the gain and offset of the profile."""
     expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
     if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
         return []
     plain = (choice.gain, choice.offset) == (1.0, 0.0)
-    subject = NO_COUNTS if plain else "the pixel values are not what the profile says"
+    subject = NO_COUNTS if plain else "the pixel values do not fit the profile"
     times = f"their noise has {measured.variance / expected:.3g} times the variance of counts with the "
     spread = f", point spread {choice.psf:.2g} pixels" if choice.psf else ""
     owner = f"profile {choice.profile.name}" if choice.profile.camera is None else f"camera {choice.profile.camera}"
@@ -288,22 +287,23 @@ def against_profile(choice: Choice, measured: Measured) -> list[Reason]:
     return [Reason("profile", f"{subject}: {times}{stated}; {fits}{cause}; {remedy}")]
 
 
-def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[Reason]:
-    """Warnings if gain or dose as the file states them and as they were found differ more than cameras explain.
+def against_file(choice: Choice, seen: DoseEvidence, measured: Measured) -> list[Reason]:
+    """Warnings if stated and measured gain or dose differ by more than a camera explains.
 
-    A camera that detects some of the electrons only, or not all alike, shows more noise, as if they were fewer; one
-    that spreads them over neighbours, as interpolation does, less noise in fine detail, as if they were more.
+    A camera that detects only some of the electrons, or with unequal signals, shows more noise, as if there were fewer;
+    one that spreads them over neighbours, as interpolation does, less noise in fine detail, as if there were more.
     """
     remarks = []
     most = DISAGREE * smoothing(measured.unexplained)
     camera = "the calibrated camera's gain was used"
-    used = {"profile": "the profile's gain was used", "camera": camera, "image": "what the image shows was used"}
-    if seen.stated_gain is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
-        gain = measured.gain if measured.told else measured.variance / sharing(measured.psf) / measured.mean
+    used = {"profile": "the profile's gain was used", "camera": camera, "image": "the measured gain was used"}
+    by_file = seen.units_per_electron
+    if by_file is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
+        gain = measured.gain if measured.determines_gain else measured.variance / sharing(measured.psf) / measured.mean
         # Without a slope, less noise than stated may as well be a pedestal.
-        if gain / seen.stated_gain > 1 / EFFICIENCY or (measured.told and gain / seen.stated_gain < 1 / most):
+        if gain / by_file > 1 / EFFICIENCY or (measured.determines_gain and gain / by_file < 1 / most):
             remarks.append(
-                f"the file states {seen.stated_gain:.3g} units per electron, but the noise of its image fits "
+                f"the file states {by_file:.3g} units per electron, but the noise of its image fits "
                 f"{gain:.3g}; {used[choice.evidence.gain_from]}; check the camera's settings"
             )
     dose = choice.counts(measured.mean)
@@ -317,7 +317,7 @@ def against_file(choice: Choice, seen: Evidence, measured: Measured) -> list[Rea
 
 
 def smoothing(correlation: float) -> float:
-    """How many times the noise of pixels coarse detail holds, where neighbours along both axes correlate so."""
+    """Noise of coarse detail over that of single pixels, for this correlation of neighbours along both axes."""
     return (1 + 2 * correlation) ** 2 if correlation > CORRELATED else 1.0
 
 

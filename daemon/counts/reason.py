@@ -1,4 +1,4 @@
-"""Why somebody should check a result, or what should be known of its micrograph: a short code, and words."""
+"""Reasons to check a result, and remarks on its micrograph: a short code and a text."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ Code = Literal[
     "profile", "file", "camera-size", "camera-voltage", "saturated", "bar", "bar-suspected", "correlated", "gain",
     "lines", "void",
 ]  # fmt: skip
-"""docs/verdict.md has a table of them."""
+"""docs/verdict.md lists them."""
 SESSION: frozenset[Code] = frozenset(
     (
         "profile",
@@ -27,8 +27,8 @@ SESSION: frozenset[Code] = frozenset(
         "void",
     )
 )
-"""Those that concern the camera, the settings or the way files are saved: they are alike for most files of a session,
-and reported once for it."""
+"""Reasons in the camera, the settings or the way files are saved. Most files of a session share them, so they are
+reported once."""
 
 
 @dataclass(frozen=True, slots=True)

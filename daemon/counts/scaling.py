@@ -2,10 +2,10 @@
 
 *Counts* are detected quanta: ``counts = (pixel - offset) / gain``. *Dose* is the mean counts per pixel.
 A network sees **linear noise units**, ``u = (counts - dose) / sqrt(dose + 3/8)``: centred, and with the
-Poisson noise of an average pixel at standard deviation 1 whatever the dose, so that half-precision
+Poisson noise of an average pixel at standard deviation 1 whatever the dose, so half-precision
 rounding stays far below the noise and a faint image on a high pedestal keeps its contrast.
-``level = 1 / (2 sqrt(dose + 3/8))`` tells the network which dose that was; with it the variance-stabilising
-square root can be taken, and undone, inside the network's graph (see `training.network.FastDenoiser`).
+``level = 1 / (2 sqrt(dose + 3/8))`` gives the network the dose; with it the network's graph takes the
+variance-stabilising square root, and undoes it (see `training.network.FastDenoiser`).
 
 Both directions are affine, so a round trip is exact to float32 rounding and the mean is carried through.
 """
@@ -30,7 +30,7 @@ MINMAX_CROP: Kind = "minmax_crop"
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """``units = (pixel - zero) / unit`` for a whole micrograph, and the `level` the network is told.
+    """``units = (pixel - zero) / unit`` for a whole micrograph, and the `level` that the network takes.
 
     `zero` and `unit` are in the micrograph's own units; `level` is dimensionless.
     """
@@ -41,7 +41,7 @@ class Scaling:
 
     def to_units(self, pixels: ArrayLike) -> NDArray[np.float32]:
         """Pixels of any real dtype, any shape → network units, float32."""
-        # The subtraction is done in float64 where float32 could not tell neighbouring integers apart.
+        # The subtraction is done in float64 where float32 cannot hold neighbouring integers.
         array = np.asarray(pixels)
         exact = np.dtype(np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64)
         units: NDArray[np.float32] = ((array.astype(exact) - self.zero) * (1.0 / self.unit)).astype(
@@ -71,7 +71,7 @@ def noise_units(dose: float, gain: float = 1.0, offset: float = 0.0) -> Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How a camera makes pixels of counts: ``pixel = offset + gain (smeared Poisson counts + read-out)``.
+    """How a camera turns counts into pixels: ``pixel = offset + gain (smeared Poisson counts + read-out)``.
 
     The variance of a pixel of mean m is ``gain sharing (m - offset) + (gain readout)^2``: the smearing of counts over
     neighbours averages their noise (`sharing`), read-out adds the same everywhere. That is the variance of plain counts
@@ -105,7 +105,7 @@ class Noise:
 
 
 COUNTS = Noise()
-"""Plain counts."""
+"""A camera whose pixels are plain counts."""
 
 
 def sharing(psf: float) -> float:

@@ -1,6 +1,6 @@
-"""Pixels no electron put there: X-ray hits, hot pixels, NaN and Inf, found and given a harmless stand-in.
+"""Finds pixels that no electron made (X-ray hits, hot pixels, NaN, Inf) and replaces their values.
 
-Why bright is not enough. A real feature reaches the detector through optics, so it is at least as wide as a
+Brightness alone does not decide. A real feature reaches the detector through optics, so it is at least as wide as a
 Gaussian of standard deviation `NARROWEST` pixels. For any non-negative object f blurred that way, above any
 background b the object stays above, and for any step v
 
@@ -8,7 +8,7 @@ background b the object stays above, and for any step v
 
 because the inequality holds for each point of the object (cosh >= 1) and adds up; lattices, edges, lines and
 single columns at any sub-pixel position are all covered. So opposite neighbours bound how bright a pixel can
-be, and counting says how sure that is: given k + S counts in a pixel and its neighbours, k is binomial with at
+be, and counting states how sure that is: given k + S counts in a pixel and its neighbours, k is binomial with at
 most a known probability, whatever the true brightness. A pixel is a spike when its k is impossible (Chernoff
 bound below `false_alarm`) and it also stands far outside the image's own local spread, which protects data
 whose noise is not Poisson's or whose gain is unknown.
@@ -40,17 +40,19 @@ INNER = ((0, 1), (1, 0), (1, 1), (1, -1))
 OUTER = ((0, 2), (2, 0))
 """Steps to opposite neighbours. The outer ones catch a 2 x 2 hit, whose pixels shield one another from the inner."""
 ONE_SIDED = 0.1
-"""Share of a pixel's brightness its neighbours must hold where no opposite pair is left, as in a corner."""
+"""Share of a pixel's brightness that its neighbours must hold where no opposite pair is left, as in a corner."""
 CONFIDENCE = 3.0
 """Standard deviations by which the background is taken lower, and the neighbours higher, than measured."""
 BACKGROUND_RADIUS = 4
+"""Pixels to either side in which the background is estimated."""
 SPREAD_QUANTILE, SPREAD_FACTOR, SPREAD_BLOCK = 0.99, 4.0, 64
 """A spike exceeds its neighbours by 4 times what 1 % of the pixels of its 64 x 64 block do (10 sigma if Gaussian)."""
 FULL_BLOCK = (1 - SPREAD_QUANTILE) * SPREAD_BLOCK**2
 """Suspects in a block beyond which its noise is not Poisson's."""
 FALSE_ALARM = 1e-9
+"""Probability below which a pixel's count is impossible."""
 ROUNDS = 8
-"""A hit is a few pixels; peeling further would eat structure."""
+"""Of the search, at most: a hit covers a few pixels, and further rounds would remove structure."""
 BAND = 2 * SPREAD_BLOCK
 """Rows looked at at a time, a multiple of the block: memory does not grow with the image."""
 CHUNK, AT_ONCE = 1 << 18, 1 << 12
@@ -65,7 +67,7 @@ def find(
 
     `gain` (units per count) and `offset` (value at zero counts) turn pixels into counts; `false_alarm` is the
     probability at which a pixel counts as impossible (0: no finite one ever does). NaN and Inf are always spikes.
-    `surveyed`: of the same pixels with the same gain, offset and false alarm, if somebody made it already.
+    `surveyed`: the survey of the same pixels with the same gain, offset and false alarm, if there is one already.
     The result is sorted by row, then column. Its values, in the image's own units, are the mean of the good pixels in
     the surrounding 5 x 5, or of the nearest ones in a void: the mean and not the median, since the median of 0.1
     counts is 0.
@@ -125,7 +127,7 @@ def within(spikes: Spikes, rows: slice, columns: slice) -> Spikes:
 
 
 def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALSE_ALARM) -> Survey:
-    """The sum, what is not finite, and where a spike could be: a cheap test that no spike of the full one fails.
+    """Sum of the pixels, places without a finite value, and suspects: a cheap test that every spike of `find` passes.
 
     Arguments as in `find`. Raises MicrographError if gain and offset cannot be used.
 
@@ -165,7 +167,7 @@ def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALS
 
 
 def _thin(bright: Mask, excess: NDArray[np.float32]) -> None:
-    """Where a block is full of suspects its noise is not Poisson's: keep what its spread leaves possible."""
+    """In a block full of suspects the noise is not Poisson's: keep only those that its own spread allows."""
     if np.count_nonzero(bright) <= FULL_BLOCK:
         return
     for top in range(0, len(bright), SPREAD_BLOCK):
@@ -177,7 +179,7 @@ def _thin(bright: Mask, excess: NDArray[np.float32]) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Field:
-    """The image in counts, with missing pixels (NaN) outside it and where `missing` says so."""
+    """The image in counts; NaN outside it and where `missing` is set."""
 
     pixels: Pixels
     gain: float
@@ -186,7 +188,7 @@ class _Field:
     spreads: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
     def thinned(self, places: Indices) -> Indices:
-        """Suspects without those that `_thin` would have left out: it may have been a GPU that made the survey."""
+        """Suspects without those that `_thin` leaves out: a GPU's survey does not do this."""
         height, width = self.missing.shape
         across = -(-width // SPREAD_BLOCK)
         blocks = places // width // SPREAD_BLOCK * across + places % width // SPREAD_BLOCK
@@ -210,7 +212,7 @@ class _Field:
         return np.asarray(middle - (sums - middle) / 8)
 
     def impossible(self, rows: Indices, columns: Indices, limit: float) -> Mask:
-        """Which of these pixels (n,) no real feature explains."""
+        """Marks those of these pixels (n,) that no real feature explains."""
         parts = [
             self._impossible(rows[i : i + CHUNK], columns[i : i + CHUNK], limit) for i in range(0, len(rows), CHUNK)
         ]
@@ -339,7 +341,7 @@ class _Field:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Neighbours:
-    """For n pixels: the counts in their neighbours, how many those are, and the share of the pixel they must hold."""
+    """For n pixels: counts in their neighbours, number of these, and the share of the pixel that they must hold."""
 
     total: Values
     number: Values
@@ -354,7 +356,7 @@ class _Neighbours:
         return (np.sqrt(self.total) + CONFIDENCE / 2) ** 2 / np.maximum(self.number, 1)
 
     def unlikelihood(self, pixel: Values, background: Values) -> Values:
-        """-ln of an upper bound on the probability of so many counts beside these neighbours; 0 if none are left."""
+        """-ln of an upper bound on the probability of this many counts beside these neighbours; 0 if none are left."""
         number = np.maximum(self.number, 1)
         flatness = np.minimum(background / self.brightest, 1)
         times = number / np.where(self.number > 0, self.share, 1)
@@ -380,7 +382,7 @@ def _widened(block: int, size: int) -> tuple[int, int]:
 
 
 def _around(rows: Indices, columns: Indices, missing: Mask) -> tuple[Indices, Indices]:
-    """The pixels whose neighbours have just changed: those within two of a new spike, each once."""
+    """Pixels whose neighbours have changed: those within two of a new spike, each once."""
     height, width = missing.shape
     reach = np.arange(-2, 3)
     y, x = np.broadcast_arrays((rows[:, None] + reach)[:, :, None], (columns[:, None] + reach)[:, None, :])

@@ -1,9 +1,9 @@
-"""One noisy image of counts → two independent ones of the same scene, and whether that is allowed.
+"""Divides a noisy image of counts into two independent ones, and tests whether its values are counts.
 
-Binomial thinning: let every count of a Poisson image of mean λ fall into the first part with probability p, else into
-the second. The parts are independent Poisson images of means pλ and (1 - p) λ, so one may serve as input and the
+Binomial thinning: let every count of a Poisson image of mean λ fall into the first part with probability p, otherwise
+into the second. The parts are independent Poisson images of means pλ and (1 - p) λ, so one may serve as input and the
 other as target. For other noise they are not independent: their covariance is p (1 - p) (variance - mean), and a
-network would learn to keep what they share. So values that are not plain counts are refused, with what was measured.
+network would learn to keep what they share. So values that are not plain counts are refused with the measurement.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.counts.noise import LEAST_PILE, PILE, Estimate, level, lit, look
+from daemon.counts.noise import LEAST_PILE, PILE, Estimate, level, patch_spectra, without_border
 from daemon.micrograph import Image, Pixels
 
 WHOLE = 1e-3
@@ -19,20 +19,22 @@ WHOLE = 1e-3
 MOST_CORRELATED = 0.05
 """Largest correlation of the noise of neighbouring pixels."""
 GAIN_TOLERANCE = 0.12
-"""Noise variance over mean may miss 1 by so much; the parts then share at most 3 % of the noise."""
+"""Largest difference of noise variance over mean from 1; the parts then share at most 3 % of the noise."""
 ERRORS = 3.0
-"""What is measured may miss by so many of its standard errors besides."""
+"""Standard errors that are allowed on top of each limit."""
 SCALED_8_BIT = 250
+"""Highest value from which on an 8-bit image was scaled or clipped."""
 MOST_EMPTY = 0.1
-"""Share of grey levels, in the middle of a well-filled histogram, that nothing but stretching leaves empty."""
+"""Share of empty grey levels in the middle of a well-filled histogram from which on it was stretched."""
 LARGEST_ERROR = 0.2
-"""Relative error of the noise variance beyond which nothing is known: images below about 100 × 100 pixels."""
+"""Largest relative error of the noise variance; images below about 100 × 100 pixels exceed it."""
 SAMPLE = 1 << 22
+"""Pixels tested, at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was measured of an image, and why it cannot be thinned; no `reasons`: it can."""
+class CountsTest:
+    """Measurements of an image, and the `reasons` why it cannot be thinned, if any."""
 
     dose: float
     """Mean counts per pixel."""
@@ -54,7 +56,7 @@ def thin(rng: np.random.Generator, counts: Image, share: float) -> tuple[Image, 
     return part.astype(np.float32), (whole - part).astype(np.float32)
 
 
-def examine(counts: Pixels, stored: str) -> Evidence:
+def examine(counts: Pixels, stored: str) -> CountsTest:
     """Measure whether `counts` (H, W), finite, are plain counts. `stored`: the dtype they had in the file ("uint8")."""
     sample = counts.reshape(-1)[:: max(1, counts.size // SAMPLE)].astype(np.float64)
     dose, lowest, highest = float(counts.mean(dtype=np.float64)), float(counts.min()), float(counts.max())
@@ -62,7 +64,7 @@ def examine(counts: Pixels, stored: str) -> Evidence:
     reasons: list[str] = []
     if lowest == highest:
         reasons.append(f"the image is constant (every pixel is {lowest:g})")
-        return Evidence(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
+        return CountsTest(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
     if lowest < -WHOLE:
         share = float((sample < -WHOLE).mean())
         reasons.append(
@@ -78,11 +80,11 @@ def examine(counts: Pixels, stored: str) -> Evidence:
         reasons.append(f"the file is 8-bit and its values reach {highest:g}: scaled for display, or clipped")
     if not not_whole:
         reasons += histogram_reasons(np.rint(sample).astype(np.int64))
-    spectra = look(lit(counts))
+    spectra = patch_spectra(without_border(counts))
     spectra = spectra.where(spectra.mean > 0)
     if not len(spectra):
-        reasons.append("the image holds no counts that noise could be told from")
-        return Evidence(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
+        reasons.append("the image shows no noise of counts")
+        return CountsTest(dose, lowest, highest, not_whole, float("nan"), float("nan"), tuple(reasons))
     mean = spectra.mean
     power = spectra.corner() / mean[:, None]
     ratio, correlation = level(power), max(spectra.correlations(mean), key=lambda one: abs(one.value))
@@ -101,11 +103,11 @@ def examine(counts: Pixels, stored: str) -> Evidence:
                 "scaled, or on a pedestal; state gain and offset"
             )
             break
-    return Evidence(dose, lowest, highest, not_whole, ratio.value, correlation.value, tuple(reasons))
+    return CountsTest(dose, lowest, highest, not_whole, ratio.value, correlation.value, tuple(reasons))
 
 
 def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
-    """What the histogram of whole numbers says of saturation and of stretching."""
+    """Reasons from the histogram of whole numbers: saturation and stretching."""
     reasons = []
     bottom = int(values.min())
     if int(values.max()) - bottom >= SAMPLE:
@@ -118,7 +120,7 @@ def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
             f"{top / values.size:.2%} of the pixels share the highest value, {int(values.max())}, and only "
             f"{below / values.size:.2%} the one below: the camera or the file is saturated"
         )
-    # Of the values above the lowest: that one may fill the border of a drift-corrected image, or be vacuum.
+    # Values above the lowest only: that one may fill the border of a drift-corrected image, or be vacuum.
     share = np.cumsum(number[1:]) / max(1, values.size - int(number[0]))
     low, high = (int(level) for level in np.searchsorted(share, (0.05, 0.95)))
     middle = number[1 + low : 2 + high]
@@ -128,7 +130,7 @@ def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
 
 
 def by_brightness(power: NDArray[np.float64], mean: NDArray[np.float64]) -> list[tuple[Estimate, float]]:
-    """Variance over mean and the mean of the darker and of the brighter half of patches; nothing if there are few.
+    """Variance over mean, and mean, for the darker and the brighter half of patches; empty for few patches.
 
     `power` (n, terms): spectral power over the mean; `mean` (n,): counts per pixel.
     """

@@ -1,7 +1,7 @@
-"""Regions without numbers: parts of the field of view that were never recorded, as at the border of a drift correction.
+"""Regions without numbers: parts of the image that were never recorded, as at the border after drift correction.
 
 Single pixels without a number are defects and are filled in (`daemon.counts.spikes`); a region is left as it is in the
-result, because nothing is known there.
+result, because nothing was measured there.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ NOWHERE: Indices = np.empty(0, np.intp)
 
 
 def find(missing: Indices, shape: tuple[int, int]) -> Indices:
-    """Of the flat places (n,) of pixels without a number, ascending, those within regions of them.
+    """Those of the flat places (n,), ascending, of pixels without a number that lie in regions.
 
     Rows or columns at the edge of the image without any number are regions however thin.
     """
@@ -38,7 +38,7 @@ def find(missing: Indices, shape: tuple[int, int]) -> Indices:
 
 
 def restored(image: Image, prepared: Prepared) -> Image:
-    """The result (H, W) with its regions without numbers as the micrograph has them; a copy where there are any."""
+    """The result (H, W) with `prepared.void` as in the micrograph; a copy if there are such pixels."""
     if not len(prepared.void):
         return image
     image = image.copy()
@@ -47,7 +47,7 @@ def restored(image: Image, prepared: Prepared) -> Image:
 
 
 def as_json(void: Indices, pixels: Pixels) -> dict[str, Any]:
-    """For the record: how many pixels, and the rows and columns (first and last) they lie within."""
+    """For the record: number of pixels, and first and last of their rows and columns."""
     if not len(void):
         return {"pixels": 0}
     rows, columns = np.divmod(void, pixels.shape[1])
@@ -59,12 +59,12 @@ def as_json(void: Indices, pixels: Pixels) -> dict[str, Any]:
 
 
 def _around(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """How many of the pixels within `RADIUS` of each are marked."""
+    """Number of marked pixels within `RADIUS` of each pixel."""
     side = 2 * RADIUS + 1
     sums = np.pad(mask, ((RADIUS + 1, RADIUS), (RADIUS + 1, RADIUS))).astype(np.int32).cumsum(0).cumsum(1)
     return np.asarray(sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side])
 
 
 def _border(whole: Any) -> NDArray[np.bool_]:
-    """Which lines (n,) lie in a run of marked ones that begins at either end."""
+    """Marks the lines (n,) in a run of marked ones that begins at either end."""
     return np.logical_and.accumulate(whole) | np.logical_and.accumulate(whole[::-1])[::-1]

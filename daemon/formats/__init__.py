@@ -1,7 +1,7 @@
-"""Micrograph files: is it complete, read it, write one. TIFF, MRC and vendors' formats, recognised by their content.
+"""Micrograph files: tests whether they are complete, reads and writes them. TIFF, MRC and vendors' formats.
 
-In: a path. Out: a `Micrograph`, or why there is none; raw files are only ever opened for reading.
-Front door: `probe`, `read`, `count`, `write`, `open_raw`; `decoder.Reader` reads in a child process what needs a codec.
+In: a path. Out: a `Micrograph`, or an error with the reason; raw files are only ever opened for reading.
+Front door: `probe`, `read`, `count`, `write`, `open_raw`; `decoder.Reader` runs codecs in a child process.
 """
 
 import os
@@ -54,12 +54,12 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Whether a file that has stopped changing is all there.
+    """Whether a file that has stopped changing is complete.
 
-    `state`: "complete"; "incomplete" (the header does not parse yet, or data are missing: hold on);
-    "suspicious" (the length is right but the data end in zeros, as in a preallocated copy: hold on longer).
-    `proven`: as the file stands now, its header proves that data are missing.
-    `reason` says what was found, for the user; empty if complete.
+    `state`: "complete"; "incomplete" (the header does not parse yet, or data are missing: wait); "suspicious" (the
+    length is right but the data end in zeros, as in a preallocated copy: wait longer).
+    `proven`: the header proves that data are missing from the file as it is now.
+    `reason`: the finding, for the user; empty if complete.
     """
 
     state: Literal["complete", "incomplete", "suspicious"]
@@ -68,10 +68,10 @@ class Completeness:
 
 
 def probe(path: Path, below: Path | None = None) -> Completeness:
-    """A cheap look at headers and the last row; never loads the image.
+    """Test a file by its headers and the end of its data, without loading the image.
 
-    A file that is no micrograph at all counts as complete, so that `read` can say what it is. `below` as in `open_raw`.
-    Raises TransientError where the file cannot be opened now, MicrographError where it never can.
+    A file of another kind counts as complete, so that `read` can report what it is. `below` as in `open_raw`.
+    Raises TransientError if the file cannot be opened now, MicrographError if it never can.
     """
     with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -109,14 +109,13 @@ def read(
 ) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
 
-    Whether the sum of a stack is an image its caller has to know: `metadata["stack"]` has what the file says of it.
+    The caller decides whether the sum of a stack is an image: `metadata["stack"]` has the file's statements on it.
 
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
-    than `max_pixels` is refused before memory is taken for it. Raises MicrographError (damaged, not a micrograph,
-    not a kind that is read here) or TransientError (locked, share gone); both name file, cause and remedy. With
-    `decode` false, CodecNeededError for compressed pixels: `decoder` has them decoded in another process.
-    `below` as in `open_raw`. With `references`, also what is no picture of a specimen: a camera's gain or dark
-    reference.
+    than `max_pixels` is refused before memory is allocated. Raises MicrographError (damaged, not a micrograph, or of
+    an unknown kind) or TransientError (locked, share gone); both name file, cause and remedy. Without `decode`, raises
+    CodecNeededError for compressed pixels, which `decoder` decodes in another process. `below` as in `open_raw`. With
+    `references` it also reads a camera's gain and dark references.
     """
     with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -136,7 +135,7 @@ def read(
     micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), below)
     if not references:
         micrograph = data_bar.located(micrograph, below)
-    if micrograph.pixel_size is not None:  # what the header left open, the .mdoc said
+    if micrograph.pixel_size is not None:  # the .mdoc stated it
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
@@ -147,7 +146,7 @@ def read(
 
 
 def count(path: Path, below: Path | None = None) -> int | None:
-    """How many sections a TIFF or MRC file has by its header; None for other formats. Raises as `read` does."""
+    """Number of sections of a TIFF or MRC file by its header; None for other formats. Raises as `read` does."""
     with explained(path), open_raw(path, below) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
@@ -160,16 +159,16 @@ def count(path: Path, below: Path | None = None) -> int | None:
 def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
     """Write float32 (H, W) with the pixel size of `like` and a small JSON-able `description`; replaces `path`.
 
-    The rows are written in the order in which they are given: see `in_the_way_of`. Raises OSError (disk full, share
-    gone): the caller knows what to clean up.
+    The rows are written in the given order: see `in_the_way_of`. Raises OSError (disk full, share gone); the caller
+    removes incomplete files.
     """
     (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
 
 
 def in_the_way_of(kind: Kind, pixels: Image, like: Micrograph) -> tuple[Image, Micrograph, list[int]]:
-    """Pixels (H, W) and what they are like, as a file of `kind` has them, and the turns that were needed.
+    """Turn pixels (H, W) and the micrograph `like` as a file of `kind` stores them; returns both and the turns.
 
-    Programs then show the result the same way up as the micrograph (`daemon.formats.turned`).
+    Programs then show the result in the orientation of the micrograph (`daemon.formats.turned`).
     """
     turns = turned.turns(like, kind)
     size = turned.turned_size(like.pixel_size, turns)
@@ -193,8 +192,8 @@ def _unknown(path: Path, head: bytes) -> str:
         return f"{path}: starts with zeros, as an unfinished copy does; copy it again"
     if head.startswith(_EMI):
         return (
-            f"{path}: is the description of a TIA recording (.emi); nothing is to be done: what it says is read with "
-            "the images, which are in the .ser files beside it"
+            f"{path}: is the description of a TIA recording (.emi); no action is needed: it is read with the images, "
+            "which are in the .ser files beside it"
         )
     what = _foreign(head)
     if what:
@@ -209,7 +208,7 @@ _SIDES = (1e-13, 1e-3)
 
 
 def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
-    """Raise MicrographError for what is a plane of numbers and no picture of a specimen."""
+    """Raises MicrographError for a plane of numbers that is no picture of a specimen."""
     if is_reference(path.name, micrograph.metadata):
         raise MicrographError(
             f"{path}: is a camera's gain or dark reference by its name or label; it was left alone: rename it if "
@@ -220,30 +219,30 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
 
 
 def require_one_exposure(micrograph: Micrograph) -> None:
-    """Raise MicrographError for a sum whose file surely says that its sections are no frames of one exposure."""
+    """Raises MicrographError for a sum whose file states with certainty that its sections are no frames."""
     stated = micrograph.metadata.get("stack")
     if micrograph.metadata["frames"] > 1 and stated is not None and stated["sure"] and stated["are"] != "frames":
         raise MicrographError(
             f"{micrograph.source}: its sections are {stack.WORDS[stated['are']]} ({stated['by']}) and not frames of "
-            "one exposure; save the one that is wanted as a file of its own"
+            "one exposure; save the wanted one as a separate file"
         )
 
 
 def _is_mask(pixels: Pixels) -> bool:
-    """Whether there are two values, each in one piece or few: electron counts of 0 and 1 are scattered."""
+    """Whether there are only two values, in few pieces: electron counts of 0 and 1 are scattered."""
     if len(np.unique(pixels[:: max(1, pixels.shape[0] // 8)])) > 2:
-        return False  # as nearly every image: a glance is enough
+        return False  # as in almost every image; the test is fast
     other = pixels != pixels.flat[0]
     share = float(other.mean())
     values = pixels[other]
     if not 0 < share < 1 or (values != values[0]).any():
         return False
     changes = float((other[:, 1:] != other[:, :-1]).mean())
-    return changes < share * (1 - share)  # half of what chance gives
+    return changes < share * (1 - share)  # half of the value for random pixels
 
 
 def _with_credible_size(micrograph: Micrograph) -> Micrograph:
-    """Without a pixel size that no electron microscope has: the file is wrong about its unit."""
+    """The micrograph, without a pixel size that no electron microscope has (its unit is wrong)."""
     size = micrograph.pixel_size
     metres = None if size is None else convert(size, "m")
     if size is None or metres is None or all(_SIDES[0] <= side <= _SIDES[1] for side in (metres.y, metres.x)):
@@ -259,7 +258,7 @@ def _with_credible_size(micrograph: Micrograph) -> Micrograph:
 def _tail(stream: BinaryIO, extent: Extent) -> Completeness:
     """Judge the end of data whose length is right.
 
-    A hole in the file proves nothing: copying programs and filesystems that save room leave out zeros that were there.
+    A hole in the file proves nothing: some copying programs and filesystems store no zeros.
     """
     tail = min(extent.tail, extent.end - extent.start, _BLOCK)
     stream.seek(extent.end - tail)

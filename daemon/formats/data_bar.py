@@ -1,7 +1,7 @@
-"""The strip of letters and scale that SEM software burns into an image: which rows, and what states it.
+"""Finds the data bar, the strip of letters and scale that SEM software draws into an image.
 
-Vendors state the height of the picture or that of the bar, in tags or in a text file beside the image. Where nothing
-does, a bar is only suspected, by its look: letters of one value on a background of one value, up to an edge of the
+Vendors state the height of the picture or of the bar, in tags or in a text file beside the image. Otherwise a bar is
+only suspected, by its appearance: letters of one value on a background of one value, up to an edge of the
 image; a picture with noise never has so many equal pixels in each of its rows.
 """
 
@@ -19,19 +19,19 @@ from daemon.micrograph import Micrograph, Pixels
 
 _FEI, _ZEISS = (34682, 34680), 34118
 _TALLEST = 0.4
-"""Share of the image's height beyond which it is no bar."""
+"""Largest share of the image's height."""
 _LEAST = 8
-"""Rows."""
+"""Fewest rows of a bar."""
 _FRAME = 3
 """Rows of a frame around it."""
 _FLAT, _TWO = 0.5, 0.8
-"""Shares of a bar's rows that background, and background and ink together, hold at least, in most of its rows."""
+"""Smallest share of background, and of background and ink together, in most rows of a bar."""
 _PICTURE = 0.35
-"""Share of a row that one value holds at most in most rows of the picture: counts of 0 are no bar."""
+"""Largest share of one value in most rows of the picture: counts of 0 are no bar."""
 _APART = 0.2
-"""Share of the image's range by which ink and background differ at least."""
+"""Smallest difference of ink and background, as a share of the image's range."""
 _INK = 0.3
-"""Share of the letters' pixels that have one value; smoothed letters have more values than one."""
+"""Smallest share of one value in the letters' pixels; smoothed letters have several values."""
 
 
 def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
@@ -50,18 +50,18 @@ def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
 
 
 def located(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
-    """The micrograph with its bar in `metadata["data_bar"]`: first and last row, and by what ("": suspected only)."""
+    """The micrograph with its bar in `metadata["data_bar"]`: its first and last row, and source ("": suspected)."""
     if "data_bar" in micrograph.metadata:
         return micrograph
     height, width = micrograph.pixels.shape
-    # Zeiss's tags state no height; but it is known of that software that it draws a bar into the picture.
+    # Zeiss's tags state no height, but Zeiss's software draws a bar into the picture.
     by = "Zeiss tags and its look" if micrograph.metadata.get("pixel_size_from") == "Zeiss tags" else ""
     found = _beside(micrograph.source, height, width, below) or _suspected(micrograph.pixels, by)
     return replace(micrograph, metadata={**micrograph.metadata, **found}) if found else micrograph
 
 
 def _beside(path: Path, height: int, width: int, below: Path | None) -> dict[str, Any]:
-    """By the text file of JEOL or Hitachi (`name.txt`) or Tescan (`name-tif.hdr`) beside the image."""
+    """The bar by the text file of JEOL or Hitachi (`name.txt`) or Tescan (`name-tif.hdr`) beside the image."""
     ending = path.suffix.removeprefix(".")
     for name in (path.with_suffix(".txt").name, f"{path.stem}-{ending}.hdr", f"{path.stem}.hdr"):
         data = safe_open.beside(path.with_name(name), below)
@@ -83,7 +83,7 @@ def _beside(path: Path, height: int, width: int, below: Path | None) -> dict[str
 
 
 def _suspected(pixels: Pixels, by: str) -> dict[str, Any]:
-    """A bar at the lower or upper edge, by its look."""
+    """A bar at the lower or upper edge, by its appearance."""
     height = len(pixels)
     for upside_down in (False, True):
         rows = _lettered(pixels[::-1] if upside_down else pixels)
@@ -94,7 +94,7 @@ def _suspected(pixels: Pixels, by: str) -> dict[str, Any]:
 
 
 def _lettered(pixels: Pixels) -> int:
-    """How many of the last rows look like a bar; 0: none."""
+    """Number of last rows that look like a bar; 0: none."""
     height = len(pixels)
     most = int(_TALLEST * height)
     if most < 2 * _LEAST:
@@ -102,7 +102,7 @@ def _lettered(pixels: Pixels) -> int:
     lower = pixels[height - most :]
     background = _mode(lower[-_LEAST:])
     if (lower[-_LEAST:] == background).mean() < _FLAT / 2:
-        return 0  # as nearly every image: a glance is enough
+        return 0  # as in almost every image; the test is fast
     flat = (lower == background).mean(axis=1)
     rows = _run(flat[::-1] >= _FLAT)
     if rows < _LEAST or rows == most:
@@ -132,7 +132,7 @@ def _lettered(pixels: Pixels) -> int:
 
 
 def _run(flat: NDArray[np.bool_]) -> int:
-    """How many rows from the first are flat; two others in turn may be a frame or the bar of the scale."""
+    """Number of flat rows from the first; up to two others in turn may be a frame or the scale bar."""
     length = 0
     for start in range(len(flat)):
         if flat[start]:
@@ -148,7 +148,7 @@ def _mode(values: Pixels) -> Any:
 
 
 def _rows(first: int | None, height: int, by: str) -> dict[str, Any]:
-    """The rows from `first` on, if that makes a bar."""
+    """The rows from `first` on, if they can be a bar."""
     if first is None or not 0 < height - first <= _TALLEST * height:
         return {}
     return {"data_bar": {"rows": [first, height - 1], "by": by}}

@@ -1,10 +1,10 @@
-"""Reads micrographs; those that need a codec in a child process, where a crash, a hang or a bomb costs only that one.
+"""Reads micrographs, those that need a codec in a child process: a crash, hang or bomb then costs only that one.
 
     parent                                        child
     path, section, limits  (JSON)          ───►   reads under limits of memory and processor time
     ◄───  all but the pixels (JSON), and a descriptor of the shared memory that holds them
 
-Plain pixels need no codec and are read in this process, which costs no copy.
+Plain pixels need no codec and are read in this process, without a copy.
 """
 
 import json
@@ -33,9 +33,9 @@ _ONE = 1 << 17
 """Bytes of the longest message: paths and remarks."""
 _BASE = 1 << 30
 _PER_PIXEL = 24
-"""Bytes: a plane of the widest numbers as read, as decoded and as handed over."""
+"""Bytes: a plane of the widest numbers as read, as decoded and as passed on."""
 _PATIENCE = 5
-"""A share may be slow: the clock may run so many times longer than the processor."""
+"""Longest elapsed time over the allowed processor time: a share may be slow."""
 _ERRORS = {one.__name__: one for one in (MicrographError, ReaderMissingError, TransientError)}
 _PROGRAM = "from daemon.formats.decoder import main; main()"
 
@@ -43,8 +43,8 @@ _PROGRAM = "from daemon.formats.decoder import main; main()"
 class Reader:
     """Reads micrographs of at most `max_pixels`; decoding one may take the processor `seconds`.
 
-    Any number of threads may use it at once; each needs a child of its own, which is started when it is first needed
-    and kept. `close` ends them. `below` as in `formats.open_raw`, `references` as in `formats.read`.
+    Any number of threads may use it at once; each uses its own child, which is started at the first need and kept.
+    `close` ends the children. `below` as in `formats.open_raw`, `references` as in `formats.read`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Reader:
         self._lock = threading.Lock()
 
     def read(self, path: Path, section: int | None = None) -> Micrograph:
-        """As `formats.read`; also raises MicrographError for what brings its reader down."""
+        """As `formats.read`; also raises MicrographError for a file that crashes its decoder."""
         try:
             return formats.read(
                 path, self._max_pixels, section, decode=False, below=self._below, references=self._references
@@ -89,7 +89,7 @@ class Reader:
         return formats.count(path, self._below)
 
     def close(self) -> None:
-        """End the children. Nobody may be reading."""
+        """End the children; no thread may be reading."""
         while self._idle:
             self._idle.pop().end()
 
@@ -103,14 +103,14 @@ class Reader:
 
 
 class _Child:
-    """One reading process, seen from outside."""
+    """The parent's side of a reading process."""
 
     def __init__(self, program: str) -> None:
         self.sound = True
-        """Whether all it was asked to read came out: a codec that stumbled may have left its memory in disorder."""
+        """Whether its last read succeeded: after a failed one its memory may be corrupt."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # Not from the working folder: there could lie anything of the same name.
+            # Python must not import modules from the working folder.
             environment = {**os.environ, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             try:
                 self._process = subprocess.Popen(
@@ -142,7 +142,7 @@ class _Child:
             raise TransientError(
                 f"{path}: is not read after {_PATIENCE * seconds:.0f} s; it is tried again: check the share it is on"
             ) from error
-        except OSError:  # it died before or while it was asked
+        except OSError:  # it has died
             answer, handed = b"", []
         if not answer:
             raise self._died(path, seconds)
@@ -160,11 +160,11 @@ class _Child:
     def end(self) -> None:
         self._socket.close()
         self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # a share that hangs holds it: it ends when the share is back
+        with suppress(subprocess.TimeoutExpired):  # it waits for a share that hangs, and ends when that is back
             self._process.wait(1)
 
     def _died(self, path: Path, seconds: float) -> Exception:
-        """Why it did, and whose fault it was."""
+        """The error that fits the exit status of the child."""
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -176,7 +176,7 @@ class _Child:
             )
         if status < 0 and -status in (signal.SIGKILL, signal.SIGTERM):
             return TransientError(
-                f"{path}: the process that decodes it was killed from outside, perhaps for want of memory; it is tried "
+                f"{path}: the process that decodes it was killed from outside, perhaps for lack of memory; it is tried "
                 "again"
             )
         if status < 0:
@@ -190,7 +190,7 @@ class _Child:
 
 
 def _micrograph(path: Path, answer: Mapping[str, Any], descriptor: int) -> Micrograph:
-    """The answer, with the pixels where the child put them."""
+    """The child's answer as a micrograph, with the pixels in shared memory."""
     height, width = answer["pixels"]
     dtype = np.dtype(answer["dtype"])
     try:
@@ -207,8 +207,8 @@ def _micrograph(path: Path, answer: Mapping[str, Any], descriptor: int) -> Micro
 
 
 def main() -> None:
-    """Answer until the parent closes the socket or ends. Its descriptor is the only argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Answer requests until the parent closes the socket or ends. The socket's descriptor is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=int(sys.argv[1])) as parent:
         while request := parent.recv(_ONE):
@@ -223,7 +223,7 @@ def main() -> None:
 
 
 def _limit(max_pixels: int, seconds: float) -> None:
-    """From now on: so much processor time, and the memory that `max_pixels` need."""
+    """Limit this process to further processor `seconds` and the memory that `max_pixels` need."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime + seconds) + 1, hard))
@@ -275,7 +275,7 @@ def _too_large(path: Path) -> dict[str, Any]:
 
 
 def _share(pixels: np.ndarray[Any, Any]) -> int:
-    """The bytes of an array in memory of their own, as a descriptor."""
+    """Copy an array to shared memory; returns its descriptor."""
     descriptor = os.memfd_create("micrograph")
     try:
         data = memoryview(pixels.data).cast("B")

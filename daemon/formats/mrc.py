@@ -1,7 +1,7 @@
-"""Reads and writes MRC (MRC2014 and the older variants SerialEM, IMOD, Leginon and FEI write).
+"""Reads and writes MRC (MRC2014 and the older variants of SerialEM, IMOD, Leginon and FEI).
 
 The header is read leniently (wrong machine stamps, foreign extended headers, missing "MAP "), the length of
-the data strictly: a file that is shorter than its header says is never padded.
+the data strictly: a file that is shorter than its header states is never padded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,19 +40,19 @@ _REFUSED = {
 }
 _PACKED = 101
 _COMPRESSED = 1000
-"""MRCZ adds so much for each of its codecs."""
+"""MRCZ adds a multiple of this for each of its codecs."""
 _MOST = 1 << 20
 _VERSION = 20140
 _AXES = (1, 2, 3)
 """Columns along x, rows along y, sections along z."""
 PLACEHOLDER = (
-    "its header gives a pixel exactly 1 Å, as programs write that do not know it: the pixel size is taken as unknown"
+    "its header states pixels of exactly 1 Å, a common placeholder: the pixel size is taken as unknown"
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MrcLayout:
-    """What an MRC header says. Lengths in bytes."""
+    """The content of an MRC header. Lengths in bytes."""
 
     header: Any
     shape: tuple[int, int, int]
@@ -62,12 +62,12 @@ class MrcLayout:
 
     @property
     def extent(self) -> Extent:
-        """Where the pixel data lie."""
+        """The extent of the pixel data."""
         frames, height, width = self.shape
         row = width * self.dtype.itemsize
-        if int(self.header["mode"]) == _PACKED:  # IMOD's other way to say it gives the width in bytes
+        if int(self.header["mode"]) == _PACKED:  # here IMOD states the width in bytes
             row = (width + 1) // 2
-        if self.mode >= _COMPRESSED:  # shorter than its pixels, nobody says by how much
+        if self.mode >= _COMPRESSED:  # of unknown length, shorter than its pixels
             return Extent(0, HEADER_BYTES, HEADER_BYTES)
         return Extent(self.data, self.data + frames * height * row, row)
 
@@ -78,7 +78,7 @@ def recognised(head: bytes, suffix: str) -> bool:
 
 
 def parse(head: bytes) -> MrcLayout:
-    """Understand the first 1024 bytes. Raises DamagedError."""
+    """The layout by the first 1024 bytes. Raises DamagedError."""
     if len(head) < HEADER_BYTES:
         raise DamagedError("the MRC header is cut off", cut=True)
     header = _header(head)
@@ -87,7 +87,7 @@ def parse(head: bytes) -> MrcLayout:
     mode = int(header["mode"])
     flags = mrc_numbers.imod_flags(header)
     if mode == 0 and flags is not None and flags & mrc_numbers.PACKED:
-        mode = _PACKED  # IMOD's second way to say it
+        mode = _PACKED  # IMOD's second way to state it
     dtype = np.dtype(_MODES.get(mode, "u1")).newbyteorder(header.dtype["nx"].byteorder)
     shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
     return MrcLayout(header, shape, mode, dtype, HEADER_BYTES + int(header["nsymbt"]))
@@ -96,7 +96,7 @@ def parse(head: bytes) -> MrcLayout:
 def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int | None = None) -> Micrograph:
     """Read the micrograph in an open MRC of `size` bytes. Raises MicrographError, DamagedError, OSError.
 
-    `section`: only that one of a stack, counted from 0. The stack may be growing: what is whole of it counts.
+    `section`: only that one of a stack, counted from 0; the stack may be growing.
     """
     stream.seek(0)
     layout = parse(stream.read(HEADER_BYTES))
@@ -129,12 +129,12 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
         metadata = stack.merged(metadata, _nature(stream, header, stored, labels))
     taken = mrc_extended.acquisition(stream, header, chosen.start, found)
     if len(chosen) > 1:
-        taken = replace(taken, electrons_per_pixel=None)  # it is that of one section, or of all: nobody says which
+        taken = replace(taken, electrons_per_pixel=None)  # whether it is of one section or of all is not stated
     return Micrograph(pixels, path, "mrc", found, metadata, tuple(warnings), taken)
 
 
 def _refuse(path: Path, layout: MrcLayout, max_pixels: int) -> None:
-    """Raises MicrographError for what is no stack of planes, one intensity per pixel, within `max_pixels`."""
+    """Raises MicrographError unless it is a stack of planes, one intensity per pixel, within `max_pixels`."""
     stored, height, width = layout.shape
     if layout.mode >= _COMPRESSED:
         raise MicrographError(f"{path}: is a compressed MRC (MRCZ), which is not read: save it without compression")
@@ -149,7 +149,7 @@ def _refuse(path: Path, layout: MrcLayout, max_pixels: int) -> None:
 
 
 def _stored(layout: MrcLayout, size: int, *, growing: bool) -> int:
-    """How many sections there are, of a growing stack those that are whole. Raises DamagedError for missing bytes."""
+    """Number of sections, in a growing stack of complete ones. Raises DamagedError for missing bytes."""
     stored, height, width = layout.shape
     missing = layout.extent.end - size
     if missing <= 0:
@@ -157,15 +157,15 @@ def _stored(layout: MrcLayout, size: int, *, growing: bool) -> int:
     whole = max(0, size - layout.data) // (height * width * layout.dtype.itemsize)
     if growing and stored > 1:
         return whole
-    which = f": frame {whole + 1} of {stored} is not whole" if stored > 1 else ""
+    which = f": frame {whole + 1} of {stored} is incomplete" if stored > 1 else ""
     raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
 
 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
     """Write float32 (H, W) as MRC2014, mode 2, with the voxel size (0, meaning unknown, where there is none).
 
-    The first row of `pixels` becomes the first of the file, which programs show at the bottom; which axes columns and
-    rows are is that of `like`. Extended headers are not copied: they describe another file. `description` becomes
+    The first row of `pixels` becomes the first of the file, which programs show at the bottom; the axes of columns and
+    rows are those of `like`. Extended headers are not copied: they describe another file. `description` becomes
     labels. Minimum, maximum, mean and deviation are those of the finite pixels. Raises OSError.
     """
     height, width = pixels.shape
@@ -193,7 +193,7 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
 
 
 def _header(head: bytes) -> Any:
-    """The header in whichever byte order makes sense of it (machine stamps are often wrong), or None."""
+    """The header in the byte order that gives valid values (machine stamps are often wrong), or None."""
     if len(head) < HEADER_BYTES:
         return None
     for order in "<>":
@@ -225,7 +225,7 @@ def _labels(header: Any) -> list[str]:
 
 
 def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str]) -> Stack | None:
-    """What the sections are, as far as this file says."""
+    """The kind of the sections; None if the file does not state it."""
     volume = int(header["ispg"]) == 1 and int(header["mz"]) == stored
     return stack.weighed(
         (
@@ -237,13 +237,13 @@ def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str]) -> St
 
 
 def _axes(header: Any) -> tuple[int, ...]:
-    """Which axes (1, 2, 3: x, y, z) columns, rows and sections are; the usual ones where that makes no sense."""
+    """Axes (1, 2, 3: x, y, z) of columns, rows and sections; the usual ones if the header's are invalid."""
     axes = tuple(abs(int(header[name])) for name in ("mapc", "mapr", "maps"))
     return axes if sorted(axes) == list(_AXES) else _AXES
 
 
 def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str]:
-    """The pixel size and who states it; or None and why one that is stated is not believed (empty: none is)."""
+    """The pixel size and its source; or None and the reason to ignore a stated one (empty: none is stated)."""
     across, down, _ = _axes(header)
     (x, columns), (y, rows) = (
         (float(header["cella"]["xyz"[axis - 1]]), int(header["mxmymz"[2 * axis - 2 : 2 * axis]]))

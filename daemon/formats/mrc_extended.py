@@ -1,4 +1,4 @@
-"""The extended headers of MRC files, of Thermo Fisher, SerialEM or the older Agard form: how a section was taken."""
+"""Reads extended headers of MRC files (Thermo Fisher, SerialEM, the older Agard form): how sections were taken."""
 
 from typing import Any, BinaryIO
 
@@ -12,17 +12,17 @@ from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
 HEADER_BYTES = 1024
 _MOST = 1 << 24
-"""Bytes of an extended header that are read."""
+"""Bytes of an extended header that are read, at most."""
 _SERIALEM = ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2))
-"""SerialEM's flags and how many short numbers each adds: tilt, piece, stage, magnification, intensity, dose."""
+"""SerialEM's flags and the number of 16-bit numbers of each: tilt, piece, stage, magnification, intensity, dose."""
 _DIGITS = 7
-"""Of a stage position in metres: it drifts by less during one exposure."""
+"""Decimals of a stage position in metres: the drift during one exposure is smaller."""
 _DEGREES = 0.01
 """SerialEM counts tilt angles in hundredths of a degree."""
 
 
 def acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | None) -> Acquisition:
-    """What the extended header says of a section, from 0; all unknown without one."""
+    """The acquisition of a section, counted from 0; all unknown without an extended header."""
     if _serialem_form(header) is not None:
         return _of_serialem(stream, header, section, size)
     record = _thermo_fisher(stream, header, section)
@@ -45,13 +45,13 @@ def acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | N
 
 
 def stated_size(stream: BinaryIO, header: Any) -> PixelSize | None:
-    """The pixel size that Thermo Fisher's extended header gives of the first section, in metres."""
+    """Pixel size of the first section by Thermo Fisher's extended header, in metres."""
     record = _thermo_fisher(stream, header, 0)
     return None if record is None else pixel_size(float(record["Pixel size Y"]), float(record["Pixel size X"]), "m")
 
 
 def nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:
-    """What the extended header says the `stored` sections are; None where it does not."""
+    """The kind of the `stored` sections; None if the extended header does not state it."""
     if stored < 2:
         return None
     form = _serialem_form(header)
@@ -73,7 +73,7 @@ def _serialem_nature(stream: BinaryIO, header: Any, stored: int, length: int, fl
         (
             stack.of_places((tuple(one[2]) for one in records if 2 in one), "pieces", by),
             stack.of_tilts((one[1][0] * _DEGREES for one in records if 1 in one), by),
-            Stack("exposures", by),  # frames of one exposure have no record each
+            Stack("exposures", by),  # frames of one exposure have no separate records
         )
     )
 
@@ -111,9 +111,9 @@ def _thermo_fisher(stream: BinaryIO, header: Any, section: int) -> Any:
 
 
 def _serialem_form(header: Any) -> tuple[int, int] | None:
-    """Bytes of each section's record and which numbers are in it; None where the extended header is not SerialEM's.
+    """Bytes of each section's record, and flags of its numbers; None if the extended header is not SerialEM's.
 
-    Before 2014 nothing named it: then the flags must account for all bytes (IMOD's description of the MRC format).
+    Headers before 2014 have no name; there the flags must account for all bytes (IMOD's description of the MRC format).
     """
     order = header.dtype["nx"].byteorder
     length, flags = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
@@ -127,7 +127,7 @@ def _serialem_form(header: Any) -> tuple[int, int] | None:
 
 
 def _numbers(stream: BinaryIO, header: Any, section: int, length: int, flags: int) -> dict[int, list[int]]:
-    """A section's short numbers, by the flag that says they exist; empty where the header ends before."""
+    """A section's 16-bit numbers, by their flag; empty if the header ends before them."""
     if int(header["nsymbt"]) < (section + 1) * length:
         return {}
     stream.seek(HEADER_BYTES + section * length)
@@ -158,16 +158,16 @@ def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | 
 
 
 def _agard_tilts(stream: BinaryIO, header: Any, stored: int) -> list[float] | None:
-    """Tilt angles of the older form: so many whole and so many broken numbers a section, of these the first."""
+    """Tilt angles by the older form: of each section the first floating-point number, after its integers."""
     order = header.dtype["nx"].byteorder
-    whole, broken = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
-    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR") or whole < 0 or not 0 < broken <= 1024:
+    ints, floats = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
+    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR") or ints < 0 or not 0 < floats <= 1024:
         return None
-    length = 4 * (whole + broken)
+    length = 4 * (ints + floats)
     number = min(stored, int(header["nsymbt"]) // length, _MOST // length)
     stream.seek(HEADER_BYTES)
     data = stream.read(number * length)
     if number < 2 or len(data) < number * length:
         return None
     records = np.frombuffer(data, np.dtype("f4").newbyteorder(order)).reshape(number, -1)
-    return [float(angle) for angle in records[:, whole] if np.isfinite(angle)]
+    return [float(angle) for angle in records[:, ints] if np.isfinite(angle)]

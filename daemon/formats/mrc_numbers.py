@@ -1,7 +1,7 @@
-"""What the numbers of an MRC file are, where header, IMOD's flags and data disagree: signed or not, packed or not.
+"""Decides whether the numbers of an MRC file are signed or packed if header, IMOD's flags and data disagree.
 
 MRC2014 calls mode 0 signed; IMOD, SerialEM and older programs write unsigned bytes into it, and mode 1 is at times
-filled with unsigned numbers. All evidence is weighed: IMOD's flags (bytes 152-159 of the header, as IMOD's description
+filled with unsigned numbers. All evidence is weighted: IMOD's flags (bytes 152-159 of the header, as IMOD's description
 of the format has them), minimum, maximum and mean of the header, and the pixels, where the wrong reading makes jumps.
 """
 
@@ -20,34 +20,34 @@ PACKED = 16
 _SIGNED = 1
 _STAMP = 1146047817
 _SAMPLE = 1 << 23
-"""Bytes, the first ones, that are evaluated."""
+"""Bytes, from the first, that are evaluated."""
 _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 """By mode: the signed and the unsigned reading."""
 _STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
-"""What each piece of evidence weighs, so that no sum is 0: the standard for mode 0, a flag or mode, a minimum, maximum
-and mean that fit the pixels, fewer jumps, a value in the header that no signed number reaches."""
+"""Weights of the evidence, chosen so that no sum is 0: the standard for mode 0; a flag or mode; minimum, maximum and
+mean that fit the pixels; fewer jumps; a value in the header above any signed number."""
 _FEWER_JUMPS = 1.3
 _LARGEST_PACKED = 15
 
 
 @dataclass(frozen=True, slots=True)
 class _Vote:
-    """Above 0 for unsigned, below for signed, and what says so."""
+    """Weight above 0 for unsigned, below for signed, and its reason."""
 
     weight: int
     why: str
 
 
 def imod_flags(header: Any) -> int | None:
-    """IMOD's flags, or None for a file that does not bear its stamp."""
+    """IMOD's flags, or None for a file without its stamp."""
     stamp, flags = np.frombuffer(bytes(header["extra2"]), np.dtype("i4").newbyteorder(_order(header)), 2, 40)
     return int(flags) if stamp == _STAMP else None
 
 
 def signed_or_not(stream: BinaryIO, header: Any, mode: int, start: int, end: int) -> tuple[np.dtype[Any], list[str]]:
-    """The whole numbers of a file of mode 0, 1 or 6 whose pixels lie from byte `start` to `end`, and remarks.
+    """The dtype of whole numbers of mode 0, 1 or 6 in bytes `start` to `end`, and remarks.
 
-    Where evidence contradicts the reading that is taken, the remark has both readings. Raises OSError.
+    If some evidence contradicts it, the remark states both readings. Raises OSError.
     """
     signed, unsigned = (np.dtype(name).newbyteorder(_order(header)) for name in _KINDS[mode])
     stream.seek(start)
@@ -59,7 +59,7 @@ def signed_or_not(stream: BinaryIO, header: Any, mode: int, start: int, end: int
     declared = _declared(header, mode)
     beyond = _beyond(header, signed)
     if not (one < 0).any() and beyond is None:
-        return (unsigned if declared.weight > 0 else signed), []  # one reading is as good as the other
+        return (unsigned if declared.weight > 0 else signed), []  # both readings agree
     others = beyond, _fit(header, one, other, whole), _jumps(header, one, other)
     votes = [declared, *(vote for vote in others if vote is not None)]
     total = sum(vote.weight for vote in votes)
@@ -78,7 +78,7 @@ def signed_or_not(stream: BinaryIO, header: Any, mode: int, start: int, end: int
 
 
 def refuse_packed(path: Path, labels: list[str], pixels: Pixels, frames: int) -> None:
-    """Raises MicrographError for bytes that a label calls packed and that no unpacked 4-bit counts can be."""
+    """Raises MicrographError for bytes that a label calls packed and that cannot be unpacked 4-bit counts."""
     packed = any("4 bits packed" in label for label in labels)
     if packed and (pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0):
         raise MicrographError(
@@ -107,14 +107,14 @@ def _statistics(header: Any) -> tuple[float, float, float] | None:
 
 
 def _beyond(header: Any, signed: np.dtype[Any]) -> _Vote | None:
-    """A maximum or mean that no signed number of that width reaches, nor is rounded to."""
+    """A maximum or mean above every signed number of that width."""
     largest = 2.0 ** (8 * signed.itemsize)
     stated = [value for value in (float(header["dmax"]), float(header["dmean"])) if largest / 2 <= value < largest]
     return _Vote(_BEYOND, f"its header states a value of {max(stated):g}") if stated else None
 
 
 def _fit(header: Any, one: Pixels, other: Pixels, whole: bool) -> _Vote | None:
-    """Which reading has all its pixels between minimum and maximum, and the mean where all of them are there."""
+    """The reading whose pixels lie between minimum and maximum, and have the mean if the file is complete."""
     stated = _statistics(header)
     if stated is None:
         return None

@@ -1,6 +1,6 @@
-"""Parts of a result's pixels, read from its file when they are wanted: a large one is never in memory as a whole.
+"""Reads parts of a result's pixels from its file, so that a large one is never in memory as a whole.
 
-Read, not mapped into memory: a share that goes away would end the process that has it mapped.
+The file is not mapped into memory: a share that becomes unavailable would end the process.
 """
 
 import os
@@ -22,7 +22,7 @@ _FLOAT, _UNCOMPRESSED, _MRC_FLOAT = 3, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """Float32 pixels (H, W) that lie in a file one row after the other. Parts are taken as from an array."""
+    """Float32 pixels (H, W) stored row by row in a file, indexed like an array."""
 
     path: Path
     shape: tuple[int, int]
@@ -31,14 +31,14 @@ class ResultFile:
     offset: int
     """Bytes before the first pixel."""
     flipped: bool = False
-    """Whether the file has the rows in the other order, the last one first."""
+    """Whether the file stores the last row first."""
     nbytes: ClassVar[int] = 0
-    """What it holds in memory."""
+    """Bytes in memory."""
 
     def __getitem__(self, part: tuple[slice, slice]) -> Image:
         """Rows and columns without steps, at least one of each.
 
-        Raises MicrographError or TransientError where they cannot be read.
+        Raises MicrographError or TransientError if they cannot be read.
         """
         height, width = self.shape
         (top, bottom, _), (left, right, _) = part[0].indices(height), part[1].indices(width)
@@ -58,9 +58,9 @@ class ResultFile:
 def open_result(path: Path, shape: tuple[int, int], turns: Sequence[int] = ()) -> ResultFile | None:
     """A result as `writing.write_outputs` writes it, of this shape; None for one that is not plain float32.
 
-    `turns`: by which its file differs from the micrograph's way up; None comes back for others than a flip.
+    `turns`: those between the micrograph and its file; returns None for any other than a flip.
 
-    Raises MicrographError or TransientError where it cannot be read.
+    Raises MicrographError or TransientError if it cannot be read.
     """
     if list(turns) not in ([], [turned.FLIP]):
         return None

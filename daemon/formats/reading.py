@@ -1,4 +1,4 @@
-"""What the readers have in common: what can be wrong, where the data lie, summing frames."""
+"""Common to all readers: errors, the extent of data, checks, summing frames."""
 
 import errno
 import struct
@@ -28,14 +28,14 @@ PARSER_ERRORS: tuple[type[Exception], ...] = (
     struct.error,
     zlib.error,
 )
-"""What third-party parsers are known to raise on damaged or hostile bytes."""
+"""Exceptions that third-party parsers raise for damaged or hostile bytes."""
 
 STACK_ALLOWANCE = 100
 """A stack may hold this many times `max_pixels` in all; only one plane of it is in memory at a time."""
 
 
 class DamagedError(Exception):
-    """The bytes are not a whole image. `cut` is True where the header proves that data are missing."""
+    """The bytes are no complete image. `cut`: the header proves that data are missing."""
 
     def __init__(self, reason: str, *, cut: bool = False) -> None:
         super().__init__(reason)
@@ -43,7 +43,7 @@ class DamagedError(Exception):
 
 
 class CodecNeededError(Exception):
-    """The pixels are compressed, and the caller wants no codec to run in this process."""
+    """The pixels are compressed, and no codec may run in this process."""
 
 
 _BROKEN: tuple[type[Exception], ...] = (DamagedError, OSError, *PARSER_ERRORS)
@@ -51,7 +51,7 @@ _BROKEN: tuple[type[Exception], ...] = (DamagedError, OSError, *PARSER_ERRORS)
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where the image data lie in the file, bytes; `tail` is the length of the last row (or block) of them."""
+    """First byte of the image data in the file and the byte after them; `tail`: bytes of the last row or block."""
 
     start: int
     end: int
@@ -60,7 +60,7 @@ class Extent:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what reading `path` raises into MicrographError (damaged) or TransientError (try again)."""
+    """Turn exceptions from reading `path` into MicrographError (damaged) or TransientError (try again)."""
     try:
         yield
     except EmdenoisedError:
@@ -87,15 +87,15 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether it is about the disk or the share, and not about the content.
+    """Whether it comes from the disk or the share, and not from the content.
 
-    Parsers seek to nonsense offsets in damaged files (EINVAL), and raise OSErrors of their own that have no number.
+    In damaged files parsers seek to invalid offsets (EINVAL), and raise their own OSErrors, which have no number.
     """
     return error.errno in errno.errorcode and error.errno != errno.EINVAL
 
 
 def check_pixels(path: Path, height: int, width: int, frames: int, max_pixels: int) -> None:
-    """Refuse a claim of too many pixels before anything is allocated for it. Raises MicrographError."""
+    """Raises MicrographError for more pixels than allowed, before memory is allocated."""
     if height * width > max_pixels or height * width * frames > STACK_ALLOWANCE * max_pixels:
         shape = f"{frames} x {height} x {width}" if frames > 1 else f"{height} x {width}"
         raise MicrographError(
@@ -105,7 +105,7 @@ def check_pixels(path: Path, height: int, width: int, frames: int, max_pixels: i
 
 
 def check_plane(path: Path, height: int, width: int) -> None:
-    """Refuse what is not an image plane. Raises MicrographError."""
+    """Raises MicrographError for a size that is no image plane."""
     if height < 1 or width < 1:
         raise MicrographError(f"{path}: has no pixels ({height} x {width}); export it again")
     if height == 1 or width == 1:
@@ -113,7 +113,7 @@ def check_plane(path: Path, height: int, width: int) -> None:
 
 
 def pick_section(path: Path, section: int, sections: int) -> range:
-    """The one section of a stack that is wanted, counted from 0. Raises MicrographError if it is not there."""
+    """The range of one section of a stack, counted from 0. Raises MicrographError if it does not exist."""
     if section >= sections:
         raise MicrographError(f"{path}: has {sections} sections and not the {section + 1} it had; copy it again")
     return range(section, section + 1)
@@ -123,8 +123,8 @@ def sum_frames(frames: Iterable[Pixels], chosen: range, stored: int) -> tuple[Pi
     """Sum planes (H, W) of one dtype without overflow: integers widened, floats summed in float64; and remarks.
 
     `chosen`: which of the `stored` frames they are, from 0. One plane keeps its type, in native byte order. Sums of
-    float16 and float32 are rounded to float32 at the end. Raises DamagedError naming the frame that cannot be had: a
-    sum without it would be of another dose.
+    float16 and float32 are rounded to float32 at the end. Raises DamagedError naming a frame that cannot be read: a
+    sum without it would have another dose.
     """
     planes = _named(frames, chosen, stored)
     count = len(chosen)
@@ -157,13 +157,13 @@ def sum_frames(frames: Iterable[Pixels], chosen: range, stored: int) -> tuple[Pi
 
 
 def _named(frames: Iterable[Pixels], chosen: range, stored: int) -> Iterator[tuple[int, Pixels]]:
-    """Each frame with its number, from 1; what goes wrong with one of several is said of that one."""
+    """Each frame with its number, from 1; errors name the frame if there are several."""
     iterator = iter(frames)
     for index in chosen:
         try:
             frame = next(iterator)
         except StopIteration:
-            raise DamagedError(f"frame {index + 1} of {stored} is not there") from None
+            raise DamagedError(f"frame {index + 1} of {stored} is missing") from None
         except _BROKEN as error:
             if stored == 1 or (isinstance(error, OSError) and may_pass(error)):
                 raise
@@ -175,12 +175,12 @@ def _named(frames: Iterable[Pixels], chosen: range, stored: int) -> Iterator[tup
 
 
 def first_line(error: Exception) -> str:
-    """What a parser said, short enough for a message."""
+    """The first line of a parser's message, shortened."""
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def frame_facts(numbers: range, stored: int, dtype: np.dtype[Any], section: int | None) -> dict[str, Any]:
-    """For a micrograph's metadata: how many frames are in it, of what type, and which section of how many it is."""
+    """For a micrograph's metadata: number and type of its frames, and its section and the number of sections."""
     facts = {"frames": len(numbers), "dtype": dtype.name}
     return facts if section is None else {**facts, "section": section + 1, "sections": stored}
 

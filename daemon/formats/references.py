@@ -1,6 +1,6 @@
-"""Which files are a camera's gain or dark references: by what they say of themselves, and by whole words of their name.
+"""Recognises a camera's gain and dark references by their labels, titles and whole words of their names.
 
-A picture of a specimen may well have "dark" (dark field, dark reflection) or "gain" (of a detector) in its name.
+A picture of a specimen may have "dark" (dark field, dark reflection) or "gain" (of a detector) in its name.
 """
 
 import re
@@ -10,17 +10,17 @@ from typing import Any
 
 _KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
 _WORDS = {"ref", "refs", "reference", "references", "image", "frame", "camera", "norm", "map"}
-"""What else the name of a reference is made of, besides numbers and the camera's."""
+"""Further words in names of references, besides numbers and cameras."""
 _CAMERAS = {"k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv"}
 _STATED = re.compile(r"\s*(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE)
 _ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-"""Of a name in which only capitals tell words apart."""
+"""A word of a name in which only capitals separate words."""
 
 
 def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether a file of this name and metadata is a camera's reference and no picture."""
+    """Whether a file with this name and metadata is a camera's reference."""
     if any(_STATED.fullmatch(text) for text in (*metadata.get("labels", ()), metadata.get("title", ""))):
         return True
     if _ENDING.search(name):
@@ -35,6 +35,6 @@ def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
 
 
 def _taken_apart(word: str) -> tuple[str, str]:
-    """A kind and what follows it in one word: darkref."""
+    """A kind and the rest of a word: darkref."""
     kind = next((kind for kind in _KINDS if word.startswith(kind)), "")
     return kind, word[len(kind) :]

@@ -1,7 +1,7 @@
 """Vendors' formats, read by RosettaSciIO: DM3/DM4, SER, Velox and other EMD, HyperSpy's HDF5.
 
-RosettaSciIO is optional and under the GPL: it is loaded by name, and only in the process that `decoder` keeps for
-decoding. What is here without it: telling these files, and whether they are whole.
+RosettaSciIO is optional and under the GPL: it is loaded by name, and only in `decoder`'s child process. Without it
+this module only recognises these files and whether they are complete.
 """
 
 import os
@@ -37,11 +37,11 @@ from daemon.formats.units import METRES, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, Micrograph, Pixels, PixelSize
 
 INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'rosettasciio[hdf5]>=0.7'"
-"""What to type where the reader is missing: into the environment that runs here."""
+"""The command that installs the reader into the running environment."""
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TAIL = 1 << 12
-"""Bytes: the last ones of a whole file are not all zero."""
+"""Bytes at the end of a complete file, which are not all zero."""
 _ROWS = ("y", "ry", "row", "rows", "height")
 _COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
 """Names of the axis along which rows, or columns, follow one another."""
@@ -59,12 +59,12 @@ _ELECTRONS = ("e-", "e", "electrons", "e⁻")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A vendor's format: what people call it, and which of RosettaSciIO's readers reads it."""
+    """A vendor's format: its name for people, and RosettaSciIO's reader."""
 
     name: str
     reader: str
     kind: str
-    """For the JSON."""
+    """For the record."""
 
 
 _DM3 = Format("a DigitalMicrograph DM3 file", "digitalmicrograph", "dm3")
@@ -75,7 +75,7 @@ _HSPY = Format("a HyperSpy file", "hspy", "hspy")
 
 
 def recognised(head: bytes, suffix: str) -> Format | None:
-    """Which of these formats the first bytes of a file show; HDF5 files by their name."""
+    """The format by the first bytes of a file; for HDF5 by its suffix, too."""
     if head.startswith(b"\0\0\0\x03") and head[8:12] in (b"\0\0\0\x01", b"\0\0\0\0"):
         return _DM3
     if head.startswith(b"\0\0\0\x04") and head[12:16] in (b"\0\0\0\x01", b"\0\0\0\0"):
@@ -88,12 +88,12 @@ def recognised(head: bytes, suffix: str) -> Format | None:
 
 
 def installed() -> bool:
-    """Whether RosettaSciIO is there; looks for it without loading it."""
+    """Whether RosettaSciIO is installed; does not load it."""
     return find_spec("rsciio") is not None
 
 
 def missing(extensions: Iterable[str]) -> str | None:
-    """If files of one of `extensions` need what is not installed, one line about that and how to install it."""
+    """If files with one of `extensions` need a reader that is not installed, one line with the way to install it."""
     named = [suffix for suffix in extensions if suffix in SUFFIXES]
     if not named or installed():
         return None
@@ -104,7 +104,7 @@ def missing(extensions: Iterable[str]) -> str | None:
 
 
 def extent(head: bytes, form: Format, size: int) -> Extent:
-    """How long the header says the file is. Raises DamagedError where it makes no sense yet."""
+    """The extent of a file by its header. Raises DamagedError if that is invalid (yet)."""
     match form.kind:
         case "dm3":
             end = int.from_bytes(head[4:8], "big") + 16
@@ -148,11 +148,11 @@ def read(
     if form is _SER:
         ser.check(stream, size)
     options = {"select_type": "images"} if form is _EMD else {}
-    # Lazily a SER file would be read anew for each frame, and a DM file that claims a billion pixels be cut into chunks
-    # for a minute before its claim can be refused.
+    # Read lazily, a SER file is read again for each frame, and a DM file that claims a billion pixels takes a minute to
+    # divide into chunks before it can be refused.
     lazy = form in (_EMD, _HSPY) or (form is not _SER and size > _WIDEST * max_pixels)
     with tempfile.TemporaryDirectory() as folder:
-        # By a name of ours for the file that is open: it cannot be swapped, and a hostile name is not parsed.
+        # A link to the open file: it cannot be replaced meanwhile, and a hostile name is not parsed.
         alias = Path(folder, f"image.{form.kind}")
         alias.symlink_to(f"/proc/self/fd/{stream.fileno()}")
         try:
@@ -162,18 +162,18 @@ def read(
             return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
         except (EmdenoisedError, MemoryError, DamagedError):
             raise
-        except ImportError as error:  # what reads spectrum images is not installed, for they are no use here
+        except ImportError as error:  # the reader of spectrum images is not installed
             raise MicrographError(
-                f"{path}: is {form.name} that holds spectra; save its image as a file of its own"
+                f"{path}: is {form.name} that holds spectra; save its image as a separate file"
             ) from error
-        except Exception as error:  # RosettaSciIO has errors of its own for each format, OSError among them
+        except Exception as error:  # RosettaSciIO raises various errors, OSError among them
             if isinstance(error, OSError) and may_pass(error):
                 raise
-            raise DamagedError(f"RosettaSciIO cannot make sense of it ({first_line(error)})") from error
+            raise DamagedError(f"RosettaSciIO cannot read it ({first_line(error)})") from error
 
 
 def _choose(path: Path, form: Format, signals: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """The image of a file and what else there is in words. Raises MicrographError where there is no or no one image."""
+    """The image of a file, and its other contents in words. Raises MicrographError unless there is one image."""
     images, others = [], []
     for signal in signals:
         what = _no_image(signal)
@@ -186,7 +186,7 @@ def _choose(path: Path, form: Format, signals: list[dict[str, Any]]) -> tuple[di
                               "not a micrograph; it was left alone")  # fmt: skip
     if len(images) > 1:
         titles = ", ".join(_title(image) for image in images[:9])
-        raise MicrographError(f"{path}: holds {len(images)} images ({titles}); save each one as a file of its own")
+        raise MicrographError(f"{path}: holds {len(images)} images ({titles}); save each one as a separate file")
     return images[0], others
 
 
@@ -253,7 +253,7 @@ def _refuse_diffraction(
 
 
 def _size(y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
-    """The size of a pixel as the axes state it."""
+    """The pixel size that the axes state."""
     if y.get("scale") is None or x.get("scale") is None:
         return None
     down, across = (str(axis.get("units") or "") for axis in (y, x))
@@ -261,19 +261,19 @@ def _size(y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
 
 
 def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
-    """What the sections of a stack are, by the axis across them."""
+    """The kind of a stack's sections, by the axis across them."""
     across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
     if not across:
         return None
     name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
-    name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO calls it z whatever it is
+    name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO always calls it z
     return stack.of_axis(name, unit, f"{form.kind.upper()} axis")
 
 
 def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
-    """The data with rows before columns, and the axes y and x: by their names, where these say which is which.
+    """The data with rows before columns, and the axes y and x: by their names, if these identify them.
 
-    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever it is called.
+    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever its name.
     """
     down, across = (axis for axis in signal["axes"] if not axis.get("navigate", False))
     data = signal["data"]
@@ -283,13 +283,13 @@ def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping
 
 
 def _letter(axis: Mapping[str, Any]) -> str:
-    """The name of an axis without what is around it: "Y", "y axis" and "R_y" are y."""
+    """The essential part of an axis' name: "Y", "y axis" and "R_y" are y."""
     words = re.findall(r"[a-z]+", str(axis.get("name") or "").lower())
     return next((word for word in words if word in (*_ROWS, *_COLUMNS)), "")
 
 
 def _too_wide(axis: Mapping[str, Any]) -> bool:
-    """Whether a pixel would be wider than a metre. SER files state metres or, without saying so, their inverse."""
+    """Whether a pixel is wider than a metre: SER files state metres or, unmarked, their inverse."""
     return float(axis.get("scale") or 0) * METRES.get(str(axis.get("units")), 0) > 1
 
 
@@ -297,7 +297,7 @@ def _planes(data: Any, chosen: range) -> Iterator[Pixels]:
     """One frame at a time: a long movie is never in memory as a whole."""
     for index in chosen:
         plane = data if data.ndim == 2 else data[index]
-        # Dask would start a thread for each core: they are denoising.
+        # Otherwise Dask starts a thread for each core.
         yield np.asarray(plane.compute(scheduler="synchronous") if hasattr(plane, "compute") else plane)
 
 
@@ -311,12 +311,12 @@ def _end_of_hdf5(head: bytes, size: int) -> int:
     wide = head[13] if version < 2 else head[9]
     at = {0: 24, 1: 28}.get(version, 12) + (2 * wide)
     if wide not in (4, 8) or version > 3:
-        return size  # a version to come: not ours to judge
+        return size  # a later version of HDF5
     return int.from_bytes(head[at : at + wide], "little")
 
 
 def acquisition(signal: Mapping[str, Any]) -> Acquisition:
-    """What is stated of one image, by RosettaSciIO's table of where each vendor says what, and by a look of our own."""
+    """The acquisition of one image, by RosettaSciIO's table of vendors' tags and by our own."""
     original = signal.get("original_metadata", {})
     found: dict[str, Any] = {}
     for place, (target, convert) in signal.get("mapping", {}).items():
@@ -326,7 +326,7 @@ def acquisition(signal: Mapping[str, Any]) -> Acquisition:
         try:
             found[target.rpartition(".")[2]] = convert(value) if convert else value
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            continue  # the vendor wrote something else there: unknown
+            continue  # of another type than expected: unknown
     values = {key: next((found[name] for name in names if name in found), None) for key, names in _WANTED.items()}
     general = signal.get("metadata", {}).get("General", {})
     values["recorded"] = " ".join(str(general[key]) for key in ("date", "time") if general.get(key))
@@ -334,7 +334,7 @@ def acquisition(signal: Mapping[str, Any]) -> Acquisition:
 
 
 def at(tree: Any, *places: str) -> Any:
-    """The first value there is at these places in a tree of mappings; no key on the way has a dot in its name."""
+    """The first existing value at these dotted places in a tree of mappings."""
     for place in places:
         found = tree
         for key in place.split("."):
@@ -345,7 +345,7 @@ def at(tree: Any, *places: str) -> Any:
 
 
 def brightness(signal: Mapping[str, Any]) -> tuple[float, float, str]:
-    """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and none where it states none."""
+    """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and "" without one."""
     stated = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
     try:
         return float(at(stated, "Origin") or 0.0), float(at(stated, "Scale") or 1.0), str(at(stated, "Units") or "")

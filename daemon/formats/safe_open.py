@@ -1,4 +1,4 @@
-"""Opens what strangers put into the drop folder: for reading only, and whatever it turns out to be."""
+"""Opens untrusted files of the drop folder: for reading only, and only regular files that are no links."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_raw(path: Path, below: Path | None = None) -> BinaryIO:
-    """Open a raw file for reading, whatever has taken its place meanwhile.
+    """Open a raw file for reading, safely even if another file has replaced it.
 
-    A pipe must not make us wait for its other end, and a link must not lead out of the drop folder: the file itself is
-    none, nor is any folder on the way from `below` (without it, those are not looked at). Raises MicrographError for
-    all these, OSError otherwise.
+    Neither the file nor any folder on the way from `below` may be a link, which might lead out of the drop folder
+    (without `below` the folders are not checked); and a pipe must not block. Raises MicrographError for these, OSError
+    otherwise.
     """
     try:
         stream = open(path, "rb", opener=lambda *_: _descriptor(path, below))  # noqa: SIM115 - the opener
@@ -48,9 +48,9 @@ def _descriptor(path: Path, below: Path | None) -> int:
 
 
 def open_folder(path: Path, below: Path) -> int:
-    """A descriptor of a folder, reached from `below` by names of which none is a link; that itself may be one.
+    """A descriptor of a folder, reached from `below` without following links; `below` itself may be a link.
 
-    Whatever happens to the names afterwards, it stays that folder. Raises OSError, with ELOOP where a link is met.
+    The descriptor keeps that folder even if names change. Raises OSError, with ELOOP for a link.
     """
     place = os.open(below, _FOLDER)
     try:
@@ -70,10 +70,10 @@ def open_folder(path: Path, below: Path) -> int:
 
 
 def beside(path: Path, below: Path | None = None) -> bytes | None:
-    """The bytes of a file that lies beside a micrograph and says how it was taken, however its letters are composed.
+    """The bytes of a companion file, whatever the Unicode composition of its name.
 
-    None without one, or where it is no ordinary file of a reasonable size: the image can be had without it. `below` as
-    in `open_raw`.
+    None if it does not exist, is no regular file or is too large: the image is read without it. `below` as in
+    `open_raw`.
     """
     for name in dict.fromkeys((path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")))):
         try:

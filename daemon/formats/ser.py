@@ -1,6 +1,6 @@
-"""The skeleton of TIA's SER files: where each image of a series lies, and whether it is there and like the others.
+"""Reads the directory of TIA's SER files: the places of a series' images, and whether all are complete and alike.
 
-RosettaSciIO takes the first image's word for all; here a broken one is named.
+RosettaSciIO assumes that all images are like the first; this module names a damaged one.
 """
 
 import struct
@@ -12,14 +12,14 @@ _IMAGES = 0x4122
 _TIME_STAMP = 8
 _BEFORE_PIXELS = 50
 _BYTES = {1: 1, 2: 2, 3: 4, 4: 1, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 16}
-"""Of one pixel, by the number a SER file has for its type."""
+"""Bytes of one pixel, by SER's number of its type."""
 _MOST = 1 << 20
 
 
 def end(head: bytes, size: int) -> int:
-    """Where the last image's time stamp ends, the last thing in a whole file; `head`: its first kilobyte.
+    """The end of the last image's time stamp, which ends a complete file; `head`: its first kilobyte.
 
-    Where the table of images is too long for the head, where that table ends. Raises DamagedError without an image.
+    If the table of images exceeds the head, the end of that table. Raises DamagedError without an image.
     """
     wide, total, valid, table = _table(head)
     last = table + (total + valid - 1) * wide
@@ -29,7 +29,7 @@ def end(head: bytes, size: int) -> int:
 
 
 def check(stream: BinaryIO, size: int) -> None:
-    """Raises DamagedError naming the first image that is not whole or unlike the first; spectra are not looked at."""
+    """Raises DamagedError naming the first image that is incomplete or unlike the first; spectra are not checked."""
     stream.seek(0)
     head = stream.read(34)
     wide, _, valid, table = _table(head)
@@ -54,7 +54,7 @@ def check(stream: BinaryIO, size: int) -> None:
 
 
 def _table(head: bytes) -> tuple[int, int, int, int]:
-    """Bytes of an offset, how many images there should be and are, and where their offsets start."""
+    """Bytes of an offset, number of images announced and written, and offset of their table."""
     wide = 8 if int.from_bytes(head[4:6], "little") >= 0x0220 else 4
     total, valid = (int.from_bytes(head[at : at + 4], "little") for at in (14, 18))
     if len(head) < 34 or not 0 < valid <= total:

@@ -1,4 +1,4 @@
-"""Text files beside an image that say how it was taken: TIA's .emi (its pixels are in .ser files), SerialEM's .mdoc."""
+"""Reads companion files that state how an image was taken: TIA's .emi (beside .ser files) and SerialEM's .mdoc."""
 
 import html
 import re
@@ -18,15 +18,15 @@ _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 @dataclass(frozen=True, slots=True)
 class EmiRecord:
-    """What an .emi file says of one .ser file."""
+    """The record of one .ser file in an .emi file."""
 
     taken: Acquisition
     diffraction: bool
-    """Whether the microscope showed its detector a diffraction pattern."""
+    """Whether the detector recorded a diffraction pattern."""
 
 
 def emi_beside(path: Path, below: Path | None = None) -> EmiRecord | None:
-    """What the .emi file of a .ser file says (`name_1.ser`: `name.emi`), None without one. `below`: see `safe_open`."""
+    """The record of a .ser file in its .emi file (`name_1.ser`: `name.emi`), or None. `below`: see `safe_open`."""
     match = re.fullmatch(r"(.*)_(\d+)\.ser", path.name, re.IGNORECASE)
     data = safe_open.beside(path.with_name(f"{match[1]}.emi"), below) if match else None
     return None if match is None or data is None else parse_emi(data, int(match[2]))
@@ -50,7 +50,7 @@ def parse_emi(data: bytes, number: int) -> EmiRecord | None:
         detector=camera,
         recorded=values.get("AcquireDate"),
     )
-    # In STEM the scanned image is one of the specimen, and what a camera sees meanwhile is not.
+    # In STEM the scanned image shows the specimen, and a camera's image does not.
     return EmiRecord(taken, bool(camera) if "STEM" in mode else "Diffraction" in mode)
 
 
@@ -60,7 +60,7 @@ def labelled(text: str) -> dict[str, str]:
 
 
 def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
-    """The micrograph with what its .mdoc says and its own header does not. `below` as in `safe_open.open_raw`."""
+    """The micrograph with facts of its .mdoc that its own header lacks. `below` as in `safe_open.open_raw`."""
     path = micrograph.source
     names = (path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc"))
     data = next((found for name in names if (found := safe_open.beside(name, below))), None)
@@ -95,9 +95,9 @@ def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
 
 
 def nature(text: str, stored: int) -> Stack | None:
-    """What the `stored` sections of the stack beside it are; None where the text does not tell.
+    """The kind of the `stored` sections of the stack; None if the text does not state it.
 
-    A [ZValue] for each is an exposure each, and its angle or place says of what; a [FrameSet] is one exposure.
+    A [ZValue] is one exposure, classified by its angle or place; a [FrameSet] is one exposure of many frames.
     """
     numbers = sorted({int(match[2]) for match in _SECTION.finditer(text) if match[1] == "ZValue"})
     by = "SerialEM .mdoc"
@@ -127,7 +127,7 @@ def _number(text: str) -> float | None:
 
 
 def parse_mdoc(text: str, section: int) -> dict[str, str]:
-    """Keys that hold for one section (counted from 0): the file's own, then those of its [ZValue] or [FrameSet]."""
+    """Keys of one section (counted from 0): those of the file, then those of its [ZValue] or [FrameSet]."""
     found: dict[str, str] = {}
     here = True
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""What the sections of a stack are, as far as its file says: frames of one exposure, or pictures of their own."""
+"""Kinds of stacks as files state them: frames of one exposure, or separate images."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,9 +17,9 @@ WORDS: Mapping[str, str] = {
     "channels": "channels",
 }
 NEVER_SUMMED = ("tilts", "pieces", "channels")
-"""Of which nobody can make one exposure."""
+"""Kinds that cannot be summed to one exposure."""
 TILT_STEP = 0.05
-"""Degrees: what a goniometer reports of one angle varies by less."""
+"""Degrees: readings of one angle vary by less."""
 _DOSE_FRACTIONS = re.compile(r"\bdose[ _-]?frac", re.IGNORECASE)
 _TIME = ("s", "sec", "second", "seconds", "ms", "us", "µs", "min", "h")
 _LENGTH = ("m", "mm", "um", "µm", "nm", "å", "a", "angstrom", "pm", "micron")
@@ -27,12 +27,12 @@ _LENGTH = ("m", "mm", "um", "µm", "nm", "å", "a", "angstrom", "pm", "micron")
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the sections are, and who says so."""
+    """The kind of the sections, and its source."""
 
     are: Are
     by: str
     sure: bool = True
-    """False for what many programs write whatever the sections are: a name outweighs it."""
+    """False for a statement that many programs write by default: a file name outweighs it."""
 
     def as_json(self) -> dict[str, Any]:
         """For a micrograph's metadata."""
@@ -40,13 +40,13 @@ class Stack:
 
 
 def weighed(found: Iterable[Stack | None]) -> Stack | None:
-    """The one that counts of several statements, the first of equals: a sure one, and one against frames at that."""
+    """The decisive statement: sure ones before unsure ones, then those against frames, then the first."""
     stated = [one for one in found if one is not None]
     return min(stated, key=lambda one: (not one.sure, one.are == "frames"), default=None)
 
 
 def merged(metadata: Mapping[str, Any], other: Stack | None) -> dict[str, Any]:
-    """Metadata of a micrograph with one more statement on its stack weighed in."""
+    """Metadata of a micrograph, with a further statement on its stack considered."""
     own = metadata.get("stack")
     counting = weighed([None if own is None else Stack(**own), other])
     return dict(metadata) if counting is None else {**metadata, "stack": counting.as_json()}
@@ -58,7 +58,7 @@ def of_words(text: str, by: str) -> Stack | None:
 
 
 def of_axis(name: str, unit: str, by: str) -> Stack | None:
-    """What an axis across the sections is, by its name or else by its unit; None where neither is known."""
+    """The kind of sections along an axis, by its name or else its unit; None if neither is known."""
     words = set(re.findall(r"[a-z]+", name.lower()))
     unit = unit.strip().lower()
     if words & {"tilt", "tilts", "angle", "alpha", "beta"} or unit in ("deg", "°", "degree", "degrees"):

@@ -1,4 +1,4 @@
-"""Reads and writes TIFF: plain, BigTIFF, ImageJ, OME, and what FEI, Gatan, Zeiss, Olympus and TVIPS put into it."""
+"""Reads and writes TIFF: plain, BigTIFF, ImageJ, OME, and files of FEI, Gatan, Zeiss, Olympus and TVIPS."""
 
 import json
 import logging
@@ -33,21 +33,21 @@ from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 _PALETTE = 3
-_OUTDATED = "its description declares frames of which nothing is there"
+_OUTDATED = "its description declares frames that the file does not contain"
 _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
 _MANY_SEGMENTS = 1 << 16
-"""Strips or tiles, each of which is read on its own: more of them take seconds."""
+"""Strips or tiles, which are read one by one: more of them take seconds."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
-"""No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: those whose output
-the directory bounds."""
+"""No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: whose output
+has the size that the directory states."""
 _OME_UNITS = {"nm": "nm", "um": "µm", "angstrom": "Å", "pm": "pm", "mm": "mm", "cm": "cm", "m": "m"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which planes are summed: `numbers` of the `stored` ones of a file, `within` those of `pages`; all from 0."""
+    """Planes to sum: `numbers` among all `stored` planes of a file, `within` among those of `pages`; all from 0."""
 
     pages: list[int]
     stored: int
@@ -60,8 +60,8 @@ def read(
 ) -> Micrograph:
     """Read the micrograph in an open TIFF of `size` bytes.
 
-    Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS, which `explained` puts into words, and
-    CodecNeededError if it is compressed and not to be decoded. `section`: only that one of a stack, counted from 0.
+    Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS, which `explained` converts, and
+    CodecNeededError if it is compressed and `decode` is false. `section`: only that one of a stack, counted from 0.
     """
     layout = tiff_layout.parse(stream, size)
     pages = tiff_stack.choose(path, layout)
@@ -70,7 +70,7 @@ def read(
     values = tiff_values.meaning(path, first, layout.description)
     wanted = _wanted(path, layout, pages, section, max_pixels)
     _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
-    stream.seek(0)  # tifffile takes where the stream stands for the start of the file
+    stream.seek(0)  # tifffile takes the position of the stream for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, wanted.pages[0], layout, size)
         if first.photometric == _PALETTE:
@@ -83,7 +83,7 @@ def read(
         understood = tiff_values.Understood(planes, first, values)
         pixels, remarks = sum_frames(understood, wanted.numbers, wanted.stored)
     tiff_stack.refuse_packed(path, layout.description, first, pixels)
-    if first.compression in EER and len(wanted.numbers) < wanted.stored:  # what it states is of the whole movie
+    if first.compression in EER and len(wanted.numbers) < wanted.stored:  # stated for the whole movie
         taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
     metadata: dict[str, Any] = {
         **frame_facts(wanted.numbers, wanted.stored, understood.dtype or dtype, section),
@@ -109,7 +109,7 @@ def read(
 
 
 def _wanted(path: Path, layout: TiffLayout, pages: list[int], section: int | None, max_pixels: int) -> _Wanted:
-    """The planes to read of these pages. Raises MicrographError for planes that are none, too large, or not there."""
+    """The planes to read. Raises MicrographError for planes that are no image, too large, or missing."""
     first = layout.pages[pages[0]]
     stored = len(pages) * first.depth * layout.contiguous_frames
     check_plane(path, first.height, first.width)
@@ -122,19 +122,19 @@ def _wanted(path: Path, layout: TiffLayout, pages: list[int], section: int | Non
 
 
 def _odd(*remarks: str) -> Iterator[str]:
-    """What is unusual about a directory, of remarks that may be empty."""
+    """Warnings from remarks on a directory; empty remarks are skipped."""
     return (f"the TIFF is unusual: {text}" for text in remarks if text)
 
 
 def count(stream: BinaryIO, path: Path, size: int) -> int:
-    """How many sections the micrograph in an open TIFF of `size` bytes has. Raises as `read` does."""
+    """Number of sections of the micrograph in an open TIFF of `size` bytes. Raises as `read` does."""
     layout = tiff_layout.parse(stream, size)
     pages = tiff_stack.choose(path, layout)
     return len(pages) * layout.pages[pages[0]].depth * layout.contiguous_frames
 
 
 def _check_segments(path: Path, pages: list[PageLayout], max_pixels: int, *, decode: bool) -> None:
-    """Whether these pages can be read here. Raises MicrographError where never, CodecNeededError in another process."""
+    """Raises MicrographError for pages that cannot be read, CodecNeededError for those that need another process."""
     if pages[0].compression not in _CODECS:
         raise MicrographError(
             f"{path}: is compressed in a way that is not read (TIFF compression {pages[0].compression}); "
@@ -146,11 +146,11 @@ def _check_segments(path: Path, pages: list[PageLayout], max_pixels: int, *, dec
         if one.compression != 1 and not decode:
             raise CodecNeededError
     if not decode and sum(len(one.offsets) for one in pages) > _MANY_SEGMENTS:
-        raise CodecNeededError  # no codec, but the time and memory that only a child's are limited
+        raise CodecNeededError  # no codec, but only a child's time and memory are limited
 
 
 def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[Any]:
-    """The kind of a page's numbers. Raises MicrographError for one that is no intensity's."""
+    """The dtype of a page. Raises MicrographError for one that is no intensity."""
     dtype = np.dtype(np.uint8) if like.compression in EER else page.dtype
     if dtype is None or dtype.kind not in "iuf":
         raise MicrographError(
@@ -163,13 +163,13 @@ def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
     """Write float32 (H, W) as an ImageJ TIFF, or as OME-TIFF where the source was one or 2 GiB are exceeded.
 
-    `description` (plain JSON types) goes where Fiji shows it with Image > Show Info. Tags by which programs turn the
-    micrograph or calibrate its values are those of `like`. Raises OSError.
+    Fiji shows `description` (plain JSON types) with Image > Show Info. Tags for orientation and calibration of values
+    are those of `like`. Raises OSError.
     """
     size = readable(like.pixel_size) if like.pixel_size else None
     text = json.dumps(description, sort_keys=True)
     common: dict[str, Any] = {"photometric": "minisblack", "software": f"emdenoised {__version__}"}
-    # The writers of tifffile are strict about their metadata, so each container gets its own words.
+    # The writers of tifffile are strict about their metadata, so each container gets its own form.
     if pixels.nbytes >= _CLASSIC_LIMIT or like.metadata.get("ome"):
         size = convert(size, "nm") if size and size.unit == "angstrom" else size  # napari takes OME's Å for µm
         metadata: dict[str, Any] = {"axes": "YX", "Description": text}
@@ -204,7 +204,7 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
 
 
 def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) -> tifffile.TiffPage:
-    """A page as tifffile sees it, which must be as we do: it is our reading of the sizes that was held to limits."""
+    """A page as tifffile reads it. Raises DamagedError unless it has our sizes, which are within the limits."""
     page = file.pages[index]
     if not isinstance(page, tifffile.TiffPage):
         raise DamagedError(f"page {index} of the TIFF cannot be read")
@@ -229,7 +229,7 @@ def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) ->
 def _wanted_planes(
     stream: BinaryIO, file: tifffile.TiffFile, layout: TiffLayout, wanted: _Wanted, size: int, dtype: np.dtype[Any]
 ) -> Iterator[Pixels]:
-    """Stored planes (H, W), one after the other."""
+    """The wanted planes (H, W), one after the other."""
     if layout.contiguous_frames > 1:
         return tiff_plain.contiguous(stream, layout, dtype, wanted.within)
     every = (plane for index in wanted.pages for plane in _planes(stream, file, index, layout, size, dtype))

@@ -1,7 +1,7 @@
-"""The skeleton of a TIFF file: its directories and where their strips or tiles lie (TIFF 6.0, BigTIFF).
+"""Reads the directories of a TIFF file and the places of its strips or tiles (TIFF 6.0, BigTIFF), never pixels.
 
-Reads only directories, never pixels. It is our own because it has to be strict where image libraries are
-lenient (data that are not there yet), bounded on hostile files, and cheap enough to ask about a growing file.
+Unlike image libraries, it is strict about missing data, limits memory and time for hostile files, and is fast enough
+for repeated tests of a growing file.
 """
 
 import json
@@ -42,7 +42,7 @@ _DESCRIPTION, _FORMAT, _SUB = 270, 339, 330
 _WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, *range(322, 326), _SUB, _FORMAT,
            32997, 32998}  # fmt: skip
 _MOST_SUB = 64
-_WRONG = "its directory gives a wrong number of {}: the size of the image says how many"
+_WRONG = "its directory gives a wrong number of {}: the size of the image determines it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,9 +63,9 @@ class PageLayout:
     offsets: NDArray[np.uint64]
     lengths: NDArray[np.uint64]
     kind_stated: bool = True
-    """Whether the file says what its numbers are (signed, floating-point); unsigned is the default."""
+    """Whether the file states the kind of its numbers (signed, floating-point); unsigned is the default."""
     remark: str = ""
-    """What its directory says wrong without need, so that it was not believed."""
+    """A harmless error in its directory that was corrected; empty: none."""
     reversed_bits: bool = False
 
     @property
@@ -85,7 +85,7 @@ class TiffLayout:
     inner: tuple[PageLayout, ...] = ()
     """Images in sub-directories of the pages."""
     outdated: bool = False
-    """Whether the description declares frames of which nothing is there: it is older than the file."""
+    """Whether the description declares frames that the file does not contain."""
 
     @property
     def contiguous_frames(self) -> int:
@@ -95,7 +95,7 @@ class TiffLayout:
         return max(1, _declared_frames(self.description, self.pages[0]))
 
     def extent(self) -> Extent:
-        """Where the pixel data lie in the file."""
+        """The extent of the pixel data in the file."""
         start, end, tail = 2**63, 0, 1
         for page in self.pages:
             start = min(start, int(page.offsets.min()))
@@ -123,7 +123,7 @@ def _declared_frames(description: str, page: PageLayout) -> int:
 
 
 def shaped(description: str) -> dict[str, Any]:
-    """The JSON tifffile leaves in the description (shape, axes); empty where there is none."""
+    """The JSON that tifffile writes into the description (shape, axes); empty without one."""
     if not (description.startswith("{") and '"shape"' in description):
         return {}
     try:
@@ -140,14 +140,15 @@ def parse(stream: BinaryIO, size: int) -> TiffLayout:
     if layout.extent().end <= size:
         return layout
     alone = replace(layout, outdated=True)
-    if 0 <= size - alone.extent().end < layout.pages[0].segment_row:  # the copy of a stack would not end just there
+    # An incomplete copy of a stack rarely ends exactly there.
+    if 0 <= size - alone.extent().end < layout.pages[0].segment_row:
         return alone
     frames = layout.contiguous_frames
     raise DamagedError(f"the description declares {frames} frames, the file is too short for them", cut=True)
 
 
 def _opened(stream: BinaryIO, size: int) -> tuple["_Reader", int]:
-    """A reader as the header asks for one, and where the first directory lies."""
+    """A reader for the header's byte order and word length, and the offset of the first directory."""
     stream.seek(0)
     head = stream.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
@@ -227,12 +228,12 @@ class _Reader:
         following = int(np.frombuffer(data[-self.words :], self.order + self.word)[0])
         entries = np.frombuffer(data, self.entry, count)
         wanted = [entry for entry in entries if int(entry["code"]) in _WANTED]
-        # A description of no length says nothing, and nothing against the pixels.
+        # An empty description is harmless.
         tags = {int(one["code"]): self.value(one) for one in wanted if one["count"] or one["code"] != _DESCRIPTION}
         return tags, following
 
     def inner(self, tags: dict[int, Any], most: int) -> list[PageLayout]:
-        """The images in sub-directories of a directory, at most so many; those that make no sense are none."""
+        """At most so many images in sub-directories of a directory; invalid ones are skipped."""
         found = []
         for offset in tags.get(_SUB, ())[: max(0, most)]:
             try:
@@ -252,7 +253,7 @@ class _Reader:
         elif count > (_MAX_SEGMENTS if code in _SEGMENTS else _MAX_VALUES):
             raise DamagedError(f"TIFF tag {code} claims {count} values")
         self._budget -= length
-        if self._budget < 0:  # a sparse file claims much and holds little
+        if self._budget < 0:  # a sparse file can claim much
             raise DamagedError("the TIFF's directories claim more bytes than any micrograph's")
         inline = entry["value"].tobytes()
         if length <= self.words and count * int(kind[1]) <= self.words:
@@ -269,7 +270,7 @@ def _one(tags: Mapping[int, Any], code: int, default: int) -> int:
 
 
 def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
-    """Check one directory against itself and against the size of the file."""
+    """The page of one directory. Raises DamagedError if it contradicts itself or the size of the file."""
     width, height, depth = _one(tags, 256, 0), _one(tags, 257, 0), _one(tags, 32997, 1)
     samples, bits = _one(tags, 277, 1), _one(tags, 258, 1)
     if min(width, height, depth, samples, bits) < 1 or samples > 4096 or bits > 128:
@@ -306,18 +307,18 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Segments:
-    """The strips or tiles of a page: size of each in pixels, where they begin, and the bytes of their pixels."""
+    """The strips or tiles of a page: size of each in pixels, offsets in the file, and bytes of their pixels."""
 
     width: int
     height: int
     offsets: NDArray[np.uint64]
     needed: NDArray[np.uint64]
     wrong: str
-    """Of which numbers there is a wrong one that does no harm; empty: none."""
+    """The kind of numbers with a harmless error; empty: none."""
 
 
 def _segments(tags: Mapping[int, Any], width: int, height: int, depth: int) -> _Segments:
-    """The strips or tiles of an image of so many pixels. Raises DamagedError where there are too few for it."""
+    """The strips or tiles of an image of this size, pixels. Raises DamagedError if there are too few."""
     samples = _one(tags, 277, 1)
     planes = samples if _one(tags, 284, 1) == 2 else 1
     tiled = 322 in tags
@@ -330,7 +331,7 @@ def _segments(tags: Mapping[int, Any], width: int, height: int, depth: int) -> _
         wrong = "rows in a strip"
     offsets, lengths = tags.get(324 if tiled else 273), _stated_lengths(tags)
     if min(across_each, down_each, deep_each) < 1 or offsets is None:
-        raise DamagedError("the TIFF directory does not say where the pixels are")
+        raise DamagedError("the TIFF directory does not state where the pixels are")
     down, across = -(-height // down_each), -(-width // across_each)
     expected = down * across * -(-depth // deep_each) * planes
     if len(offsets) < expected or (lengths is not None and len(lengths) < expected):
@@ -349,7 +350,7 @@ def _stated_lengths(tags: Mapping[int, Any]) -> NDArray[Any] | None:
 
 
 def _lengths(tags: Mapping[int, Any], segments: _Segments, size: int) -> tuple[NDArray[np.uint64], str]:
-    """The bytes of each strip or tile in the file, and which numbers that say so are wrong and do no harm."""
+    """The bytes of each strip or tile in the file, and the kind of stated lengths with a harmless error (or empty)."""
     needed, stated = segments.needed, _stated_lengths(tags)
     if stated is not None:
         stated = stated[: len(needed)].astype(np.uint64)
@@ -365,7 +366,7 @@ def _lengths(tags: Mapping[int, Any], segments: _Segments, size: int) -> tuple[N
 
 
 def _require_room(offsets: NDArray[np.uint64], needed: NDArray[np.uint64]) -> None:
-    """Raises DamagedError where strips or tiles of their full size would overlap: nobody knows then what is in them."""
+    """Raises DamagedError if strips or tiles of full size would overlap: their content is then undefined."""
     order = np.argsort(offsets)
     if (offsets[order][:-1] + needed[order][:-1] > offsets[order][1:]).any():
         raise DamagedError("strips or tiles declare fewer bytes than their rows need")

@@ -1,4 +1,4 @@
-"""Uncompressed pixels of a TIFF, taken from where its directory places them."""
+"""Reads uncompressed pixels of a TIFF at the places in its directory."""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -11,7 +11,7 @@ from daemon.micrograph import Pixels
 
 
 def contiguous(stream: BinaryIO, layout: TiffLayout, dtype: np.dtype[Any], chosen: range) -> Iterator[Pixels]:
-    """The frames (H, W) of a stack that has one directory and all data behind each other. Raises OSError."""
+    """The frames (H, W) of a stack with one directory and contiguous data. Raises OSError."""
     page = layout.pages[0]
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
     for frame in chosen:
@@ -21,7 +21,7 @@ def contiguous(stream: BinaryIO, layout: TiffLayout, dtype: np.dtype[Any], chose
 
 
 def plane(stream: BinaryIO, layout: TiffLayout, page: PageLayout, dtype: np.dtype[Any]) -> Pixels:
-    """The pixels (H, W) of a page whose directory libraries stumble over. Raises DamagedError, OSError."""
+    """The pixels (H, W) of a page whose directory libraries cannot read. Raises DamagedError, OSError."""
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
     if page.depth != 1 or page.samples != 1 or page.bits != 8 * stored.itemsize or page.reversed_bits:
         raise DamagedError("strips or tiles declare fewer bytes than their rows need")

@@ -1,4 +1,4 @@
-"""Which pages of a TIFF are the micrograph, and what they are where there are several."""
+"""Selects the pages of a TIFF that are the micrograph, and classifies several of them."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ _LARGEST_PACKED = 15
 def choose(path: Path, layout: TiffLayout) -> list[int]:
     """Indices of the pages that are the micrograph: the largest and deepest greyscale ones, all of one shape and type.
 
-    Raises MicrographError where none is, or nothing says which; DamagedError for a frame unlike the others.
+    Raises MicrographError if there is none or the choice is not clear; DamagedError for a frame unlike the others.
     """
     full = _full_size(path, layout)
     pages = {index: layout.pages[index] for index in full}
@@ -43,13 +43,13 @@ def choose(path: Path, layout: TiffLayout) -> list[int]:
         every = dict.fromkeys([*pages.values(), *hidden])
         kinds = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
         raise MicrographError(
-            f"{path}: holds images of several kinds ({kinds}), and nothing says which is the micrograph; "
-            "save that one as a file of its own"
+            f"{path}: holds images of several kinds ({kinds}), and does not state which is the micrograph; "
+            "save that one as a separate file"
         )
     (main,) = best
     chosen = [index for index, page in pages.items() if _kind(page) == main]
     for index, page in pages.items():
-        # A thumbnail stands before or behind a stack; what stands within it is a frame that went wrong.
+        # A thumbnail is before or after a stack; a different page within it is a damaged frame.
         if _kind(page) != main and chosen[0] < index < chosen[-1]:
             raise DamagedError(
                 f"page {index + 1} of the TIFF ({page.height} x {page.width}, {page.bits} bits) is unlike the other "
@@ -82,7 +82,7 @@ def _rank(page: PageLayout) -> tuple[int, int]:
 
 
 def _refusal(page: PageLayout) -> str | None:
-    """Why a page is no micrograph, or None."""
+    """The reason why a page is no micrograph, or None."""
     if page.photometric in _COLOURED:
         return _COLOURED[page.photometric]
     if page.samples > 1:
@@ -101,11 +101,11 @@ def refuse_channels(path: Path, layout: TiffLayout) -> None:
     text = layout.description
     sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text)
     if sizes.get("C", 1) > 1 or "C" in str(tiff_layout.shaped(text).get("axes", "")):
-        raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
+        raise MicrographError(f"{path}: holds several channels; save each channel as a separate file")
 
 
 def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels) -> None:
-    """Raises MicrographError for bytes that a description calls packed and that no unpacked 4-bit counts can be."""
+    """Raises MicrographError for bytes that the description calls packed and that cannot be unpacked 4-bit counts."""
     if "4 bits packed" in description and page.bits == 8 and pixels.max() > _LARGEST_PACKED:
         raise MicrographError(
             f"{path}: holds packed 4-bit values by its description (a raw SerialEM movie; unpack it with IMOD's "
@@ -114,7 +114,7 @@ def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels
 
 
 def nature(layout: TiffLayout, page: PageLayout, tags: Mapping[int, Any]) -> Stack | None:
-    """What the pages of a stack are, as far as the file says."""
+    """The kind of a stack's pages; None if the file does not state it."""
     if page.compression in EER:
         return Stack("frames", "EER")
     text = layout.description
@@ -136,7 +136,7 @@ def _imagej(text: str) -> dict[str, int]:
 
 
 def _ome(text: str) -> dict[str, int]:
-    """Sizes of the first image of an OME description, and how many images it has ("images")."""
+    """Sizes of the first image of an OME description, and the number of its images ("images")."""
     if "<OME" not in text[:2000]:
         return {}
     sizes = {axis: re.search(rf"\bSize{axis}=[\"'](\d{{1,9}})[\"']", text) for axis in "ZTC"}

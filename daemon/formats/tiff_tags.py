@@ -1,4 +1,4 @@
-"""What the tags of vendors' TIFF files say of pixel size and of how a micrograph was taken."""
+"""Pixel size and acquisition by the tags of vendors' TIFF files."""
 
 import re
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ from daemon.formats.units import convert, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, PixelSize
 
 _FINEST_PRINT = 1e-6
-"""No printer has pixels below 1 um; a resolution finer than that (metres) is a microscope's."""
+"""No printer has pixels below 1 um; a finer resolution (metres) is that of a microscope."""
 _METRES = {2: 0.0254, 3: 0.01}
-"""Of TIFF's units of resolution: inch and centimetre."""
+"""Length of TIFF's units of resolution: inch and centimetre."""
 _FEI, _FEI_HELIOS, _SIS, _ZEISS, _TVIPS = 34680, 34682, 33560, 34118, 37706
 _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 
 
 def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
-    """How it was taken, by the first vendor's header there is; all unknown without one."""
-    for telling, found in (
+    """The acquisition by the first vendor's header; all unknown without one."""
+    for vendor_xml, found in (
         (_of_fei_xml, fei_xml(tags)),
         (_of_tescan, tescan(tags)),
         (_of_eer, eer(tags)),
         (_of_jeol, jeol(tags, description)),
     ):
         if found:
-            return telling(found)
+            return vendor_xml(found)
     for vendor, code in (
         (_of_fei, _FEI_HELIOS),
         (_of_fei, _FEI),
@@ -42,7 +42,7 @@ def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
 
 
 def origin(tags: Mapping[int, Any]) -> dict[str, str]:
-    """Which program wrote the file, and when, for a micrograph's metadata."""
+    """For a micrograph's metadata: the program that wrote the file, and date and time."""
     words = {"software": tags.get(305), "datetime": tags.get(306)}
     return {key: text.strip()[:200] for key, text in words.items() if isinstance(text, str) and text.strip()}
 
@@ -130,7 +130,7 @@ def _of_jeol(stated: Mapping[str, str]) -> Acquisition:
 
 
 def fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
-    """What Thermo Fisher's newer software writes as XML: single values, or a list of labels."""
+    """The XML of Thermo Fisher's newer software: single values, or a list of labels."""
     text = _text(tags.get(_FEI_XML))
     return {**_elements(text), **sidecars.labelled(text)}
 
@@ -184,7 +184,7 @@ def _times(text: Any) -> Any:
 
 
 def pixel_size_of(path: Path, tags: Mapping[int, Any], description: str) -> tuple[PixelSize, str] | None:
-    """What the file says its pixel size is, and who says so. Raises MicrographError for reciprocal units."""
+    """The pixel size that the file states, and the source. Raises MicrographError for reciprocal units."""
     for source, stated in (
         ("Gatan tags", _gatan(tags)),
         ("FEI tags", _fei(tags)),
@@ -263,7 +263,7 @@ def _fei_binary(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _jeol(tags: Mapping[int, Any], description: str) -> _Stated | None:
-    """JEOL states the resolution on the camera; the magnification makes of it that of the specimen."""
+    """JEOL states the pixel size on the camera, which the magnification converts to that on the specimen."""
     stated = jeol(tags, description)
     if stated.get("EosMode") != "eosTEM":
         return None
@@ -309,13 +309,13 @@ def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
     match = re.search(r"^unit=(.*)$", description, re.MULTILINE) if description.startswith("ImageJ=") else None
     sides = _sides(tags)
     if match is None or sides is None or match[1].strip() in ("inch", "cm"):
-        return None  # inch and cm are what ImageJ says of a print resolution; _resolution judges those
+        return None  # ImageJ writes inch and cm for a print resolution, see _resolution
     down = re.search(r"^yunit=(.*)$", description, re.MULTILINE)
     return _Stated(*sides, match[1], down[1].strip() if down else "")
 
 
 def _resolution(tags: Mapping[int, Any]) -> _Stated | None:
-    """The plain TIFF resolution, where it is too fine to be a printer's."""
+    """The plain TIFF resolution, if it is too fine for a printer."""
     sides, metres = _sides(tags), _METRES.get(int(tags.get(296, 2)))
     if sides is None or metres is None or max(sides) * metres >= _FINEST_PRINT:
         return None

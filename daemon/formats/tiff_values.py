@@ -1,6 +1,6 @@
-"""What the numbers of a TIFF mean: reversed, calibrated, or only to be shown in another way; and tags that say so.
+"""Meaning of the numbers in a TIFF (reversed, calibrated), and tags on their display.
 
-What changes the values is applied on reading and recorded; what programs show beside them is handed on to the result.
+Tags that change values are applied on reading and recorded; tags that only concern the display go to the result.
 """
 
 import re
@@ -29,12 +29,12 @@ _CALIBRATED_BITS = (8, 16)
 """ImageJ calibrates these only."""
 _GREY_SHARE = 0.8
 _PLAUSIBLE = (1e-6, 1e9)
-"""Sizes of intensities that somebody saves as floating-point numbers."""
+"""Range of intensities saved as floating-point numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMeaning:
-    """What a stored number means: zero + slope × stored, and who says so."""
+    """Meaning of a stored number, zero + slope × stored, and its source."""
 
     zero: float = 0.0
     slope: float = 1.0
@@ -42,7 +42,7 @@ class StoredMeaning:
 
     @property
     def changes(self) -> bool:
-        """Whether stored numbers are not the values themselves."""
+        """Whether stored numbers differ from the values."""
         return (self.zero, self.slope) != (0.0, 1.0)
 
     def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
@@ -73,7 +73,7 @@ class StoredMeaning:
 
 
 def meaning(path: Path, page: PageLayout, description: str) -> StoredMeaning:
-    """What the stored numbers of a greyscale page mean. Raises MicrographError for a curve that is no straight line."""
+    """Meaning of the numbers of a greyscale page. Raises MicrographError for a curve that is no straight line."""
     found = _calibrated(path, page, description)
     if page.photometric != _WHITE_IS_ZERO:
         return found
@@ -84,7 +84,7 @@ def meaning(path: Path, page: PageLayout, description: str) -> StoredMeaning:
 
 
 def of_palette(path: Path, page: PageLayout, colours: NDArray[np.uint16] | None) -> StoredMeaning:
-    """What indices into a palette (3, N) mean: values, where it is a ramp of grey, as SEM software writes it.
+    """Meaning of indices into a palette (3, N) if it is a ramp of grey, as SEM software writes it.
 
     Every ninth entry may be an overlay's colour. Raises MicrographError for any other palette.
     """
@@ -120,7 +120,7 @@ def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning
 
 
 def handed_on(tags: Mapping[int, Any]) -> dict[str, Any]:
-    """For a micrograph's metadata: how it is to be shown, and a calibration that is stated beside the values."""
+    """For a micrograph's metadata: its orientation, and a calibration that leaves the stored values as they are."""
     found: dict[str, Any] = {}
     orientation = tags.get(_ORIENTATION)
     if isinstance(orientation, int) and 2 <= orientation <= 8:
@@ -147,7 +147,7 @@ def brightness(origin: float, scale: float, units: str) -> dict[str, Any]:
 
 
 def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bool]]:
-    """The tags of a result by which programs show it as they show the micrograph; for tifffile."""
+    """Tags of a result, for tifffile, so that programs show it like the micrograph."""
     tags: list[tuple[int, str, int, Any, bool]] = []
     if "orientation" in metadata:
         tags.append((_ORIENTATION, "H", 1, metadata["orientation"], True))
@@ -161,10 +161,10 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
 
 
 class Understood:
-    """Stored planes (H, W) as the values they mean, one after the other.
+    """Converts stored planes (H, W) to values, one after the other.
 
-    Whole is TIFF's default for the kind of numbers, but some programs leave the tag out for floating-point ones: where
-    the first plane contradicts the default, `dtype` and `remark` then say as what all were read.
+    TIFF's default is whole numbers, but some programs omit the tag for floating-point ones. If the first plane
+    contradicts the default, `dtype` and `remark` state how all planes were read.
     """
 
     def __init__(self, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
@@ -186,13 +186,13 @@ class Understood:
         if _plausible(other):
             self.dtype = other.dtype
             self.remark = (
-                f"its directory does not say what its numbers are: read as floating-point ({other.min():g} to "
+                f"its directory does not state the kind of its numbers: read as floating-point ({other.min():g} to "
                 f"{other.max():g}); as whole ones, the default, they would be {plane.min():g} to {plane.max():g}"
             )
 
 
 def _plausible(plane: Pixels) -> bool:
-    """Whether all numbers look like intensities, and not like whole numbers taken for floating-point ones."""
+    """Whether all numbers are plausible intensities, unlike whole numbers read as floating-point ones."""
     if not np.isfinite(plane).all():
         return False
     sizes = np.abs(plane[plane != 0])

@@ -1,4 +1,4 @@
-"""Which way up: a file's rows against those of another format, and TIFF's Orientation, as turns that can be undone.
+"""Turns images between the row orders of file formats and TIFF's Orientation, reversibly.
 
 The first row of an MRC file is shown at the bottom (IMOD, RELION, MotionCor2), that of all other formats at the top. So
 a TIFF that becomes an MRC file, or an MRC file that becomes a TIFF, has its rows in the other order, as `tif2mrc` and
@@ -21,7 +21,7 @@ _SWAPPED = 5
 
 
 def turns(like: Micrograph, kind: str) -> list[int]:
-    """What has to be done to a micrograph's pixels for a file of `kind`: TIFF's orientations, one after the other."""
+    """The turns of a micrograph's pixels for a file of `kind`: TIFF's orientations, one after the other."""
     if (like.kind == "mrc") == (kind == "mrc"):
         return []
     orientation = like.metadata.get("orientation")  # an MRC file has no such tag
@@ -29,7 +29,7 @@ def turns(like: Micrograph, kind: str) -> list[int]:
 
 
 def turned(plane: Any, orientations: Iterable[int]) -> Any:
-    """A plane (H, W) whose first row and column are as TIFF's orientations say, made upright; one after the other."""
+    """A plane (H, W) in TIFF's orientations, made upright, one orientation after the other."""
     for number in orientations:
         plane = plane.T if number >= _SWAPPED else plane
         plane = plane[::-1] if number in (3, 4, 7, 8) else plane
@@ -38,14 +38,14 @@ def turned(plane: Any, orientations: Iterable[int]) -> Any:
 
 
 def undone(plane: Any, orientations: Iterable[int]) -> Any:
-    """A plane (H, W) as it was before `turned`."""
+    """A plane (H, W) as before `turned`."""
     return turned(plane, [_INVERSE.get(number, number) for number in reversed(list(orientations))])
 
 
 def places(
     rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, ...], number: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where the pixels (n,) at `rows` and `columns` of a plane of `shape` (H, W) lie after a turn by `number`."""
+    """Rows and columns (n,), after a turn by `number`, of pixels of a plane of `shape` (H, W)."""
     height, width = shape
     if number >= _SWAPPED:
         rows, columns, height, width = columns, rows, width, height

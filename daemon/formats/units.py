@@ -1,4 +1,4 @@
-"""Units of length as microscope files spell them, and which spellings are no length at all."""
+"""Units of length as microscope files spell them, and spellings that are no length."""
 
 import html
 import re
@@ -7,7 +7,7 @@ from math import isfinite
 from daemon.micrograph import PixelSize
 
 METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "nm": 1e-9, "angstrom": 1e-10, "pm": 1e-12}
-"""Metres in one of each unit this project writes."""
+"""Length in metres of each unit that this project writes."""
 
 _SPELLINGS = {
     "m": ("m", "meter", "metre", "meters", "metres"),
@@ -30,7 +30,7 @@ def _plain(text: str) -> str:
 
 
 def _canonical(text: str) -> str | None:
-    """A unit as a file spells it → this project's spelling, the text itself if unfamiliar, None if it says nothing."""
+    """A unit as a file spells it → this project's spelling, the text itself if unknown, None if it is no unit."""
     plain = _plain(text)
     return None if plain in _UNKNOWN else _CANONICAL.get(plain, plain)
 
@@ -41,7 +41,7 @@ def reciprocal(text: str) -> bool:
 
 
 def pixel_size(y: float, x: float, unit: str, unit_y: str = "") -> PixelSize | None:
-    """A pixel size as a file states it, or None where the numbers or the units mean "not known".
+    """A pixel size as a file states it, or None if the numbers or units mean "unknown".
 
     `unit_y`: that of `y`, if the file has one for each axis; empty for the same. The result is in that of `x`.
     """

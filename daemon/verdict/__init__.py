@@ -1,5 +1,5 @@
-"""May a result be trusted, told from the micrograph and its result alone.
+"""Judges whether a result may be trusted, from the micrograph and its result alone.
 
-In: a denoised image and what it was made from. Out: a `Verdict` with its reasons, or the error of two halves.
+In: a `Denoised` image and its input. Out: a `Verdict` with its reasons, or the error of two halves.
 Front door: `judge.judge` for each result, `halves.assess` for `emdenoised assess`.
 """

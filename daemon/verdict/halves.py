@@ -1,9 +1,9 @@
-"""How good is the denoising of an image whose truth nobody knows? Two independent halves of its own counts tell.
+"""Measures the error of a denoised image without its truth, by two independent halves of its own counts.
 
 Binomial thinning (`daemon.counts.thinning`) makes two images A and B of half the dose with independent noise. Then
 ``mean((denoised A - B)²) = mean((denoised A - truth)²) + mean(truth)``, for B is truth and Poisson noise: so the
-squared error of a denoised half is known without the truth. Fourier ring correlations between halves tell up to which
-detail they agree. All of it holds at half the dose, and for counts only; at the full dose the result is better.
+squared error of a denoised half is known without the truth. Fourier ring correlations between halves show up to which
+detail they agree. All this holds at half the dose, and for counts only; at the full dose the result is better.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from daemon.counts import apart, lines
 from daemon.counts.apart import Apart
 from daemon.counts.noise import WINDOW
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice, Evidence
+from daemon.counts.profiles import Choice, DoseEvidence
 from daemon.counts.thinning import examine, thin
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
@@ -27,15 +27,15 @@ from daemon.verdict import rings
 from daemon.verdict.rings import RINGS, free_terms
 
 LARGEST = 2048
-"""Side of the middle of a larger image that is looked at, pixels."""
+"""Side of the central part of a larger image that is evaluated, pixels."""
 BLOCK, FEWEST = 64, 4
-"""Errors are taken from the spread over blocks of about this side, and so many along each axis at least."""
+"""Side, pixels, of the blocks whose spread gives the errors, and the fewest blocks along each axis."""
 THRESHOLD = 1 / 7
 """Of the Fourier ring correlation of two halves, where their detail ends (Rosenthal and Henderson, 2003: 0.143)."""
 CHANCE = 4.0
 """Standard errors of a ring's correlation, below which it may be chance."""
 PEAK_PERCENTILE = 99.9
-"""Of the denoised half: the peak that PSNR refers to."""
+"""Of the denoised half: the peak for PSNR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +56,20 @@ class Assessment:
     frc_raw: tuple[float, ...]
     """Of the two halves as recorded."""
     frc_denoised: tuple[float, ...]
-    """Of the two denoised: also what a network makes up is the same in both, so this is no proof of detail."""
+    """Of the two denoised halves. Structure that a network invents agrees in both, so this proves no detail."""
     frc_cross: tuple[float, ...]
-    """Of a denoised half with the other as recorded: only what is really there can be in both."""
+    """Of a denoised half with the other as recorded: invented structure does not agree here."""
     detail_raw: float | None
-    """Period in pixels up to which the halves agree; None: nowhere."""
+    """Period, pixels, of the finest detail in which the halves as recorded agree; None: none."""
     detail_cross: float | None
+    """That of a denoised half with the other as recorded."""
     invented: float
-    """Power of what both denoised halves hold and neither half as recorded, over the noise of a half; 0 if it may be
-    chance."""
+    """Power of structure in both denoised halves but in neither half as recorded, over the noise of a half; 0 if not
+    significant."""
 
     @property
     def gain_db(self) -> float:
-        """What denoising brings, dB."""
+        """Improvement by denoising, dB."""
         return self.psnr - self.raw_psnr
 
     def as_json(self) -> dict[str, Any]:
@@ -87,9 +88,9 @@ class Assessment:
 
 
 def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, seed: int = 0) -> Assessment:
-    """Assess the denoising of an image (H, W) by `backend`, which runs `weights`. Costs two halves of it.
+    """Assess the denoising of an image (H, W) by `backend`, which runs `weights`, on two halves of its counts.
 
-    Raises MicrographError where its values are not plain counts, and says what was measured.
+    Raises MicrographError, with the measurement, if its values are not plain counts.
     """
     pixels = apart.picture(pixels, choice.evidence.apart)
     height, width = pixels.shape
@@ -97,12 +98,12 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     middle = pixels[top : top + LARGEST, left : left + LARGEST]
     counts: Image = ((middle.astype(np.float64) - choice.offset) / choice.gain).astype(np.float32)
     if not np.isfinite(counts).all() or len(choice.evidence.apart.filled):
-        raise MicrographError("not applicable: some of its values are no numbers")
+        raise MicrographError("not applicable: some of its values are not finite numbers")
     bad = lines.find(middle)
     evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
     if evidence.reasons:
         raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
-    known = Evidence(apart=Apart(lines=bad))  # in both halves
+    known = DoseEvidence(apart=Apart(lines=bad))  # in both halves
     plain = Choice(choice.profile, "a half", 1.0, 0.0, evidence=known)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
     done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))
@@ -151,8 +152,8 @@ def _error(pairs: tuple[tuple[Image, Image], ...], sound: NDArray[np.bool_]) -> 
 def _invented(denoised: tuple[Image, Image], halves: tuple[Image, Image], dose: float) -> float:
     """Power that two denoised halves (H, W) share with each other but not with the other half, over the noise.
 
-    The noise of the other half is in no denoised one, so what they share beyond that the network has added. An estimate
-    that is only too faint shares less with the other denoised half than with the other half.
+    A denoised half is independent of the noise of the other half, so the network has added this power. An estimate that
+    is only too faint shares less with the other denoised half than with the other half.
     """
     shape = denoised[0].shape
     window = np.outer(*(np.hanning(side) for side in shape))
@@ -174,7 +175,7 @@ def _correlation(first: Image, second: Image) -> NDArray[np.float64]:
 
 
 def _detail(correlation: NDArray[np.float64], shape: tuple[int, ...]) -> float | None:
-    """Period in pixels of the finest ring that agrees, and not by chance; None if there is none."""
+    """Period, pixels, of the finest ring that agrees significantly; None if there is none."""
     terms = free_terms(shape)
     above = np.flatnonzero(correlation >= np.maximum(THRESHOLD, CHANCE / np.sqrt(np.maximum(terms, 1))))
     return float(2 * RINGS / (above[-1] + 0.5)) if len(above) else None

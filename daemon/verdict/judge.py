@@ -1,4 +1,4 @@
-"""May the result be believed? Checks against the raw data that hold whatever network ran, and a plain word."""
+"""Checks a result against the raw data, independently of the network, and gives a verdict in one word."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from daemon.counts.scaling import Scaling, sharing
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
 from daemon.verdict import residual
-from daemon.verdict.residual import Evidence
+from daemon.verdict.residual import Residual
 
 Word = Literal["good", "check", "reject"]
 
@@ -25,34 +25,34 @@ COUNTING_ERRORS = 3.0
 BLOCK_COUNTING_ERRORS = 4.0
 """The mean must be kept within 0.1 % or 3 counting errors, and in each 64 × 64 block within 4 counting errors."""
 DARKEST = 0.05
-"""Share of the dose below which no block is taken to be; and no darker than one electron."""
+"""Share of the dose, and one electron, that the counts of a block are taken to be at least."""
 FLOAT32_PEDESTAL = 1e3
-"""Up to so many noise units of pedestal float32 is exact enough, and half the time."""
+"""Pedestal, noise units, up to which float32 is exact enough; it takes half the time."""
 
-# How far each figure may go; what these catch and what they let pass is measured by benchmarks/verdict.py.
+# Limits of the figures; benchmarks/verdict.py measures how many bad and good results they reject.
 REJECTED = 0.95
 """Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
 STRONGLY_CORRELATED, REJECTED_CORRELATED = 0.4, 0.8
-"""Where the noise of neighbours is more correlated than the first, its spectrum is less certain: the limit is lower."""
+"""Above the first correlation of neighbours the spectrum of the noise is less certain; the second is the limit then."""
 MOSTLY_STRUCTURE = 0.4
-"""Share of the noise that was kept: above it, it can hardly be told from structure."""
+"""Share of the noise that was kept, above which noise and structure are hardly distinct."""
 NOISE_KEPT, UNTOUCHED = 0.45, 0.9
-"""Share of the noise that was kept where there is nothing else, all over the image and in one patch."""
+"""Share of the noise that was kept where the image shows only noise, over the whole image and in one patch."""
 BLOCK_REMOVED = 1.5
-"""Of a block, over the noise: no more than that is removed."""
+"""Largest mean square removed from a block, over the noise."""
 CORRELATED = 0.2
-"""Of neighbours: above it noise and structure look alike, and a network leaves some; a Gaussian blur is the measure."""
+"""Correlation of neighbours above which noise resembles structure, and a network keeps some of it."""
 BEATEN = 0.05
-"""Squared error over the raw image's by which a Gaussian blur may be closer to the truth."""
+"""Squared error, over that of the raw image, by which a Gaussian blur may be better."""
 INVENTED = 0.03
-"""Power over the noise's of what is in the result alone."""
+"""Power, over that of the noise, of structure in the result alone."""
 NOT_NOISE = 0.1
-"""By so much may what was removed be more correlated between neighbours than the detector makes it."""
+"""Correlation of neighbours in the removed part, beyond that of the detector's noise."""
 STRUCTURE_LOST = 0.15
 LINE_LOST = 20.0
 STRONG_CONTRAST = 1.2
 SMALLEST = 128
-"""Pixels: the networks are trained on crops of this side and larger, and fewer say too little for `_doubts`."""
+"""Side, pixels, of the smallest crops in training; smaller images are too small for `_doubts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +60,37 @@ class Verdict:
     """Means in the micrograph's own units, over pixels that are not spikes; errors in counting errors."""
 
     word: Word
-    """good: nothing speaks against it; check: look at it; reject: it is probably worse than the raw image."""
+    """good: nothing speaks against it; check: compare the raw image; reject: probably worse than the raw image."""
     why: tuple[Reason, ...]
-    """Why it is not good, the most important first."""
+    """Reasons why it is not good, the most important first."""
     remarks: tuple[Reason, ...]
-    """What should be known, and does not make it doubtful."""
+    """Remarks that do not make it doubtful."""
     mean_raw: float
     mean_denoised: float
     mean_shift: float
     """Change of the mean counts, as a share of them."""
     mean_shift_counting_errors: float
     worst_block_counting_errors: float
-    """Largest change of a 64 × 64 block's mean; a block darker than a twentieth of the dose counts as of that."""
+    """Largest change of a 64 × 64 block's mean; the counts of a block are taken to be at least 5 % of the dose."""
     worst_block_removed: float
-    """Largest mean square of what was removed from such a block, over the noise expected from its counts."""
+    """Largest mean square removed from such a block, over the noise expected from its counts."""
     removed_noise: float
-    """Standard deviation of what was removed over that of the noise expected from the counts: at most about 1."""
-    evidence: Evidence | None
-    """What the difference between raw and denoised says; None where the image shows no noise."""
+    """Standard deviation of the removed part over that of the noise expected from the counts: at most about 1."""
+    evidence: Residual | None
+    """Figures from the difference of raw and denoised image; None where the image shows no noise."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is not good, in words."""
+        """Reasons why it is not good, in words."""
         return tuple(reason.text for reason in self.why)
 
     @property
     def headline(self) -> str | None:
-        """The most important of them."""
+        """The most important reason."""
         return self.why[0].text if self.why else None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types; `reasons` and `codes` go together, `details` are all reasons but the headline."""
+        """Plain JSON types; `codes` belong to `reasons` in order, `details` are all reasons but the headline."""
         figures = {key: value for key, value in asdict(self).items() if key not in ("word", "why", "remarks")}
         return {
             "word": self.word,
@@ -104,7 +104,7 @@ class Verdict:
 
 
 def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
-    """Compare a denoised image (H, W) with what it was made from. Raises MicrographError if it is not finite."""
+    """Compare a denoised image (H, W) with its input. Raises MicrographError if it is not finite."""
     pixels, spikes, scaling = prepared.pixels, prepared.spikes, prepared.scaling
     dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
     narrow = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
@@ -112,7 +112,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
         sums = None
         if narrow and abs(scaling.zero) < FLOAT32_PEDESTAL * scaling.unit:
             sums = _compare(pixels, denoised, spikes, choice, scaling, np.dtype(np.float32))
-        # Also where float32 overflowed, which may not be the result's fault.
+        # Also where float32 overflowed: the result may be right.
         if sums is None:
             sums = _compare(pixels, denoised, spikes, choice, scaling, np.dtype(np.float64))
     if sums is None:
@@ -122,7 +122,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
         )
     number = pixels.size - len(spikes)
     shift = sums.removed / number
-    # Counts that are smeared leave the noise of single pixels, not that of the mean of many.
+    # Smearing lowers the noise of single pixels, not that of the mean of many.
     errors = abs(shift) * sqrt(number * sharing(choice.psf) / dose)
     noise = sqrt(max(sums.squares / number - shift**2, 0.0) / dose)
     mean_denoised = scaling.zero + gain * sums.total / pixels.size
@@ -163,8 +163,8 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     )
 
 
-def _against(found: Evidence) -> Iterator[Reason]:
-    """Why the result is probably worse than the raw image."""
+def _against(found: Residual) -> Iterator[Reason]:
+    """Reasons why the result is probably worse than the raw image."""
     limit = REJECTED_CORRELATED if found.detector_correlation > STRONGLY_CORRELATED else REJECTED
     if found.error_ratio > limit:
         yield Reason(
@@ -175,7 +175,7 @@ def _against(found: Evidence) -> Iterator[Reason]:
 
 
 def _of_means(change: float, errors: float, worst: float) -> Iterator[Reason]:
-    """Whether means were kept: of all pixels, by share and in counting errors, and of the worst block."""
+    """Reasons if means were not kept: of all pixels (relative `change`; counting `errors`) or of the worst block."""
     if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
         yield Reason("mean", f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
     if worst > BLOCK_COUNTING_ERRORS:
@@ -183,8 +183,8 @@ def _of_means(change: float, errors: float, worst: float) -> Iterator[Reason]:
         yield Reason("block-mean", text)
 
 
-def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
-    """What else somebody should check."""
+def _doubts(found: Residual, dose_known: bool) -> Iterator[Reason]:
+    """Further reasons to check the result."""
     if found.invented > INVENTED:
         share = f"{sqrt(found.invented):.0%} of the noise's standard deviation"
         yield Reason("invented", f"it holds structure that the raw image does not ({share}): compare the raw image")
@@ -220,8 +220,8 @@ def _doubts(found: Evidence, dose_known: bool) -> Iterator[Reason]:
         yield Reason("contrast", text)
 
 
-def _remarks(found: Evidence) -> Iterator[Reason]:
-    """What should be known of the image."""
+def _remarks(found: Residual) -> Iterator[Reason]:
+    """Remarks on the image."""
     if found.detector_correlation > CORRELATED:
         yield Reason(
             "correlated",
@@ -235,7 +235,7 @@ Values = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Over all pixels, in counts relative to the dose: of the result, of what was removed, and of its square."""
+    """Sums over all pixels, in counts relative to the dose: result, removed part, and its square."""
 
     total: float
     removed: float
@@ -251,13 +251,13 @@ def _compare(
 ) -> _Sums | None:
     """One pass over both images in bands of BLOCK rows that stay in the cache; None if a sum is not finite.
 
-    `exact` is the type differences are taken in; within a band sums are taken in it, too, beyond it in float64.
+    `exact`: the type of differences and of sums within a band; further sums are float64.
     """
     height, width = pixels.shape
     dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
     room = np.empty((min(BLOCK, height), width), exact)
-    # A block without light would have no counting error, and no network is as exact as that. A dose that is not known
-    # is a stand-in, and the noise is even as far as anybody knows.
+    # A block without light has no counting error, but no network is exact. Where the dose is a stand-in, the noise is
+    # taken as even.
     darkest = max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose
     total = removed = squares = worst = most = 0.0
     for top in range(0, height, BLOCK):
@@ -281,7 +281,7 @@ def _compare(
 def _band(
     rows: slice, pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling, room: Values
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Of some rows, sums over each column (W,): of raw minus denoised, of raw less the mean, of the first's square.
+    """Sums (W,) over some rows of each column: raw minus denoised, raw less the mean, and the square of the first.
 
     In the micrograph's units. Spikes, NaN and Inf among them, count as unchanged.
     """

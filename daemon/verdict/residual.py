@@ -1,16 +1,16 @@
-"""What the difference between a micrograph and its denoised image says of both: judged without knowing the truth.
+"""Estimates the quality of a denoised image from its difference to the micrograph, without the truth.
 
 Patches spread over the image are compared in Fourier space, each over the noise that its own mean should have
-(Poisson), so that counting noise has the power 1 at every frequency. Means over patches give each the weight of its
-noise, so that they are of the whole image and a dark patch, whose noise is small, counts for little. Patches without
-counts are left out. Three things are told apart there:
+(Poisson), so that counting noise has the power 1 at every frequency. In means each patch has the weight of its noise,
+so that they describe the whole image and dark patches, whose noise is small, count little. Patches without counts are
+left out. Three quantities are estimated:
 
 - the **noise of the detector**, N(f), from the raw patches alone: a low quantile of the power in each ring of spatial
-  frequency, which lattices and edges hardly reach, and a line through its logarithm over f², which is what a Gaussian
-  point spread makes of white noise. It needs no gain and no network to be right.
-- how much of the noise **the result still holds**, a(f): the share of the raw image's amplitude that is in it.
-- the **squared error** of the result, by Stein's estimate: what was removed, less the noise, plus twice the noise that
-  was kept. C. M. Stein, Ann. Statist. 9, 1135 (1981); for a linear filter in Fourier space it is exact on average.
+  frequency, which lattices and edges hardly reach, and a line through its logarithm over f², the form that a Gaussian
+  point spread gives white noise. It depends neither on the gain nor on the network.
+- the **share of the noise in the result**, a(f): the share of the raw image's amplitude that is in it.
+- the **squared error** of the result, by Stein's estimate: the power removed, less the noise, plus twice the noise
+  that was kept. C. M. Stein, Ann. Statist. 9, 1135 (1981); for a linear filter in Fourier space it is exact on average.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ from daemon.micrograph import Image, Pixels
 SIDE, SMALL_SIDE = 64, 32
 """Of a patch, pixels; the smaller one where the image is not larger."""
 MOST = 16
-"""At most 16 x 16 patches: a million pixels say enough, whatever the image's size."""
+"""At most 16 x 16 patches: a million pixels suffice for any image."""
 RINGS = (0.025, 0.10, 0.17, 0.24, 0.31, 0.38, 0.44, 0.50)
 """Edges of the rings in which the noise is measured, cycles per pixel."""
 FITTED = slice(2, 6)
-"""The rings that decide on its spectrum: above where specimens have most of their power, below the corner."""
+"""The rings that determine its spectrum: above most of the specimen's power, below the corner."""
 QUANTILE = 0.25
 FLATTEST = 0.6
 """Share of the patches in which the noise is measured: those whose result has the least structure."""
@@ -45,17 +45,17 @@ DARKEST = 1e-2
 MOST_MISSING = 0.1
 """Share of a patch's pixels that may be spikes, NaN or Inf."""
 NOISELESS = 1e-3
-"""Of the noise expected: below it the image shows none, and nothing can be judged by it."""
+"""Noise over that expected, below which the image shows none and cannot be judged."""
 ALONE, ENOUGH, LIT = 1.3, 0.05, 0.25
-"""Terms with less than so many times the noise's power hold nothing but noise; so large a share of a patch's terms
-must, and it have so large a share of the mean counts: where light ends, the edge is everywhere in the spectrum."""
+"""Limits for noise alone: power of a term over that of the noise, at most; share of such terms in a patch, at least;
+the patch's counts over their mean, at least, because the edge of the light shows everywhere in the spectrum."""
 STRONG = 10.0
-"""Terms in which the result has so many times the noise's power are certainly structure."""
+"""Power of the result over that of the noise from which on a term is structure."""
 TINY = 1e-20
 GAUSSIANS = (1.0, 1.5, 2.0, 3.0)
 """Standard deviations, pixels, of the blurs that a result is compared with."""
 CERTAIN = 5.0
-"""Standard errors beyond which it is no chance that structure was removed."""
+"""Standard errors beyond which removed structure is significant."""
 
 Terms = NDArray[np.float32]
 Amplitudes = NDArray[np.complex64]
@@ -63,17 +63,17 @@ ONE = np.ones(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """Variances are over the noise expected from the counts; all are of the whole of the patches and frequencies."""
+class Residual:
+    """Figures over all patches and frequencies; variances are divided by the noise expected from the counts."""
 
     noise: float
     """Variance of the raw image's own noise: 1 if gain and offset are right."""
     removed: float
-    """Mean square of what was removed, over all pixels."""
+    """Mean square of the removed part, over all pixels."""
     kept: float
-    """Share of the noise that is still in the result, or would be if what looks like structure were none."""
+    """Share of the noise that is still in the result; structure that resembles noise counts as noise."""
     kept_alone: float
-    """That share where the raw image shows nothing but noise."""
+    """That share where the raw image shows only noise."""
     kept_most: float
     """The largest of any patch."""
     error_ratio: float
@@ -81,46 +81,46 @@ class Evidence:
     detector_correlation: float
     """Of the noise of neighbouring pixels, as the raw image shows it: 0 for counts."""
     residual_correlation: float
-    """Of what was removed at neighbouring pixels; below 0 where broad structure was left alone, as it should be."""
+    """Correlation of neighbouring pixels of the removed part; below 0 where broad structure was rightly kept."""
     structure_removed: float
-    """Amplitude of the result's strong structure in what was removed, over that in the result: 0 if none is lost."""
+    """Amplitude of the result's strong structure in the removed part, over that in the result: 0 if none is lost."""
     line_removed: float
-    """Power of the strongest single spatial frequency in what was removed, in standard errors above its ring."""
+    """Power of the strongest single spatial frequency in the removed part, in standard errors above its ring."""
     line_share: float
-    """What is missing of that frequency's amplitude, as a share of it."""
+    """Missing share of that frequency's amplitude."""
     line_spacing: float
-    """Of that frequency, pixels."""
+    """Spacing of that frequency, pixels."""
     contrast: float
     """Standard deviation of the result over its mean counts, on scales above a few pixels."""
     over_gaussian: float = -1.0
     """Estimated squared error of the result less that of the best Gaussian, over the raw image's: above 0 that blur is
-    closer to the truth."""
+    better."""
     gaussian: float = 0.0
     """Standard deviation of that Gaussian, pixels."""
     invented: float = 0.0
-    """Power of what is in the result and not in the raw image, over the noise: 0 if it may be chance."""
+    """Power of structure in the result but not in the raw image, over the noise: 0 if not significant."""
 
 
 def examine(
     pixels: Pixels, denoised: Image, spikes: Spikes, choice: Choice, scaling: Scaling, removed: float
-) -> Evidence | None:
+) -> Residual | None:
     """Compare (H, W) raw pixels, any real dtype, with their denoised image (H, W) float32, both in the file's units.
 
     `removed`: mean square of their difference over all pixels but spikes, over the noise that the dose should have.
-    None where the image shows no noise, so that nothing can be told. Costs the same for all large images.
+    None where the image shows no noise, so that nothing can be estimated. The time is the same for all large images.
     """
     raw, result, blank = _patches(pixels, denoised, spikes, scaling)
     plan = _Plan.of(raw.shape[-1])
-    # Under the window's square the mean of the counts is the variance of what the window lets through of their noise.
+    # The mean of the counts under the window's square is the variance of their noise under the window.
     level = np.einsum("nij,ij->n", raw, np.square(plan.window))
     gain, dose = choice.noise.effective_gain, choice.effective_counts(scaling.zero)
     counts = level * scaling.unit / gain + dose
-    if not choice.dose_known:  # gain and offset are stand-ins, and the noise is even as far as anybody knows
+    if not choice.dose_known:  # gain and offset are stand-ins: the noise is taken as even
         counts = np.full_like(counts, dose)
-    told = ~blank & (counts > DARKEST * dose)
-    if not told.any():
+    usable = ~blank & (counts > DARKEST * dose)
+    if not usable.any():
         return None
-    raw, result, level, counts = raw[told], result[told], level[told, None, None], counts[told]
+    raw, result, level, counts = raw[usable], result[usable], level[usable, None, None], counts[usable]
     # The noise variance of each patch, from its mean counts, in the scaling's units squared.
     strength = (scaling.unit / gain / np.sqrt(counts)).astype(np.float32)[:, None, None]
     seen = plan.transform((raw - level) * strength)
@@ -131,13 +131,13 @@ def examine(
     if noise is None:
         return None
     weights = counts / counts.sum()
-    common, there = _around((left * seen.conj()).real), _around(power)
-    kept = plan.mean(np.clip(common / np.maximum(there, TINY), 0, 1) * noise, weights)
-    alone, most = plan.alone(common, there, noise, weights)
+    common, recorded = _around((left * seen.conj()).real), _around(power)
+    kept = plan.mean(np.clip(common / np.maximum(recorded, TINY), 0, 1) * noise, weights)
+    alone, most = plan.alone(common, recorded, noise, weights)
     variance = plan.mean(noise[None])
     line, share, spacing = plan.line(gone, power, weights)
     width, blurred = plan.blurred(power, noise, weights)
-    return Evidence(
+    return Residual(
         noise=variance,
         removed=removed,
         kept=kept / variance,
@@ -160,7 +160,7 @@ def examine(
 def _patches(
     pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling
 ) -> tuple[Terms, Terms, NDArray[np.bool_]]:
-    """Raw and denoised patches (n, side, side) in the scaling's units, without spikes; which say nothing (n,)."""
+    """Raw and denoised patches (n, side, side) in the scaling's units, without spikes; mask (n,) of blank ones."""
     side = SIDE if min(pixels.shape) >= SIDE else SMALL_SIDE
     tops, lefts = (
         np.unique(np.linspace(0, extent - side, min(MOST, extent // side)).astype(int)) for extent in pixels.shape
@@ -188,14 +188,14 @@ def _power(amplitudes: Amplitudes) -> Terms:
 
 
 def _average(terms: NDArray[np.floating[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of (n, side, side // 2 + 1) over n patches whose weights (n,) add up to 1."""
+    """Mean of (n, side, side // 2 + 1) over n patches whose weights (n,) add up to 1."""
     return np.tensordot(weights.astype(terms.dtype), terms, 1).astype(np.float64)
 
 
 def _around(terms: Terms) -> Terms:
     """Sums over each term of half spectra (n, side, side // 2 + 1) and its eight neighbours.
 
-    A single term's amplitude may be next to nothing by chance, and its share then says nothing.
+    The amplitude of a single term may be almost 0 by chance, and shares of it are then meaningless.
     """
     down = terms.copy()
     down[:, 1:] += terms[:, :-1]
@@ -242,11 +242,11 @@ class _Plan:
         return spectra
 
     def mean(self, terms: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
-        """Over patches (n,) of these weights and the whole spectrum: a variance, if `terms` are power."""
+        """Mean over patches (n,) of these weights and the whole spectrum: a variance, if `terms` are power."""
         return float((_average(terms, weights) * self.weight).sum())
 
     def neighbours(self, power: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
-        """Correlation of neighbouring pixels of what has this power."""
+        """Correlation of neighbouring pixels of a signal with this power."""
         terms = _average(power, weights) * self.weight
         return float((terms * self.cosine).sum() / max(terms.sum(), 1e-30))
 
@@ -263,29 +263,29 @@ class _Plan:
         slope, height = np.polyfit(centres[FITTED] ** 2, np.log(np.maximum(fitted, NOISELESS**2)), 1)
         if slope > 0:  # sharpened, or chance: no detector's noise grows towards fine detail
             slope, height = 0.0, log(float(np.median(fitted)))
-        # Broad structure adds to the first ring, so the noise is at most what is seen there.
+        # Broad structure adds to the first ring, so its level is an upper limit.
         spectrum: NDArray[np.float64] = np.minimum(np.exp(height + slope * self.frequency**2), max(level[0], NOISELESS))
         return spectrum
 
     def alone(
-        self, common: Terms, there: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]
+        self, common: Terms, recorded: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]
     ) -> tuple[float, float]:
-        """Share of the noise that was kept in terms where there is nothing else, and the largest of any patch.
+        """Share of the noise that was kept in terms with noise alone, and the largest of any patch.
 
-        Sums of `_around`: `common`, of what result and raw image have in common; `there`, of the raw image's power.
+        Sums of `_around`: `common`, of the product of result and raw image; `recorded`, of the raw image's power.
         """
-        chosen = (there < (ALONE * 9 * noise).astype(np.float32)) & (self.frequency > RINGS[1])
+        chosen = (recorded < (ALONE * 9 * noise).astype(np.float32)) & (self.frequency > RINGS[1])
         chance = (chosen * self.weight).sum(axis=(1, 2))
         sound = (chance > ENOUGH) & (weights > LIT * weights.mean())
         weight = np.where(sound, weights, 0)[:, None] * self.weight.reshape(1, -1)
-        kept, seen = (np.where(chosen, terms, 0).reshape(len(terms), -1) for terms in (common, there))
+        kept, seen = (np.where(chosen, terms, 0).reshape(len(terms), -1) for terms in (common, recorded))
         kept, seen = (np.einsum("nt,nt->n", terms, weight) for terms in (kept, seen))
         if not seen.any():
             return 0.0, 0.0
         return float(kept.sum() / seen.sum()), float((kept[seen > 0] / seen[seen > 0]).max())
 
     def shared(self, product: Terms, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-        """How much of the result's strong structure is in what was removed; 0 if it may be chance.
+        """Share of the result's strong structure in the removed part; 0 if not significant.
 
         `product`: of the amplitudes of both; `power`: of the result's.
         """
@@ -296,7 +296,7 @@ class _Plan:
         return common / float((power * strong).sum()) if abs(common) > CERTAIN * chance else 0.0
 
     def blurred(self, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
-        """Of Gaussian blurs, standard deviation and Stein's estimate (with the noise added) of the best."""
+        """Standard deviation, pixels, of the best Gaussian blur; its squared error by Stein's estimate plus noise."""
         raw = _average(power, weights)
         found = []
         for width in GAUSSIANS:
@@ -307,11 +307,11 @@ class _Plan:
         return width, least
 
     def invented(self, product: Terms, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-        """Power of what the result holds and the raw image does not.
+        """Power of structure in the result that is not in the raw image.
 
-        What was removed has nothing in common with an estimate that is right but some of the noise that was kept, which
-        adds. So where `product` of both amplitudes is negative beyond chance, by ring, the result holds what was never
-        in the raw image. `power`: of the result.
+        With a right estimate, the removed part shares only noise that was kept, which adds to `product` of both
+        amplitudes. So in a ring with a significantly negative `product` the result holds structure that is not in the
+        raw image. `power`: of the result.
         """
         weight = weights[:, None, None] * self.weight
         products, chances = product * weight, power * noise * np.square(weight)
@@ -324,13 +324,13 @@ class _Plan:
         return total
 
     def line(self, gone: Terms, seen: Terms, weights: NDArray[np.float64]) -> tuple[float, float, float]:
-        """The single frequency that stands out most from its ring in what was removed.
+        """The single frequency of the removed part that exceeds its ring most.
 
-        In standard errors; its share of the amplitude that the raw image has there above noise, 0 if it may be chance;
-        its spacing in pixels.
+        Excess in standard errors; share of the raw image's amplitude there above noise, 0 if not significant; spacing,
+        pixels.
         """
         removed, raw = (_average(power, weights).ravel() for power in (gone, seen))
-        patches = 1 / np.square(weights).sum()  # as many of equal weight would say as much
+        patches = 1 / np.square(weights).sum()  # of equal weight with the same error
         best = 0.0, 0.0, 0.0
         for ring in self.rings:
             usual = max(float(np.median(removed[ring])), 1e-30)
@@ -342,5 +342,5 @@ class _Plan:
         return best
 
     def broad(self, power: Terms, weights: NDArray[np.float64]) -> float:
-        """Power of the result on scales above a few pixels, without the very broadest, which is a gradient."""
+        """Power of the result on scales above a few pixels, without that at frequency zero."""
         return self.mean(power * ((self.frequency > 0) & (self.frequency < RINGS[1])), weights)

@@ -1,9 +1,8 @@
 """Images prepared once, kept in a folder and memory-mapped from then on. The folder may be deleted at any time that
 nothing trains on it.
 
-An entry is ``KEY-0.npy, KEY-1.npy, ...`` and, written last, ``KEY.json``, without which the others do not count. Every
-file is written under another name and moved into place, so what is there is whole, and processes that write the same
-entry at the same time do each other no harm.
+An entry is ``KEY-0.npy, KEY-1.npy, ...`` and, written last, ``KEY.json``, without which the others are ignored. Files
+are written atomically, so processes may write the same entry at the same time.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from training.data.exposure import Image
 
 
 class Stored(Sequence[Image]):
-    """Images in .npy files, memory-mapped read-only when they are looked at: any number of them, few files open."""
+    """Images in .npy files, memory-mapped read-only on access, so that few files are open."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
@@ -34,7 +33,7 @@ class Stored(Sequence[Image]):
     @overload
     def __getitem__(self, index: slice) -> "Stored": ...
     def __getitem__(self, index: int | slice) -> "Image | Stored":
-        """Raises ConfigError if the file has gone."""
+        """Raises ConfigError if the file is missing or damaged."""
         if isinstance(index, slice):
             return Stored(self._paths[index])
         try:
@@ -47,12 +46,12 @@ class Stored(Sequence[Image]):
 
 
 def key_of(*parts: object) -> str:
-    """The key of what these parts, of JSON types, decide."""
+    """The key of an entry that these parts, of JSON types, determine."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def get(folder: Path, key: str) -> tuple[Stored, dict[str, Any]] | None:
-    """The images of an entry and the notes that were put with them; None if there is no such entry, or not whole."""
+    """The images of an entry and their notes; None if it is missing or incomplete."""
     try:
         entry = json.loads((folder / f"{key}.json").read_bytes())
         stored = Stored([folder / f"{key}-{index}.npy" for index in range(len(entry["shapes"]))])
@@ -75,5 +74,5 @@ def put(folder: Path, key: str, images: Sequence[Image], notes: dict[str, Any]) 
 
 @lru_cache(maxsize=256)
 def _mapped(path: Path) -> Image:
-    """A view of a .npy file, without NumPy's class for it, of which slices are slow."""
+    """A memory-mapped .npy file as a plain array: slices of NumPy's memmap class are slow."""
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -1,12 +1,12 @@
 """Truths → batches of noisy and true crops. Every sample is a pure function of (seed, step, index).
 
 The paper's section 3.1 (random crops, eight symmetries, low and ordinary doses, Poisson noise, mean-matched truth) is
-`PaperDraw`. `Draw` has what real detectors add to it: doses from under one count per pixel upwards, and contrasts below
-one, ``true counts = dose (1 + contrast (x / mean x - 1))``; a crop stretched to [0, 1] has blacks of zero counts, which
-real high-resolution and cryo micrographs never have. Its batches are in the serving contract's noise units.
+`PaperDraw`. `Draw` adds conditions of real detectors: doses from under one count per pixel upwards, and contrasts below
+one, ``true counts = dose (1 + contrast (x / mean x - 1))``; a crop stretched to [0, 1] has blacks of zero counts,
+unlike real high-resolution and cryo micrographs. Its batches are in the serving contract's noise units.
 
-A data order needs no state: a training that resumes at step `s`, on another machine or with the samples of a step
-dealt out to several processes, sees the same samples; and any process may draw them ahead of time.
+The order of the data needs no state: a training that resumes at step `s`, on another machine or with the samples of a
+step divided among processes, gets the same samples; and any process may draw them ahead.
 """
 
 import logging
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 FAINTEST_DOSE = 0.5
 """No crop is exposed with fewer mean counts per pixel than this."""
 LEAST_MEASURED = 0.1
-"""A crop is scaled as if it had at least so many."""
+"""Smallest mean counts per pixel in the scaling of a crop."""
 
 STRETCHED, INVERTED, BENT = 0.4, 0.15, 0.3
-"""Shares of crops whose grey scale is changed in these ways (`regrade`)."""
+"""Shares of crops with these changes of the grey scale (`regrade`)."""
 BEND, STRANGEST = 0.7, 1.5
 """Largest logarithms of the exponent of a bent grey scale, and of a frame's brightness over a crop's."""
 
 
 class Drawn(Protocol):
-    """What a loss reads: a `Batch`, or the same as tensors on the device that trains."""
+    """Input of a loss: a `Batch`, or the same as tensors on the training's device."""
 
     @property
     def noisy(self) -> object: ...
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What samples are drawn from. Shares are probabilities."""
+    """Distribution of samples. Shares are probabilities."""
 
     side: int = 128
     """Height and width of a crop, pixels."""
@@ -77,31 +77,31 @@ class Draw:
     doses: tuple[float, float] = (FAINTEST_DOSE, 5000.0)
     """All others: mean counts per pixel, log-uniform between these."""
     sparse: float = 0.3
-    """Share of the simulated crops with so few counts that an atom is a handful of them, whatever the other shares: the
-    paper's laws hardly ever go there, and a lattice must be learnt with its defects where it is easiest to repair."""
+    """Share of the simulated crops with few counts per atom, independent of the other shares: rare in the paper's laws,
+    but here a network most easily completes a lattice and removes its defects."""
     sparse_doses: tuple[float, float] = (FAINTEST_DOSE, 20.0)
     """Their mean counts per pixel, log-uniform between these."""
     full_contrast: float = 0.5
-    """Share of crops with the whole of their contrast: blacks have no counts."""
+    """Share of crops with full contrast: blacks have no counts."""
     contrasts: tuple[float, float] = (0.02, 1.0)
     """All others: log-uniform between these."""
     flat: float = 0.0
     """Share of crops without any specimen; their doses are log-uniform."""
     stranger: float = 0.5
-    """Share of crops from a frame that is darker or brighter than they are, by up to a factor of e^1.5 = 4.5: in
-    service the scale is the whole micrograph's."""
+    """Share of crops from a frame that is darker or brighter by up to a factor of e^1.5 = 4.5: in service the scale is
+    that of the whole micrograph."""
     real_detector: float = 0.0
-    """Share of crops recorded by a detector that does more than count."""
+    """Share of crops recorded by a detector that adds read-out noise, point spread and spikes."""
     worst_detector: Detector = IDEAL
     """Its read-out noise, point spread and spikes are uniform between none and these; gain and offset are these."""
     misjudged: float = 0.0
-    """Standard deviation of the logarithm of the gain that crops are scaled by, over the true one: service measures
-    the gain of an image, with an error."""
+    """Standard deviation of the logarithm of the gain in the scaling of crops over the true one: in service the gain is
+    measured, with an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperDraw:
-    """What samples of the paper's protocol are drawn from."""
+    """Distribution of samples of the paper's protocol."""
 
     side: int = 512
     """Height and width of a crop, pixels."""
@@ -164,7 +164,7 @@ def paper_batch(
 def draw_crop(rng: np.random.Generator, versions: Sequence[Image], side: int) -> Image:
     """A random crop (side, side) of one of the versions of a micrograph, in one of its eight symmetries.
 
-    A micrograph that is smaller is continued by its mirror image.
+    Smaller micrographs are continued by their mirror images.
     """
     image = versions[int(rng.integers(len(versions)))]
     row, column = (int(rng.integers(max(extent - side, 0) + 1)) for extent in image.shape)
@@ -212,14 +212,14 @@ def in_noise_units(
 ) -> Batch:
     """A batch of one from a noisy and a true crop (S, S), in the noise units of a frame `frame` times as bright.
 
-    The units are those of service: of `camera`, whose gain is taken for `misjudged` times what it is. The weight is in
-    noise of the crop's own mean dose at frequency zero: what a smeared camera's noise of 1 hides of smooth structure is
-    more than white noise of 1 does, and no network can do anything about it.
+    The units are those of service: of `camera`, with `misjudged` times its gain. The weight is in noise of the crop's
+    own mean dose at frequency zero: a smeared camera's noise of 1 hides more smooth structure than white noise of 1,
+    which no network can avoid.
     """
     effective = replace(camera, gain=camera.gain * misjudged)
     gain, offset = effective.effective_gain, effective.effective_offset
     measured = (float(pixels.mean(dtype=np.float64)) - offset) / gain
-    dose = max(measured, LEAST_MEASURED)  # a crop without a single count still needs a scale
+    dose = max(measured, LEAST_MEASURED)  # also a crop without counts needs a scale
     scaling = noise_units(dose * frame, gain, offset)
     own = noise_units(dose, gain, offset)
     weight = scaling.unit / own.unit * sqrt(misjudged * sharing(camera.psf))

@@ -1,4 +1,4 @@
-"""Folder of micrographs → truths to learn from: read, judged, binned, stretched, cached, and split by source."""
+"""Folder of micrographs → truths for training: read, judged, binned, stretched, cached, and split by source."""
 
 import csv
 import json
@@ -25,37 +25,37 @@ log = logging.getLogger(__name__)
 Rule = Literal["clean", "paper"]
 
 NO_TRUTH = "C"
-"""Grade, in the column `quality` of a list of sources, of a micrograph too noisy to learn from."""
+"""Grade, in the column `quality` of a list of sources, of a micrograph too noisy for training."""
 
 NOISE_OVER_RANGE = 0.035
 """A micrograph whose own noise exceeds this share of its grey range is binned before it may serve as truth."""
 
 PAPER_SIDE = 512
-"""Micrographs are binned as the paper does only where the short side stays at least this long, in pixels."""
+"""Shortest side, pixels, that binning as in the paper must leave."""
 
 MAX_PIXELS = 2**28
 
 HOT_REMARK = 0.1
-"""Share of the range that 99.99 % of the pixels must reach."""
+"""Share of the range that the 99.99 % quantile must reach."""
 SATURATED_REMARK, SATURATED_REFUSED = 0.02, 0.5
-"""Shares of pixels at the camera's highest value from which on a micrograph is remarked upon, and refused."""
+"""Shares of pixels at the highest value from which on a micrograph gets a remark, and is refused."""
 
 CACHE_VERSION = 1
-"""Raised whenever the same file would give other truths."""
+"""Increased when the same file gives other truths."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """A micrograph that is clean enough to learn from.
+    """A micrograph that is clean enough for training.
 
-    `versions` are images (H, W) float32 in [0, 1]; with a cache they are memory-mapped when they are looked at.
-    `binned` says by how much each of them was reduced (1: not).
+    `versions` are images (H, W) float32 in [0, 1]; with a cache they are memory-mapped on access. `binned`: factor by
+    which each was reduced (1: not).
     """
 
     name: str
-    """Path below the folder it was loaded from."""
+    """Path below the data folder."""
     source: str
-    """Where it comes from; micrographs of one source are never split."""
+    """Origin; micrographs of one source are never split between training and validation."""
     versions: Sequence[Image]
     binned: tuple[int, ...]
 
@@ -67,16 +67,15 @@ def load_truths(
     smallest: int = 192,
     rule: Rule = "clean",
 ) -> list[Truth]:
-    """Every micrograph below `folder` that can be learnt from, in the order of their names; the log says what cannot.
+    """Every suitable micrograph below `folder`, in the order of names; the log lists the others with reasons.
 
-    `cache`: folder for the prepared images, so that no more of them is in memory than is used, and the next start is
-    quick; it may be deleted whenever nothing trains on it. `sources`: CSV file with columns `name` (of the file,
-    without its ending) and `source`; what it does not name is sorted by sub-folder, else by the beginning of its name.
-    What it grades C in a column `quality` is left out.
-    `smallest`: shortest side in pixels. `rule`: "clean" bins until the micrograph's own noise is low and adds one
-    version more, "paper" bins by two where 512 pixels are left.
+    `cache`: folder for the prepared images, which saves memory and makes the next start fast; it may be deleted while
+    no training uses it. `sources`: CSV file with columns `name` (of the file, without its ending) and `source`; other
+    files get their source from the sub-folder, else from the beginning of the name. Files with grade C in a column
+    `quality` are left out. `smallest`: shortest side in pixels. `rule`: "clean" bins until the micrograph's own noise
+    is low, and adds one more version; "paper" bins by two where 512 pixels are left.
 
-    Raises ConfigError if there is no such folder, nothing to learn from in it, or if `sources` cannot be read.
+    Raises ConfigError if the folder is missing or holds no suitable micrograph, or if `sources` cannot be read.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name a folder of micrographs (TIFF, MRC)")
@@ -88,7 +87,7 @@ def load_truths(
         name = path.relative_to(folder)
         listed = named.get(path.stem) or named.get(path.name)
         if listed and listed.quality == NO_TRUTH:
-            log.info("skipped: %s: graded %s in %s, too noisy to learn from", path, NO_TRUTH, sources)
+            log.info("skipped: %s: graded %s in %s, too noisy for training", path, NO_TRUTH, sources)
             skipped += 1
             continue
         try:
@@ -101,7 +100,7 @@ def load_truths(
         source = listed.source if listed else guess_source(name)
         loaded.append(Truth(name.as_posix(), source, prepared.versions, prepared.binned))
     if not loaded:
-        raise ConfigError(f"{folder}: holds no micrograph to learn from; the warnings above say why each was skipped")
+        raise ConfigError(f"{folder}: holds no micrograph for training; the warnings above state why each was skipped")
     log.info(
         "%s: %d micrographs of %d sources, %d files skipped",
         folder, len(loaded), len({truth.source for truth in loaded}), skipped,
@@ -119,7 +118,7 @@ def load_truths(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedTruth:
-    """The versions of one micrograph that serve as truth, how much each is binned, and what is to be said about it."""
+    """The versions of one micrograph that serve as truth, their binning, and remarks."""
 
     versions: Sequence[Image]
     binned: tuple[int, ...]
@@ -128,14 +127,14 @@ class PreparedTruth:
 
 def prepare(path: Path, smallest: int, rule: Rule) -> PreparedTruth:
     """Read a micrograph and make truths of it. Raises EmdenoisedError with the reason if none can be made."""
-    from daemon import formats  # a machine that learns from prepared micrographs needs no readers
+    from daemon import formats  # not needed for prepared micrographs
 
     micrograph = formats.read(path, MAX_PIXELS)
     formats.require_one_exposure(micrograph)
     pixels = micrograph.pixels
     remarks = judge(path, pixels, smallest)
     low, high = float(pixels.min()), float(pixels.max())
-    if high - low < 1e-6 or max(abs(low), abs(high)) > 1e30:  # would not survive in float32
+    if high - low < 1e-6 or max(abs(low), abs(high)) > 1e30:  # beyond float32
         pixels = (pixels.astype(np.float64) - low) / (high - low)
     image = pixels.astype(np.float32)
     if rule == "clean":
@@ -153,14 +152,14 @@ def prepare(path: Path, smallest: int, rule: Rule) -> PreparedTruth:
 
 
 def judge(path: Path, pixels: NDArray[Any], smallest: int) -> tuple[str, ...]:
-    """What is to be remarked about a micrograph as truth. Raises MicrographError where it cannot serve as one."""
+    """Remarks on a micrograph as truth. Raises MicrographError if it is not suitable."""
     if min(pixels.shape) < smallest:
         raise MicrographError(
             f"{path}: {pixels.shape[0]} × {pixels.shape[1]} pixels; at least {smallest} on the short side are needed: "
             "use a larger image, or allow smaller ones"
         )
     if not np.isfinite(pixels).all():
-        raise MicrographError(f"{path}: some pixels are not finite numbers, and a truth must be whole; export it again")
+        raise MicrographError(f"{path}: some pixels are not finite numbers, as a truth needs; export it again")
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise MicrographError(f"{path}: constant image (every pixel is {low:g}), nothing to learn from; remove it")
@@ -190,9 +189,9 @@ def judge(path: Path, pixels: NDArray[Any], smallest: int) -> tuple[str, ...]:
 
 
 def clean_versions(image: Image, smallest: int) -> tuple[list[Image], tuple[int, ...]]:
-    """A micrograph (H, W) as it is or binned until clean, and binned once more; in [0, 1]. And by how much each.
+    """A micrograph (H, W) as it is or binned until clean, and binned once more, in [0, 1]; and the binning of each.
 
-    Binning stops at `smallest` pixels; noise that is left only slows learning, for nothing can predict it.
+    Binning stops at `smallest` pixels; remaining noise only slows the training, because it is unpredictable.
     """
     low, high = np.percentile(image, (0.01, 99.99))
     image = np.clip((image - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
@@ -237,7 +236,7 @@ def bin2(image: Image) -> Image:
 
 
 def guess_source(name: Path) -> str:
-    """Source of a file from its path below the data folder: the sub-folder, else how the name begins.
+    """Source of a file by its path below the data folder: the sub-folder, else the beginning of the name.
 
     The beginning goes up to the first underscore, hyphen, blank or digit; of a name that begins with one of these,
     the whole stem.
@@ -248,7 +247,7 @@ def guess_source(name: Path) -> str:
 
 
 class Listed(NamedTuple):
-    """What a list of sources says of a micrograph; `quality` is empty where it does not grade."""
+    """A micrograph's entry in a list of sources; `quality` is empty without a grade."""
 
     source: str
     quality: str
@@ -297,9 +296,9 @@ def split_by_source(truths: Sequence[Truth], share: float, seed: int) -> tuple[l
 
 
 def evened(truths: Sequence[Truth]) -> list[Truth]:
-    """Truths repeated so that a source is drawn by the square root of how many micrographs it gave, nearly.
+    """Truths repeated so that the weight of a source is nearly the square root of its number of micrographs.
 
-    Of sources that gave 1, 4 and 16, the single one counts a quarter of the 16, not a sixteenth.
+    Of sources with 1, 4 and 16 micrographs, the first has a quarter of the weight of the last, not a sixteenth.
     """
     sizes = Counter(truth.source for truth in truths)
     most = max(sizes.values(), default=1)
@@ -307,7 +306,7 @@ def evened(truths: Sequence[Truth]) -> list[Truth]:
 
 
 def write_split(path: Path, training: Iterable[Truth], held_out: Iterable[Truth], share: float, seed: int) -> None:
-    """Write down, as JSON, what is trained on and what is held out: source → micrograph → how much it was binned."""
+    """Write as JSON the micrographs for training and those held out: source → micrograph → binning."""
 
     def listed(truths: Iterable[Truth]) -> dict[str, dict[str, tuple[int, ...]]]:
         by_source: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -321,12 +320,12 @@ def write_split(path: Path, training: Iterable[Truth], held_out: Iterable[Truth]
 
 
 def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> PreparedTruth:
-    """As `prepare`, from the cache if it is there, else put there."""
+    """As `prepare`, with the cache."""
     try:
         status = path.stat()
     except OSError as error:
         raise MicrographError(
-            f"{path}: cannot be looked at ({error.strerror}); check the share and its rights"
+            f"{path}: cannot be examined ({error.strerror}); check the share and its rights"
         ) from error
     key = store.key_of(CACHE_VERSION, rule, smallest, str(path.resolve()), status.st_size, status.st_mtime_ns)
     if found := store.get(folder, key):
@@ -342,7 +341,7 @@ def _cached(path: Path, folder: Path, smallest: int, rule: Rule) -> PreparedTrut
 
 
 def _files(folder: Path, cache: Path | None) -> list[Path]:
-    """Files below a folder in the order of their names, but for hidden ones and the cache; says what is shut."""
+    """Files below a folder in the order of names, without hidden ones and the cache; logs unreadable folders."""
     own = cache.resolve() if cache else None
 
     def shut(error: OSError) -> None:

@@ -1,15 +1,15 @@
-"""`python -m training evaluate`: every method on the same seeded pairs, the paper's tables, and what must be reached.
+"""`python -m training evaluate`: every method on the same seeded pairs, the paper's tables, and the goals.
 
-**Pairs** (`pairs`) are named by a key ``regime/stratum/micrograph/repetition`` and depend on nothing but it,
+**Pairs** (`pairs`) are named by a key ``regime/stratum/micrograph/repetition`` and depend only on it,
 the seed, the side and the file. Regimes: `low` and `ordinary` are the paper's (section 3.1); `contrast_0.05` and
 `contrast_0.2` spend the low law's electrons on the same crop at that contrast. At contrast 1 that is `low` itself.
 
-**What is in OUT**, for `report` and for who wants to look closer:
+**Contents of OUT**:
 
 `instances.jsonl`: a row (`rows.Row`) for every pair and method, appended as measured; of the same key and method the
 last one counts, and only if its identity is the one in `evaluation.json` (`rows.current`):
     key, regime, stratum ("real" or "simulated"), micrograph (path below the folder, or family), source, modality ("" if
-    unknown), repetition, binned (1 or 2), shape [H, W]; pair (fingerprint of all that the pair depends on);
+    unknown), repetition, binned (1 or 2), shape [H, W]; pair (fingerprint of all its parameters);
     contrast (1 for low and ordinary), dose (counts over which the true image ranges: the peak for PSNR), mean (true
     counts per pixel), truth_noise (σ in counts of noise in the truth itself; 0 if simulated), scale (counts per unit of
     the [0, 1] scale);
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-examples", action="store_true",
         help="leave figures 6 to 8 out of the report: the micrographs may not be yours to publish",
     )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="a minute's worth: few small pairs, to see that all works")
+    parser.add_argument("--quick", action="store_true", help="few small pairs in about a minute, to test the setup")
 
 
 QUICK_SIDE, QUICK_INSTANCES = 64, 4
@@ -110,7 +110,7 @@ QUICK_METHODS = ("unfiltered", "gaussian", "median", "bm3d")
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """How much is measured: which of the known methods, side of the pairs, and how many of each dose."""
+    """Extent of an evaluation: methods, side of the pairs, and their number at each dose."""
 
     names: tuple[str, ...]
     side: int
@@ -119,7 +119,7 @@ class _Size:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "_Size":
-        """As the options ask. Raises ConfigError for what is too little."""
+        """The extent by the options. Raises ConfigError for too small values."""
         names = tuple(options.methods)
         if options.quick:
             return cls(names or QUICK_METHODS, QUICK_SIDE, QUICK_INSTANCES, QUICK_INSTANCES)
@@ -129,7 +129,7 @@ class _Size:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, tabulate, judge and report. Raises ConfigError, WeightsError for what the user can fix."""
+    """Measure, tabulate, judge and report. Raises ConfigError or WeightsError with the remedy."""
     size = _Size.of(options)
     methods = _methods(size.names, options.weights, options.threads)
     ours = [method for method in methods if method.family == "weights"]
@@ -170,7 +170,7 @@ def _methods(names: Sequence[str], weights: Sequence[str], threads: int) -> list
 
 
 def _trained_on(name: str, weights: str, subjects: Sequence[pairs.Subject]) -> list[str]:
-    """Files of the subjects that these weights learnt from, of which it warns by their name."""
+    """Files of the subjects that these weights were trained on; logs a warning."""
     files = sorted({Path(subject.name).name for subject in subjects} & known.learnt_from(weights))
     if files:
         log.warning("%s was trained on %s: its figures are not those of new images", name, ", ".join(files))
@@ -183,7 +183,7 @@ def _work(
     size: _Size,
     seed: int,
 ) -> list[tuple[Key, Sequence[Method]]]:
-    """Pairs with the methods to run on them: first those that slow methods see too."""
+    """Pairs with their methods, first those that slow methods get, too."""
     fast = [method for method in methods if not method.slow]
     with_slow = _shares(size.slow, subjects).keys(subjects, seed, size.side)
     seen = {str(key) for key in with_slow}
@@ -200,7 +200,7 @@ def _shares(number: int, subjects: Mapping[str, Sequence[pairs.Subject]]) -> Pla
 
 
 def _conclude(done: Sequence[Row], methods: Sequence[Method], side: int) -> dict[str, Any]:
-    """Tables, comparisons and the verdict on every weights (and on the identity, if it was asked for)."""
+    """Tables, comparisons and the verdict on all weights (and on the identity, if it is among the methods)."""
     times = tables.seconds(done, side)
     return {
         "methods": {
@@ -266,7 +266,7 @@ def _guards(out: Path, method: Method, methods: Sequence[Method], quick: bool) -
 
 
 EXAMPLES = {6: ("TEM", 4), 7: ("", 4), 8: ("STEM", 4)}
-"""Figure → how its micrographs' modality begins, and how many. 7: whatever kind is neither in 6 nor in 8."""
+"""Figure → beginning of its micrographs' modality, and their number. 7: those neither in 6 nor in 8."""
 
 
 def examples(

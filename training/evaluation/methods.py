@@ -1,4 +1,4 @@
-"""What is compared: the paper's nine (its section 4.1), BM3D for Poisson counts, and trained weights.
+"""The compared methods: the paper's nine (its section 4.1), BM3D for Poisson counts, and trained weights.
 
 Every method maps a `Pair` to a restored image (H, W) float32 in counts. The nine work on the noisy image scaled to
 [0, 1] by its extremes, as the paper's did, and are scaled back; the others work on counts.
@@ -28,7 +28,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv
 
 from daemon import backends
 from daemon.backends import cpu, manifest, passes, protocol, tiling
-from daemon.counts import plane, prepare, scaling, spikes
+from daemon.counts import plane, prepare, scaling, spikes, stand_ins
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import ANSCOMBE, minmax_crop, noise_units
 from daemon.errors import ConfigError
@@ -39,7 +39,7 @@ from daemon.settings.profile import Profile
 from training.data.exposure import Pair
 
 RECORD, WEIGHTS = "record.json", "model.safetensors"
-"""What a finished training run leaves in its folder."""
+"""Files of a finished training run."""
 
 Family = Literal["nine", "bm3d", "weights", "identity"]
 
@@ -68,7 +68,7 @@ def gaussian(noisy: Image) -> Image:
 
 
 def bilateral(noisy: Image) -> Image:
-    """OpenCV's bilateral filter: 9 pixels, both scales 75. On [0, 1] the radiometric scale weighs nothing."""
+    """OpenCV's bilateral filter: 9 pixels, both scales 75. On [0, 1] the radiometric scale has no effect."""
     return np.asarray(cv2.bilateralFilter(noisy, 9, 75, 75), np.float32)
 
 
@@ -162,10 +162,10 @@ def digest_of(*modules: ModuleType) -> str:
     return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:8]
 
 
-SERVING = digest_of(backends, passes, protocol, cpu, plane, prepare, scaling, spikes, tiling)
-"""Changes with the code that serves weights: rows measured with other code are measured again."""
+SERVING = digest_of(backends, passes, protocol, cpu, plane, prepare, scaling, spikes, stand_ins, tiling)
+"""Digest of the code that serves weights: rows measured with other code are measured again."""
 _SETTINGS = 1
-"""Counted up when parameters of a method above change."""
+"""Increased when parameters of a method above change."""
 
 
 def _on_unit_scale(restore: Callable[[Image], Image]) -> Callable[[Pair], Image]:
@@ -225,7 +225,7 @@ def weights(name_or_folder: str, threads: int = 1) -> Method:
 
 
 def learnt_from(name_or_folder: str) -> set[str]:
-    """Names of the files that weights, or a training run, were trained on, as far as their record says."""
+    """Names of the training files of weights, or of a training run, by their record."""
     folder = manifest.locate(name_or_folder)
     try:
         if (folder / manifest.MANIFEST).is_file():
@@ -238,11 +238,11 @@ def learnt_from(name_or_folder: str) -> set[str]:
 
 
 def on_counts(method: Method, memory: Path | None = None) -> Callable[[Image], Image]:
-    """A method as a function from counts to counts. `memory`: folder of what it gave before, for slow ones."""
+    """A method as a function from counts to counts. `memory`: folder of earlier results, for slow methods."""
 
     def run(counts: Image) -> Image:
         scaling = minmax_crop(counts)
-        # No method looks at the truth; there is none here.
+        # No method uses the truth; there is none here.
         return method.run(Pair(scaling.to_units(counts), counts, scaling, counts, counts))
 
     def remembered(counts: Image) -> Image:
@@ -261,7 +261,7 @@ def on_counts(method: Method, memory: Path | None = None) -> Callable[[Image], I
 
 
 def _run_of_training(folder: Path, threads: int) -> Method:
-    """The weights of a run as they are (float32, PyTorch, the whole image at once), before they are exported."""
+    """The weights of a run before export: float32, PyTorch, the whole image at once."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file

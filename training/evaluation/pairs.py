@@ -1,7 +1,7 @@
-"""Seeded pairs of noisy image and truth to measure methods on: the same for all methods, today and next year.
+"""Seeded pairs of noisy image and truth for measurements: the same for all methods at any time.
 
-A pair is a pure function of seed, side, regime, micrograph, repetition and what the file holds (or which family of
-`simulate.HELD_OUT` draws the scene). Regimes `low` and `ordinary` are the paper's section 3.1. `contrast_0.05` and
+A pair is a pure function of seed, side, regime, micrograph, repetition and content of the file (or family of
+`simulate.HELD_OUT` that draws the scene). Regimes `low` and `ordinary` are the paper's section 3.1. `contrast_0.05` and
 `contrast_0.2` spend the same electrons on the same crop at that contrast; contrast 1 is `low` itself.
 """
 
@@ -24,7 +24,7 @@ from training.data.exposure import Image, Pair, expose, paper_low_dose, paper_or
 from training.data.truths import Truth, load_truths, own_noise
 
 VERSION = 1
-"""Counted up whenever the same key would give another pair: rows made before are then not used again."""
+"""Increased when the same key gives another pair: older rows are then not used again."""
 
 CONTRASTS = {"contrast_0.05": 0.05, "contrast_0.2": 0.2}
 REGIMES = ("low", "ordinary", *CONTRASTS)
@@ -34,14 +34,14 @@ SMALLEST = 32
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What pairs are made of: a micrograph file, or the next scene of a family of simulated ones."""
+    """Source of pairs: a micrograph file, or the next scene of a simulated family."""
 
     stratum: str
     """ "real" or "simulated"."""
     name: str
     source: str
     digest: str
-    """Changes when the file, or what the family draws, changes."""
+    """Changes with the file, or the family's scenes."""
     modality: str = ""
     truth: Truth | None = None
 
@@ -61,30 +61,30 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal pairs: 16 hexadecimal digits of everything a pair depends on."""
+        """Equal for equal pairs: 16 hexadecimal digits of all parameters of a pair."""
         words = (VERSION, self, self.seed, self.side, self.subject.digest)
         return hashlib.sha256("|".join(map(str, words)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """A pair and what the tables need to know of it."""
+    """A pair and its figures for the tables."""
 
     key: Key
     pair: Pair
     contrast: float
     dose: float
-    """Counts over which the truth ranges: the peak that PSNR is taken against."""
+    """Range of the truth, counts: the peak of PSNR."""
     truth_noise: float
-    """Estimated σ, in counts, of noise that the truth itself carries; 0 for simulated ones."""
+    """Estimated σ, in counts, of the truth's own noise; 0 for simulated ones."""
     binned: int
 
 
 def real_subjects(folder: Path, cache: Path | None, table: Path | None) -> list[Subject]:
-    """Every micrograph below `folder` that can serve as truth, in order of path; the log says which cannot.
+    """Every micrograph below `folder` that is suitable as truth, in order of path; the log lists the others.
 
-    `cache` is where prepared images are kept; `table`, a CSV file with the columns name and source, and modality if
-    that is known. Raises ConfigError as `load_truths` does.
+    `cache`: folder of prepared images; `table`: a CSV file with the columns name, source and, if known, modality.
+    Raises ConfigError as `load_truths` does.
     """
     truths = load_truths(folder, cache, table, SMALLEST, "paper")
     kinds = _modalities(table) if table else {}
@@ -98,7 +98,7 @@ def real_subjects(folder: Path, cache: Path | None, table: Path | None) -> list[
 
 
 def simulated_subjects() -> list[Subject]:
-    """The families of simulated micrographs that no training sees."""
+    """The families of simulated micrographs that no training has."""
     subjects = []
     for name, draw in simulate.HELD_OUT.items():
         probe = (draw(np.random.default_rng(0), 64) * 255).round().astype(np.uint8)
@@ -108,7 +108,7 @@ def simulated_subjects() -> list[Subject]:
 
 
 def plan(subjects: Sequence[Subject], regime: str, number: int, seed: int, side: int) -> list[Key]:
-    """The first `number` pairs of a regime: every subject once, source by source in turn; then all over again.
+    """The first `number` pairs of a regime: every subject once, source by source in turn; then all again.
 
     A longer plan begins with the shorter one.
     """
@@ -125,7 +125,7 @@ def plan(subjects: Sequence[Subject], regime: str, number: int, seed: int, side:
 
 
 def make(key: Key) -> Instance:
-    """The pair of a key. Raises MicrographError if its file has gone or changed its mind about being an image."""
+    """The pair of a key. Raises MicrographError if its file is missing or no image any more."""
     contrast = CONTRASTS.get(key.regime, 1.0)
     crop, binned = _crop(key)
     law = paper_ordinary_dose if key.regime == "ordinary" else paper_low_dose
@@ -161,7 +161,7 @@ def _crop(key: Key) -> tuple[Image, int]:
         if crop.min() < crop.max():
             break
     else:
-        raise MicrographError(f"{truth.name}: nearly all of it is one grey; it cannot serve as a truth: remove it")
+        raise MicrographError(f"{truth.name}: nearly all of it is one grey; it is not suitable as a truth: remove it")
     crop = np.rot90(crop, int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]

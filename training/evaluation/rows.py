@@ -1,4 +1,4 @@
-"""One row for every pair and method: measured, and kept in a file that survives being killed at any moment."""
+"""Measures one row for every pair and method, and keeps rows in a file that survives a kill at any moment."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one method made of one pair; `training.evaluation.command` says what the fields mean."""
+    """Figures of one method on one pair; `training.evaluation.command` describes the fields."""
 
     key: str
     regime: str
@@ -56,8 +56,8 @@ class Row:
 def measure(method: Method, instance: Instance) -> tuple[Row, Image]:
     """Restore a pair and judge the result → (row, absolute error of every pixel in the [0, 1] scale).
 
-    All methods are judged alike: what they return is clipped to the range of the noisy image, which is [0, 1] in the
-    paper's scale, and every figure is of that. Time is the processor's, so a busy machine does not count against it.
+    All methods are judged alike: each result is clipped to the range of the noisy image, which is [0, 1] in the paper's
+    scale, before it is measured. Time is processor time, so other load has little effect.
     """
     key, pair = instance.key, instance.pair
     begin = process_time()
@@ -99,7 +99,7 @@ def measure(method: Method, instance: Instance) -> tuple[Row, Image]:
 
 
 def _short(value: float) -> float:
-    """Seven figures: float32's worth."""
+    """Rounded to seven figures, float32's precision."""
     return float(f"{value:.7g}")
 
 
@@ -128,7 +128,7 @@ def read(path: Path) -> list[Row]:
 
 
 def current(path: Path, identities: Mapping[str, str]) -> list[Row]:
-    """The last row of every key and method, of those methods (name → identity) and no earlier version of them."""
+    """The last row of every key and method whose identity is that in `identities` (name → identity)."""
     last = {(row.key, row.method): row for row in read(path)}
     return [row for row in last.values() if identities.get(row.method) == row.identity]
 

@@ -1,4 +1,4 @@
-"""Run methods over pairs, and keep what was measured wherever the run is stopped."""
+"""Runs methods over pairs, and keeps all measurements if the run is stopped."""
 
 import logging
 import sys
@@ -35,12 +35,12 @@ class ErrorMap:
     identity: str
     total: NDArray[np.float64]
     keys: dict[str, None] = field(default_factory=dict)
-    """Fingerprints of the pairs summed, so that none is counted twice."""
+    """Fingerprints of the summed pairs, so that each counts once."""
     changed: bool = False
 
     @classmethod
     def load(cls, path: Path, identity: str, side: int) -> "ErrorMap":
-        """As saved for this very method and side, else an empty one."""
+        """The saved map of this method and side, else an empty one."""
         fresh = cls(path, identity, np.zeros((side, side)))
         try:
             with np.load(path, allow_pickle=False) as saved:
@@ -48,18 +48,18 @@ class ErrorMap:
                 if str(saved["identity"]) != identity or mean.shape != (side, side):
                     return fresh
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            return fresh  # not there yet, or from another version
+            return fresh  # none yet, or from another version
         return cls(path, identity, mean.astype(np.float64) * len(keys), dict.fromkeys(keys))
 
     def add(self, fingerprint: str, error: NDArray[np.float32]) -> None:
-        """Count one more pair, unless it was counted before a kill."""
+        """Add a pair, unless it was added before a kill."""
         if error.shape == self.total.shape and fingerprint not in self.keys:
             self.total += error
             self.keys[fingerprint] = None
             self.changed = True
 
     def save(self) -> None:
-        """Write it whole or not at all, if it changed."""
+        """Write it atomically if it has changed."""
         if not self.changed:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class ErrorMap:
 def measure_all(
     out: Path, work: Sequence[tuple[Key, Sequence[Method]]], side: int, bar: "Bar | None" = None
 ) -> list[Row]:
-    """Rows of every (pair, method) asked for: those in OUT that are still true, and the others measured and added.
+    """Rows of every wanted (pair, method): valid ones from OUT, and the others, measured and added.
 
     Error maps are written before the rows they contain, so a kill in between costs time and never a wrong map.
     """
@@ -132,7 +132,7 @@ class Bar:
         self._begin = self._said = time.monotonic()
 
     def show(self, done: int, of: int) -> None:
-        """`done` pairs of `of` are behind us."""
+        """Report that `done` pairs of `of` are done."""
         now = time.monotonic()
         left = (now - self._begin) / done * (of - done)
         text = f"{done} of {of} pairs, about {left / 60:.0f} min left"
@@ -147,7 +147,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many pairs: of each regime, from real micrographs and from simulation; contrast regimes have their own."""
+    """Number of pairs of each regime, real and simulated; contrast regimes have their own."""
 
     real: int
     simulated: int
@@ -155,7 +155,7 @@ class Plan:
     simulated_contrast: int
 
     def keys(self, subjects: Mapping[str, Sequence[pairs.Subject]], seed: int, side: int) -> list[Key]:
-        """All of them, regimes and strata in turn, so that whatever is done first has some of everything."""
+        """All keys, regimes and strata in turn, so that any first part has some of each."""
         turns: list[tuple[float, int, Key]] = []
         for order, regime in enumerate(pairs.REGIMES):
             contrast = regime in pairs.CONTRASTS

@@ -1,10 +1,9 @@
 """Rows → the tables of the report and the verdict: plain numbers, ready for JSON.
 
 Strata: `all` are the real micrographs; `clean` those of them whose truth's own noise lies 6 dB or more under the best
-method's error, so that differences between methods can be seen at all (decided on the pairs that every method has, for
-the best of fewer methods would be another). That noise is estimated as if it were white: noise that was smoothed or
-compressed hides from it, and there the differences look smaller than they are. `simulated` is noiseless simulation of
-families that are never trained on.
+method's error, so that differences between methods are visible (decided on the pairs that every method has, since the
+best of fewer methods may differ). That noise is estimated as white: smoothed or compressed noise is underestimated,
+which makes differences look smaller. `simulated` is noiseless simulation of families that no training has.
 """
 
 from collections import Counter, defaultdict
@@ -24,10 +23,10 @@ JUDGED = ("clean", "simulated")
 CLEAN_DECIBELS = 6.0
 
 PSNR = {"low": (0.3, 1.0), "ordinary": (0.2, 0.5), "contrast_0.05": (0.3, 1.0), "contrast_0.2": (0.3, 1.0)}
-"""Regime → PSNR over BM3D in dB that must be reached, and the aim. Low dose at contrast 1 is `low` itself."""
+"""Regime → PSNR over BM3D, dB: limit and aim. Low dose at contrast 1 is `low` itself."""
 
 UNDER_NINE = {"low": (0.246, 0.21), "ordinary": (0.437, 0.39)}
-"""Regime → share by which MSE, and 1 - SSIM, must lie under those of the best of the nine."""
+"""Regime → share by which MSE, and 1 - SSIM, must be below those of the best of the nine."""
 
 MSE_BEYOND_BM3D = 0.15
 """The aim for the MSE: BM3D's own share under the best of the nine, plus this."""
@@ -60,7 +59,7 @@ def stratum(rows: Sequence[Row], regime: str, name: str) -> dict[str, dict[str, 
 
 
 def shared(grouped: Grouped, methods: Iterable[str] | None = None) -> list[str]:
-    """Keys that all the methods (by default: all there are) have, in order of the first one's."""
+    """Keys that all `methods` (by default all) have, in the order of the first one's."""
     names = list(grouped if methods is None else methods)
     if not names or any(name not in grouped for name in names):
         return []
@@ -153,10 +152,10 @@ def seconds(rows: Sequence[Row], side: int) -> dict[str, float]:
 
 
 def acceptance(rows: Sequence[Row], candidate: str, nine: Sequence[str], side: int) -> list[dict[str, Any]]:
-    """What a candidate must reach, what it should, and what it does reach, on the judged strata.
+    """Limits, aims and results of a candidate on the judged strata.
 
-    Each entry: figure, regime, stratum, n (pairs), sense (">=" or "<="), must, aim, reached, ok, aim_ok. What was not
-    measured, because a rival is missing, is not reached: `reached` is None and `ok` False.
+    Each entry: figure, regime, stratum, n (pairs), sense (">=" or "<="), must, aim, reached, ok, aim_ok. If a rival is
+    missing, the goal is not reached: `reached` is None and `ok` False.
     """
     entries = []
     for name in JUDGED:
@@ -215,7 +214,7 @@ def _dissimilarity(row: Row) -> float:
 
 
 def _share_under(grouped: Grouped, method: str, nine: Sequence[str], error: Callable[[Row], float]) -> float | None:
-    """By what share a method's mean error lies under that of the best of the nine, on pairs they all have."""
+    """Share by which a method's mean error is below that of the best of the nine, on pairs they all have."""
     keys = shared(grouped, (method, *nine))
     if not keys:
         return None

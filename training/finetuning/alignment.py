@@ -1,4 +1,4 @@
-"""Do two exposures show the same field of view, in the same place, with noise of their own?"""
+"""Tests whether two exposures show the same field of view in the same place with independent noise."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,37 +13,37 @@ ALIGN_SIDE = 1024
 ALIGN_BAND = (4.0, 0.2)
 """Exposures are compared between 4 waves per image and 0.2 cycles per pixel (the latter a Gaussian's σ)."""
 IN_COMMON = 3.0
-"""Standard errors by which two exposures must agree as they are."""
+"""Standard errors by which unshifted exposures must agree."""
 FOUND, MOVED = 6.0, 4.0
-"""Standard errors by which a shift must stand out among all shifts, and be better than none, to be believed."""
+"""Standard errors by which a significant shift must exceed all others, and be better than none."""
 APART = 0.15
-"""Pixels by which exposures may be displaced: averaged over both directions, that costs 11 % at Nyquist's frequency and
-3 % at half of it, where half a pixel would cost all and 29 %."""
+"""Largest displacement of exposures, pixels: averaged over both directions, it costs 11 % at Nyquist's frequency and
+3 % at half of it; half a pixel costs 100 % and 29 %."""
 SAME_NOISE = 0.97
 """Largest correlation of the finest detail of two exposures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What two exposures have in common. All but the shifts (pixels) and the last in standard errors."""
+    """Agreement of two exposures. All but the shifts (pixels) and the last in standard errors."""
 
     agreement: float
-    """Of their specimens, as they are."""
+    """Agreement of their specimens, unshifted."""
     best: float
     """The same at the best shift."""
     shift_y: int
     shift_x: int
     better_by: float
-    """How much better they agree shifted than as they are."""
+    """Gain of agreement by the shift."""
     offset: tuple[float, float]
-    """By how many pixels, fractions included, the second must be shifted down and right to agree: near zero only."""
+    """Shift of the second, down and right, for the best agreement, in pixels and fractions; near zero only."""
     offset_error: float
     """Its standard error, pixels."""
     finest_detail: float
     """Correlation of their finest detail, nearly all noise: 1 for one image in two files."""
 
     def refusal(self) -> str | None:
-        """Why they are not two exposures of one field, or None."""
+        """The reason why they are not two exposures of one field, or None."""
         if self.finest_detail > SAME_NOISE:
             return (
                 f"its two exposures are one and the same, noise included (correlation {self.finest_detail:.3f}); "
@@ -69,7 +69,7 @@ class Alignment:
 
 
 def compare(first: Image, second: Image) -> Alignment:
-    """Cross-correlate two exposures (H, W), in counts. Their noise is taken to be that of counts, or more."""
+    """Cross-correlate two exposures (H, W), in counts. Their noise is at least that of counts."""
     height, width = (min(ALIGN_SIDE, extent) for extent in first.shape)
     middle = tuple(
         slice((full - used) // 2, (full - used) // 2 + used)
@@ -120,7 +120,7 @@ def _offset(
         turned = cross.ravel() * np.exp(-1j * (found @ angular))
         curvature = (angular * turned.real) @ angular.T
         if np.linalg.det(curvature) <= 0 or curvature[0, 0] <= 0:
-            return (0.0, 0.0), np.inf  # nothing in common to go by
+            return (0.0, 0.0), np.inf  # no common structure
         inverse = np.linalg.inv(curvature)
         found = np.clip(found + inverse @ (angular @ turned.imag), -1, 1)
         spread = inverse @ ((angular * variance.ravel()) @ angular.T) @ inverse
@@ -129,5 +129,5 @@ def _offset(
 
 
 def _even(images: Sequence[Image]) -> Iterator[Image]:
-    """Without an odd last row or column."""
+    """Images without an odd last row or column."""
     return (image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images)

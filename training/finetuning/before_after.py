@@ -1,7 +1,7 @@
-"""Did it help? Two networks on the same held-out images, with intervals and a verdict.
+"""Compares two networks on the same held-out images, with intervals and a verdict.
 
-Errors are mean squared differences from the truth over the noise variance of the input: 1 is an image as noisy as it
-came. Where there is no truth, an independent noisy image of the same scene stands in for it, and the variance of its
+Errors are mean squared differences from the truth over the noise variance of the input: 1 is the error of the input
+itself. Without a truth, an independent noisy image of the same scene stands in for it, and the variance of its
 noise, which is known, is subtracted: that estimate has no bias, but an error of its own, and may fall below zero.
 """
 
@@ -25,7 +25,7 @@ from training.finetuning.noisy import Division, Field, divide
 from training.losses import on
 
 ENOUGH_FILES = 4
-"""Held-out files below which no verdict is a recommendation: an interval over fewer says little of the next file."""
+"""Fewest held-out files for a recommendation: intervals over fewer files are unreliable."""
 
 Effect = Literal["better", "no measurable difference", "mixed", "worse"]
 
@@ -34,12 +34,12 @@ DOSES = (2.0, 10.0, 50.0, 250.0, 1250.0)
 HALF = "an independent half"
 LARGEST = 512
 BLOCK = 32
-"""Errors are averaged over blocks of 32 × 32 pixels, which are what intervals are drawn from within a file."""
+"""Errors are averaged over blocks of 32 × 32 pixels, which are resampled for the intervals within a file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutCase:
-    """One noisy input (H, W) in noise units and what its result is compared with, in the same units.
+    """One noisy input (H, W) in noise units and its target in the same units.
 
     `variance` (H, W) is an unbiased estimate, pixel by pixel, of the variance of the target's noise; None: it has none.
     `peak` is the brightest true pixel above zero counts over the input's noise, for PSNR; None without a truth.
@@ -84,7 +84,7 @@ def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[HeldOutCase]:
         for place, window in enumerate(windows(field.shape)):
             found = divide(np.random.default_rng([seed, number, place]), field, window, 0.5)
             total = sum(field.doses)
-            # Back from the input's scale to its own, and the roles exchanged.
+            # From the input's scale back to its own, with the roles exchanged.
             own = found.target / np.float32(found.noise)
             other = Division(own, found.noisy / np.float32(found.noise), total - found.dose, 1 / found.noise)
             for division in (found, other):
@@ -94,8 +94,8 @@ def noisy_cases(fields: Sequence[Field], seed: int) -> Iterator[HeldOutCase]:
 def _noisy_case(field: Field, division: Division) -> HeldOutCase:
     """A division of a field as a case.
 
-    Thinned counts have the variance of their mean. Real exposures may have another gain than was stated; there the
-    difference between input and target tells the sum of their variances.
+    Thinned counts have the variance of their mean. Real exposures may have another gain than the stated one; there
+    the difference of input and target gives the sum of their variances.
     """
     scaling = noise_units(division.dose)
     if len(field.exposures) == 1:
@@ -180,7 +180,7 @@ class FileErrors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BeforeAfter:
-    """What came of it. `shown`: one case and the two results for it, the first there was."""
+    """Result of the comparison. `shown`: the first case and its two results."""
 
     regimes: tuple[Regime, ...]
     rows: tuple[FileErrors, ...]
@@ -188,7 +188,7 @@ class BeforeAfter:
 
     @property
     def verdict(self) -> Effect:
-        """A regime is better or worse if its interval says so; a result that is not a number is worse."""
+        """Better or worse by the regimes' intervals; a result that is not finite is worse."""
         better = any(regime.fall.low > 0 for regime in self.regimes)
         worse = any(regime.fall.high < 0 or not isfinite(regime.fall.mean) for regime in self.regimes)
         if worse:
@@ -197,12 +197,12 @@ class BeforeAfter:
 
     @property
     def recommended(self) -> bool:
-        """Better, and on enough files for that to mean something for the next one."""
+        """Whether it is better, on enough files."""
         return self.verdict == "better" and self.files >= ENOUGH_FILES
 
     @property
     def files(self) -> int:
-        """How many were held out."""
+        """Number of held-out files."""
         return len({row.file for row in self.rows})
 
     def as_json(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class BeforeAfter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measured:
-    """Both networks on one file in one regime: errors (2, blocks) of each case, and its peak where that is known."""
+    """Both networks on one file in one regime: errors (2, blocks) of each case, and its peak if known."""
 
     blocks: list[NDArray[np.float64]]
     peaks: list[float]
@@ -236,7 +236,7 @@ def compare(before: nn.Module, after: nn.Module, cases: Iterable[HeldOutCase], s
             measured.peaks.append(case.peak)
     if shown is None:
         raise ValueError("there is no held-out image to compare on")
-    # An interval for each of several regimes: together they are to be wrong in 5 % of all cases (Bonferroni).
+    # Bonferroni: intervals for several regimes are together wrong in 5 % of all cases.
     regimes = [_regime(name, files, seed, 0.05 / len(found)) for name, files in found.items()]
     rows = [
         FileErrors(file, name, float(measured.errors[0].mean()), float(measured.errors[1].mean()))
@@ -251,7 +251,7 @@ def _regime(name: str, files: Mapping[str, _Measured], seed: int, doubt: float) 
     tables = {file: measured.errors for file, measured in files.items()}
     before, after = np.concatenate(list(tables.values()), 1)
     of = [file for file, table in tables.items() for _ in range(table.shape[1])]
-    # One seed for all three: the same files and blocks are drawn for each.
+    # One seed for all three, so that each draws the same files and blocks.
     first, second, fall = (bootstrap(values, of, seed, doubt=doubt) for values in (before, after, before - after))
     psnr: tuple[float | None, float | None] = None, None
     if all(measured.peaks for measured in files.values()):

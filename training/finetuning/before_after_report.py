@@ -19,14 +19,14 @@ REPORT, NUMBERS, PICTURE = "before_after.md", "before_after.json", "before_after
 
 
 def write(outcome: BeforeAfter, out: Path, title: str, remarks: Sequence[str]) -> None:
-    """Report, numbers and picture into `out`. Raises ConfigError where the disk refuses."""
+    """Write report, numbers and picture to `out`. Raises ConfigError if that fails."""
     save(out / NUMBERS, json.dumps(outcome.as_json(), indent=1).encode() + b"\n")
     save(out / PICTURE, picture(*outcome.shown))
     save(out / REPORT, report(outcome, title, remarks).encode())
 
 
 def advice(outcome: BeforeAfter) -> str:
-    """The verdict in a sentence, for the person who has to decide."""
+    """The verdict and advice in one sentence."""
     match outcome.verdict:
         case "better" if not outcome.recommended:
             return (

@@ -1,4 +1,4 @@
-"""Go on training shipped weights on the user's own micrographs, and measure on held-out ones whether that helped.
+"""Fine-tunes shipped weights on the user's own micrographs, and measures on held-out ones whether that helped.
 
 Three kinds of data: clean micrographs, noisy pairs (or frames of stacks), and single noisy images of counts.
 """
@@ -41,20 +41,20 @@ How = Literal["clean", "pairs", "thinning"]
 LossName = Literal["mse", "poisson"]
 
 NOT_RECOMMENDED = 3
-"""Exit status of a fine-tuning that did not help, so that a script does not go on to export it."""
+"""Exit status of a fine-tuning that did not help, so that a script does not export it."""
 RATE = 1e-4
-"""Peak learning rate: a sixth of that of a training from nothing, so that little is forgotten."""
+"""Peak learning rate: a sixth of that of a full training, to preserve what the network has learnt."""
 SCENES = 64
-"""Simulated scenes beside the user's clean micrographs, against forgetting."""
+"""Simulated scenes besides the user's clean micrographs, to preserve what the network has learnt."""
 CHECKED = 16
-"""About so many held-out cases are measured for the learning curve; all are, in the end."""
+"""Approximate number of held-out cases in the learning curve; the final comparison has all."""
 FEW = 5
 """Fields of view below which a warning is due."""
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuningOrder:
-    """What is asked for. `gain`, `offset` and `partners` are of noisy data only."""
+    """A fine-tuning to carry out. `gain`, `offset` and `partners` are for noisy data only."""
 
     data: Path
     out: Path
@@ -62,7 +62,7 @@ class FineTuningOrder:
     budget: Budget
     parent: str = "fast"
     loss: LossName | None = None
-    """None: the training's own for clean data, the squared error for noisy data."""
+    """None: that of the recipe for clean data, the squared error for noisy data."""
     gain: float | Literal["auto"] = 1.0
     offset: float = 0.0
     partners: tuple[tuple[str, str], ...] = PARTNERS
@@ -75,7 +75,7 @@ class FineTuningOrder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """What is learnt from, and what is measured on. `cases` may be gone through again and again."""
+    """Data for training and for measurement. `cases` can be iterated repeatedly."""
 
     draw: Drawer
     cases: Callable[[], Iterator[HeldOutCase]]
@@ -88,7 +88,7 @@ class Material:
 def fine_tune(order: FineTuningOrder) -> BeforeAfter:
     """Fine-tune; `order.out` becomes a run that `engine_build.export` turns into weights, with a report beside it.
 
-    Run again with the same order it goes on where it was. Raises ConfigError (data, options, another run in `out`),
+    A further call with the same order resumes it. Raises ConfigError (data, options, another run in `out`),
     WeightsError (the parent) or StorageError (the disk is full).
     """
     if not 0 < order.held_out < 1:
@@ -136,7 +136,7 @@ def _load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
     """The network of a weights folder, float32. Raises WeightsError if it cannot be trained here."""
     if parent.scaling != NOISE_UNITS:
         raise WeightsError(
-            f"{folder}: these weights see images scaled by their own extremes, which noise decides; only weights "
+            f"{folder}: these weights take images scaled by their own extremes, which depend on noise; only weights "
             'served in noise units can be fine-tuned: start from "fast"'
         )
     path = folder / parent.safetensors
@@ -152,14 +152,14 @@ def _load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
 
 
 def _as_shipped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights rounded to float16, as export stores them, so that what is measured is what will run."""
+    """Weights rounded to float16, as export stores them, so that the measurement is of the exported weights."""
     return {
         name: value.half().to(value.dtype) if value.is_floating_point() else value for name, value in weights.items()
     }
 
 
 def recipe_of(order: FineTuningOrder, parent: Manifest) -> Recipe:
-    """The parent's recipe, gently."""
+    """The parent's recipe with a lower rate."""
     loss = order.loss or ("root" if order.how == "clean" else "mse")
     recipe = replace(
         next(iter(PRESETS[parent.network].values())),
@@ -178,7 +178,7 @@ def recipe_of(order: FineTuningOrder, parent: Manifest) -> Recipe:
         batch=order.batch,
         seed=order.seed,
     )
-    if parent.network == "ede2018":  # its batch statistics are the parent's: a few minutes do not make better ones
+    if parent.network == "ede2018":  # it keeps the parent's batch statistics: a few minutes give no better ones
         recipe = replace(recipe, stages=(Stage(1, RATE, freeze=True),))
     return recipe
 
@@ -225,7 +225,7 @@ def split(items: Sequence[Item], order: FineTuningOrder) -> tuple[list[Item], li
     if len(items) < 2:
         raise ConfigError(
             f"{order.data}: {len(items) or 'no'} usable field{'s' * (len(items) != 1)} of view; at least 2 are needed, "
-            "since one is held out to see whether the fine-tuning helped; the warnings above say why files were skipped"
+            "since one is held out to measure the benefit; the warnings above state why files were skipped"
         )
     if len(items) < FEW:
         log.warning("%s: only %d usable fields of view: expect little, and little certainty", order.data, len(items))
@@ -236,7 +236,7 @@ def split(items: Sequence[Item], order: FineTuningOrder) -> tuple[list[Item], li
 
 
 def provenance_of(order: FineTuningOrder, parent: Manifest, material: Material) -> dict[str, Any]:
-    """What the record says of where the weights come from; also the plan that a resumed run must agree with."""
+    """Origin of the weights, for the record; a resumed run must agree with it."""
     return {
         "parent": {"name": parent.name, "network": parent.network, "sha256": parent.sha256[parent.safetensors]},
         "finetune": {
@@ -256,7 +256,7 @@ def provenance_of(order: FineTuningOrder, parent: Manifest, material: Material) 
 
 
 def remarks(order: FineTuningOrder, material: Material) -> list[str]:
-    """What the report says of the data."""
+    """Remarks on the data, for the report."""
     lines = [
         f"Data: {order.data}, {order.how}: {len(material.training)} files trained on, {len(material.held_out)} "
         f"held out ({', '.join(material.held_out)}).",

@@ -1,6 +1,6 @@
-"""Files → fields of view to learn from without clean images: noisy pairs, frames of stacks, or single images of counts.
+"""Files → fields of view for training without clean images: noisy pairs, frames of stacks, or single images of counts.
 
-Every file that cannot serve is reported with what was measured, and skipped; the others are used.
+Unsuitable files are skipped, and reported with the measurement.
 """
 
 import logging
@@ -31,12 +31,12 @@ from training.finetuning.noisy import Field
 log = logging.getLogger(__name__)
 
 PARTNERS = (("a", "b"), ("1", "2"), ("odd", "even"), ("odd", "evn"), ("half1", "half2"), ("h1", "h2"))
-"""How the names of two exposures of one field end, after "_", "-", "." or a blank: grid3_07_a.tif, grid3_07_b.tif."""
+"""Endings of names of two exposures of one field, after "_", "-", "." or a blank: grid3_07_a.tif, grid3_07_b.tif."""
 
 GROUPS = 8
-"""A movie's frames are summed into at most so many interleaved groups: enough ways to divide it."""
+"""Interleaved groups into which a movie's frames are summed, at most: enough ways to divide it."""
 SPIKES = 1e-3
-"""Largest share of X-ray hits and hot pixels in counts to be thinned: what fills them in is no count."""
+"""Largest share of X-ray hits and hot pixels for thinning: their replacements are no counts."""
 VERSION = 1
 
 
@@ -44,7 +44,7 @@ VERSION = 1
 class Reading:
     """How files become fields.
 
-    `gain`: units per count ("auto": measured); `offset`: value of one frame at no counts. `partners`: pairs of endings.
+    `gain`: units per count ("auto": measured); `offset`: value at zero counts of one frame. `partners`: endings.
     `smallest`: shortest side, pixels.
     """
 
@@ -56,7 +56,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.gain != "auto" and not (np.isfinite(self.gain) and self.gain > 0 and np.isfinite(self.offset)):
-            raise ConfigError(f"gain {self.gain} and offset {self.offset} cannot be: give a positive gain, finite both")
+            raise ConfigError(f"gain {self.gain} and offset {self.offset}: give a positive gain, both finite")
         if self.how == "thinning" and self.gain == "auto":
             raise ConfigError(
                 "--gain auto is an estimate, and thinning must know the counts themselves; give --gain and --offset of "
@@ -72,10 +72,10 @@ class SkippedFile(NamedTuple):
 
 
 def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tuple[list[Field], list[SkippedFile]]:
-    """Every field of view below `folder` that can be learnt from, and the files that cannot, in order of names.
+    """Every suitable field of view below `folder`, and the skipped files, in order of names.
 
-    `cache`: folder for the counts, memory-mapped from there. `apart`: folder whose files are not looked at. Raises
-    ConfigError if there is no such folder; OSError where the cache cannot be written.
+    `cache`: folder for the counts, memory-mapped. `apart`: folder whose files are ignored. Raises ConfigError
+    if `folder` does not exist; OSError if the cache cannot be written.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name a folder of micrographs (TIFF, MRC)")
@@ -99,7 +99,7 @@ def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tup
 
 
 def paired(files: Sequence[Path], partners: Sequence[tuple[str, str]]) -> list[tuple[Path, ...]]:
-    """Files whose names say that they show one field, together; every other file (a stack, one may hope) alone.
+    """Groups of files: two of one field by their names, or any other file alone (a stack, if it is suitable).
 
     "1" and "2" are partners only if there is no "3": then they are numbers.
     """
@@ -120,7 +120,7 @@ def paired(files: Sequence[Path], partners: Sequence[tuple[str, str]]) -> list[t
 
 
 def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cache: Path) -> Field:
-    """As `_read_field`, from the cache if it is there, else put there."""
+    """As `_read_field`, with the cache."""
     with explained(group[0]):
         seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in group]
     key = store.key_of(VERSION, asdict(reading), seen)
@@ -135,7 +135,7 @@ def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cac
 
 
 def _read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], list[float], dict[str, float]]:
-    """Exposures of one field in counts, their doses, and what was measured. Raises MicrographError with the reason."""
+    """Exposures of one field in counts, their doses, and measurements. Raises MicrographError with the reason."""
     micrographs = [formats.read(path, MAX_PIXELS) for path in group]
     for micrograph in micrographs:
         formats.require_one_exposure(micrograph)
@@ -192,7 +192,7 @@ def _apart(group: Sequence[Path], micrographs: Sequence[Micrograph], reading: Re
 def _countable(
     path: Path, micrograph: Micrograph, reading: Reading
 ) -> tuple[list[Image], list[float], dict[str, float]]:
-    """An image of counts, if it is one."""
+    """An image of counts, its dose and measurements. Raises MicrographError if its values are no counts."""
     assert reading.gain != "auto"
     frames = int(micrograph.metadata.get("frames", 1))
     counts, filled = _counts(path, micrograph.pixels, reading.gain, reading.offset * frames)
@@ -203,7 +203,7 @@ def _countable(
             f"{filled:.2%} of the pixels are X-ray hits, hot or not finite, more than the {SPIKES:.1%} allowed"
         )
     if reasons:
-        raise MicrographError(f"{path}: cannot be thinned, for that needs plain counts: {'; '.join(reasons)}")
+        raise MicrographError(f"{path}: cannot be thinned, which needs plain counts: {'; '.join(reasons)}")
     measured = {"variance_over_mean": evidence.variance_over_mean, "correlation": evidence.correlation}
     return [np.rint(counts)], [evidence.dose], measured
 
@@ -248,7 +248,7 @@ def _read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any
         if micrograph.kind == "mrc":
             with formats.open_raw(path) as stream:
                 layout = mrc.parse(stream.read(mrc.HEADER_BYTES))
-            # Signed 16 bit may turn out to be unsigned; the micrograph knows.
+            # Signed 16 bit may be unsigned by the micrograph's metadata.
             dtype = np.dtype(str(micrograph.metadata["dtype"])).newbyteorder(layout.dtype.byteorder)
             stack: NDArray[Any] = np.memmap(path, dtype, "r", layout.data, layout.shape)
         else:

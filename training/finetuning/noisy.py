@@ -1,9 +1,9 @@
-"""Learning without clean images: a noisy input, and as its target another noisy image of the same scene.
+"""Training without clean images: a noisy input, and as its target another noisy image of the same scene.
 
 The squared error against a target whose noise is independent of the input's and has mean zero differs from that
 against the truth by a constant, the target's variance; so the same network minimises both (noise2noise, Lehtinen et
 al., ICML 2018). That holds for losses whose minimiser is the expectation: squared error, and Poisson likelihood. The
-absolute error's minimiser is the median, and the median of half a count per pixel is none: it would learn black.
+absolute error's minimiser is the median, which at half a count per pixel is 0: the network would learn black.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from daemon.micrograph import Image
 from training.data.samples import Batch
 
 SHARES = (0.5, 0.9)
-"""Range of a thinned input's share: near the dose the network will serve, a target with enough counts of its own."""
+"""Range of a thinned input's share: near the dose in service, with enough counts in the target."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Field:
     """One field of view in counts: several independent exposures of it, or one that may be thinned.
 
     `exposures` (H, W) float32 each, spikes filled in; `doses` their mean counts per pixel. `files` below the data
-    folder. `measured` is what was found when it was loaded, of JSON types.
+    folder. `measured`: measurements on loading, of JSON types.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Field:
 class Division:
     """A window of a field as input and target (H, W) float32, in counts of the input.
 
-    `dose` is the input's mean counts per pixel over the whole field: what the serving contract scales by. The target
+    `dose` is the input's mean counts per pixel over the whole field, for the scaling. The target
     is scaled to it: its expectation is the input's, its variance `noise` times the input's.
     """
 
@@ -81,7 +81,7 @@ def sample(fields: Sequence[Field], side: int, seed: int, step: int, index: int)
     """Sample `index` of step `step` of the run `seed`: a batch of one, the same for the same arguments.
 
     A random crop (side, side) in one of its eight symmetries, divided at random; in the noise units of the input.
-    `weight` makes errors against targets of unlike noise count alike: it is 1 over the target's σ in input σ.
+    `weight` is 1 over the target's σ in input σ, so that targets of different noise count alike.
     """
     rng = np.random.default_rng([seed, step, index])
     field = fields[int(rng.integers(len(fields)))]

@@ -153,9 +153,9 @@ def test_an_alias_stands_for_shipped_weights_and_a_name_for_itself(shelf: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("one: one-3", r"one: one-3: must be a name of its own for one of one-1, one-2"),
-        ("one-1: one-2", r"one-1: one-2: must be a name of its own"),
-        ("one: [one-1]", r"must be a name of its own"),
+        ("one: one-3", r"one: one-3: must be a new name for one of one-1, one-2"),
+        ("one-1: one-2", r"one-1: one-2: must be a new name"),
+        ("one: [one-1]", r"must be a new name"),
         ("one: one-1\none: one-2", r"one: .*twice"),
         ("one: 'one-1", r"not valid YAML.*reinstall"),
         (None, r"there is no such file.*reinstall"),

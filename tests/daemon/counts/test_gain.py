@@ -53,8 +53,8 @@ def test_the_noise_of_a_known_camera_is_found_within_a_tenth(kind: str) -> None:
 
 
 def test_the_gain_of_a_known_camera_is_found_within_a_tenth_where_the_image_is_said_to_tell_it() -> None:
-    found = [(one.gain / gain, one.told) for kind in KINDS for gain, _, one, _ in cameras(kind, (1.0,))]
-    errors = np.array([abs(ratio - 1) for ratio, told in found if told])
+    found = [(one.gain / gain, one.determines_gain) for kind in KINDS for gain, _, one, _ in cameras(kind, (1.0,))]
+    errors = np.array([abs(ratio - 1) for ratio, determined in found if determined])
     assert len(errors) > 0.3 * len(found)
     assert np.mean(errors < 0.1) >= 0.95 and errors.max() < 0.25
 
@@ -92,7 +92,7 @@ def test_gain_and_pedestal_are_both_measured(dose: float, contrast: float) -> No
 def test_an_image_of_one_brightness_does_not_tell_gain_from_pedestal_and_says_so() -> None:
     counts = np.random.default_rng(3).poisson(20, (512, 512))
     found = measure((2 * counts + 160).astype(np.float32))
-    assert not found.told
+    assert not found.determines_gain
     assert found.remark is not None and "the brightness varies too little to tell" in found.remark
     assert noise_of(found, 200) == pytest.approx(2 * np.sqrt(20), rel=0.03)
 
@@ -103,7 +103,7 @@ def test_noise_that_does_not_grow_with_the_signal_is_even() -> None:
     found = measure(image)
     assert noise_of(found, float(image.mean())) == pytest.approx(5.0, rel=0.05)
     assert found.remark is not None and "even noise" in found.remark
-    assert not found.dose_known and not found.told
+    assert not found.dose_known and not found.determines_gain
 
 
 def test_an_image_of_nothing_but_noise_around_zero_is_taken_for_even_noise() -> None:

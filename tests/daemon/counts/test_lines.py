@@ -15,7 +15,7 @@ from daemon.counts.plane import Prepared
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import scaled, witness
 from daemon.micrograph import Micrograph
-from daemon.settings.config import Profile
+from daemon.settings.profile import Profile
 
 DOSE = 50.0
 Counts = NDArray[np.uint16]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from daemon.backends.canary import NO_SPIKES
 from daemon.counts import profiles
 from daemon.counts.gain import Measured, measure
-from daemon.counts.noise import look
+from daemon.counts.noise import patch_spectra
 from daemon.counts.noise_fit import smear
 from daemon.counts.noise_spectrum import Cells
 from daemon.counts.plane import Prepared
@@ -84,7 +84,7 @@ def test_a_stated_gain_that_contradicts_the_noise_gets_no_point_spread() -> None
     image = taken("thickness_fringes", 40.0, 0.5, Detector(gain=2.0, psf=0.7))
     one = Micrograph(image, Path("a.tif"), "tiff")
     choice = profiles.scaled(Profile(name="wrong", gain=20.0), "", one, profiles.witness(one))
-    assert choice.psf == 0.0 and any("not what the profile says" in warning for warning in choice.warnings)
+    assert choice.psf == 0.0 and any("do not fit the profile" in warning for warning in choice.warnings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,7 +121,7 @@ def test_the_record_has_what_was_measured_and_null_for_what_was_not() -> None:
 
 
 def test_few_or_small_patches_say_nothing_of_a_point_spread() -> None:
-    assert smear(look(np.random.default_rng(0).poisson(20, (40, 40)))) is None
+    assert smear(patch_spectra(np.random.default_rng(0).poisson(20, (40, 40)))) is None
     assert len(Cells.of((16, 16)).radius) < len(Cells.of((64, 64)).radius)
 
 

@@ -117,7 +117,7 @@ def test_counts_that_are_counts_by_all_accounts_raise_no_warning() -> None:
 def test_an_image_without_metadata_is_served_from_its_own_noise_and_nothing_is_made_up() -> None:
     choice = chosen(AUTO, micrograph((7.0 * counts(30)).astype(np.float32)))
     assert choice.gain == pytest.approx(7.0, rel=0.1) and choice.evidence.gain_from == "image"
-    assert choice.evidence.stated_gain is None and choice.evidence.stated_dose is None
+    assert choice.evidence.units_per_electron is None and choice.evidence.stated_dose is None
     assert [warning for warning in choice.warnings if "the file states" in warning] == []
 
 

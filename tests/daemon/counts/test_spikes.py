@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.counts import spikes
+from daemon.counts import spikes, stand_ins
 from daemon.counts.plane import Spikes
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
@@ -222,6 +222,8 @@ def test_the_result_does_not_depend_on_the_bands(monkeypatch: pytest.MonkeyPatch
     usual = spikes.find(image, 1, 0)
     monkeypatch.setattr(spikes, "BAND", spikes.SPREAD_BLOCK)
     monkeypatch.setattr(spikes, "CHUNK", 7)
+    monkeypatch.setattr(stand_ins, "BAND", stand_ins.COARSE)
+    monkeypatch.setattr(stand_ins, "CHUNK", 7)
     narrow = spikes.find(image, 1, 0)
     for one, other in ((usual.rows, narrow.rows), (usual.columns, narrow.columns), (usual.values, narrow.values)):
         np.testing.assert_array_equal(one, other)

@@ -41,7 +41,7 @@ REFUSED = {
     **{row["file"]: "a ZIP archive" for row in ROWS if row["file"].endswith(".zip")},
 }
 if find_spec("sparse") is None:  # RosettaSciIO wants it for the spectra and gives the image up with them
-    REFUSED["velox_si.emd"] = "that holds spectra; save its image as a file of its own"
+    REFUSED["velox_si.emd"] = "that holds spectra; save its image as a separate file"
 
 MICROGRAPH = {"olympus_sis.tif": 1, "rs_olympus_SIS.tif": 1}
 """Which of a file's images is the micrograph, where it is not the first."""

@@ -250,7 +250,7 @@ def test_of_a_copy_for_display_and_the_raw_image_the_deepest_is_read(tmp_path: P
 def test_where_nothing_says_which_page_is_the_micrograph_it_is_refused(
     tmp_path: Path, pages: tuple[np.ndarray[Any, Any], ...]
 ) -> None:
-    with pytest.raises(MicrographError, match=r"images of several kinds .* save that one as a file of its own"):
+    with pytest.raises(MicrographError, match=r"images of several kinds .* save that one as a separate file"):
         formats.read(several(tmp_path / "a.tif", *pages), LIMIT)
 
 
@@ -331,7 +331,7 @@ def test_a_description_older_than_the_file_vetoes_nothing_and_a_cut_stack_is_sti
     path = tiff(tmp_path / "a.tif", COUNTS, description="ImageJ=1.53t\nimages=3\nframes=3\n")
     found = formats.read(path, LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)
-    assert "declares frames of which nothing is there" in found.warnings[0] and formats.count(path) == 1
+    assert "declares frames that the file does not contain" in found.warnings[0] and formats.count(path) == 1
     with path.open("ab") as stream:
         stream.write(bytes(COUNTS.nbytes // 2))
     with pytest.raises(MicrographError, match="declares 3 frames, the file is too short for them"):

@@ -109,7 +109,7 @@ def test_a_damaged_file_costs_that_file_only(tmp_path: Path) -> None:
     data[100:4000] = bytes(range(1, 251)) * 15 + bytes(150)
     path.write_bytes(data)
     with Reader(LIMIT, 20) as reader:
-        with pytest.raises(MicrographError, match="RosettaSciIO cannot make sense of it"):
+        with pytest.raises(MicrographError, match="RosettaSciIO cannot read it"):
             reader.read(path)
         assert reader.read(DATA / "test-12.dm4").pixels.shape == (2, 2)
 

@@ -89,7 +89,7 @@ def test_a_frame_of_another_size_within_a_stack_is_named_and_a_thumbnail_before_
 def test_a_frame_of_an_mrc_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = movie(tmp_path / "a.mrc")
     path.write_bytes(path.read_bytes()[: 1024 + FRAMES[0].nbytes * 2 + 100])
-    with pytest.raises(MicrographError, match=r"bytes are missing at the end: frame 3 of 4 is not whole"):
+    with pytest.raises(MicrographError, match=r"bytes are missing at the end: frame 3 of 4 is incomplete"):
         formats.read(path, LIMIT)
     np.testing.assert_array_equal(formats.read(path, LIMIT, 1).pixels, FRAMES[1])
 

@@ -117,7 +117,7 @@ def test_x_rays_are_no_error_of_the_network(backend: CpuBackend) -> None:
         (lambda counts: counts * 1.5, "not whole numbers"),
         (lambda counts: counts - 100.0, "negative"),
         (lambda counts: counts + np.roll(counts, 1, 0) + np.roll(counts, 1, 1), "correlated"),
-        (lambda counts: np.where(counts == counts[0, 0], np.nan, counts), "no numbers"),
+        (lambda counts: np.where(counts == counts[0, 0], np.nan, counts), "not finite numbers"),
         (lambda counts: np.full_like(counts, 9), "constant"),
     ],
 )

@@ -221,9 +221,9 @@ def test_numbers_too_large_for_float32_sums_are_no_reason_to_throw_a_result_away
 
 def test_where_neighbours_correlate_the_limit_is_lower() -> None:
     """The estimate is less certain there."""
-    known = {field.name: 0.0 for field in fields(trust.Evidence)}
+    known = {field.name: 0.0 for field in fields(trust.Residual)}
     for correlation, rejected in ((0.0, False), (0.6, True)):
-        found = trust.Evidence(**{**known, "error_ratio": 0.9, "detector_correlation": correlation})
+        found = trust.Residual(**{**known, "error_ratio": 0.9, "detector_correlation": correlation})
         assert any(trust._against(found)) == rejected
 
 

@@ -10,7 +10,7 @@ from daemon.counts.profiles import Choice
 from daemon.counts.scaling import noise_units
 from daemon.settings.profile import Profile
 from daemon.verdict import residual
-from daemon.verdict.residual import Evidence
+from daemon.verdict.residual import Residual
 
 DOSE = 100.0
 Image = NDArray[np.float64]
@@ -23,7 +23,7 @@ def truth(side: int = 512) -> Image:
     return DOSE * (1 + 0.3 * np.sin(y) * np.cos(x) + 0.2 * lattice)
 
 
-def examine(raw: Image, result: Image, gain: float = 1.0, offset: float = 0.0, spikes: Spikes = NO_SPIKES) -> Evidence:
+def examine(raw: Image, result: Image, gain: float = 1.0, offset: float = 0.0, spikes: Spikes = NO_SPIKES) -> Residual:
     choice = Choice(Profile(name="p", gain=gain, offset=offset), "test", gain, offset)
     good = np.isfinite(raw)
     good[spikes.rows, spikes.columns] = False

@@ -88,7 +88,7 @@ def ring_curves(
     shown = [name for name in labels if html.family(evaluation, name) in ("ours", "rival") or name == "unfiltered"]
     panels: dict[str, Any] = {}
     for entry in evaluation.get("frc", ()):
-        # Noiseless truths where there are any: a truth's own noise hides what is at high frequencies.
+        # Noiseless truths if available: a truth's own noise hides high frequencies.
         if entry["stratum"] != "simulated" or entry["regime"] not in ("low", "ordinary"):
             continue
         title = f"{REGIMES[entry['regime']]}, simulated"

@@ -1,4 +1,4 @@
-"""Bits of HTML and the words that all parts of a report share."""
+"""HTML elements and wording shared by all parts of a report."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def cell(value: object, kind: str = "") -> str:
 
 
 def figure(value: float | None, form: str, factor: float = 1, kind: str = "") -> str:
-    """A cell with `factor` times a number, formatted as `form` asks; empty where there is none."""
+    """A cell with `factor` times a number, formatted by `form`; empty for None."""
     return cell("" if value is None else f"{factor * value:{form}}", kind)
 
 
@@ -79,7 +79,7 @@ def table(
 
 
 def image(png: bytes, caption: str) -> str:
-    """A picture that travels inside the page."""
+    """A picture embedded in the page."""
     data = base64.b64encode(png).decode()
     text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
@@ -94,7 +94,7 @@ def number(value: float | None) -> str:
 
 
 def plain(value: Any) -> str:
-    """JSON as words."""
+    """JSON as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list | tuple):

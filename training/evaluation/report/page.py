@@ -1,7 +1,7 @@
-"""An evaluation as one HTML file that needs nothing else: verdict, tables, figures, and how it was measured.
+"""An evaluation as one self-contained HTML file: verdict, tables, figures, and the protocol.
 
-Everything is read from the folder that `command` fills (its docstring says what lies there). A text file
-`remarks.txt` in it, if there is one, is shown below the verdict: the place to say why a figure was not reached.
+All input is in the folder that `command` fills (see its docstring). An optional text file `remarks.txt` in it is shown
+below the verdict, to explain figures that were not reached.
 """
 
 import json
@@ -23,11 +23,11 @@ from training.evaluation.rows import Row
 REPORT = "report.html"
 REMARKS = "remarks.txt"
 _Entry = Mapping[str, Any]
-"""A goal or a guard of an evaluation, as JSON has it."""
+"""A goal or a guard of an evaluation, in JSON types."""
 
 
 def write(out: Path) -> Path:
-    """Make OUT/report.html from OUT/evaluation.json and what lies beside it; returns its path.
+    """Write OUT/report.html from OUT/evaluation.json and the files beside it; returns its path.
 
     Raises ConfigError if there is no readable evaluation, or the report cannot be written.
     """
@@ -46,7 +46,7 @@ def write(out: Path) -> Path:
 
 
 def render(evaluation: Mapping[str, Any], measured: Sequence[Row], out: Path) -> str:
-    """The page. `out` is where error maps, examples and remarks lie."""
+    """The page. `out`: folder of error maps, examples and remarks."""
     labels = html.labels(evaluation["methods"])
     families = {labels[name]: str(method["family"]) for name, method in evaluation["methods"].items()}
     style = plots.styles(families)
@@ -90,7 +90,7 @@ def _verdict(evaluation: Mapping[str, Any], labels: Mapping[str, str], out: Path
 
 
 def _verdict_on(label: str, goals: Sequence[_Entry], guards: Sequence[_Entry]) -> Iterator[str]:
-    """What one method reached, what it missed, and every figure in a table."""
+    """Reached and missed goals of one method, and a table of all figures."""
     reached = sum(bool(item["ok"]) for item in (*goals, *guards))
     yield f"<h2>{escape(label)}: {reached} of {len(goals) + len(guards)} figures reached</h2>"
     missed = [_shortfall(entry) for entry in goals if not entry["ok"]]

@@ -26,7 +26,7 @@ CORNER = 16
 ENLARGED = 64
 
 INSTANT = 1e-3
-"""Seconds under which a method takes no time worth drawing."""
+"""Seconds below which a method is drawn as instant."""
 
 _RC: Any = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 7.5, "xtick.labelsize": 8,
@@ -35,7 +35,7 @@ _RC: Any = {
     "figure.dpi": 110, "savefig.dpi": 110, "font.family": "DejaVu Sans",
 }  # fmt: skip
 
-# Okabe and Ito's colours, which people with colour-blindness can tell apart.
+# Okabe and Ito's colours, distinct for people with colour-blindness.
 _WEIGHTS = ("#0072B2", "#CC79A7", "#009E73", "#56B4E9")
 _RIVAL = "#D55E00"
 _NINE = ("0.15", "#8c6d31", "#7b6ba8", "#5a9a8b", "#b5738d", "#6b8e23", "#9c5c3a", "#4f6d8f", "0.55")
@@ -44,7 +44,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How one method is drawn in every figure."""
+    """Drawing style of one method in every figure."""
 
     colour: str
     width: float
@@ -85,8 +85,8 @@ class Errors:
 def densities(doses: Mapping[str, Mapping[str, Errors]], style: Mapping[str, Style]) -> bytes:
     """Figure 4. Title → method label → errors: densities (Scott's rule, 200 bins), highest of each panel scaled to 1.
 
-    `style` has the same labels. Only the start of the MSE is shown, as in the paper; what lies beyond still counts in
-    the densities.
+    `style` has the same labels. Only the start of the MSE is shown, as in the paper; the densities include the
+    rest.
     """
     with rc_context(_RC):
         figure = Figure(figsize=(9, 2.9 * len(doses) + 0.9), layout="constrained")
@@ -110,8 +110,8 @@ def densities(doses: Mapping[str, Mapping[str, Errors]], style: Mapping[str, Sty
 def error_maps(maps: Mapping[str, Image]) -> bytes:
     """Figure 5. Title → mean absolute error of every pixel (H, W), [0, 1] scale.
 
-    On the left equalised (CLAHE, after the hundredth of lowest and of highest values is cut, or the edges would take
-    all grey levels), which shows structure however faint; on the right the top left 16 × 16 pixels as they are.
+    On the left equalised (CLAHE, after the hundredth of lowest and of highest values is cut, so that edges do not
+    take all grey levels), which shows faint structure; on the right the top left 16 × 16 pixels as they are.
     """
     with rc_context(_RC | {"axes.grid": False}):
         figure = Figure(figsize=(9.2, 5.4 * len(maps)), layout="constrained")
@@ -196,7 +196,7 @@ def ring_curves(
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one method costs and yields."""
+    """Time and quality of one method."""
 
     label: str
     seconds: float
@@ -208,7 +208,7 @@ class Cost:
 def cost_against_quality(panels: Mapping[str, Sequence[Cost]], style: Mapping[str, Style], size: str) -> bytes:
     """Title → methods: PSNR against seconds per image of `size` ("512 × 512 px"), logarithmic; up and left is better.
 
-    What takes no time (the unfiltered image) is a line; what lies more than 10 dB below the best is named at the foot.
+    Instant methods (the unfiltered image) are lines; those more than 10 dB below the best are named at the foot.
     """
     with rc_context(_RC):
         figure = Figure(figsize=(4.7 * len(panels), 4.2), layout="constrained")
@@ -241,7 +241,7 @@ def cost_against_quality(panels: Mapping[str, Sequence[Cost]], style: Mapping[st
 
 
 def _name_points(axes: Axes, methods: Sequence[Cost], style: Mapping[str, Style]) -> None:
-    """A name right or left of every point, or a little above or below that: the first place that is free."""
+    """Write a name right or left of every point, or slightly above or below: in the first free place."""
     low, high = axes.get_ylim()
     left, right = np.log10(axes.get_xlim())
     place = {

@@ -27,7 +27,7 @@ _Entries = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Method → regime → its entry in the evaluation's tables."""
 _REGIMES = ("low", "ordinary")
 _FIGURES = (("mse", 1e3), ("mse_std", 1e3), ("ssim", 1), ("ssim_std", 1))
-"""Columns of table 1 with the unit they are shown in."""
+"""Columns of table 1 with their factors."""
 
 
 def table_one(evaluation: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]:

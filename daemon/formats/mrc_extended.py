@@ -161,7 +161,7 @@ def _agard_tilts(stream: BinaryIO, header: Any, stored: int) -> list[float] | No
     """Tilt angles of the older form: so many whole and so many broken numbers a section, of these the first."""
     order = header.dtype["nx"].byteorder
     whole, broken = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
-    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR") or whole < 0 or not 0 < broken <= 1024:
+    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR", b"MRCO") or whole < 0 or not 0 < broken <= 1024:
         return None
     length = 4 * (whole + broken)
     number = min(stored, int(header["nsymbt"]) // length, _MOST // length)

@@ -81,8 +81,9 @@ def read(
         taken = tiff_tags.acquisition(tags, layout.description)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
         fill = tiff_values.fill_value(tags, values)
-        several = len(wanted.numbers) > 1
-        understood = tiff_values.Understood(path, planes, first, values, (fill.get("fill") or None) if several else None)
+        understood = tiff_values.Understood(path, planes, first, values)
+        if several := len(wanted.numbers) > 1:
+            understood.refused = fill.get("fill") or None  # zeros add nothing
         pixels, remarks = sum_frames(understood, wanted.numbers, wanted.stored)
     tiff_stack.refuse_packed(path, layout.description, first, pixels)
     if first.compression in EER and len(wanted.numbers) < wanted.stored:  # what it states is of the whole movie

@@ -107,7 +107,8 @@ def refuse_channels(path: Path, layout: TiffLayout) -> None:
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
     if {"Y", "X"} <= set(axes) and set(axes[-2:]) != {"Y", "X"}:
         raise MicrographError(
-            f"{path}: its pages are no images by its own description (axes {axes}); save it with y and x as the last axes"
+            f"{path}: its pages are no images by its own description (axes {axes}); save it with y and x as "
+            "the last axes"
         )
 
 

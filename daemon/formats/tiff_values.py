@@ -169,11 +169,10 @@ class Understood:
     the first plane contradicts the default, `dtype` and `remark` then say as what all were read.
     """
 
-    def __init__(
-        self, path: Path, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning, fill: float | None = None
-    ) -> None:
-        """With `fill`, a plane that has this value is refused (MicrographError)."""
-        self._path, self._planes, self._page, self._values, self._fill = path, planes, page, values, fill
+    def __init__(self, path: Path, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
+        self._path, self._planes, self._page, self._values = path, planes, page, values
+        self.refused: float | None = None
+        """A fill value; MicrographError is raised for a plane that has it."""
         self.dtype: np.dtype[Any] | None = None
         self.remark = ""
 
@@ -183,10 +182,10 @@ class Understood:
                 self._doubt(stored)
             plane = stored if self.dtype is None else np.ascontiguousarray(stored).view(self.dtype)
             plane = self._values.applied(plane) if self._values.changes else plane
-            if self._fill is not None and (plane == self._fill).any():
+            if self.refused is not None and (plane == self.refused).any():
                 raise MicrographError(
-                    f"{self._path}: its frames have pixels of the fill value {self._fill:g}, which the file states, and "
-                    "a sum would take them for counts; name it in arrival.sections, so that each is taken by itself"
+                    f"{self._path}: its frames have pixels of the fill value {self.refused:g}, which the file states, "
+                    "and a sum would take them for counts; name it in arrival.sections, so that each is taken by itself"
                 )
             yield plane
 

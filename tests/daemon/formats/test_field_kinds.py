@@ -71,9 +71,15 @@ def test_tilts_of_the_older_extended_header_by_each_of_its_names(tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("name", "units", "are"),
-    [("energy", "eV", "exposures"), ("", "K", "exposures"), ("defocus", "nm", "exposures"), ("rotation", "rad", "tilts"),
-     ("time", "s", "frames"), ("", "", None)],
-)  # fmt: skip
+    [
+        ("energy", "eV", "exposures"),
+        ("", "K", "exposures"),
+        ("defocus", "nm", "exposures"),
+        ("rotation", "rad", "tilts"),
+        ("time", "s", "frames"),
+        ("", "", None),
+    ],
+)
 def test_an_axis_across_sections_is_known_by_name_or_unit(
     tmp_path: Path, name: str, units: str, are: str | None
 ) -> None:
@@ -174,7 +180,13 @@ def filled(path: Path, value: str, dtype: Any, frames: int = 1, **options: Any) 
 
 @pytest.mark.parametrize(
     ("value", "dtype"),
-    [("-3.4028234663852886e+38", "f4"), ("-3.40282346638529e+38", "f4"), ("0.1", "f4"), ("65535", "u2"), ("-9999", "i2")],
+    [
+        ("-3.4028234663852886e+38", "f4"),
+        ("-3.40282346638529e+38", "f4"),
+        ("0.1", "f4"),
+        ("65535", "u2"),
+        ("-9999", "i2"),
+    ],
 )
 def test_a_fill_value_of_any_size_changes_no_measure_and_is_handed_on_exactly(
     tmp_path: Path, value: str, dtype: str

@@ -119,7 +119,7 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
 
 def _means(part: Pixels) -> Values:
     """Of each column (W,) the mean of its numbers; NaN where it has none."""
-    means = part.mean(axis=0, dtype=np.float64)
+    means: Values = part.mean(axis=0, dtype=np.float64)
     if part.dtype.kind == "f" and not (odd := np.isfinite(means)).all():
         numbers = part[:, ~odd].astype(np.float64)
         finite = np.isfinite(numbers)
@@ -130,7 +130,7 @@ def _means(part: Pixels) -> Values:
 def _constant(part: Pixels) -> NDArray[np.bool_]:
     """Which columns (W,) have one value in these rows, few side by side, beside others that vary."""
     width = part.shape[1]
-    same = (part[:PART] == part[0]).all(axis=0)
+    same: NDArray[np.bool_] = np.all(part[:PART] == part[0], axis=0)
     candidates = np.flatnonzero(same)
     same[candidates] = (part[:, candidates] == part[0, candidates]).all(axis=0)
     if same.mean() > MOST:
@@ -182,7 +182,7 @@ def _defective(part: Pixels, column: int, lines: int) -> bool:
     beside = np.zeros_like(inside)
     beside[max(0, column - first - 1) : column - first + lines + 1] = True
     beside &= ~inside
-    known = np.isfinite(means).any(axis=0)  # others hold no number in any row
+    known: NDArray[np.bool_] = np.any(np.isfinite(means), axis=0)  # others hold no number in any row
     if not known[inside].all() or known[~inside].sum() < REACH:
         return False
     means, inside, beside = means[:, known], inside[known], beside[known]

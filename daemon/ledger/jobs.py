@@ -19,6 +19,7 @@ from typing import Any, Literal
 from daemon.ledger.connection import Connection
 from daemon.ledger.database import LedgerError, Mode
 from daemon.settings.config import Retry
+from daemon.settings.names import folded
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
 _HELD = "9e999"
@@ -92,13 +93,13 @@ class Ledger(Connection):
         live: bool,
         warning: str | None = None,
         refused: str | None = None,
-        by_section: bool = False,
+        by_section: bool | None = False,
     ) -> Job | None:
         """Take a finished file in: pending, or quarantined at once if `refused` says why. None if it is known already.
 
         A file that changed is a new revision if the last one was worked on; one that still waits, or was
         quarantined, has made no output and is taken in again under the same number. So is a stack taken in
-        `by_section`: it has grown, and its first sections are done.
+        `by_section`: it has grown, and its first sections are done; None: if it was taken so the last time.
         """
         new: dict[str, object] = {
             "size": size,
@@ -112,7 +113,7 @@ class Ledger(Connection):
             if self._same(path, size, mtime_ns):
                 return None
             last = self._one("SELECT * FROM jobs WHERE path = ? ORDER BY revision DESC LIMIT 1", os.fsencode(path))
-            if last is not None and by_section:
+            if last is not None and (by_section or (by_section is None and last.sections)):
                 if last.state == "running":  # `finish` sees that it has grown meanwhile
                     new = {"size": size, "mtime_ns": str(mtime_ns)}
                 return self._move(last, (last.state,), **new, attempts=last.attempts if last.state == "running" else 0)
@@ -277,7 +278,11 @@ class Ledger(Connection):
             return found
 
     def retry(self, pattern: str = "*") -> list[Job]:
-        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew."""
+        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew.
+
+        Neither letter case matters, nor how accents are composed.
+        """
+        wanted = folded(pattern)
         with self._transaction():
             candidates = self._many(
                 "SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND NOT EXISTS (SELECT 1 FROM jobs"
@@ -286,7 +291,7 @@ class Ledger(Connection):
             return [
                 self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
                 for job in candidates
-                if fnmatchcase(job.path, pattern) or fnmatchcase(job.path.rpartition("/")[2], pattern)
+                if any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
             ]
 
     # What people ask

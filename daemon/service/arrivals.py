@@ -25,7 +25,12 @@ class Arrivals:
     """`run` is the thread's body; the rest is for any thread. `by_section`: whether a stack's sections are apart."""
 
     def __init__(
-        self, config: Config, ledger: Ledger, watcher: Watcher, blockage: Blockage, by_section: Callable[[str], bool]
+        self,
+        config: Config,
+        ledger: Ledger,
+        watcher: Watcher,
+        blockage: Blockage,
+        by_section: Callable[[str], bool | None],
     ) -> None:
         self.settled = False
         """Whether all that the last scan found is in the ledger."""

@@ -165,6 +165,14 @@ def test_ome_is_read_however_its_xml_is_written(tmp_path: Path, stated: str, pre
     assert found.metadata["stack"]["are"] == "frames" and found.metadata["ome"]
 
 
+@pytest.mark.parametrize(
+    ("side", "known"), [(64.0, False), (64.0 * (1 + 3e-7), False), (1.0, False), (64.01, True), (100.0, True)]
+)
+def test_the_placeholder_of_one_angstrom_may_be_rounded(tmp_path: Path, side: float, known: bool) -> None:
+    path = write_mrc(tmp_path / "a.mrc", COUNTS.astype(np.int16), cell=(side, side * (1 if side == 1 else 0.75), 1))
+    assert (formats.read(path, LIMIT).pixel_size is not None) == known
+
+
 # --- fill values ----------------------------------------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ def find(micrograph: Micrograph) -> Apart:
             "every pixel of the image holds the fill value that its file states: nothing was recorded"
         )
     rows = _beside(bar, len(pixels))
-    found = lines.find(pixels[rows]) + rows.start * pixels.shape[1]
+    found = lines.find(_numbers(pixels, filled)[rows]) + rows.start * pixels.shape[1]
     if len(filled):
         found = np.setdiff1d(found, filled, assume_unique=True)
     return Apart(bar, metadata["data_bar"]["by"] if bar else "", filled, found)
@@ -97,12 +97,17 @@ def _beside(bar: range, height: int) -> slice:
 
 
 def measurable(pixels: Pixels, apart: Apart) -> Pixels:
-    """The image (h, W) in which noise is measured: without the bar, lines replaced, NaN in filled pixels."""
-    clean = lines.replaced(pixels, apart.lines)
-    if len(apart.filled):
-        clean = clean.astype(np.float64)
-        clean.reshape(-1)[apart.filled] = np.nan
-    return picture(clean, apart)
+    """What noise is measured in: the picture (h, W) beside the bar, lines replaced, NaN where it is filled."""
+    return picture(_numbers(lines.replaced(pixels, apart.lines), apart.filled), apart)
+
+
+def _numbers(pixels: Pixels, filled: Indices) -> Pixels:
+    """The pixels (H, W) with NaN at the `filled` places."""
+    if not len(filled):
+        return pixels
+    numbers = pixels.astype(np.float64)
+    numbers.reshape(-1)[filled] = np.nan
+    return numbers
 
 
 def picture(pixels: Pixels, apart: Apart) -> Pixels:

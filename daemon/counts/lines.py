@@ -5,8 +5,11 @@ the mean and the noise of the image. So lines are found first, from the pixels, 
 
 A real line passes through optics, which are at least as wide as a Gaussian of standard deviation 0.8 pixels
 (`spikes.NARROWEST`): its neighbours hold 46 % of its excess over the background, whatever its position. A line whose
-neighbours hold less than `ALONE` of it is defective. Of two defective lines side by side the argument leaves 21 %, so
-these must also run through the whole image.
+neighbours hold less than `ALONE` of it is none. Of two defective lines side by side the argument leaves 21 %, so these
+must also run through the whole image.
+
+Lines of one value along their whole length, beside others that vary, are none of the picture however dark it is: up to
+`WIDEST` of them side by side.
 """
 
 from collections.abc import Iterator
@@ -32,7 +35,12 @@ USUAL = 0.8
 SIGNIFICANT = 1.0
 """Standard deviations of single pixels by which a line must differ; the median of a piece has a ninth of that."""
 SUSPECT = 6.0
-"""Median deviations from which on the mean of a line is tested."""
+"""Deviations, by the median, from which on a mean is worth a test."""
+WIDEST = 4
+"""Constant lines side by side: more may be a border, or a saturated part of the picture."""
+CERTAIN = 30
+"""Pixels of each line of the background that must differ from a constant line: a tenth of a trillionth is the chance
+that Poisson's counts leave a line without any."""
 MOST = 0.05
 """Share of all lines beyond which they belong to the picture and not to the camera."""
 
@@ -88,13 +96,14 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
     found = np.zeros((2, len(edges) - 1, width), np.bool_)
     for piece, (top, bottom) in enumerate(pairwise(edges)):
         part = pixels[top:bottom]
-        for column in _suspects(part.mean(axis=0, dtype=np.float64)):
+        found[0, piece] = _constant(part)
+        for column in _suspects(_means(part)):
             for lines in (1, 2):
                 if column + lines <= width and _defective(part, int(column), lines):
                     found[lines - 1, piece, column : column + lines] = True
     single, double = found
     double &= double.all(axis=0)
-    bad = single | double
+    bad = single | double | _constant(pixels)
     if bad.any(axis=0).mean() > MOST:
         return
     for column in np.flatnonzero(bad.any(axis=0)):
@@ -108,10 +117,53 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
             yield max(0, edges[piece] - LENGTH // 2), min(height, edges[piece + 1] + LENGTH // 2), int(column)
 
 
+def _means(part: Pixels) -> Values:
+    """Of each column (W,) the mean of its numbers; NaN where it has none."""
+    means: Values = part.mean(axis=0, dtype=np.float64)
+    if part.dtype.kind == "f" and not (odd := np.isfinite(means)).all():
+        numbers = part[:, ~odd].astype(np.float64)
+        finite = np.isfinite(numbers)
+        means[~odd] = np.where(finite, numbers, 0).sum(axis=0) / finite.sum(axis=0)
+    return means
+
+
+def _constant(part: Pixels) -> NDArray[np.bool_]:
+    """Which columns (W,) have one value in these rows, few side by side, beside others that vary."""
+    width = part.shape[1]
+    same: NDArray[np.bool_] = np.all(part[:PART] == part[0], axis=0)
+    candidates = np.flatnonzero(same)
+    same[candidates] = (part[:, candidates] == part[0, candidates]).all(axis=0)
+    if same.mean() > MOST:
+        return np.zeros_like(same)
+    for first, last in np.flatnonzero(np.diff(np.pad(same, 1).astype(np.int8))).reshape(-1, 2):
+        few = last - first <= (WIDEST if first > 0 and last < width else 2)
+        same[first:last] = few and _stands_out(part, same, first, last)
+    return same
+
+
+def _stands_out(part: Pixels, same: NDArray[np.bool_], first: int, last: int) -> bool:
+    """Whether columns `first` to `last` - 1, each of one value, are unlike all of those beside that vary."""
+    near = np.arange(max(0, first - REACH), min(part.shape[1], last + REACH))
+    near = near[~same[near]]
+    near = near[np.isfinite(part[:, near]).any(axis=0)]
+    if len(near) < REACH:
+        return False
+    means = _means(part[:, near])
+    background, beside = float(np.median(means)), means[(near == first - 1) | (near == last)]
+    for own in part[0, first:last].astype(np.float64):
+        if np.count_nonzero(part[:, near[0]] != own) < CERTAIN:
+            return False
+        differing = (np.isfinite(part[:, near]) & (part[:, near] != own)).sum(axis=0).min()
+        if differing < CERTAIN or np.abs(beside - background).max(initial=0.0) >= ALONE * abs(own - background):
+            return False
+    return True
+
+
 def _suspects(means: Values) -> Indices:
     """Columns whose mean differs from those two away far more than usual; the next may belong to the same line."""
     padded = np.pad(means, 2, "reflect")
-    beside = (padded[:-4] + padded[4:]) / 2
+    left, right = padded[:-4], padded[4:]
+    beside = (np.where(np.isfinite(left), left, right) + np.where(np.isfinite(right), right, left)) / 2
     odd = np.abs(means - beside)
     known = odd[np.isfinite(odd)]
     if not len(known):
@@ -123,26 +175,31 @@ def _defective(part: Pixels, column: int, lines: int) -> bool:
     """Whether `lines` columns side by side, from this one, are defective in these rows."""
     first, last = max(0, column - REACH), min(part.shape[1], column + lines + REACH)
     rows = len(part) // PART * PART
-    means = part[:rows, first:last].astype(np.float64).reshape(-1, PART, last - first).mean(axis=1)
+    near = part[:rows, first:last].reshape(-1, PART, last - first)
+    means = np.stack([_means(piece) for piece in near])
     inside = np.zeros(last - first, np.bool_)
     inside[column - first : column - first + lines] = True
     beside = np.zeros_like(inside)
     beside[max(0, column - first - 1) : column - first + lines + 1] = True
     beside &= ~inside
+    known: NDArray[np.bool_] = np.any(np.isfinite(means), axis=0)  # others hold no number in any row
+    if not known[inside].all() or known[~inside].sum() < REACH:
+        return False
+    means, inside, beside = means[:, known], inside[known], beside[known]
     around = means[:, ~inside]
-    background = np.median(around, axis=1, keepdims=True)
-    excess = np.median(means - background, axis=0)
+    background = np.nanmedian(around, axis=1, keepdims=True)
+    excess = np.nanmedian(means - background, axis=0)
     own = excess[inside]
     least = float(np.abs(own).min())
     if not (np.all(own > 0) or np.all(own < 0)):
         return False
-    noise = float(np.sqrt(PART) * 1.48 * np.median(np.abs(around - background - excess[~inside])))
-    noise = max(noise, float(np.sqrt(PART) * np.std(around - background - excess[~inside])) / 3)
+    noise = float(np.sqrt(PART) * 1.48 * np.nanmedian(np.abs(around - background - excess[~inside])))
+    noise = max(noise, float(np.sqrt(PART) * np.nanstd(around - background - excess[~inside])) / 3)
     share = ALONE if lines == 1 else PAIR_ALONE
     others = np.abs(excess[~inside])
     return (
         least > SIGNIFICANT * noise
         and least > 0
-        and float(np.abs(excess[beside]).max()) < share * least
+        and float(np.abs(excess[beside]).max(initial=0.0)) < share * least
         and float(np.quantile(others, USUAL)) < share * least
     )

@@ -61,8 +61,8 @@ def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_al
     noise, apart = choice.noise, choice.evidence.apart
     left = apart.left(pixels.shape[1])
     known = np.union1d(left, apart.lines)
-    clean = lines.replaced(pixels, apart.lines)
-    if len(apart.lines):  # a hot column hides the X-ray hits of its block
+    clean = _without_fill(lines.replaced(pixels, apart.lines), apart.filled)
+    if clean is not pixels:  # a block with a hot column has hidden its X-ray hits; a fill value may be near infinity
         survey = spikes.survey(clean, noise.effective_gain, noise.effective_offset, false_alarm)
     without = _without(survey, clean, known) if len(known) else survey
     found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=without)
@@ -90,8 +90,21 @@ def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_al
 
 
 def _without(survey: Survey, pixels: Pixels, known: NDArray[np.intp]) -> Survey:
-    """The survey with the `known` places (n,), ascending, added to the missing ones."""
-    values = pixels.reshape(-1)[known].astype(np.float64)
+    """A survey of the same pixels that takes the `known` places (n,), ascending, for missing."""
+    values = pixels.reshape(-1)[np.setdiff1d(known, survey.missing, assume_unique=True)].astype(np.float64)
     total = survey.total - float(values[np.isfinite(values)].sum())
     suspects = np.setdiff1d(survey.suspects, known, assume_unique=True)
     return Survey(total, np.union1d(survey.missing, known), suspects)
+
+
+def _without_fill(pixels: Pixels, filled: NDArray[np.intp]) -> Pixels:
+    """The pixels (H, W) with their mean at the `filled` places (n,)."""
+    if not len(filled):
+        return pixels
+    recorded = np.ones(pixels.shape, np.bool_)
+    recorded.reshape(-1)[filled] = False
+    if pixels.dtype.kind == "f":
+        recorded &= np.isfinite(pixels)
+    clean = pixels.copy()
+    clean.reshape(-1)[filled] = pixels.mean(dtype=np.float64, where=recorded) if recorded.any() else 0
+    return clean

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.formats import safe_open, tiff_tags
+from daemon.formats import safe_open, sidecars, tiff_tags
 from daemon.micrograph import Micrograph, Pixels
 
 _FEI, _ZEISS = (34682, 34680), 34118
@@ -67,16 +67,15 @@ def _beside(path: Path, height: int, width: int, below: Path | None) -> dict[str
         data = safe_open.beside(path.with_name(name), below)
         if data is None:
             continue
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
-        text = data.decode(encoding, "replace")
+        text = sidecars.decoded(data, "latin-1")
         for by, pattern in (
-            ("JEOL text file", r"^\$CM_FULL_SIZE\s+(\d{1,6})\s+(\d{1,6})\s*$"),
-            ("Hitachi text file", r"^DataSize=(\d{1,6})x(\d{1,6})\s*$"),
+            ("JEOL text file", r"^\s*\$CM_FULL_SIZE\s+(\d{1,6})\s+(\d{1,6})\s*$"),
+            ("Hitachi text file", r"^\s*DataSize\s*=\s*(\d{1,6})\s*x\s*(\d{1,6})\s*$"),
         ):
             match = re.search(pattern, text, re.MULTILINE)
             if match and int(match[1]) == width and (found := _rows(int(match[2]), height, by)):
                 return found
-        strip = re.search(r"^ImageStripSize=(\d{1,6})\s*$", text, re.MULTILINE)
+        strip = re.search(r"^\s*ImageStripSize\s*=\s*(\d{1,6})\s*$", text, re.MULTILINE)
         if strip and (found := _rows(_less(height, int(strip[1])), height, "Tescan header")):
             return found
     return {}
@@ -86,7 +85,10 @@ def _suspected(pixels: Pixels, by: str) -> dict[str, Any]:
     """A bar at the lower or upper edge, by its appearance."""
     height = len(pixels)
     for upside_down in (False, True):
-        rows = _lettered(pixels[::-1] if upside_down else pixels)
+        upright = pixels[::-1] if upside_down else pixels
+        rows = _lettered(upright)
+        if not rows and (within := _lettered(upright[: -(_FRAME + 1)])):
+            rows = within + _FRAME + 1  # a frame, or rows of another kind, between it and the edge
         if rows:
             first = 0 if upside_down else height - rows
             return {"data_bar": {"rows": [first, first + rows - 1], "by": by}}

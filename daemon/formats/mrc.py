@@ -6,6 +6,7 @@ the data strictly: a file that is shorter than its header states is never padded
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isclose
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,8 @@ _MOST = 1 << 20
 _VERSION = 20140
 _AXES = (1, 2, 3)
 """Columns along x, rows along y, sections along z."""
+_ROUNDED = 1e-6
+"""Of a 32-bit number: 1 Å converted from another unit."""
 PLACEHOLDER = (
     "its header states pixels of exactly 1 Å, a common placeholder: the pixel size is taken as unknown"
 )
@@ -250,7 +253,7 @@ def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str]:
         for axis in (across, down)
     )
     ours = None if min(columns, rows) < 1 else pixel_size(y / rows, x / columns, "angstrom")
-    placeholder = (x, y) in ((float(columns), float(rows)), (1.0, 1.0))
+    placeholder = (x, y) == (1.0, 1.0) or (isclose(x, columns, rel_tol=_ROUNDED) and isclose(y, rows, rel_tol=_ROUNDED))
     if ours is not None and not placeholder:
         return ours, "MRC header"
     if (theirs := mrc_extended.stated_size(stream, header)) is not None:

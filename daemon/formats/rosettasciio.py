@@ -45,6 +45,8 @@ _TAIL = 1 << 12
 _ROWS = ("y", "ry", "row", "rows", "height")
 _COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
 """Names of the axis along which rows, or columns, follow one another."""
+_FREQUENCY = re.compile(r"[kq][ _]?[xy12]", re.IGNORECASE)
+"""Names of the axes of a diffraction pattern."""
 _WIDEST = 8
 """Bytes of the widest pixel."""
 _WANTED = {
@@ -240,10 +242,13 @@ def _micrograph(
 def _refuse_diffraction(
     path: Path, form: Format, y: Mapping[str, Any], x: Mapping[str, Any], emi: sidecars.EmiRecord | None
 ) -> None:
-    """Raises MicrographError for axes in reciprocal units."""
+    """Raises MicrographError for axes in reciprocal units, or called k or q where they have no length."""
     units = [str(axis.get("units") or "") for axis in (y, x)]
     if form is _SER and ((emi is not None and emi.diffraction) or _too_wide(x)):
         units = ["1/m", "1/m"]
+    names = [str(axis.get("name") or "") for axis in (y, x)]
+    if _size(y, x) is None and all(_FREQUENCY.fullmatch(name) for name in names):
+        units = [unit if reciprocal(unit) else f"1/{unit or 'pixel'}" for unit in units]
     for unit in units:
         if reciprocal(unit):
             raise MicrographError(
@@ -273,11 +278,15 @@ def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
 def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
     """The data with rows before columns, and the axes y and x: by their names, if these identify them.
 
-    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever its name.
+    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever it is called. Where the axis across
+    the sections is not the first, it becomes the first.
     """
-    down, across = (axis for axis in signal["axes"] if not axis.get("navigate", False))
-    data = signal["data"]
-    if _letter(down) in _COLUMNS and _letter(across) in _ROWS:
+    axes = list(signal["axes"])
+    order = sorted(range(len(axes)), key=lambda number: not axes[number].get("navigate", False))
+    down, across = (axes[number] for number in order[-2:])
+    data = signal["data"].transpose(order)
+    named = _letter(down), _letter(across)
+    if (named[0] in _COLUMNS or named[1] in _ROWS) and not (named[0] in _ROWS or named[1] in _COLUMNS):
         return data.swapaxes(-1, -2), across, down
     return data, down, across
 

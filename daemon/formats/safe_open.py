@@ -70,12 +70,16 @@ def open_folder(path: Path, below: Path) -> int:
 
 
 def beside(path: Path, below: Path | None = None) -> bytes | None:
-    """The bytes of a companion file, whatever the Unicode composition of its name.
+    """The bytes of a file that lies beside a micrograph and says how it was taken.
+
+    Neither how its letters are composed matters, nor whether its ending is in capitals, as on the vendor's Windows.
 
     None if it does not exist, is no regular file or is too large: the image is read without it. `below` as in
     `open_raw`.
     """
-    for name in dict.fromkeys((path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")))):
+    spelt = path.name, path.stem + path.suffix.upper()
+    composed = (unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in spelt)
+    for name in dict.fromkeys((*spelt, *composed)):
         try:
             with open_raw(path.with_name(name), below) as stream:
                 return stream.read() if os.fstat(stream.fileno()).st_size <= _MOST else None

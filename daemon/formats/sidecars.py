@@ -13,6 +13,9 @@ from daemon.micrograph import Acquisition, Micrograph
 _LABELLED = re.compile(r"<Label>([^<]*)</Label>\s*<Value>([^<]*)</Value>\s*<Unit>([^<]*)</Unit>")
 _VALUE = re.compile(r"<(AcquireDate|CameraNamePath|DwellTimePath)>([^<]*)</")
 _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d{1,9})\s*\]")
+_OTHER = re.compile(r"\[\s*(?!T\s*=)")
+"""Begins a section without a number; [T = ...] is a title, which begins none."""
+_MONTAGE = re.compile(r"^\s*Montage\s*=\s*1\s*$", re.MULTILINE)
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
@@ -59,6 +62,13 @@ def labelled(text: str) -> dict[str, str]:
     return {f"{label} {unit}".strip(): value.strip() for label, value, unit in _LABELLED.findall(text)}
 
 
+def decoded(data: bytes, otherwise: str = "utf-8") -> str:
+    """The text of a file beside an image, as its byte order mark says, or else in the encoding `otherwise`."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig" if data.startswith(b"\xef\xbb\xbf") else otherwise, "replace")
+
+
 def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     """The micrograph with facts of its .mdoc that its own header lacks. `below` as in `safe_open.open_raw`."""
     path = micrograph.source
@@ -67,7 +77,7 @@ def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
     if data is None:
         return micrograph
     section = int(micrograph.metadata.get("section", 1)) - 1
-    text = data.decode("utf-8", "replace")
+    text = decoded(data)
     values = parse_mdoc(text, section)
     if micrograph.metadata["frames"] > 1 and "[ZValue" in text:
         values.pop("ExposureDose", None)  # that of the first section; a FrameSet's is of all its frames
@@ -97,11 +107,15 @@ def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
 def nature(text: str, stored: int) -> Stack | None:
     """The kind of the `stored` sections of the stack; None if the text does not state it.
 
-    A [ZValue] is one exposure, classified by its angle or place; a [FrameSet] is one exposure of many frames.
+    A [ZValue] for each is an exposure each, and its angle or place says of what; a [FrameSet] is one exposure, several
+    of them are several.
     """
-    numbers = sorted({int(match[2]) for match in _SECTION.finditer(text) if match[1] == "ZValue"})
+    found = {(match[1], int(match[2])) for match in _SECTION.finditer(text)}
+    numbers, sets = (sorted(number for name, number in found if name == kind) for kind in ("ZValue", "FrameSet"))
     by = "SerialEM .mdoc"
-    if len(numbers) < 2:
+    if _MONTAGE.search(text):
+        return Stack("pieces", by)
+    if len(numbers) < 2 and len(sets) < 2:
         one = parse_mdoc(text, numbers[0] if numbers else 0)
         of_one = "[FrameSet" in text or one.get("NumSubFrames") == str(stored)
         return Stack("frames", by) if of_one else None
@@ -134,6 +148,8 @@ def parse_mdoc(text: str, section: int) -> dict[str, str]:
         line = line.strip()
         if match := _SECTION.match(line):
             here = match[1] in ("ZValue", "FrameSet") and int(match[2]) == section
+        elif _OTHER.match(line):
+            here = False
         elif here and (match := _PAIR.fullmatch(line)):
             found[match[1]] = match[2].strip()
     return found

@@ -22,6 +22,9 @@ TILT_STEP = 0.05
 """Degrees: readings of one angle vary by less."""
 _DOSE_FRACTIONS = re.compile(r"\bdose[ _-]?frac", re.IGNORECASE)
 _TIME = ("s", "sec", "second", "seconds", "ms", "us", "µs", "min", "h")
+_ANGLE = ("deg", "°", "degree", "degrees", "rad", "mrad")
+_SERIES = ("ev", "kev", "v", "kv", "k", "°c")
+"""Units of what is changed from one exposure to the next: energy, voltage, temperature."""
 _LENGTH = ("m", "mm", "um", "µm", "nm", "å", "a", "angstrom", "pm", "micron")
 
 
@@ -61,8 +64,10 @@ def of_axis(name: str, unit: str, by: str) -> Stack | None:
     """The kind of sections along an axis, by its name or else its unit; None if neither is known."""
     words = set(re.findall(r"[a-z]+", name.lower()))
     unit = unit.strip().lower()
-    if words & {"tilt", "tilts", "angle", "alpha", "beta"} or unit in ("deg", "°", "degree", "degrees"):
+    if words & {"tilt", "tilts", "angle", "alpha", "beta"} or unit in _ANGLE:
         return Stack("tilts", by)
+    if words & {"energy", "voltage", "temperature", "focus", "defocus", "wavelength"} or unit in _SERIES:
+        return Stack("exposures", by)
     if words & {"time", "t", "frame", "frames"}:
         return Stack("frames", by)
     if words & {"z", "depth", "slice", "slices"}:

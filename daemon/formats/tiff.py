@@ -80,19 +80,22 @@ def read(
         found = tiff_tags.pixel_size_of(path, tags, layout.description)
         taken = tiff_tags.acquisition(tags, layout.description)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
-        understood = tiff_values.Understood(planes, first, values)
+        fill = tiff_values.fill_value(tags, values)
+        understood = tiff_values.Understood(path, planes, first, values)
+        if several := len(wanted.numbers) > 1:
+            understood.refused = fill.get("fill") or None  # zeros add nothing
         pixels, remarks = sum_frames(understood, wanted.numbers, wanted.stored)
     tiff_stack.refuse_packed(path, layout.description, first, pixels)
     if first.compression in EER and len(wanted.numbers) < wanted.stored:  # stated for the whole movie
         taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
     metadata: dict[str, Any] = {
         **frame_facts(wanted.numbers, wanted.stored, understood.dtype or dtype, section),
-        "ome": "<OME" in layout.description[:2000],
+        "ome": tiff_layout.is_ome(layout.description),
         **({} if found is None else {"pixel_size_from": found[1]}),
         **({"values": values.as_json()} if values.changes else {}),
         **tiff_values.handed_on(tags),
         **tiff_tags.origin(tags),
-        **({} if len(wanted.numbers) > 1 else tiff_values.fill_value(tags, values)),
+        **({} if several else fill),
         **data_bar.of_tags(tags, first.height),
     }
     if wanted.stored > 1:
@@ -257,7 +260,7 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         said: list[str] | None = getattr(self.local, "said", None)
-        if said is not None:
+        if said is not None and "GDAL_NODATA" not in record.getMessage():  # which is read by `tiff_values`
             said.append(re.sub(r"<.*?>\s*", "", record.getMessage())[:200])
 
 

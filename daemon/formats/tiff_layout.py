@@ -133,6 +133,11 @@ def shaped(description: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def is_ome(description: str) -> bool:
+    """Whether it is OME's XML, with or without a prefix of its namespace."""
+    return re.search(r"<(\w+:)?OME\b", description[:2000]) is not None
+
+
 def parse(stream: BinaryIO, size: int) -> TiffLayout:
     """Read all directories of a TIFF of `size` bytes. Raises DamagedError, OSError."""
     reader, offset = _opened(stream, size)

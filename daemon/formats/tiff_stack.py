@@ -25,6 +25,8 @@ _COLOURED = {
 _MASK = 4
 _REDUCED, _TRANSPARENCY = 1, 4
 _LISTED = 4
+_AXES = {"A": "angle"}
+"""Of tifffile's letters those that `stack.of_axis` does not know."""
 _LARGEST_PACKED = 15
 
 
@@ -100,8 +102,14 @@ def refuse_channels(path: Path, layout: TiffLayout) -> None:
     """Raises MicrographError for a file of several channels."""
     text = layout.description
     sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text)
-    if sizes.get("C", 1) > 1 or "C" in str(tiff_layout.shaped(text).get("axes", "")):
-        raise MicrographError(f"{path}: holds several channels; save each channel as a separate file")
+    axes = str(tiff_layout.shaped(text).get("axes", ""))
+    if sizes.get("C", 1) > 1 or "C" in axes or "S" in axes:
+        raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
+    if {"Y", "X"} <= set(axes) and set(axes[-2:]) != {"Y", "X"}:
+        raise MicrographError(
+            f"{path}: its pages are no images by its own description (axes {axes}); save it with y and x as "
+            "the last axes"
+        )
 
 
 def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels) -> None:
@@ -123,7 +131,7 @@ def nature(layout: TiffLayout, page: PageLayout, tags: Mapping[int, Any]) -> Sta
             Stack("slices", "TIFF volume") if page.depth > 1 else None,
             _of_sizes(_imagej(text), "ImageJ") if text.startswith("ImageJ=") else None,
             _of_sizes(_ome(text), "OME"),
-            *(stack.of_axis(axis, "", "tifffile") for axis in _shaped_axes(text)),
+            *(stack.of_axis(_AXES.get(axis, axis), "", "tifffile") for axis in _shaped_axes(text)),
             stack.of_axis("", tags[65005], "Gatan tags") if isinstance(tags.get(65005), str) else None,
             stack.of_words(text, "TIFF description"),
         )
@@ -136,10 +144,10 @@ def _imagej(text: str) -> dict[str, int]:
 
 
 def _ome(text: str) -> dict[str, int]:
-    """Sizes of the first image of an OME description, and the number of its images ("images")."""
-    if "<OME" not in text[:2000]:
+    """Sizes of the first image of an OME description, and how many images it has ("images")."""
+    if not tiff_layout.is_ome(text):
         return {}
-    sizes = {axis: re.search(rf"\bSize{axis}=[\"'](\d{{1,9}})[\"']", text) for axis in "ZTC"}
+    sizes = {axis: re.search(rf"\bSize{axis}\s*=\s*[\"'](\d{{1,9}})[\"']", text) for axis in "ZTC"}
     found = {axis: int(match[1]) for axis, match in sizes.items() if match}
     return {**found, "images": len(re.findall(r"<(?:\w+:)?Image\b", text))}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
-from daemon.formats import sidecars
+from daemon.formats import sidecars, tiff_layout
 from daemon.formats.units import convert, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, PixelSize
 
@@ -137,7 +137,7 @@ def fei_xml(tags: Mapping[int, Any]) -> dict[str, str]:
 
 def tescan(tags: Mapping[int, Any]) -> dict[str, str]:
     """Tescan's lines of key=value, which stand among other blocks, a thumbnail first; lengths in metres, volts."""
-    found = re.findall(r"^(\w+)=([^\r\n]*)", _text(tags.get(_TESCAN)), re.MULTILINE)
+    found = re.findall(r"^(\w+)\s*=([^\r\n]*)", _text(tags.get(_TESCAN)), re.MULTILINE)
     return {key: value.strip() for key, value in found}
 
 
@@ -289,12 +289,12 @@ def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _ome(description: str) -> _Stated | None:
-    if "<OME" not in description[:2000]:
+    if not tiff_layout.is_ome(description):
         return None
     found = {
-        name: match[1]
+        name: match[2]
         for name in ("SizeX", "SizeY", "SizeXUnit", "SizeYUnit")
-        if (match := re.search(rf'\bPhysical{name}="([^"]*)"', description))
+        if (match := re.search(rf"""\bPhysical{name}\s*=\s*(["'])(.*?)\1""", description))
     }
     if "SizeX" not in found:
         return None

@@ -156,7 +156,9 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
             tags.append((_UNITS, "s", 0, stated["units"].encode("latin-1", "replace"), True))
         tags += [(_ORIGIN, "d", 1, stated["origin"], True), (_SCALE, "d", 1, stated["scale"], True)]
     if "fill" in metadata:
-        tags.append((_NODATA, "s", 0, f"{metadata['fill']:g}", True))
+        with np.errstate(over="ignore"):
+            held = float(np.float32(metadata["fill"]))  # by the result, of which readers compare each digit
+        tags.append((_NODATA, "s", 0, f"{held:.17g}", True))
     return tags
 
 
@@ -167,8 +169,10 @@ class Understood:
     contradicts the default, `dtype` and `remark` state how all planes were read.
     """
 
-    def __init__(self, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
-        self._planes, self._page, self._values = planes, page, values
+    def __init__(self, path: Path, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
+        self._path, self._planes, self._page, self._values = path, planes, page, values
+        self.refused: float | None = None
+        """A fill value; MicrographError is raised for a plane that has it."""
         self.dtype: np.dtype[Any] | None = None
         self.remark = ""
 
@@ -177,7 +181,13 @@ class Understood:
             if number == 0 and not self._page.kind_stated:
                 self._doubt(stored)
             plane = stored if self.dtype is None else np.ascontiguousarray(stored).view(self.dtype)
-            yield self._values.applied(plane) if self._values.changes else plane
+            plane = self._values.applied(plane) if self._values.changes else plane
+            if self.refused is not None and (plane == self.refused).any():
+                raise MicrographError(
+                    f"{self._path}: its frames have pixels of the fill value {self.refused:g}, which the file states, "
+                    "and a sum would take them for counts; name it in arrival.sections, so that each is taken by itself"
+                )
+            yield plane
 
     def _doubt(self, plane: Pixels) -> None:
         if plane.dtype.kind != "u" or plane.dtype.itemsize != 4:

@@ -19,8 +19,10 @@ _SPELLINGS = {
     "pm": ("pm", "picometer", "picometre"),
 }
 _CANONICAL = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
-_UNKNOWN = {"", "pixel", "pixels", "px", "none", "null", "undefined", "unknown", "-", "reference_frame"}
-_RECIPROCAL = re.compile(r"^1\s*/|\^?\(?[-\u2212]1\)?$|⁻¹$|^m?rad(ian)?s?$")
+_RECIPROCAL = re.compile(
+    r"^(1|cycles?|lines?)?\s*/|^(inverse|reciprocal)\b|[-\u2212]\s*[1-9]\s*[)}\]]*\$?$|\u207b[\u00b9\u00b2]$"
+    r"|^(m|\u00b5|u|n)?rad(ian)?s?$"
+)
 
 
 def _plain(text: str) -> str:
@@ -30,9 +32,8 @@ def _plain(text: str) -> str:
 
 
 def _canonical(text: str) -> str | None:
-    """A unit as a file spells it → this project's spelling, the text itself if unknown, None if it is no unit."""
-    plain = _plain(text)
-    return None if plain in _UNKNOWN else _CANONICAL.get(plain, plain)
+    """A unit as a file spells it → this project's spelling, None if it is no length that is known."""
+    return _CANONICAL.get(_plain(text))
 
 
 def reciprocal(text: str) -> bool:
@@ -49,8 +50,6 @@ def pixel_size(y: float, x: float, unit: str, unit_y: str = "") -> PixelSize | N
     if name is None or other is None or not (isfinite(x) and isfinite(y) and x > 0 and y > 0):
         return None
     if other != name:
-        if not (name in METRES and other in METRES):
-            return None
         y *= METRES[other] / METRES[name]
     return PixelSize(y=float(y), x=float(x), unit=name)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from daemon.ledger.connection import Connection
 from daemon.ledger.database import LedgerError, Mode
 from daemon.settings.config import Retry
+from daemon.settings.names import folded
 
 State = Literal["pending", "running", "retry", "done", "quarantined"]
 _HELD = "9e999"
@@ -90,12 +91,13 @@ class Ledger(Connection):
         live: bool,
         warning: str | None = None,
         refused: str | None = None,
-        by_section: bool = False,
+        by_section: bool | None = False,
     ) -> Job | None:
         """Register a complete file: pending, or quarantined for the reason `refused`. None if it is known already.
 
-        A changed file is a new revision if the last one was processed. One that waits or is quarantined has no output
-        and keeps its number; so does a stack processed `by_section`, which has grown.
+        A file that changed is a new revision if the last one was worked on; one that still waits, or was
+        quarantined, has made no output and is taken in again under the same number. So is a stack taken in
+        `by_section`: it has grown, and its first sections are done; None: if it was taken so the last time.
         """
         file: dict[str, object] = {"size": size, "mtime_ns": str(mtime_ns)}
         state = "pending" if refused is None else "quarantined"
@@ -104,9 +106,9 @@ class Ledger(Connection):
             if self._same(path, size, mtime_ns):
                 return None
             last = self._one("SELECT * FROM jobs WHERE path = ? ORDER BY revision DESC LIMIT 1", os.fsencode(path))
-            if last is not None and by_section:
-                if last.state == "running":  # `finish` notices that it has grown
-                    new = file
+            if last is not None and (by_section or (by_section is None and last.sections)):
+                if last.state == "running":  # `finish` sees that it has grown meanwhile
+                    new = {"size": size, "mtime_ns": str(mtime_ns)}
                 return self._move(last, (last.state,), **new, attempts=last.attempts if last.state == "running" else 0)
             waiting: tuple[State, ...] = ("pending", "retry", "quarantined")
             if last is not None and last.state in waiting:
@@ -267,7 +269,11 @@ class Ledger(Connection):
             return found
 
     def retry(self, pattern: str = "*") -> list[Job]:
-        """Quarantined and retry jobs whose relative path or name matches the glob -> pending, with no attempts."""
+        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew.
+
+        Neither letter case matters, nor how accents are composed.
+        """
+        wanted = folded(pattern)
         with self._transaction():
             candidates = self._many(
                 "SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND NOT EXISTS (SELECT 1 FROM jobs"
@@ -276,7 +282,7 @@ class Ledger(Connection):
             return [
                 self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
                 for job in candidates
-                if fnmatchcase(job.path, pattern) or fnmatchcase(job.path.rpartition("/")[2], pattern)
+                if any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
             ]
 
     # Queries

@@ -28,7 +28,12 @@ class Arrivals:
     """
 
     def __init__(
-        self, config: Config, ledger: Ledger, watcher: Watcher, blockage: Blockage, by_section: Callable[[str], bool]
+        self,
+        config: Config,
+        ledger: Ledger,
+        watcher: Watcher,
+        blockage: Blockage,
+        by_section: Callable[[str], bool | None],
     ) -> None:
         self.settled = False
         """Whether every file that the last scan found is in the ledger."""

@@ -49,8 +49,8 @@ class Making:
         """Close the reader."""
         self._reader.close()
 
-    def by_section(self, relative: str) -> bool:
-        """Whether a file of the drop folder is a stack that is processed section by section."""
+    def by_section(self, relative: str) -> bool | None:
+        """Whether a file of the drop folder is a stack whose sections are taken one by one: see `sections.grows`."""
         path = self._config.folders.drop / relative
         return sections.grows(self._reader, self._config, path, relative)
 

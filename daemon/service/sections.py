@@ -96,13 +96,18 @@ def whole(reader: Reader, config: Config, path: Path, relative: str, profile: st
     return None if found.apart else noted(reader.read(path), found)
 
 
-def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool:
-    """Whether a file is a stack that is processed section by section; False while that is unknown."""
+def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool | None:
+    """Whether a file is a stack whose sections are taken one by one; False for one that cannot be told yet.
+
+    None for a vendor's format: only decoding would tell, so it is taken as it was the last time.
+    """
     by_settings = stated(config, relative)
     if by_settings is not None:
         return by_settings.apart
     try:
-        if (reader.count(path) or 1) == 1:
+        if (stored := reader.count(path)) is None:
+            return None
+        if stored == 1:
             return False
         return taking(config, relative, reader.read(path, 0)).apart
     except EmdenoisedError:

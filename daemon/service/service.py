@@ -251,7 +251,7 @@ class Service:
     def _folder_away(self) -> bool:
         return self.watcher.health.state == "degraded"
 
-    def _by_section(self, relative: str) -> bool:
+    def _by_section(self, relative: str) -> bool | None:
         return self.making.by_section(relative)
 
     # From the ledger to readers, network and writers

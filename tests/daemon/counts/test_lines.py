@@ -51,6 +51,43 @@ def test_hot_dead_and_double_lines_are_found_at_every_dose(dose: float) -> None:
     assert found(image) == ({0, 101, 102, 200, 260}, {77})
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "values", "dose"),
+    [
+        ((100, 101, 102), slice(None), 65535, DOSE),
+        ((100, 101), slice(None), (65535, 0), DOSE),
+        ((100, 101), slice(0, 150), 65535, DOSE),
+        ((100, 101), slice(None), 0, 2.0),
+        ((100,), slice(None), 0, 0.3),
+    ],
+    ids=["three", "hot-and-dead", "half-a-pair", "dead-pair", "dead-in-the-dark"],
+)
+@pytest.mark.parametrize("level", [False, True])
+def test_lines_of_one_value_are_found_however_dark_or_many(
+    columns: tuple[int, ...], rows: slice, values: object, dose: float, level: bool
+) -> None:
+    image = scene(dose)
+    image[rows, list(columns)] = values
+    assert found(image.T if level else image) == ((set(), set(columns)) if level else (set(columns), set()))
+
+
+def test_numbers_missing_in_or_beside_a_line_do_not_hide_it() -> None:
+    image = scene().astype(np.float32)
+    image[:, 100], image[:, 101] = np.nan, 65535
+    image[:, 200], image[17, 200] = 65535, np.nan
+    image[:, 240] = np.inf
+    assert found(image) == ({101, 200, 240}, set())
+
+
+@pytest.mark.parametrize("dose", [0.02, 0.3, 50.0])
+def test_a_border_or_an_empty_part_of_the_picture_is_no_line(dose: float) -> None:
+    image = scene(dose)
+    image[:, :3] = 0
+    image[:, 310:] = 0
+    image[100:110] = 0
+    assert found(image) == (set(), set())
+
+
 def test_a_dead_row_is_found() -> None:
     image = scene()
     image[123] = 0

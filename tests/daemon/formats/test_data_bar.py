@@ -68,6 +68,16 @@ def test_a_bar_that_tags_state_needs_no_look(tmp_path: Path, code: int, text: by
     assert found.metadata["data_bar"] == {"rows": [PICTURE, HEIGHT - 1], "by": by}
 
 
+@pytest.mark.parametrize("edge", ["frame", "noise"])
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_rows_of_another_kind_between_bar_and_edge_hide_no_bar(tmp_path: Path, edge: str, upside_down: bool) -> None:
+    image = barred()
+    image[-3:] = 255 if edge == "frame" else np.random.default_rng(0).integers(0, 255, (3, WIDTH))
+    rows = [0, HEIGHT - PICTURE - 1] if upside_down else [PICTURE, HEIGHT - 1]
+    found = formats.read(write(tmp_path / "a.tif", image[::-1] if upside_down else image), 1 << 20)
+    assert found.metadata["data_bar"] == {"rows": rows, "by": ""}
+
+
 def test_a_picture_saved_without_its_bar_has_none(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).poisson(60, (PICTURE, WIDTH)).astype(np.uint8)
     path = write(tmp_path / "a.tif", noise, extratags=[(34682, 2, len(FEI) + 1, FEI, True)])
@@ -80,6 +90,9 @@ def test_a_picture_saved_without_its_bar_has_none(tmp_path: Path) -> None:
         ("a.txt", f"$CM_FORMAT JEOL/SEM\r\n$CM_FULL_SIZE {WIDTH} {PICTURE}\r\n".encode(), "JEOL text file"),
         ("a.txt", f"[SemImageFile]\r\nDataSize={WIDTH}x{PICTURE}\r\n".encode("utf-16"), "Hitachi text file"),
         ("a-tif.hdr", TESCAN, "Tescan header"),
+        ("a.TXT", f"\ufeff$CM_FULL_SIZE {WIDTH} {PICTURE}\r\n".encode(), "JEOL text file"),
+        ("a.txt", f"DataSize = {WIDTH} x {PICTURE}\r\n".encode("utf-16"), "Hitachi text file"),
+        ("a-tif.HDR", TESCAN.replace(b"=", b" = "), "Tescan header"),
     ],
 )
 def test_a_bar_that_a_file_beside_states(tmp_path: Path, name: str, text: bytes, by: str) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,6 +309,16 @@ def test_a_version_never_read_leaves_its_number_to_the_next(ledger: Ledger) -> N
     assert ledger.get(running.id).revision == 2, "its output may lie there already"
     ledger.finish(running, "a.r2.tif")
     assert not ledger.busy() and ledger.counts()["done"] == 1
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_a_pattern_of_retry_is_compared_as_those_of_the_settings_are(ledger: Ledger, stored: str, typed: str) -> None:
+    path = unicodedata.normalize(stored, "Müller/Grün 1.TIF")
+    arrive(ledger, path)
+    for pattern in ("müller/*", "GRÜN*.tif"):
+        ledger.quarantine(claim(ledger), "bad header")
+        assert [job.path for job in ledger.retry(unicodedata.normalize(typed, pattern))] == [path]
 
 
 def test_retry_leaves_superseded_revisions_alone(ledger: Ledger) -> None:
@@ -707,6 +718,17 @@ def test_a_stack_has_the_worst_verdict_of_its_sections(
     ledger.register("tilt.st", 2, 2, live=True, by_section=True)
     ledger.replaced(claim(ledger))  # another stack: nothing of the one before counts
     assert ledger.finish(claim(ledger), "/out/1", sections=1, verdict="good", facts={}).verdict == "good"
+
+
+def test_a_file_of_which_only_decoding_tells_is_taken_as_it_was_the_last_time(ledger: Ledger) -> None:
+    for path, sections in (("tilt.dm4", 3), ("movie.dm4", 0)):
+        ledger.register(path, 1, 1, live=True, by_section=None)
+        ledger.finish(claim(ledger), "/out/1", sections=sections or None, sha256="first")
+    touched = [ledger.register(path, 1, 2, live=True, by_section=None) for path in ("tilt.dm4", "movie.dm4")]
+    assert [(job.path, job.revision, job.sections) for job in touched if job] == [
+        ("tilt.dm4", 1, 3),
+        ("movie.dm4", 2, 0),
+    ]
 
 
 def test_another_stack_under_the_same_name_is_the_next_revision(ledger: Ledger) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
 from fake_backend import FakeBackend
 from fake_gpu import plug_in
+from hyperspy_file import write_hyperspy
 from mrc_bytes import write_mrc
 
 from daemon.backends import manifest
@@ -434,6 +436,20 @@ def test_a_touched_file_is_not_done_again(bench: Bench) -> None:
     bench.finish()
     assert bench.images() == {"a.tif"} and len(bench.backend.given) == 1
     assert bench.jobs()["a.tif", 2].output == str(bench.output / "a.tif")
+
+
+def test_a_touched_stack_of_a_vendors_format_is_not_done_again(bench: Bench, counts: Callable[..., Any]) -> None:
+    path = bench.drop / "a.hspy"
+    write_hyperspy(path, np.stack([counts(number) for number in range(3)]))
+    with h5py.File(path, "r+") as file:
+        (one,) = file["Experiments"].values()
+        one["axis-0"].attrs.update(name="tilt", units="deg")
+    bench.finish()
+    names = {"a.s0001.hspy.tif", "a.s0002.hspy.tif", "a.s0003.hspy.tif"}
+    assert bench.images() == names
+    os.utime(path, (1.5e9, 1.5e9))
+    bench.finish()
+    assert bench.images() == names and len(bench.backend.given) == 3 and bench.states() == {"a.hspy#1": "done"}
 
 
 def test_a_file_touched_while_it_is_in_hand_has_one_output(bench: Bench) -> None:

@@ -160,8 +160,8 @@ def _of_serialem(stream: BinaryIO, header: Any, section: int, size: PixelSize | 
 def _agard_tilts(stream: BinaryIO, header: Any, stored: int) -> list[float] | None:
     """Tilt angles by the older form: of each section the first floating-point number, after its integers."""
     order = header.dtype["nx"].byteorder
-    whole, broken = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
-    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR", b"MRCO") or whole < 0 or not 0 < broken <= 1024:
+    ints, floats = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
+    if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR", b"MRCO") or ints < 0 or not 0 < floats <= 1024:
         return None
     length = 4 * (ints + floats)
     number = min(stored, int(header["nsymbt"]) // length, _MOST // length)

@@ -44,9 +44,9 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     names = [line for line in LIST.read_text().split("\n") if line and not line.startswith("#")]
-    config, folder = load(), manifest.locate("fast")
-    weights = manifest.load(folder)
-    backend = open_backend(BackendConfig(kind="cpu", threads=1), folder, default_folder())
+    config, loaded = load(), manifest.verified("fast")
+    weights = loaded.manifest
+    backend = open_backend(BackendConfig(kind="cpu", threads=1), loaded, default_folder())
     rng = np.random.default_rng(5)
     rows: list[dict[str, Any]] = []
     faults: list[dict[str, Any]] = []

@@ -42,7 +42,7 @@ imports: $(DEV)/installed
 	$(DEV)/bin/lint-imports
 
 pytest: $(DEV)/installed
-	$(DEV)/bin/pytest
+	$(DEV)/bin/pytest -n 2 --dist loadfile
 
 # Editable, so that a change in the source needs no new installation. No torch: the daemon does not need it. With the
 # reader of vendors' formats (RosettaSciIO, GPL-3.0, which runs in a process of its own).
@@ -62,7 +62,7 @@ bundle:
 	$(PYTHON) systemd/bundle.py --flavour $(FLAVOUR)
 
 test-field: $(DEV)/installed
-	$(DEV)/bin/pytest -m field --timeout=3000 tests/field
+	$(DEV)/bin/pytest -m field --timeout=3000 tests/field tests/packaging
 
 RUNS ?= 1000000
 

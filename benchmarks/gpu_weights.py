@@ -51,6 +51,7 @@ def engine_without_gate(folder: Path, engines: Path, asked: int) -> None:
     path = engine_path(engines, weights, flavour, tile, batch)
     engines.mkdir(parents=True, exist_ok=True)
     path.write_bytes(made.engine)
+    path.with_suffix(".half.onnx").write_bytes(half)
     gate = Gate(ran_on=str(card), on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
     about = EngineManifest(
         weights=weights.name, network=weights.network, onnx_sha256=weights.sha256[weights.onnx],

@@ -51,7 +51,7 @@ def test_a_dry_run_goes_through_every_step_and_says_that_it_was_one(tmp_path: Pa
     check(found, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.field
 @pytest.mark.timeout(1500)
 def test_with_the_real_pycuda_and_the_real_builder_it_goes_through_on_a_stand_in_driver(tmp_path: Path) -> None:
     packages, driver, out = tmp_path / "packages", tmp_path / "driver", tmp_path / "out"

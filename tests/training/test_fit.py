@@ -260,7 +260,7 @@ def test_another_folder_of_data_in_the_same_out_is_refused(data: Path, tmp_path:
 def test_a_source_on_both_sides_is_said(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fit(FitOrder(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
-    assert "trained on and validated on" in caplog.text
+    assert "is in training and validation" in caplog.text
 
 
 def test_detector_terms_reach_the_crops(data: Path) -> None:

@@ -82,16 +82,17 @@ def statistics(noisy: Image, truth: Image, level: Image, weight: Image) -> dict[
 
 @pytest.mark.slow
 def test_samples_follow_the_laws_of_the_host() -> None:
-    host, card = (statistics(**drawn(USUAL, 1200)) for drawn in (by_numpy, on_card))
+    number = 3600  # so many that another law stands out though 12 % of the crops have sparse doses anyway
+    host, card = (statistics(**drawn(USUAL, number)) for drawn in (by_numpy, on_card))
     chances = {name: ks_2samp(host[name], card[name]).pvalue for name in host}
-    assert min(chances.values()) > 0.01 / len(chances), chances  # a false alarm in 1 % of all choices of seeds
+    assert min(chances.values()) > 0.01, chances
     # The test sees what it is there for: other doses, cameras and contrasts.
     for other, name in (
-        (replace(USUAL, low=1.0), "level"),
+        (replace(USUAL, low=0.7), "level"),
         (replace(USUAL, real_detector=0.2), "correlation down"),
         (replace(USUAL, full_contrast=0.9), "contrast"),
     ):
-        assert ks_2samp(statistics(**on_card(other, 1200))[name], host[name]).pvalue < 0.01, name
+        assert ks_2samp(statistics(**on_card(other, number))[name], host[name]).pvalue < 0.01, name
 
 
 def test_a_batch_is_in_noise_units_and_its_shares_are_those_of_the_draw() -> None:

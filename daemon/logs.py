@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Literal
 
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -19,6 +20,11 @@ _HARMLESS = {number: f"\\x{number:02x}" for number in (*range(32), 127, *range(0
 def one_line(text: str) -> str:
     """Untrusted text, such as a file name, with line breaks, control and direction characters escaped."""
     return text.translate(_HARMLESS)
+
+
+def without_paths(text: str, drop: Path, path: str) -> str:
+    """A message about the micrograph `path` below `drop`, without its path, and with others relative to `drop`."""
+    return text.replace(f"{drop / path}: ", "").replace(f"{drop}/", "")
 
 
 class _Text(logging.Formatter):

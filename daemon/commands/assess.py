@@ -6,7 +6,7 @@ import sys
 from pathlib import PurePath
 
 from daemon.commands.progress import Progress
-from daemon.commands.shared import _pictures, opened, require_profile, settings_file
+from daemon.commands.shared import micrographs, opened, require_profile, settings_file
 from daemon.errors import MicrographError, TransientError
 from daemon.logs import one_line
 from daemon.settings import config as settings
@@ -24,7 +24,7 @@ def assess(options: argparse.Namespace) -> int:
         for path in options.files:
             progress.next(str(path))
             try:
-                for one in _pictures(config, weights, path, PurePath(path.name), reader, options.profile):
+                for one in micrographs(config, weights, path, PurePath(path.name), reader, options.profile):
                     key = str(path) if one.section is None else f"{path} ({one.section})"
                     name = one.choice.profile.weights
                     found = assessed(one.micrograph.pixels, one.choice, weights[name].manifest, backends[name])

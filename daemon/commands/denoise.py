@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from daemon.commands.progress import Progress
-from daemon.commands.shared import _denoise, _pictures, opened, require_profile, settings_file
+from daemon.commands.shared import micrographs, opened, require_profile, settings_file
 from daemon.commands.terminal import coloured
 from daemon.errors import MicrographError, StorageError, TransientError, UsageError
 from daemon.logs import one_line
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from daemon.backends.manifest import Weights
     from daemon.backends.protocol import Backend
     from daemon.formats.decoder import Reader
+    from daemon.output.record import Record
+    from daemon.service.steps import Work
 
 
 def denoise(options: argparse.Namespace) -> int:
@@ -79,12 +81,12 @@ def _denoise_all(
     progress: Progress,
 ) -> int:
     """Returns how many failed."""
-    failed, said = 0, set[str]()
+    failed, reported = 0, set[str]()
     for path, relative in named.items():
         progress.next(str(path if path in options.files else relative))
         try:
-            for one in _pictures(config, weights, path, relative, reader, options.profile):
-                _denoise(config, backends, one, options.out, progress, said)
+            for one in micrographs(config, weights, path, relative, reader, options.profile):
+                _denoise(config, backends, one, options.out, progress, reported)
         except StorageError:
             raise
         except (MicrographError, TransientError) as error:
@@ -98,3 +100,31 @@ def _denoise_all(
             failed += 1
             progress.say(f"{coloured('failed')}\n    not enough memory for this micrograph; close other programs")
     return failed
+
+
+def _denoise(
+    config: Config, backends: "Mapping[str, Backend]", one: "Work", out: Path, progress: Progress, reported: set[str]
+) -> None:
+    """Denoise and write one, unless `out` has the same result. `reported` as in `steps.Finished.news`."""
+    from daemon.output import writing
+    from daemon.service import steps
+
+    which = "" if one.section is None else f"{one.section}: "
+    if (found := writing.find_same(out, one.relative, steps.made_with(config, one))) is not None:
+        progress.say(f"{which}{_in_words(found.content)} → {found.image} (existing result)")
+        return
+    backend = backends[one.choice.profile.weights]
+    with steps.timed(one.seconds, "network"):
+        (denoised,) = backend.denoise([one.plane])
+    finished = steps.finish(config, one, denoised, out, same_settings=True)
+    adopted = " (existing result)" if finished.written.adopted else ""
+    seconds = sum(finished.seconds.values())
+    summary = f"{coloured(finished.verdict)}, {finished.dose}, profile {finished.profile}, {seconds:.1f} s"
+    warnings = "".join(f"\n    warning: {warning}" for warning in finished.news(reported))
+    progress.say(f"{which}{summary} → {finished.written.image}{adopted}{warnings}")
+
+
+def _in_words(record: "Record") -> str:
+    dose = "dose unknown" if record.dose is None else f"{record.dose:.3g} counts per pixel"
+    profile = "unknown" if record.profile is None else record.profile.name
+    return f"{coloured((record.verdict and record.verdict.word) or 'no verdict')}, {dose}, profile {profile}"

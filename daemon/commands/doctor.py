@@ -252,7 +252,7 @@ def backend(config: Config) -> Iterator[Finding]:
         yield Finding(
             "note" if config.backend.kind == "cpu" else "fault",
             driver.why_no_gpu(config.backend.device),
-            "look at `nvidia-smi`; in a service or a container allow the devices /dev/nvidia*",
+            "run `nvidia-smi`; in a service or a container allow the devices /dev/nvidia*",
         )
     elif card is None:
         yield Finding("ok", "no NVIDIA driver: the processor is used")

@@ -250,8 +250,6 @@ def _clock(seconds: float) -> str:
 
 def report_session(options: argparse.Namespace) -> int:
     """Write the page; returns 0."""
-    from daemon.output import paths
-
     config = settings_of(options)
     with open_ledger(config, "read") as ledger:
         jobs = sessions.find(ledger, options.session)

@@ -1,4 +1,4 @@
-"""Shared by several commands: settings, the service's ledger, open networks, and one micrograph denoised.
+"""Shared by several commands: settings, the service's ledger, open networks, and the micrographs of a file.
 
 Modules that load a network's runtime are imported inside functions: `--help` must be quick.
 """
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 from daemon.commands import systemd_unit
 from daemon.commands.progress import Progress
-from daemon.commands.terminal import coloured
 from daemon.errors import UsageError
 from daemon.ledger.database import LedgerError
 from daemon.ledger.jobs import Ledger
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from daemon.backends.manifest import Weights
     from daemon.backends.protocol import Backend
     from daemon.formats.decoder import Reader
-    from daemon.output.record import Record
     from daemon.service.steps import Work
 
 
@@ -85,7 +83,7 @@ def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weig
         yield weights, backends, reader
 
 
-def _pictures(
+def micrographs(
     config: Config, weights: "dict[str, Weights]", path: Path, relative: PurePath, reader: "Reader", profile: str | None
 ) -> "Iterator[Work]":
     """The micrograph of a file, or those of its sections, each with its profile. Raises as `steps.read` does."""
@@ -112,33 +110,3 @@ def _pictures(
         )
         yield replace(one, section=section)
         number, of, first = number + 1, section.of, section.first
-
-
-def _denoise(
-    config: Config, backends: "dict[str, Backend]", one: "Work", out: Path, progress: Progress, said: set[str]
-) -> None:
-    """Denoise and write one, unless `out` has the same result; a remark of the whole session is made once, and its code
-    then in `said`.
-    """
-    from daemon.output import writing
-    from daemon.service import steps
-
-    which = "" if one.section is None else f"{one.section}: "
-    if (found := writing.find_same(out, one.relative, steps.made_with(config, one))) is not None:
-        progress.say(f"{which}{_in_words(found.content)} → {found.image} (existing result)")
-        return
-    backend = backends[one.choice.profile.weights]
-    with steps.timed(one.seconds, "network"):
-        (denoised,) = backend.denoise([one.plane])
-    outcome = steps.finish(config, one, denoised, out, same_settings=True)
-    adopted = " (existing result)" if outcome.written.adopted else ""
-    seconds = sum(outcome.seconds.values())
-    summary = f"{coloured(outcome.verdict)}, {outcome.dose}, profile {outcome.profile}, {seconds:.1f} s"
-    warnings = "".join(f"\n    warning: {warning}" for warning in outcome.news(said))
-    progress.say(f"{which}{summary} → {outcome.written.image}{adopted}{warnings}")
-
-
-def _in_words(record: "Record") -> str:
-    dose = "dose unknown" if record.dose is None else f"{record.dose:.3g} counts per pixel"
-    profile = "unknown" if record.profile is None else record.profile.name
-    return f"{coloured((record.verdict and record.verdict.word) or 'no verdict')}, {dose}, profile {profile}"

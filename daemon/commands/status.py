@@ -8,13 +8,13 @@ from dataclasses import asdict
 from daemon.commands.shared import open_ledger, settings_file, settings_of
 from daemon.commands.terminal import coloured, wrapped
 from daemon.ledger.jobs import Job
-from daemon.logs import one_line
-from daemon.settings.config import Config
+from daemon.logs import one_line, without_paths
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Counts, the latest micrographs, and those that were set aside, with reasons."""
+    """Counts, the latest micrographs, and those that are quarantined, with reasons."""
     config = settings_of(options)
+    drop = config.folders.drop
     with open_ledger(config, "read") as ledger:
         counts = ledger.counts()
         recent, set_aside = ledger.recent(10), ledger.recent(1_000_000 if options.json else 100, "quarantined")
@@ -31,29 +31,24 @@ def run_status(options: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(f"{config.folders.drop} → {config.folders.output} (settings: {settings_file(options)})")
+    print(f"{drop} → {config.folders.output} (settings: {settings_file(options)})")
     print(", ".join(f"{number} {state}" for state, number in counts.items()))
     if used := {_weights(job): None for job in recent if job.state == "done"}:
         print(f"weights of the latest: {', '.join(used)}")
     for job in recent:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
-        remark = _short(config, job, job.error or job.warning or "")
+        remark = one_line(without_paths(job.error or job.warning or "", drop, job.path))
         word = job.verdict if job.state == "done" and job.verdict else job.state
         line = wrapped(f"  {when}  {word:11}  {job.path!r}{f'  ({remark})' if remark else ''}", 34)
         print(line.replace(word, coloured(word), 1))
     if set_aside:
         print("quarantined; tried again when the files change, or with: emdenoised retry")
         for job in set_aside:
-            print(wrapped(f"  {job.path!r}: {_short(config, job, job.error or '')}"))
+            reason = one_line(without_paths(job.error or "", drop, job.path))
+            print(wrapped(f"  {job.path!r}: {reason}"))
         if (more := counts["quarantined"] - len(set_aside)) > 0:
             print(f"  and {more} more: emdenoised status --json")
     return 0
-
-
-def _short(config: Config, job: Job, text: str) -> str:
-    """One line, without the micrograph's own path, and with others relative to the drop folder."""
-    drop = config.folders.drop
-    return one_line(text.replace(f"{drop / job.path}: ", "").replace(f"{drop}/", ""))
 
 
 def _weights(job: Job) -> str:

@@ -95,9 +95,9 @@ class Ledger(Connection):
     ) -> Job | None:
         """Register a complete file: pending, or quarantined for the reason `refused`. None if it is known already.
 
-        A file that changed is a new revision if the last one was worked on; one that still waits, or was
-        quarantined, has made no output and is taken in again under the same number. So is a stack taken in
-        `by_section`: it has grown, and its first sections are done; None: if it was taken so the last time.
+        A file that changed is a new revision if the last one was processed; one that still waits, or was quarantined,
+        has no output and is registered again under the same number. So is a stack that is processed `by_section`: it
+        has grown, and its first sections are done. `by_section` None: as it was the last time.
         """
         file: dict[str, object] = {"size": size, "mtime_ns": str(mtime_ns)}
         state = "pending" if refused is None else "quarantined"

@@ -24,7 +24,7 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
 
     Raises UsageError where `named` is none of these or finds nothing, and what the ledger raises.
     """
-    ended = (job for job in _newest_first(ledger) if job.state in ("done", "quarantined"))
+    ended = _newest_first(ledger)
     if named == "last":
         found = list(_since_the_pause(ended))
     elif (day := _day(named)) is not None:
@@ -41,15 +41,16 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
 def in_progress(ledger: Ledger, now: float) -> Iterator[Job]:
     """The done and quarantined micrographs of the session at `now` (seconds, wall clock), newest first.
 
-    None if `now` lies in a pause. Raises as the ledger does.
+    None of them if `now` lies in a pause. Raises as the ledger does.
     """
-    return _since_the_pause((job for job in _newest_first(ledger) if job.state in ("done", "quarantined")), now)
+    return _since_the_pause(_newest_first(ledger), now)
 
 
 def _newest_first(ledger: Ledger) -> Iterator[Job]:
+    """The done and quarantined jobs."""
     before = None
     while page := ledger.recent(_PAGE, before=before):
-        yield from page
+        yield from (job for job in page if job.state in ("done", "quarantined"))
         before = page[-1].updated, page[-1].id
 
 

@@ -47,7 +47,9 @@ class _Part(BaseModel):
         except ValueError:
             if info.context != _STORED or info.field_name is None:
                 raise
-            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+            if (field := cls.model_fields[info.field_name]).is_required():  # the whole part gets its default
+                raise
+            return field.get_default(call_default_factory=True)
 
 
 class PixelSizeStated(_Part):

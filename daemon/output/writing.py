@@ -270,5 +270,5 @@ def _description(relative: PurePath, provenance: Record) -> dict[str, Any]:
     """The metadata written into the image itself; all else is in the JSON beside it."""
     return {
         "denoised from": str(relative).encode("ascii", "replace").decode(),
-        "raw SHA-256": str(provenance.raw.sha256),
+        "raw SHA-256": provenance.raw.sha256,
     }

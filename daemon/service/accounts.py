@@ -10,6 +10,7 @@ from typing import Any, Literal
 from daemon.errors import EmdenoisedError, TransientError
 from daemon.ledger.database import LedgerReplacedError
 from daemon.ledger.jobs import Job, Ledger
+from daemon.logs import without_paths
 from daemon.service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Accounts:
                 self.unsuccessful += 1
                 self._metrics.count("retried")
                 extra = {"micrograph": job.path, "outcome": "retried"}
-                log.warning("put off %r: %s", job.path, self._short(job.path, str(after.error)), extra=extra)
+                why = without_paths(str(after.error), self._drop, job.path)
+                log.warning("put off %r: %s", job.path, why, extra=extra)
             self._wake()
 
         self._enter(entry)
@@ -78,7 +80,7 @@ class Accounts:
             self.unsuccessful += 1
             self._metrics.count("held")
             extra = {"micrograph": job.path, "outcome": "held"}
-            log.warning("waits: %r: %s", job.path, self._short(job.path, why), extra=extra)
+            log.warning("waits: %r: %s", job.path, without_paths(why, self._drop, job.path), extra=extra)
 
         self._enter(entry)
 
@@ -89,7 +91,7 @@ class Accounts:
             self._ledger.forget(job)
             self._metrics.count("forgotten")
             extra = {"micrograph": job.path, "outcome": "forgotten"}
-            log.warning("forgotten %r: %s", job.path, self._short(job.path, why), extra=extra)
+            log.warning("forgotten %r: %s", job.path, without_paths(why, self._drop, job.path), extra=extra)
             self._forgotten(job.path)
 
         self._enter(entry)
@@ -99,11 +101,7 @@ class Accounts:
         self.unsuccessful += 1
         self._metrics.count("quarantined")
         extra = {"micrograph": path, "outcome": "quarantined"}
-        log.error("quarantined %r: %s", path, self._short(path, reason), extra=extra)
-
-    def _short(self, path: str, text: str) -> str:
-        """Without the micrograph's own path, which the line has already; others relative to the drop folder."""
-        return text.replace(f"{self._drop / path}: ", "").replace(f"{self._drop}/", "")
+        log.error("quarantined %r: %s", path, without_paths(reason, self._drop, path), extra=extra)
 
     def catch_up(self) -> None:
         """Repeat the entries that the ledger refused, up to the first that it refuses again."""

@@ -36,7 +36,7 @@ class Places:
             return True
 
     def sized(self, nbytes: int) -> None:
-        """How long the file is that took the last place."""
+        """Note the size of the file that took the last place."""
         with self._lock:
             self._sizes.append(nbytes)
 

@@ -97,9 +97,9 @@ def whole(reader: Reader, config: Config, path: Path, relative: str, profile: st
 
 
 def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool | None:
-    """Whether a file is a stack whose sections are taken one by one; False for one that cannot be told yet.
+    """Whether a file is a stack whose sections are taken one by one; False for one that cannot be read now.
 
-    None for a vendor's format: only decoding would tell, so it is taken as it was the last time.
+    None for a vendor's format: only decoding shows it, so the file is taken as it was the last time.
     """
     by_settings = stated(config, relative)
     if by_settings is not None:

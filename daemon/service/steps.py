@@ -180,6 +180,7 @@ def finish(
     warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *remarks)))
     dose = dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
+    spikes = _spikes(work.micrograph.pixels, prepared)
     kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
     with timed(work.seconds, "write"):
         written = writing.write_outputs(
@@ -188,17 +189,15 @@ def finish(
             revision,
             work.micrograph,
             image,
-            provenance(config, work, prepared, verdict, warnings, denoised.backend),
+            provenance(config, work, prepared, verdict, spikes, warnings, denoised.backend),
             kind=kind if config.output.format == "same" else config.output.format,
             preview_pixels=config.output.preview_pixels if config.output.preview else None,
             caption=f"{dose}, profile {name}, verdict: {verdict.word}",
             same_settings=same_settings,
         )
     warnings = (*warnings, *written.warnings)
-    left = len(prepared.void) + len(prepared.lines)
     of_session = tuple(reason for reason in (*verdict.why, *verdict.remarks) if reason.code in SESSION)
-    spikes = len(prepared.spikes) - left
-    return Finished(written, dose, name, spikes, verdict.word, warnings, work.seconds, of_session)
+    return Finished(written, dose, name, spikes.count or 0, verdict.word, warnings, work.seconds, of_session)
 
 
 def made_with(config: Config, work: Work) -> Record:
@@ -216,6 +215,7 @@ def provenance(
     work: Work,
     prepared: Prepared,
     verdict: judge.Verdict,
+    spikes: SpikesFound,
     warnings: tuple[str, ...],
     backend: str,
 ) -> Record:
@@ -232,7 +232,7 @@ def provenance(
             "unit": scaling.unit,
             "level": scaling.level,
         },
-        spikes=_spikes(micrograph.pixels, prepared),
+        spikes=spikes,
         lines=choice.evidence.apart.lines_as_json(micrograph.pixels.shape),
         void=voids.as_json(prepared.void, micrograph.pixels),
         weights=WeightsUsed(

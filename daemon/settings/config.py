@@ -113,8 +113,8 @@ class BackendConfig(Group):
     """What runs the network, and how much of the computer it may take."""
 
     kind: Literal["auto", "cpu", "tensorrt"] = "auto"
-    """auto: TensorRT where there is an NVIDIA card, else the CPU; decided once, at start. A card that is there and
-    does not answer is an error."""
+    """auto: TensorRT where there is an NVIDIA card, else the CPU; decided once, at start. A card that does not
+    answer is an error."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Processor cores the network may use; 0: all."""
     tile: int = Field(default=0, ge=0, le=8192)

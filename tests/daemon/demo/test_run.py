@@ -1,4 +1,4 @@
-"""The demo: what it measures, draws and prints, and that it says so when anything goes wrong."""
+"""The demo: what it measures, draws and prints, and that it reports what goes wrong."""
 
 from pathlib import Path
 

@@ -42,6 +42,13 @@ def test_a_value_of_the_wrong_type_costs_itself_only(tmp_path: Path) -> None:
     assert found.spikes is not None and found.spikes.listed == (Spike(row=1, column=None, filled_with=2.5),)
 
 
+@pytest.mark.parametrize("y", ["wide", None, float("nan")])
+def test_a_pixel_size_without_a_number_is_not_known(tmp_path: Path, y: object) -> None:
+    found = stored(tmp_path, raw={"sha256": "ab", "pixel_size": {"y": y, "x": 0.5, "unit": "nm"}})
+    assert found.raw == Raw(sha256="ab", pixel_size=None)
+    assert found.summary["facts"]["pixel_size"] is None
+
+
 def test_what_we_write_ourselves_has_to_be_right() -> None:
     with pytest.raises(ValidationError):
         Record.model_validate({"raw": {"shape": "large"}})

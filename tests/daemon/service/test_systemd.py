@@ -1,4 +1,4 @@
-"""The service manager is told what happens, and its absence is no fault."""
+"""The service manager gets the service's state, and its absence is no fault."""
 
 import os
 import socket

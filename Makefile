@@ -69,10 +69,11 @@ RUNS ?= 1000000
 fuzz: $(DEV)/installed
 	$(DEV)/bin/python tests/fuzz/fuzz.py --runs $(RUNS)
 
-# On a computer with an NVIDIA GPU: what only a card can show, and how fast it is.
+# On a computer with an NVIDIA GPU: what only a card can show, and how fast it is. TensorRT may take minutes for the
+# engine of a test.
 gpu-test: $(DEV)/installed
 	$(DEV)/bin/python systemd/gpu.py --stand-in
-	$(DEV)/bin/pytest tests/gpu tests/daemon/backends/test_backends.py
+	$(DEV)/bin/pytest --timeout=1200 tests/gpu tests/daemon/backends/test_backends.py
 
 gpu-benchmark: $(DEV)/installed
 	$(DEV)/bin/python systemd/gpu.py --stand-in

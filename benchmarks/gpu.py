@@ -143,7 +143,7 @@ def settle(opened: Any, side: int, weights: Manifest) -> None:
 def pipeline(
     opened: Any, side: int, plan: Plan, weights: Manifest, expected: float, hits: int = USUAL_HITS
 ) -> dict[str, Any]:
-    """Frames from host memory to host memory, as the daemon's network thread sees them."""
+    """Frames from host memory to host memory, as in the daemon's network thread."""
     given = frames_of(side, SLOTS, hits)
     number = 2 * SLOTS if plan.dry else max(3 * SLOTS, plan.frames(expected))
     with Timer() as timer:
@@ -231,7 +231,7 @@ def storage_alone(root: Path, side: int, number: int) -> float:
 
 
 def timeline(opened: Any, side: int, weights: Manifest, frames: int) -> list[dict[str, Any]]:
-    """When each stream worked on what, for a few frames in the middle of a run."""
+    """Operations of each stream over time, for a few frames in the middle of a run."""
     recorder = Timeline(opened.driver, opened.of((side, side)))
     one = Pipeline(recorder, Single(recorder.network), weights, halo=weights.halo)  # type: ignore[arg-type]
     given = frames_of(side, SLOTS)

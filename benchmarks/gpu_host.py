@@ -1,6 +1,8 @@
 """What a frame costs the host beside a graphics card that takes no time, and how many frames a second that allows.
 
-    python benchmarks/gpu_host.py -o benchmarks/results/gpu_host.json          # about a minute on two cores
+    PYTHONPATH=.:tests/fakes:tests/gpu python benchmarks/gpu_host.py -o benchmarks/results/gpu_host.json
+
+Takes about a minute on two cores.
 
 Processor time, not wall time: the machine may have others on it. The network thread's is that of the real pipeline on
 a driver that only surveys, beforehand; the rest is each of the other steps by itself. The model for more cores is the

@@ -37,7 +37,7 @@ def papers_network(folder: Path, width: float, tile: int) -> Path:
 
 
 def engine_without_gate(folder: Path, engines: Path, asked: int) -> None:
-    """Random weights pass no gate, and need none: nobody looks at what they make. Written as the builder does.
+    """Write an engine as the builder does, but without a gate: random weights pass none, and results are not used.
 
     `asked`: tiles at once, as the settings have it.
     """

@@ -65,8 +65,8 @@ def make_engine(
 
     `targets`: compute capabilities for rtx, as "sm86", or "current". `tile`: side, or rows and columns, in pixels;
     0 for the default.
-    Raises WeightsError for weights that are damaged, that half precision cannot hold or TensorRT cannot read,
-    ConfigError for what cannot be had on this computer, BackendError if building fails; nothing is written then.
+    Raises WeightsError for weights that are damaged, exceed half precision or that TensorRT cannot read, ConfigError if
+    this computer cannot build the engine, BackendError if building fails; nothing is written then.
     """
     weights = manifest.load(folder)
     trt = load_tensorrt(flavour)
@@ -87,7 +87,7 @@ def make_engine(
     with _unsuitable_cards_named(flavour, card):
         built = build(content, shapes, flavour, targets, out / "timing.cache", progress)
     engine = engine_path(out, weights, flavour, sides, batch)
-    manifest_of(engine).unlink(missing_ok=True)  # a new engine beside an old manifest would be called damaged
+    manifest_of(engine).unlink(missing_ok=True)  # beside an old manifest a new engine would count as damaged
     save(engine, built.engine)
     save(engine.with_suffix(".half.onnx"), content)
     about = EngineManifest(
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine_build",
         description="Make a GPU engine from a weights folder: float16 arithmetic between float32 inputs and outputs, "
-        "compared with float32 before it is let through.",
+        "compared with float32 before it is accepted.",
         epilog=f"Without --targets an rtx engine runs on {', '.join(RTX_TARGETS)} (RTX 30, 40 and 50 series); "
         "--targets sm75 is for the RTX 20 series.",
     )

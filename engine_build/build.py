@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.backends.gpu.engine import WORKSPACE
-from daemon.backends.gpu.nvidia import Flavour, listen, load_tensorrt, told
+from daemon.backends.gpu.nvidia import Flavour, last_errors, listen, load_tensorrt
 from daemon.errors import BackendError, ConfigError, WeightsError
 from daemon.files import save
 
@@ -128,7 +128,7 @@ def _refusal(errors: Sequence[Any]) -> str:
 
 
 def _failure(errors: deque[str]) -> str:
-    said, memory = told(errors)
+    said, memory = last_errors(errors)
     remedy = "free memory on the card, or build with a smaller --batch or --tile" if memory else "see the lines above"
     return f"TensorRT could not build the engine: {said}; {remedy}"
 

@@ -47,7 +47,7 @@ def runner(network: Loaded, driver: Driver) -> Iterator[Network]:
         driver.record(done, stream)
         driver.synchronise(done)
         every = result.host.array[: result.nbytes].view(np.float32).reshape(batch, 1, 1, rows, columns)
-        # All places must agree; where they do not, the odd one out is what the gate has to see.
+        # All places must agree; if not, the gate gets the result that differs most.
         return np.asarray(every[int(np.abs(every - every[0]).reshape(batch, -1).max(1).argmax())].copy())
 
     try:

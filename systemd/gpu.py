@@ -6,8 +6,10 @@ benchmarks, a TensorRT that cannot be had is reported and is no fault: PyTorch s
 
 import argparse
 import importlib.util
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pycuda_wheel
@@ -34,10 +36,12 @@ def install(device: int, cache: Path, stand_in: bool) -> str:
     pip = (sys.executable, "-m", "pip", "install", "--quiet")
     if not _imports("pycuda.driver"):
         run(*pip, pycuda_wheel.build(cache), failing="pycuda was built and cannot be installed")
-    run(*pip, "nvidia-ml-py", "onnx", failing="nvidia-ml-py and onnx cannot be installed")
+    needed = requirements(EXTRAS[flavour])
+    tensorrt = needed.pop(PACKAGES[flavour])
+    run(*pip, *needed.values(), failing=f"{', '.join(needed)} cannot be installed: is the package index reachable?")
     if not _imports(MODULES[flavour]):
         try:
-            run(*pip, "--editable", f"{ROOT}[{EXTRAS[flavour]}]",
+            run(*pip, tensorrt,
                 failing=f"{PACKAGES[flavour]} cannot be installed; it must be had from the package index"
                 + ("" if flavour == "rtx" else " and from NVIDIA's own index, to which it refers"))  # fmt: skip
         except BuildError as error:
@@ -45,6 +49,12 @@ def install(device: int, cache: Path, stand_in: bool) -> str:
                 raise
             return f"{error}\nPyTorch stands in for {PACKAGES[flavour]}"
     return f"{PACKAGES[flavour]} and pycuda are installed for {card.name}"
+
+
+def requirements(extra: str) -> dict[str, str]:
+    """Package → requirement, of an extra of the installed emdenoised, whose own installation stays as it is."""
+    found = [one for one in metadata.requires("emdenoised") or () if re.search(rf"extra == ['\"]{extra}['\"]", one)]
+    return {re.split(r"[^\w.-]", one)[0]: one.partition(";")[0].strip() for one in found}
 
 
 def _imports(module: str) -> bool:

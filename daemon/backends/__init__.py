@@ -1,6 +1,6 @@
 """Runs the network, on the processor or (in `gpu`) on an NVIDIA card.
 
-In: a weights folder and `counts.plane.Plane`s. Out: `Denoised` images; the processor here, NVIDIA's cards in `gpu`.
+In: a weights folder and a stream of `counts.plane.Plane`. Out: a stream of `Denoised` images, in the same order.
 Front door: `open_backend`, `build_engine` and `protocol.Backend`; `manifest` loads and checks a folder of weights.
 """
 
@@ -18,15 +18,18 @@ from daemon.settings.config import BackendConfig
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
-def resolve(kind: Literal["auto", "cpu", "tensorrt"], patience: float = 0.0) -> Literal["cpu", "tensorrt"]:
-    """What `auto` means on this machine; decided once, at start.
+def resolve(
+    kind: Literal["auto", "cpu", "tensorrt"], patience: float = 0.0, progress: Callable[[], None] = lambda: None
+) -> Literal["cpu", "tensorrt"]:
+    """The backend that `auto` means on this machine; decided once, at start.
 
-    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`. Whatever
-    asks libcuda in this process comes after it: a refusal there would last as long as the process.
+    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`, in which
+    `progress` is called for a watchdog. Whatever asks libcuda in this process comes after it: a refusal there would
+    last as long as the process.
     """
     if kind == "cpu":
         return kind
-    return "tensorrt" if driver_answers(patience) or kind == "tensorrt" else "cpu"
+    return "tensorrt" if driver_answers(patience, progress) or kind == "tensorrt" else "cpu"
 
 
 def build_engine(

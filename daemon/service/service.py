@@ -61,8 +61,8 @@ HOUSEKEEPING_SECONDS = 3600.0
 class Service:
     """Runs until `stop`. `failure`: the error that ended it, or None. One thread makes, starts and stops it.
 
-    `once`: retries that an earlier run put off are due now. The constructor raises LedgerError, ConfigError (state
-    folder) and WeightsError.
+    `once`: retries that an earlier run put off are due now. `progress`: called while a graphics card is waited for. The
+    constructor raises BackendError (the card), LedgerError, ConfigError (state folder) and WeightsError.
     """
 
     def __init__(
@@ -71,7 +71,10 @@ class Service:
         idle_canary_seconds: float | None = None,
         once: bool = False,
         metrics: Metrics | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
+        # Before the ledger is locked: a service that cannot be made must leave it to one with other settings.
+        kind = self._kind = resolve(config.backend.kind, CARD_SECONDS, progress)
         self.config = config
         self._metrics = metrics or Metrics()
         self.failure: BaseException | None = None
@@ -90,7 +93,7 @@ class Service:
             config.folders.drop, self.ledger, self._metrics, self.arrivals.forgotten, self.watcher.wake
         )
         self.inference = Inference(
-            config.backend,
+            config.backend.model_copy(update={"kind": kind}),
             weights.values(),
             config.folders.engines,
             self._stopping,
@@ -102,7 +105,6 @@ class Service:
         self.making = Making(
             config, weights, self.ledger, self._accounts, self._metrics, self._blockage, self.inference.put
         )
-        kind = self._kind = resolve(config.backend.kind, CARD_SECONDS)
         always = config.backend.queue + 2 + AHEAD[kind]
         self._places = Places(always, MOST_PLACES[kind], memory_available())
         self._dispatching = threading.Lock()

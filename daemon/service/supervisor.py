@@ -81,6 +81,7 @@ class _Supervisor:
             idle_canary_seconds=self._interval / 2 if self._interval else None,
             once=self._once,
             metrics=self._metrics,
+            progress=self._notifier.watchdog,  # the wait has an end, and may be longer than WatchdogSec
         )
 
     def run(self) -> int:

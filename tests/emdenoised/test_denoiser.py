@@ -280,7 +280,7 @@ def test_a_graphics_card_is_used_and_never_passed_over_in_silence(
     assert drivers[0].closed
     for plane in result:
         np.testing.assert_allclose(plane, denoiser.denoise(image), atol=1e-3)
-    monkeypatch.setattr("daemon.backends.driver_answers", lambda patience: True)
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda *_: True)
     with pytest.raises(BackendError, match="no NVIDIA driver answers"):
         Denoiser()
 

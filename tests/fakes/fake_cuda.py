@@ -90,7 +90,7 @@ class Event:
 
 
 class FakeCuda:
-    """`pipeline.Driver`. `room`: bytes on the device, beyond which memory is out."""
+    """`device.Driver`. `room`: bytes on the device, beyond which memory is out."""
 
     def __init__(self, seed: int | None = None, room: float = float("inf")) -> None:
         self._rng = None if seed is None else np.random.default_rng(seed)
@@ -227,7 +227,7 @@ class FakeCuda:
 
 
 class FakeNetwork:
-    """`pipeline.Network` that mixes a pixel with its neighbours and the level: cheap, and nothing in it is lost."""
+    """`device.Network` that mixes a pixel with its neighbours and the level: cheap, and nothing in it is lost."""
 
     def __init__(self, driver: FakeCuda, tile: int | tuple[int, int], batch: int) -> None:
         self.tile = (tile, tile) if isinstance(tile, int) else tile

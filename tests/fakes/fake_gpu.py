@@ -18,7 +18,7 @@ CARD = Gpu("NVIDIA RTX A4000", "sm86", "CUDA 13.0")
 
 
 class FakeEngine:
-    """`tensorrt.EngineNetwork` by the ONNX file in a folder of weights."""
+    """`network.EngineNetwork` by the ONNX file in a folder of weights."""
 
     def __init__(self, folder: Path, weights: Manifest, about: EngineManifest, driver: FakeCuda) -> None:
         self.tile, self.batch, self._driver, self.closed = about.tile, about.batch, driver, False
@@ -74,7 +74,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
     def network(path: Path, about: EngineManifest, driver: FakeCuda) -> FakeEngine:
         return FakeEngine(*served[path], about, driver)
 
-    monkeypatch.setattr("daemon.backends.driver_answers", lambda patience: True)
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda *_: True)
     monkeypatch.setattr("daemon.backends.gpu.engine.TILE", 256)  # on a processor, large tiles take their time
     monkeypatch.setattr(tensorrt, "find_gpu", lambda device: CARD)
     monkeypatch.setattr(tensorrt, "load_pycuda", lambda: None)

@@ -34,7 +34,7 @@ class HalfNetwork(nn.Module):
 
 
 class TorchNetwork:
-    """`daemon.backends.gpu.pipeline.Network`: `model` on what lies at the addresses, on the pipeline's own stream."""
+    """`daemon.backends.gpu.device.Network`: `model` on what lies at the addresses, on the pipeline's own stream."""
 
     def __init__(self, model: nn.Module, tile: tuple[int, int], batch: int) -> None:
         self.tile, self.batch, self._model = tile, batch, model

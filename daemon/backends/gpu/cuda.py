@@ -81,12 +81,12 @@ def load_pycuda() -> Any:
 
 
 class Cuda:
-    """`pipeline.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used."""
+    """`device.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used."""
 
     def __init__(self, device: int) -> None:
         self._cuda = cuda = load_pycuda()
         self._libcuda = ctypes.CDLL("libcuda.so.1")
-        with self._told():
+        with self._translated():
             cuda.init()
             self._context: Any = cuda.Device(device).retain_primary_context()
             self._context.push()
@@ -113,7 +113,7 @@ class Cuda:
                 context.pop()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except self._cuda.MemoryError as error:
@@ -137,48 +137,48 @@ class Cuda:
         return memory
 
     def device(self, nbytes: int) -> Device:
-        with self._told():
+        with self._translated():
             return Device(self._cuda.mem_alloc(nbytes))
 
     def free(self, memory: Any) -> None:
-        with self._told():
+        with self._translated():
             if not isinstance(memory, Host):
                 memory.allocation.free()
             elif status := self._libcuda.cuMemHostUnregister(ctypes.c_void_p(memory.array.ctypes.data)):
                 raise BackendError(f"memory could not be unlocked (CUDA error {status}); the process ends")
 
     def stream(self) -> Any:
-        with self._told():
+        with self._translated():
             return self._cuda.Stream()
 
     def event(self, timing: bool = False) -> Any:
         """`timing`: it keeps the time, for measurements."""
         flags = self._cuda.event_flags.BLOCKING_SYNC  # a thread that waits must leave its core to the camera's software
-        with self._told():
+        with self._translated():
             return self._cuda.Event(flags if timing else flags | self._cuda.event_flags.DISABLE_TIMING)
 
     def upload(self, source: HostMemory, target: DeviceMemory, nbytes: int, stream: Any) -> None:
-        with self._told():
+        with self._translated():
             self._cuda.memcpy_htod_async(target.at(0), source.array[:nbytes], stream)
 
     def download(self, source: DeviceMemory, target: HostMemory, nbytes: int, stream: Any) -> None:
-        with self._told():
+        with self._translated():
             self._cuda.memcpy_dtoh_async(target.array[:nbytes], source.at(0), stream)
 
     def clear(self, target: DeviceMemory, nbytes: int, stream: Any) -> None:
-        with self._told():
+        with self._translated():
             self._cuda.memset_d8_async(target.at(0), 0, nbytes, stream)
 
     def record(self, event: Any, stream: Any) -> None:
-        with self._told():
+        with self._translated():
             event.record(stream)
 
     def wait(self, stream: Any, event: Any) -> None:
-        with self._told():
+        with self._translated():
             stream.wait_for_event(event)
 
     def synchronise(self, event: Any) -> None:
-        with self._told():
+        with self._translated():
             event.synchronize()
 
     def captured(self, stream: Any, work: Callable[[], None]) -> Graph:
@@ -198,7 +198,7 @@ class Cuda:
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Any], stream: Any) -> None:
         blocks = min(-(-threads // THREADS), MOST_BLOCKS)
-        with self._told():
+        with self._translated():
             self._kernels[kernel].prepared_async_call((blocks, 1, 1), (THREADS, 1, 1), stream, *arguments)
 
 

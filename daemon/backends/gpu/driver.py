@@ -5,7 +5,6 @@ that is waited for, and then it is an error, for a service that stayed on the pr
 may keep its first answer for the life of a process, so there each attempt is a process of its own.
 """
 
-import ctypes
 import logging
 import os
 import subprocess
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from daemon.backends.gpu import probe
+from daemon.backends.gpu.probe import NO_LIBRARY
 from daemon.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -22,19 +23,7 @@ LOADED = Path("/proc/driver/nvidia")
 """Exists where the kernel's NVIDIA module is loaded."""
 EVERY_SECONDS = 2.0
 PROBE_SECONDS = 30.0
-NO_LIBRARY = -1
-"""In place of a code of CUDA's: there is no libcuda."""
-NO_DEVICE = 100
-PROBE = """
-import ctypes
-try:
-    cuda = ctypes.CDLL("libcuda.so.1")
-except OSError:
-    print(-1)
-else:
-    count = ctypes.c_int()
-    print(cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or (0 if count.value else 100))
-"""
+PROBE = Path(probe.__file__)
 
 REMEDIES = {
     46: "another program holds the card in exclusive mode: end it, or `nvidia-smi -c DEFAULT`",
@@ -50,23 +39,27 @@ REMEDIES = {
 
 def driver_answers(
     patience: float = 0.0,
+    progress: Callable[[], None] = lambda: None,
     *,
     now: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Whether there is a card that answers; False where there is none.
 
-    `patience`: seconds for which a card that is there and does not answer is waited for. Raises BackendError with
-    libcuda's code and the remedy if it still does not.
+    `patience`: seconds for which a card that is there and does not answer is waited for. `progress`: called before each
+    attempt, at the latest every PROBE_SECONDS + EVERY_SECONDS, for a watchdog. Raises BackendError with libcuda's code
+    and the remedy if the card still does not answer.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # somebody hides the cards on purpose
         return False
     if not LOADED.exists():
-        return _ask_here() == 0
+        return probe.answer() == 0
     end = now() + patience
+    progress()
     while (code := ask()) > 0 and now() < end:
         log.warning("%s; it is asked again for %.0f s", explained(code), end - now())
         wait(EVERY_SECONDS)
+        progress()
     if code > 0:
         raise BackendError(
             f"{explained(code)}. backend.kind: cpu uses the processor; `nvidia-smi` tells more of the card"
@@ -79,7 +72,7 @@ def ask() -> int:
     environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", PROBE], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [sys.executable, "-I", PROBE], stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=PROBE_SECONDS, check=False, env=environment,
         )  # fmt: skip
         return int(done.stdout)
@@ -95,19 +88,11 @@ def explained(code: int) -> str:
     return f"an NVIDIA driver is loaded ({LOADED}), but no card answers (cuInit: CUDA error {code}): {remedy}"
 
 
-def _ask_here() -> int:
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return NO_LIBRARY
-    count = ctypes.c_int()
-    code = int(cuda.cuInit(0)) or int(cuda.cuDeviceGetCount(ctypes.byref(count)))
-    return code or (0 if count.value else NO_DEVICE)
-
-
 def why_no_gpu(device: int) -> str:
     """Why card number `device` cannot be used, for people."""
-    code = ask() if LOADED.exists() else _ask_here()
+    code = ask()
     if code == 0:
         return f"an NVIDIA driver answers, but there is no GPU {device}: `nvidia-smi` lists the cards"
-    return explained(code) if LOADED.exists() else "no NVIDIA driver is loaded on this computer"
+    if LOADED.exists():
+        return explained(code)
+    return "no NVIDIA driver is loaded on this computer: install one of version 580 or later, or load its module"

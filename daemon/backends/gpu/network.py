@@ -7,7 +7,7 @@ from typing import Any
 from daemon.backends.gpu.cuda import Cuda, Graph
 from daemon.backends.gpu.device import DeviceMemory, Network, OutOfMemoryError
 from daemon.backends.gpu.engine import EngineManifest, Sides
-from daemon.backends.gpu.nvidia import listen, load_tensorrt, told
+from daemon.backends.gpu.nvidia import last_errors, listen, load_tensorrt
 from daemon.errors import BackendError
 from daemon.files import save
 
@@ -23,7 +23,7 @@ class UnreadableError(BackendError):
 
 
 class EngineNetwork:
-    """`pipeline.Network` by an engine that has been checked against its manifest.
+    """`device.Network` by an engine that has been checked against its manifest.
 
     `cache`: file that keeps what TensorRT-RTX compiles for this card. Raises BackendError if TensorRT refuses it.
     """
@@ -41,7 +41,8 @@ class EngineNetwork:
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
         if self._engine is None:
-            raise UnreadableError(f"{engine}: TensorRT cannot load it: {told(self._logger.errors)[0]}", about.tile)
+            why, _ = last_errors(self._logger.errors)
+            raise UnreadableError(f"{engine}: TensorRT cannot load it: {why}", about.tile)
         tensors = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
         if not {"units", "denoised"} <= tensors <= {"units", "level", "denoised"}:
             raise BackendError(f"{engine}: takes and gives {', '.join(sorted(tensors))}: it is no denoising engine")
@@ -111,7 +112,7 @@ class EngineNetwork:
             self._scratch = None
 
     def _failure(self, what: str) -> BackendError:
-        said, memory = told(self._logger.errors)
+        said, memory = last_errors(self._logger.errors)
         if memory:
             return OutOfMemoryError(f"{what}: {said}")
         return BackendError(f"{what}: {said}; remove the engine to have it built again, or set backend.kind: cpu")

@@ -159,8 +159,8 @@ def listen(trt: Any) -> Any:
     return Listener()
 
 
-def told(errors: "deque[str]") -> tuple[str, bool]:
-    """TensorRT's last words, and whether they speak of memory that ran out."""
+def last_errors(errors: "deque[str]") -> tuple[str, bool]:
+    """The last of TensorRT's errors in one line, and whether memory ran out."""
     text = "; ".join(list(errors)[-3:]) or "it gave no reason"
     memory = any(word in text.lower() for word in ("out of memory", "outofmemory", "bad_alloc", "insufficient memory"))
     return text, memory

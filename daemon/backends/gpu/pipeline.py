@@ -60,7 +60,7 @@ class Pipeline:
         networks: which network runs on what; a single one as `Single`.
         halo, blend: pixels, as in `tiling.plan`.
         progress: called after every micrograph.
-        name: what to call the backend that ran on a micrograph, told its network.
+        name: of the backend that ran on a micrograph, given its network.
         available: bytes of memory that the computer has left.
     """
 

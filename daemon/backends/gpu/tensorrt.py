@@ -40,8 +40,8 @@ class TensorRtBackend:
         halo, blend: pixels, as for the CPU backend.
         progress: called after every micrograph, and now and then while an engine is built.
 
-    `driver` and `network` are what runs; to be looked at and measured, not to be used beside it. It is `Networks` to
-    its pipeline. Engines are built by a child process while nothing is open on the card.
+    `driver` and `network` are for tests and measurements; nothing else may use them. It is `Networks` to its pipeline.
+    Engines are built by a child process while nothing is open on the card.
 
     Raises BackendError if the GPU cannot be used now, ConfigError if it never can as things are set.
     """

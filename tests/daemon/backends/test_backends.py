@@ -332,7 +332,7 @@ def test_auto_asks_the_driver(
 def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any
 ) -> None:
-    monkeypatch.setattr(backends, "driver_answers", lambda patience: True)
+    monkeypatch.setattr(backends, "driver_answers", lambda *_: True)
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: None)
     with pytest.raises(BackendError, match=r"no NVIDIA driver answers for GPU 0.*backend\.kind: cpu"):
         open_backend(BackendConfig(kind=kind), manifest.verified(WEIGHTS), tmp_path)

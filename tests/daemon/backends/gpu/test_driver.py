@@ -12,7 +12,8 @@ from daemon.backends import manifest
 from daemon.backends.gpu import driver
 from daemon.commands.main import main
 from daemon.errors import BackendError
-from daemon.settings.config import BackendConfig
+from daemon.service.service import Service
+from daemon.settings.config import BackendConfig, Config
 
 
 @pytest.fixture
@@ -50,9 +51,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, *codes: int) -> list[int]:
 
 def test_a_card_that_is_not_ready_yet_is_waited_for(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, clock = answers(monkeypatch, 100, 999, 0), Clock()
-    assert driver.driver_answers(60, now=clock.now, wait=clock.wait)
+    beats: list[float] = []
+    assert driver.driver_answers(60, lambda: beats.append(clock.time), now=clock.now, wait=clock.wait)
     assert given == [100, 999, 0]
     assert clock.time == 104
+    assert beats == [100, 102, 104], "a watchdog hears of each attempt"
 
 
 @pytest.mark.parametrize("kind", ["auto", "tensorrt"])
@@ -118,10 +121,14 @@ def test_libcuda_is_asked_in_a_process_of_its_own(
     assert str(tmp_path) not in maps, "it was loaded here"
 
 
-def test_one_that_crashes_or_hangs_is_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "PROBE", "import os; os.kill(os.getpid(), 11)")
+def test_one_that_crashes_or_hangs_is_one_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "probe.py"
+    monkeypatch.setattr(driver, "PROBE", program)
+    program.write_text("import os; os.kill(os.getpid(), 11)")
     assert driver.ask() == 999
-    monkeypatch.setattr(driver, "PROBE", "import sys; sys.stdin.close(); import time; time.sleep(60)")
+    program.write_text("import sys; sys.stdin.close(); import time; time.sleep(60)")
     monkeypatch.setattr(driver, "PROBE_SECONDS", 0.2)
     assert driver.ask() == 999
 
@@ -139,10 +146,26 @@ def test_the_service_does_not_start_on_the_processor_instead(
     assert "CUDA error 999" in capsys.readouterr().err
 
 
+def test_a_service_whose_card_does_not_answer_leaves_the_ledger_to_one_with_the_old_settings(
+    loaded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers(monkeypatch, 999)
+    monkeypatch.setattr("daemon.service.service.CARD_SECONDS", 0.0)
+    folders = {name: str(tmp_path / name) for name in ("drop", "output", "state")}
+    new, old = (Config.model_validate({"folders": folders, "backend": {"kind": kind}}) for kind in ("auto", "cpu"))
+    beats: list[str] = []
+    with pytest.raises(BackendError, match="CUDA error 999"):
+        Service(new, progress=lambda: beats.append("watchdog"))
+    assert beats == ["watchdog"]
+    service = Service(old)
+    service.stop()
+    assert service.failure is None
+
+
 def test_why_there_is_no_gpu_is_said_in_words(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, 0)
     assert "no GPU 3" in driver.why_no_gpu(3)
     answers(monkeypatch, driver.NO_LIBRARY)
     assert "libcuda.so.1 is not installed" in driver.why_no_gpu(0)
     monkeypatch.setattr(driver, "LOADED", loaded / "away")
-    assert driver.why_no_gpu(0) == "no NVIDIA driver is loaded on this computer"
+    assert driver.why_no_gpu(0).startswith("no NVIDIA driver is loaded on this computer: install one of version 580")

@@ -80,7 +80,11 @@ class Service:
         self.failure: BaseException | None = None
         weights = manifest.load_weights(config)
         self.ledger = Ledger(config.folders.state, retry=config.retry)
-        weights = session_weights.kept(weights, self.ledger, time.time())
+        try:
+            weights = session_weights.kept(weights, self.ledger, time.time())
+        except BaseException:
+            self.ledger.close()
+            raise
         for asked, one in weights.items():
             log.info("weights %s: %s", asked, one.manifest)
         self._once = once

@@ -9,9 +9,12 @@ import pytest
 
 from daemon.backends import manifest
 from daemon.backends.manifest import Weights
+from daemon.ledger.database import LedgerError
 from daemon.ledger.jobs import Ledger
 from daemon.ledger.sessions import PAUSE_SECONDS
+from daemon.service.service import Service
 from daemon.service.session_weights import kept
+from daemon.settings.config import Config
 
 NOON = 1_800_000_000.0
 Done = Callable[[str, str], None]
@@ -99,3 +102,18 @@ def test_weights_that_are_gone_or_were_replaced_are_not_kept(
     assert chosen(ledger, 60, "fast") == {"fast": "fast-2"}
     assert f"the session began with {'other ' if name == 'fast-1' else ''}weights" in caplog.text
     assert "it goes on with fast-2 (" in caplog.text
+
+
+def test_a_service_that_cannot_read_the_session_leaves_the_ledger_to_the_next(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise LedgerError("damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("daemon.service.session_weights.kept", unreadable)
+        with pytest.raises(LedgerError, match="damaged"):
+            Service(config())
+    service = Service(config())
+    service.stop()
+    assert service.failure is None

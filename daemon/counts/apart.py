@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.counts import lines
+from daemon.counts.plane import NOWHERE
 from daemon.counts.reason import Reason
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph, Pixels
 
 Indices = NDArray[np.intp]
-NOWHERE: Indices = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ def find(micrograph: Micrograph) -> Apart:
     filled = NOWHERE if fill is None else np.flatnonzero(pixels == fill)
     if len(filled) == pixels.size:
         raise MicrographError(
-            "every pixel of the image holds the fill value that its file states: nothing was recorded"
+            "every pixel of the image holds the fill value that its file states: nothing was recorded; export it again"
         )
     rows = _beside(bar, len(pixels))
     found = lines.find(_numbers(pixels, filled)[rows]) + rows.start * pixels.shape[1]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from daemon.backends import manifest
 from daemon.backends.cpu import CpuBackend
 from daemon.commands import main
+from daemon.counts.apart import Apart
 from daemon.counts.plane import Denoised, Plane
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice
+from daemon.counts.profiles import Choice, DoseEvidence
 from daemon.counts.thinning import thin
 from daemon.errors import MicrographError
 from daemon.settings.profile import Profile
@@ -39,7 +40,7 @@ def truth(dose: float, side: int = 384) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("dose", [4.0, 60.0, 1000.0])
-def test_the_error_that_is_told_is_the_true_one(backend: CpuBackend, dose: float) -> None:
+def test_the_reported_error_is_the_true_one(backend: CpuBackend, dose: float) -> None:
     known = truth(dose)
     counts = np.random.default_rng(1).poisson(known).astype(np.uint16)
     told = assess(counts, PLAIN, MANIFEST, backend, seed=3)
@@ -125,6 +126,13 @@ def test_what_is_not_plain_counts_is_not_applicable(backend: CpuBackend, change:
     counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.float32)
     with pytest.raises(MicrographError, match=f"not applicable: .*{reason}"):
         assess(change(counts), PLAIN, MANIFEST, backend)  # type: ignore[operator]
+
+
+def test_pixels_of_the_fill_value_are_the_stated_reason(backend: CpuBackend) -> None:
+    counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.uint16)
+    filled = replace(PLAIN, evidence=DoseEvidence(apart=Apart(filled=np.arange(9))))
+    with pytest.raises(MicrographError, match="not applicable: .*hold the fill value"):
+        assess(counts, filled, MANIFEST, backend)
 
 
 def test_gain_and_offset_of_the_profile_make_counts_of_values(backend: CpuBackend) -> None:

@@ -63,8 +63,9 @@ class Apart:
             text = f"{len(self.filled)} pixels ({share:.1%}) hold the file's fill value: they were left as they are"
             remarks.append(Reason("void", text))
         if len(self.lines):
-            named = [f"{name} {_listed(found)}" for name, found in self.lines_as_json(shape).items() if found]
-            text = f"{' and '.join(named)} are hot or dead, and were filled in from their neighbours"
+            known = self.lines_as_json(shape).items()
+            named = [f"{name if len(found) > 1 else name[:-1]} {_listed(found)}" for name, found in known if found]
+            text = f"hot or dead lines were filled in from their neighbours: {' and '.join(named)}"
             remarks.append(Reason("lines", text))
         return doubts, remarks
 

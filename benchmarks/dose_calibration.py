@@ -216,7 +216,7 @@ def _simulated(found: Row) -> list[str]:
 
     simulation = found["simulation"]
     head = [""]
-    for what in ("noise variance", "gain, where told:", "gain, all:"):
+    for what in ("noise variance", "gain, where determined:", "gain, all:"):
         head += [f"{what} within 10 %", "median error", "worst"]
     rows = [cells("all", simulation["all"])]
     for key, unit in (("camera", ""), ("dose", " counts"), ("contrast", ""), ("kind", "")):

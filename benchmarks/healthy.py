@@ -59,7 +59,7 @@ def main() -> int:
         except MicrographError as error:
             rows.append({"name": name, "word": "refused", "reasons": [str(error)]})
             continue
-        rows.append({"name": name, "word": verdict.word, **verdict.as_json()})
+        rows.append({"name": name, **verdict.as_json()})
         raw = micrograph.pixels.astype(np.float32)
         for _ in range(FAULTS):
             how, bad = broken(rng, done.image, raw, done.prepared.scaling.unit**2)

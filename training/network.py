@@ -120,7 +120,7 @@ class Ede2018(nn.Module):
 
     The authors' released code differs from the figure in two places, where this follows the figure: there the
     pooled branch of the pyramid is computed but not used, and the last convolution is followed by BatchNorm and
-    ReLU6 (section 3.2 says that outputs are not clipped).
+    ReLU6 (by section 3.2 outputs are not clipped).
 
     Args:
         width: multiplies every number of features (rounded to a multiple of 8); 1.0 is the paper's.

@@ -255,7 +255,7 @@ class Tracker:
             file.due = math.inf
             self._alone.add(path)
             endings = sorted({name[name.rindex(".") :] for name in rules.sidecars(self.arrival, path)})
-            file.reason = f"the {' or '.join(endings)} file that belongs to it is not there yet"
+            file.reason = f"the {' or '.join(endings)} file that belongs to it has not arrived yet"
             self._report(file, "alone", now)
 
     def _accompanied(self, path: str, companions: set[str]) -> bool:

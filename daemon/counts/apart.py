@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.counts import lines
+from daemon.counts.plane import NOWHERE
 from daemon.counts.reason import Reason
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph, Pixels
 
 Indices = NDArray[np.intp]
-NOWHERE: Indices = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +63,9 @@ class Apart:
             text = f"{len(self.filled)} pixels ({share:.1%}) hold the file's fill value: they were left as they are"
             remarks.append(Reason("void", text))
         if len(self.lines):
-            named = [f"{name} {_listed(found)}" for name, found in self.lines_as_json(shape).items() if found]
-            text = f"{' and '.join(named)} are hot or dead, and were filled in from their neighbours"
+            known = self.lines_as_json(shape).items()
+            named = [f"{name if len(found) > 1 else name[:-1]} {_listed(found)}" for name, found in known if found]
+            text = f"hot or dead lines were filled in from their neighbours: {' and '.join(named)}"
             remarks.append(Reason("lines", text))
         return doubts, remarks
 
@@ -82,7 +83,7 @@ def find(micrograph: Micrograph) -> Apart:
     filled = NOWHERE if fill is None else np.flatnonzero(pixels == fill)
     if len(filled) == pixels.size:
         raise MicrographError(
-            "every pixel of the image holds the fill value that its file states: nothing was recorded"
+            "every pixel of the image holds the fill value that its file states: nothing was recorded; export it again"
         )
     rows = _beside(bar, len(pixels))
     found = lines.find(_numbers(pixels, filled)[rows]) + rows.start * pixels.shape[1]

@@ -47,11 +47,11 @@ MOST = 0.05
 
 def find(pixels: Pixels) -> Indices:
     """Flat places, ascending, of the pixels (H, W) of any real dtype that lie in defective columns or rows."""
-    bad = mask(pixels)
+    bad = _mask(pixels)
     return np.flatnonzero(bad) if bad.any() else np.empty(0, np.intp)
 
 
-def mask(pixels: Pixels) -> NDArray[np.bool_]:
+def _mask(pixels: Pixels) -> NDArray[np.bool_]:
     """Marks these pixels (H, W)."""
     bad = np.zeros(pixels.shape, np.bool_)
     height, width = pixels.shape

@@ -13,6 +13,8 @@ from daemon.micrograph import Image, Pixels
 
 SMALLEST = 32
 """Shortest side of an image worth denoising, pixels."""
+NOWHERE: NDArray[np.intp] = np.empty(0, np.intp)
+"""No places."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,10 +60,10 @@ class Prepared:
     dose: float
     doubts: tuple[Reason, ...] = ()
     remarks: tuple[Reason, ...] = ()
-    void: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    void: NDArray[np.intp] = field(default_factory=NOWHERE.copy)
     """Flat places, ascending, of pixels that the result keeps: regions without numbers, data bar and fill value. They
     are filled in for the network only."""
-    lines: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    lines: NDArray[np.intp] = field(default_factory=NOWHERE.copy)
     """Flat places of the spikes that lie in defective columns and rows."""
 
     @property

@@ -108,8 +108,8 @@ class Choice:
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
     """The first profile whose rules fit the file at `relative` (to the drop folder), else the default.
 
-    `named` overrides the rules. The image is measured once. Raises MicrographError if the
-    profile's gain is to be measured and cannot be.
+    `named` overrides the rules. The image is measured once. Raises MicrographError if the profile's gain is to be
+    measured and cannot be.
     """
     seen = witness(micrograph)
     if named is not None:

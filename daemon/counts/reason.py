@@ -1,34 +1,21 @@
 """Reasons to check a result, and remarks on its micrograph: a short code and a text."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Code = Literal[
-    # of one result
+OfResult = Literal[
     "worse", "gaussian", "invented", "mean", "block-mean", "noise-left", "part-untouched", "block-removed",
     "over-smoothed", "contrast-lost", "spacing-lost", "no-noise", "contrast", "small", "spikes", "dose",
-    # of the camera, the settings or the files of a session
+]  # fmt: skip
+OfSession = Literal[
     "profile", "file", "camera-size", "camera-voltage", "saturated", "bar", "bar-suspected", "correlated", "gain",
     "lines", "void",
 ]  # fmt: skip
-"""docs/verdict.md lists them."""
-SESSION: frozenset[Code] = frozenset(
-    (
-        "profile",
-        "file",
-        "camera-size",
-        "camera-voltage",
-        "saturated",
-        "bar",
-        "bar-suspected",
-        "correlated",
-        "gain",
-        "lines",
-        "void",
-    )
-)
 """Reasons in the camera, the settings or the way files are saved. Most files of a session share them, so they are
 reported once."""
+Code = Literal[OfResult, OfSession]
+"""docs/verdict.md lists them."""
+SESSION: frozenset[Code] = frozenset(get_args(OfSession))
 
 
 @dataclass(frozen=True, slots=True)

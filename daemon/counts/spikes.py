@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.counts.plane import Spikes, Survey
+from daemon.counts.plane import NOWHERE, Spikes, Survey
 from daemon.counts.stand_ins import stand_ins
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
@@ -54,10 +54,9 @@ FALSE_ALARM = 1e-9
 ROUNDS = 8
 """Of the search, at most: a hit covers a few pixels, and further rounds would remove structure."""
 BAND = 2 * SPREAD_BLOCK
-"""Rows looked at at a time, a multiple of the block: memory does not grow with the image."""
+"""Rows surveyed at a time, a multiple of the block: memory does not grow with the image."""
 CHUNK, AT_ONCE = 1 << 18, 1 << 12
 _NEVER = 1e30
-NOWHERE: Indices = np.empty(0, np.intp)
 
 
 def find(

@@ -39,7 +39,7 @@ def stand_ins(pixels: Pixels, missing: Mask, rows: Indices, columns: Indices) ->
 
 
 def _near(pixels: Pixels, missing: Mask, rows: Indices, columns: Indices, worth: Mask) -> tuple[Values, Values]:
-    """Sum and number of the good pixels in the 5 x 5 around each pixel, where that is `worth` looking at."""
+    """Sum and number of the good pixels in the 5 x 5 around each pixel, where `worth` is set; others count as none."""
     height, width = missing.shape
     total, number = np.zeros((2, len(rows)))
     chosen = np.flatnonzero(worth)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.counts.plane import Prepared
+from daemon.counts.plane import NOWHERE, Prepared
 from daemon.micrograph import Image, Pixels
 
 Indices = NDArray[np.intp]
@@ -18,7 +18,6 @@ RADIUS = 4
 CROWD = 25
 """A pixel belongs to a region if so many of the 9 x 9 pixels around it, itself one of them, have no number: the corner
 of a region has 25."""
-NOWHERE: Indices = np.empty(0, np.intp)
 
 
 def find(missing: Indices, shape: tuple[int, int]) -> Indices:

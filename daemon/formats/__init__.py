@@ -133,11 +133,11 @@ def read(
     if not references:
         _refuse_no_picture(path, micrograph)
     micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), below)
-    if not references:
-        micrograph = data_bar.located(micrograph, below)
-    if micrograph.pixel_size is not None:  # the .mdoc stated it
+    if micrograph.pixel_size is not None:  # the .mdoc may state it
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)
+    if not references:
+        micrograph = data_bar.located(micrograph, below)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from daemon.formats import safe_open, sidecars, tiff_tags
 from daemon.micrograph import Micrograph, Pixels
 
-_FEI, _ZEISS = (34682, 34680), 34118
 _TALLEST = 0.4
 """Largest share of the image's height."""
 _LEAST = 8
@@ -36,13 +35,13 @@ _INK = 0.3
 
 def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
     """For a micrograph's metadata: the bar that a TIFF's tags state; empty without one."""
-    header: Mapping[str, Any] = next((tags[code] for code in _FEI if isinstance(tags.get(code), Mapping)), {})
+    header = tiff_tags.header(tags, *tiff_tags.FEI)
     picture, bar = (_part(header, *place) for place in (("Image", "ResolutionY"), ("PrivateFei", "DatabarHeight")))
     for by, first in (
         ("FEI tags", picture or _less(height, bar)),
         ("Thermo Fisher XML", _less(height, _number(tiff_tags.fei_xml(tags).get("databarHeight")))),
         ("Tescan tags", _less(height, _number(tiff_tags.tescan(tags).get("ImageStripSize")))),
-        ("Zeiss tags", _zeiss(tags.get(_ZEISS))),
+        ("Zeiss tags", _zeiss(tiff_tags.header(tags, tiff_tags.ZEISS))),
     ):
         if found := _rows(first, height, by):
             return found
@@ -160,9 +159,9 @@ def _less(height: int, bar: int | None) -> int | None:
     return height - bar if bar else None
 
 
-def _zeiss(header: Any) -> int | None:
-    """The height of the picture as stored, without what was saved below it."""
-    stored = header.get("dp_image_store") if isinstance(header, Mapping) else None
+def _zeiss(header: Mapping[str, Any]) -> int | None:
+    """The height of the picture as stored, without the rows below it."""
+    stored = header.get("dp_image_store")
     match = re.fullmatch(r"\s*\d+\s*\*\s*(\d{1,6})\s*", str(stored[1])) if isinstance(stored, tuple) else None
     return int(match[1]) if match else None
 

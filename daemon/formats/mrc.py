@@ -48,9 +48,7 @@ _AXES = (1, 2, 3)
 """Columns along x, rows along y, sections along z."""
 _ROUNDED = 1e-6
 """Of a 32-bit number: 1 Å converted from another unit."""
-PLACEHOLDER = (
-    "its header states pixels of exactly 1 Å, a common placeholder: the pixel size is taken as unknown"
-)
+PLACEHOLDER = "its header states pixels of exactly 1 Å, a common placeholder: the pixel size is taken as unknown"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

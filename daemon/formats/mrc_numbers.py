@@ -96,7 +96,7 @@ def _declared(header: Any, mode: int) -> _Vote:
     if mode == 0 and flags is None:
         return _Vote(-_STANDARD, "the MRC standard has it")
     signed = bool((flags or 0) & _SIGNED) if mode == 0 else mode == 1
-    by = f"its IMOD flags say ({'' if signed else 'un'}signed bytes)" if mode == 0 else f"its mode ({mode}) says"
+    by = f"its IMOD flags state ({'' if signed else 'un'}signed bytes)" if mode == 0 else f"its mode ({mode}) states"
     return _Vote(-_DECLARED if signed else _DECLARED, by)
 
 
@@ -128,7 +128,7 @@ def _fit(header: Any, one: Pixels, other: Pixels, whole: bool) -> _Vote | None:
     signed, unsigned = fits(one), fits(other)
     if signed == unsigned:
         return None
-    why = f"minimum, maximum and mean of its header say ({low:g}, {high:g}, {mean:g})"
+    why = f"minimum, maximum and mean of its header indicate ({low:g}, {high:g}, {mean:g})"
     return _Vote(_FIT if unsigned else -_FIT, why)
 
 
@@ -143,7 +143,7 @@ def _jumps(header: Any, one: Pixels, other: Pixels) -> _Vote | None:
     )
     if max(signed, unsigned) <= _FEWER_JUMPS * min(signed, unsigned):
         return None
-    why = "the differences between neighbouring pixels say"
+    why = "the differences between neighbouring pixels indicate"
     return _Vote(_SMOOTH if unsigned < signed else -_SMOOTH, why)
 
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,15 @@ def may_pass(error: OSError) -> bool:
     In damaged files parsers seek to invalid offsets (EINVAL), and raise their own OSErrors, which have no number.
     """
     return error.errno in errno.errorcode and error.errno != errno.EINVAL
+
+
+def number(text: str | None) -> float | None:
+    """The finite number that a file states as text, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
 
 
 def check_pixels(path: Path, height: int, width: int, frames: int, max_pixels: int) -> None:

@@ -70,9 +70,9 @@ def open_folder(path: Path, below: Path) -> int:
 
 
 def beside(path: Path, below: Path | None = None) -> bytes | None:
-    """The bytes of a file that lies beside a micrograph and says how it was taken.
+    """The bytes of a companion file of a micrograph.
 
-    Neither how its letters are composed matters, nor whether its ending is in capitals, as on the vendor's Windows.
+    Its name may differ in Unicode composition, and its ending in case, as on the vendor's Windows.
 
     None if it does not exist, is no regular file or is too large: the image is read without it. `below` as in
     `open_raw`.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemon.formats import safe_open, stack
+from daemon.formats.reading import number
 from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
@@ -63,7 +64,7 @@ def labelled(text: str) -> dict[str, str]:
 
 
 def decoded(data: bytes, otherwise: str = "utf-8") -> str:
-    """The text of a file beside an image, as its byte order mark says, or else in the encoding `otherwise`."""
+    """The text of a file beside an image, decoded by its byte order mark, or else by the encoding `otherwise`."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig" if data.startswith(b"\xef\xbb\xbf") else otherwise, "replace")
@@ -107,8 +108,8 @@ def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
 def nature(text: str, stored: int) -> Stack | None:
     """The kind of the `stored` sections of the stack; None if the text does not state it.
 
-    A [ZValue] for each is an exposure each, and its angle or place says of what; a [FrameSet] is one exposure, several
-    of them are several.
+    Several [ZValue] or [FrameSet] are as many exposures, of which angles or places state the kind; a single [FrameSet]
+    is one exposure in frames.
     """
     found = {(match[1], int(match[2])) for match in _SECTION.finditer(text)}
     numbers, sets = (sorted(number for name, number in found if name == kind) for kind in ("ZValue", "FrameSet"))
@@ -122,7 +123,7 @@ def nature(text: str, stored: int) -> Stack | None:
     tilts = re.findall(r"^\s*TiltAngle\s*=\s*([-+.\deE]{1,24})\s*$", text, re.MULTILINE)
     places = re.findall(r"^\s*PieceCoordinates\s*=\s*(\S+)\s+(\S+)", text, re.MULTILINE)
     stages = re.findall(r"^\s*StagePosition\s*=\s*(\S+)\s+(\S+)", text, re.MULTILINE)
-    angles = [angle for tilt in tilts if (angle := _number(tilt)) is not None]
+    angles = [angle for tilt in tilts if (angle := number(tilt)) is not None]
     return stack.weighed(
         (
             stack.of_places(places, "pieces", by),
@@ -131,13 +132,6 @@ def nature(text: str, stored: int) -> Stack | None:
             Stack("exposures", by),
         )
     )
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def parse_mdoc(text: str, section: int) -> dict[str, str]:

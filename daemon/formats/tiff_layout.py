@@ -360,7 +360,7 @@ def _lengths(tags: Mapping[int, Any], segments: _Segments, size: int) -> tuple[N
     if stated is not None:
         stated = stated[: len(needed)].astype(np.uint64)
     plain = _one(tags, 259, 1) == 1
-    if plain and _one(tags, 262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape says
+    if plain and _one(tags, 262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape needs
         if stated is None or not (stated < needed).any():
             return needed, ""
         _require_room(segments.offsets, needed)

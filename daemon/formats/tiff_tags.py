@@ -7,38 +7,40 @@ from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
 from daemon.formats import sidecars, tiff_layout
+from daemon.formats.reading import number
 from daemon.formats.units import convert, pixel_size, reciprocal
-from daemon.micrograph import Acquisition, PixelSize
+from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
 _FINEST_PRINT = 1e-6
 """No printer has pixels below 1 um; a finer resolution (metres) is that of a microscope."""
 _METRES = {2: 0.0254, 3: 0.01}
 """Length of TIFF's units of resolution: inch and centimetre."""
-_FEI, _FEI_HELIOS, _SIS, _ZEISS, _TVIPS = 34680, 34682, 33560, 34118, 37706
+FEI = (34682, 34680)
+"""The newer tag, of Helios, first."""
+ZEISS, _SIS, _TVIPS = 34118, 33560, 37706
 _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 
 
 def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
     """The acquisition by the first vendor's header; all unknown without one."""
-    for vendor_xml, found in (
+    for vendor, found in (
         (_of_fei_xml, fei_xml(tags)),
         (_of_tescan, tescan(tags)),
         (_of_eer, eer(tags)),
         (_of_jeol, jeol(tags, description)),
+        (_of_fei, header(tags, *FEI)),
+        (_of_sis, header(tags, _SIS)),
+        (_of_zeiss, header(tags, ZEISS)),
+        (_of_tvips, header(tags, _TVIPS)),
     ):
         if found:
-            return vendor_xml(found)
-    for vendor, code in (
-        (_of_fei, _FEI_HELIOS),
-        (_of_fei, _FEI),
-        (_of_sis, _SIS),
-        (_of_zeiss, _ZEISS),
-        (_of_tvips, _TVIPS),
-    ):
-        header = tags.get(code)
-        if isinstance(header, Mapping):
-            return vendor(header)
-    return Acquisition()
+            return vendor(found)
+    return UNKNOWN
+
+
+def header(tags: Mapping[int, Any], *codes: int) -> Mapping[str, Any]:
+    """A vendor's header, as tifffile parses it, in the first of these tags; empty without one."""
+    return next((tags[code] for code in codes if isinstance(tags.get(code), Mapping)), {})
 
 
 def origin(tags: Mapping[int, Any]) -> dict[str, str]:
@@ -63,7 +65,7 @@ def _of_sis(header: Mapping[str, Any]) -> Acquisition:
     return Acquisition.stated(
         magnification=header.get("magnification"),
         detector=header.get("cameraname"),
-        recorded=str(header.get("datetime")),
+        recorded=str(header.get("datetime") or ""),
     )
 
 
@@ -92,7 +94,7 @@ def _of_tvips(header: Mapping[str, Any]) -> Acquisition:
 
 def _of_fei_xml(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        voltage_kv=stated.get("High tension kV") or _scaled(_float(stated.get("AccelerationVoltage")), 1e-3),
+        voltage_kv=stated.get("High tension kV") or _scaled(number(stated.get("AccelerationVoltage")), 1e-3),
         magnification=stated.get("Magnification x"),
         exposure_seconds=stated.get("DwellTime"),
         microscope=stated.get("InstrumentClass") or stated.get("Microscope", "").removeprefix("Microscope "),
@@ -103,7 +105,7 @@ def _of_fei_xml(stated: Mapping[str, str]) -> Acquisition:
 
 def _of_tescan(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        voltage_kv=_scaled(_float(stated.get("HV")), 1e-3),
+        voltage_kv=_scaled(number(stated.get("HV")), 1e-3),
         magnification=stated.get("Magnification"),
         exposure_seconds=stated.get("DwellTime"),
         microscope=stated.get("Device"),
@@ -123,7 +125,7 @@ def _of_eer(stated: Mapping[str, str]) -> Acquisition:
 
 def _of_jeol(stated: Mapping[str, str]) -> Acquisition:
     return Acquisition.stated(
-        voltage_kv=_scaled(_float(stated.get("AccelerationVoltage")), 1e-3),
+        voltage_kv=_scaled(number(stated.get("AccelerationVoltage")), 1e-3),
         magnification=stated.get("SelectorValue") if stated.get("ModeString") == "MAG" else None,
         microscope=stated.get("Instruments"),
     )
@@ -159,13 +161,6 @@ def _elements(text: str) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def _part(header: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -229,16 +224,15 @@ def _gatan(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _fei(tags: Mapping[int, Any]) -> _Stated | None:
-    header = tags.get(34682, tags.get(34680))
-    return _stated(header.get("Scan"), "PixelHeight", "PixelWidth", "m") if isinstance(header, dict) else None
+    return _stated(header(tags, *FEI).get("Scan"), "PixelHeight", "PixelWidth", "m")
 
 
 def _sis(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(tags.get(33560), "pixelsizey", "pixelsizex", "m")
+    return _stated(header(tags, _SIS), "pixelsizey", "pixelsizex", "m")
 
 
 def _tvips(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(tags.get(37706), "PixelSizeY", "PixelSizeX", "nm")
+    return _stated(header(tags, _TVIPS), "PixelSizeY", "PixelSizeX", "nm")
 
 
 def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | None:
@@ -250,7 +244,7 @@ def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | Non
 
 def _stated_text(stated: Mapping[str, str], y: str, x: str) -> _Stated | None:
     """As `_stated`, of numbers as text, in metres."""
-    across, down = _float(stated.get(x)), _float(stated.get(y, stated.get(x)))
+    across, down = number(stated.get(x)), number(stated.get(y, stated.get(x)))
     return None if across is None or down is None else _Stated(down, across, "m")
 
 
@@ -270,19 +264,17 @@ def _jeol(tags: Mapping[int, Any], description: str) -> _Stated | None:
     if stated.get("ModeString") == "DIFF":
         return _Stated(1.0, 1.0, "1/m")
     sides, metres = _sides(tags), _METRES.get(int(tags.get(296, 2)))
-    magnification = _float(stated.get("SelectorValue"))
+    magnification = number(stated.get("SelectorValue"))
     if stated.get("ModeString") != "MAG" or sides is None or metres is None or not magnification:
         return None
     return _Stated(sides[0] * metres / magnification, sides[1] * metres / magnification, "m")
 
 
 def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
-    header = tags.get(34118)
-    if not isinstance(header, dict):
-        return None
+    zeiss = header(tags, ZEISS)
     # "Image Pixel Size" is the stored image's; the older "Pixel Size" is that of an image 1024 pixels wide.
     for key, factor in (("ap_image_pixel_size", 1.0), ("ap_pixel_size", 1024 / int(tags[256]))):
-        match header.get(key):
+        match zeiss.get(key):
             case (_, float(side) | int(side), str(unit)):
                 return _Stated(side * factor, side * factor, unit)
     return None

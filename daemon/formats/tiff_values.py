@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
+from daemon.formats.reading import number
 from daemon.formats.tiff_layout import PageLayout
 from daemon.micrograph import Pixels
 
@@ -108,10 +109,10 @@ def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning
     stated = dict(re.findall(r"^(cf|c0|c1)=([-+.\deE]{1,40})\s*$", description, re.MULTILINE))
     if "cf" not in stated:
         return StoredMeaning()
-    number, zero, slope = (_number(stated.get(key, default)) for key, default in (("cf", ""), ("c0", "0"), ("c1", "1")))
-    if number == _NONE:
+    function, zero, slope = number(stated["cf"]), number(stated.get("c0", "0")), number(stated.get("c1", "1"))
+    if function == _NONE:
         return StoredMeaning()
-    if number != _LINEAR or zero is None or slope is None or slope == 0:
+    if function != _LINEAR or zero is None or slope is None or slope == 0:
         raise MicrographError(
             f"{path}: its values are calibrated by a curve (ImageJ function {stated['cf']}), such as an optical "
             "density, and not proportional to counts; remove the calibration (Analyze > Calibrate) and save it again"
@@ -134,8 +135,8 @@ def handed_on(tags: Mapping[int, Any]) -> dict[str, Any]:
 def fill_value(tags: Mapping[int, Any], values: StoredMeaning) -> dict[str, float]:
     """For a micrograph's metadata: the value, as it is read, of pixels that the file marks as not recorded."""
     stored = tags.get(_NODATA)
-    number = _number(stored.strip("\0 ")) if isinstance(stored, str) else None
-    return {} if number is None else {"fill": values.zero + values.slope * number}
+    known = number(stored.strip("\0 ")) if isinstance(stored, str) else None
+    return {} if known is None else {"fill": values.zero + values.slope * known}
 
 
 def brightness(origin: float, scale: float, units: str) -> dict[str, Any]:
@@ -177,8 +178,8 @@ class Understood:
         self.remark = ""
 
     def __iter__(self) -> Iterator[Pixels]:
-        for number, stored in enumerate(self._planes):
-            if number == 0 and not self._page.kind_stated:
+        for index, stored in enumerate(self._planes):
+            if index == 0 and not self._page.kind_stated:
                 self._doubt(stored)
             plane = stored if self.dtype is None else np.ascontiguousarray(stored).view(self.dtype)
             plane = self._values.applied(plane) if self._values.changes else plane
@@ -207,11 +208,3 @@ def _plausible(plane: Pixels) -> bool:
         return False
     sizes = np.abs(plane[plane != 0])
     return bool(sizes.size) and bool(((sizes > _PLAUSIBLE[0]) & (sizes < _PLAUSIBLE[1])).all())
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if isfinite(number) else None

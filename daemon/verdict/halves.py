@@ -97,8 +97,10 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     top, left = (max(0, (side - LARGEST) // 2) for side in (height, width))
     middle = pixels[top : top + LARGEST, left : left + LARGEST]
     counts: Image = ((middle.astype(np.float64) - choice.offset) / choice.gain).astype(np.float32)
-    if not np.isfinite(counts).all() or len(choice.evidence.apart.filled):
+    if not np.isfinite(counts).all():
         raise MicrographError("not applicable: some of its values are not finite numbers")
+    if len(choice.evidence.apart.filled):
+        raise MicrographError("not applicable: some of its pixels hold the fill value that the file states")
     bad = lines.find(middle)
     evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
     if evidence.reasons:

@@ -191,7 +191,7 @@ def _doubts(found: Residual, dose_known: bool) -> Iterator[Reason]:
     correlated = found.detector_correlation > CORRELATED and not (found.kept > MOSTLY_STRUCTURE and dose_known)
     if found.kept_alone > NOISE_KEPT and not correlated:
         share = f"about {found.kept_alone:.0%} of the noise is still in it"
-        yield Reason("noise-left", f"{share}, also where nothing else is to be seen")
+        yield Reason("noise-left", f"{share}, also where the raw image shows only noise")
     elif found.kept_most > UNTOUCHED:
         share = f"about {min(found.kept_most, 1):.0%} of the noise is still there"
         yield Reason("part-untouched", f"in a part of it {share}: compare the raw image")

@@ -146,7 +146,7 @@ def _read_field(group: Sequence[Path], reading: Reading) -> tuple[list[Image], l
         )
     if reading.how == "thinning":
         return _countable(path, micrographs[0], reading)
-    planes, halves = _apart(group, micrographs, reading)
+    planes, halves = _exposures(group, micrographs, reading)
     gain, offset = _gain(path, planes, reading)
     exposures = [_counts(path, plane, gain, offset * number)[0] for plane, number in planes]
     doses = [float(exposure.mean(dtype=np.float64)) for exposure in exposures]
@@ -165,7 +165,7 @@ _Summed = list[tuple[Pixels, int]]
 """Planes (H, W), each with the number of frames that were summed to it."""
 
 
-def _apart(group: Sequence[Path], micrographs: Sequence[Micrograph], reading: Reading) -> tuple[_Summed, _Summed]:
+def _exposures(group: Sequence[Path], micrographs: Sequence[Micrograph], reading: Reading) -> tuple[_Summed, _Summed]:
     """Independent exposures of one field, and its two halves in the order of time; of a pair both are the same.
 
     Raises MicrographError where there is one exposure only, or two of different sizes.

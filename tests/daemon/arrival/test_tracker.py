@@ -267,7 +267,7 @@ def test_a_required_sidecar_is_waited_for(kind: str, path: str, sidecar: str) ->
     image, other = seen(path), seen("other.xml")
     look(tracker, 0.0, image, other)
     assert look(tracker, 5.0, image, other, replace(seen(sidecar), size=0)) == []
-    assert "is not there yet" in tracker.take_news()[0].reason
+    assert "has not arrived yet" in tracker.take_news()[0].reason
     assert tracker.next_due() is None and tracker.unfinished == 0
     assert len(tracker.held(5.0)) == 1
     assert paths(look(tracker, 6.0, image, other, seen(sidecar))) == [path]

@@ -143,8 +143,8 @@ def test_a_dose_stated_and_a_dose_found_are_compared(stated: float, warns: bool)
     """A camera may miss some electrons; it does not see three times as many, nor a tenth."""
     for profile in (AUTO, PLAIN):
         choice = chosen(profile, micrograph(counts(30), electrons_per_pixel=stated))
-        told = [one for one in choice.warnings if f"states {stated:.3g} electrons per pixel, but 30" in one]
-        assert len(told) == len(choice.warnings) == warns
+        warned = [one for one in choice.warnings if f"states {stated:.3g} electrons per pixel, but 30" in one]
+        assert len(warned) == len(choice.warnings) == warns
 
 
 def test_a_camera_that_detects_half_of_the_electrons_explains_its_noise() -> None:

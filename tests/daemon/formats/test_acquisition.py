@@ -11,7 +11,7 @@ import tifffile
 
 from daemon import formats
 from daemon.errors import MicrographError
-from daemon.formats import sidecars
+from daemon.formats import sidecars, tiff_tags
 from daemon.micrograph import Acquisition, PixelSize
 
 LIMIT = 1 << 24
@@ -37,6 +37,11 @@ def test_tescan(tmp_path: Path) -> None:
         voltage_kv=5, magnification=50000, exposure_seconds=3.2e-6, microscope="MIRA3 LMH", detector="In-Beam SE",
         recorded="2026-01-02 10:11:12",
     )  # fmt: skip
+
+
+def test_a_header_of_olympus_without_a_date() -> None:
+    header = {33560: {"magnification": 600000.0, "cameraname": "Veleta"}}
+    assert tiff_tags.acquisition(header) == Acquisition(magnification=600000, detector="Veleta")
 
 
 FEI_XML = """<?xml version="1.0"?><Metadata xmlns:nil="http://schemas.fei.com/Metadata/v1/2013/07">

@@ -156,10 +156,10 @@ def test_a_bar_stays_as_it_is_and_changes_no_figure(tmp_path: Path, stated: bool
     assert with_bar["spikes"]["count"] == without["spikes"]["count"] == 0
     assert with_bar["dose_evidence"]["measured"]["gain"] == pytest.approx(without["dose_evidence"]["measured"]["gain"])
     assert with_bar["scaling"]["zero"] == pytest.approx(without["scaling"]["zero"], rel=1e-6)
-    told = with_bar["verdict"]
-    assert ("bar-suspected" in told["codes"]) == (not stated)
-    assert any(remark["code"] == "bar" for remark in told["remarks"]) == stated
-    assert (told["word"] == "check") or stated
+    verdict = with_bar["verdict"]
+    assert ("bar-suspected" in verdict["codes"]) == (not stated)
+    assert any(remark["code"] == "bar" for remark in verdict["remarks"]) == stated
+    assert (verdict["word"] == "check") or stated
 
 
 def test_the_scale_bar_avoids_the_data_bar() -> None:

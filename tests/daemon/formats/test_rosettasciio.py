@@ -216,8 +216,8 @@ def test_electron_events_are_summed(tmp_path: Path) -> None:
         "sensorPixelSize.width": "7e-11",
         "sensorPixelSize.height": "7.1e-11",
     }
-    told = "".join(f'<item name="{name}" unit="any">{value}</item>' for name, value in items.items())
-    tags = [(65001, 7, None, f"<metadata>{told}</metadata>".encode(), True)]
+    listed = "".join(f'<item name="{name}" unit="any">{value}</item>' for name, value in items.items())
+    tags = [(65001, 7, None, f"<metadata>{listed}</metadata>".encode(), True)]
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for frame in frames:
             writer.write(
@@ -372,13 +372,13 @@ def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None
 def test_thermo_fishers_extended_header(tmp_path: Path, kind: bytes) -> None:
     path = tmp_path / "epu.mrc"
     form = get_ext_header_dtype(kind, "<")
-    told = np.zeros(1, form)
-    told["HT"], told["Magnification"], told["Integration time"], told["Dose"] = 200e3, 92e3, 1.5, 40e20
-    told["Camera name"], told["Microscope type"] = b"BM-Falcon", b"GLACIOS"
+    record = np.zeros(1, form)
+    record["HT"], record["Magnification"], record["Integration time"], record["Dose"] = 200e3, 92e3, 1.5, 40e20
+    record["Camera name"], record["Microscope type"] = b"BM-Falcon", b"GLACIOS"
     with mrcfile.new(path) as file:
         file.set_data(np.random.default_rng(0).poisson(9, (32, 48)).astype(np.int16))
         file.voxel_size = 1.5
-        file.set_extended_header(told)
+        file.set_extended_header(record)
         file.header.exttyp = kind
     taken = formats.read(path, LIMIT).acquisition
     assert (taken.voltage_kv, taken.magnification, taken.exposure_seconds) == pytest.approx((200, 92000, 1.5))

@@ -145,8 +145,8 @@ def test_the_file_says_what_its_sections_are(tmp_path: Path, config: Callable[..
         if are == "frames":
             assert found is not None
             np.testing.assert_array_equal(found.pixels, FRAMES.sum(axis=0))
-            told = found.metadata["stack"]
-            assert (told["are"], told["taken"]) == ("frames", "summed") and "frames" in told["because"]
+            stated = found.metadata["stack"]
+            assert (stated["are"], stated["taken"]) == ("frames", "summed") and "frames" in stated["because"]
             return
         assert found is None, "a sum of what is no exposure"
         micrograph, section = sections.read(reader, path, 2)

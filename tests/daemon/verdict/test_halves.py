@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from daemon.backends import manifest
 from daemon.backends.cpu import CpuBackend
 from daemon.commands import main
+from daemon.counts.apart import Apart
 from daemon.counts.plane import Denoised, Plane
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice
+from daemon.counts.profiles import Choice, DoseEvidence
 from daemon.counts.thinning import thin
 from daemon.errors import MicrographError
 from daemon.settings.profile import Profile
@@ -39,18 +40,18 @@ def truth(dose: float, side: int = 384) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("dose", [4.0, 60.0, 1000.0])
-def test_the_error_that_is_told_is_the_true_one(backend: CpuBackend, dose: float) -> None:
+def test_the_reported_error_is_the_true_one(backend: CpuBackend, dose: float) -> None:
     known = truth(dose)
     counts = np.random.default_rng(1).poisson(known).astype(np.uint16)
-    told = assess(counts, PLAIN, MANIFEST, backend, seed=3)
+    found = assess(counts, PLAIN, MANIFEST, backend, seed=3)
     halves = thin(np.random.default_rng(3), counts.astype(np.float32), 0.5)
     done = list(backend.denoise([plane(half, PLAIN, MANIFEST.dose_range) for half in halves]))
     true = float(np.mean([np.mean(np.square(one.image - known / 2)) for one in done]))
-    assert abs(told.error - true) < 3.5 * told.error_deviation
-    assert told.error_deviation < 0.05 * told.raw_error
-    assert told.raw_error == pytest.approx(dose / 2, rel=0.02)
-    assert told.gain_db > 3
-    assert told.psnr - told.raw_psnr == pytest.approx(10 * np.log10(told.raw_error / told.error))
+    assert abs(found.error - true) < 3.5 * found.error_deviation
+    assert found.error_deviation < 0.05 * found.raw_error
+    assert found.raw_error == pytest.approx(dose / 2, rel=0.02)
+    assert found.gain_db > 3
+    assert found.psnr - found.raw_psnr == pytest.approx(10 * np.log10(found.raw_error / found.error))
 
 
 class Inventive:
@@ -81,10 +82,10 @@ def test_what_a_network_adds_to_both_halves_is_found(backend: CpuBackend) -> Non
 
 def test_detail_ends_where_the_specimens_does(backend: CpuBackend) -> None:
     counts = np.random.default_rng(2).poisson(truth(400.0)).astype(np.uint16)
-    told = assess(counts, PLAIN, MANIFEST, backend)
+    found = assess(counts, PLAIN, MANIFEST, backend)
     period = 8 / np.sqrt(2)  # of the product of two waves; the lattice's edge is finer still
-    assert told.detail_raw is not None and 0.8 * period < told.detail_raw < 1.1 * period
-    assert told.detail_cross is not None and 0.8 * period < told.detail_cross < 1.1 * period
+    assert found.detail_raw is not None and 0.8 * period < found.detail_raw < 1.1 * period
+    assert found.detail_cross is not None and 0.8 * period < found.detail_cross < 1.1 * period
     flat = assess(np.random.default_rng(2).poisson(400.0, (384, 384)).astype(np.uint16), PLAIN, MANIFEST, backend)
     assert flat.detail_raw is None and max(flat.frc_raw) < 0.5
 
@@ -92,14 +93,14 @@ def test_detail_ends_where_the_specimens_does(backend: CpuBackend) -> None:
 def test_the_empty_border_of_a_drift_corrected_image_is_no_stretching(backend: CpuBackend) -> None:
     known = truth(60.0)
     known[:60] = known[:, -30:] = 0
-    told = assess(np.random.default_rng(1).poisson(known).astype(np.uint16), PLAIN, MANIFEST, backend)
-    assert told.dose == pytest.approx(known.mean() / 2, rel=0.01)
-    assert told.gain_db > 3
+    found = assess(np.random.default_rng(1).poisson(known).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert found.dose == pytest.approx(known.mean() / 2, rel=0.01)
+    assert found.gain_db > 3
 
 
 def test_a_small_image_has_a_standard_error_too(backend: CpuBackend) -> None:
-    told = assess(np.random.default_rng(3).poisson(truth(60.0, 110)).astype(np.uint16), PLAIN, MANIFEST, backend)
-    assert 0 < told.error_deviation < 0.1 * told.raw_error
+    found = assess(np.random.default_rng(3).poisson(truth(60.0, 110)).astype(np.uint16), PLAIN, MANIFEST, backend)
+    assert 0 < found.error_deviation < 0.1 * found.raw_error
 
 
 def test_x_rays_are_no_error_of_the_network(backend: CpuBackend) -> None:
@@ -127,6 +128,13 @@ def test_what_is_not_plain_counts_is_not_applicable(backend: CpuBackend, change:
         assess(change(counts), PLAIN, MANIFEST, backend)  # type: ignore[operator]
 
 
+def test_pixels_of_the_fill_value_are_the_stated_reason(backend: CpuBackend) -> None:
+    counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.uint16)
+    filled = replace(PLAIN, evidence=DoseEvidence(apart=Apart(filled=np.arange(9))))
+    with pytest.raises(MicrographError, match=r"not applicable: .*hold the fill value"):
+        assess(counts, filled, MANIFEST, backend)
+
+
 def test_gain_and_offset_of_the_profile_make_counts_of_values(backend: CpuBackend) -> None:
     counts = np.random.default_rng(6).poisson(truth(60.0)).astype(np.float32)
     scaled = Choice(Profile(name="p", gain=4.0, offset=100.0), "test", 4.0, 100.0)
@@ -142,9 +150,9 @@ def test_the_command_tells_each_file_and_json_holds_it_all(tmp_path: Path, capsy
     said = capsys.readouterr().out
     assert "at half the dose (29.8 counts per pixel)" in said and "not applicable" in said and "No such file" in said
     assert main.main(["assess", "--json", str(good), str(bad)]) == 0
-    told = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
     assert (
-        set(Assessment.__dataclass_fields__) < set(told[str(good)]) and told[str(good)]["holds"] == "at half the dose"
+        set(Assessment.__dataclass_fields__) < set(found[str(good)]) and found[str(good)]["holds"] == "at half the dose"
     )
-    assert "not whole numbers" in told[str(bad)]["not applicable"]
+    assert "not whole numbers" in found[str(bad)]["not applicable"]
     assert main.main(["assess", str(bad)]) == 1

@@ -238,8 +238,8 @@ def test_the_record_has_headline_details_codes_and_remarks(raw: NDArray[np.float
     doubts = (Reason("dose", "too low"), Reason("bar", "a bar"))
     prepared = Prepared(raw, NO_SPIKES, noise_units(DOSE), DOSE, doubts, (Reason("gain", "measured"),))
     choice = Choice(Profile(name="p"), "test", 1.0, 0.0)
-    told = trust.judge(np.full(SHAPE, DOSE, np.float32), prepared, choice).as_json()
-    assert (told["word"], told["headline"], told["details"]) == ("check", "too low", ["a bar"])
-    assert told["codes"] == ["dose", "bar"] and told["reasons"] == ["too low", "a bar"]
-    assert told["remarks"] == [{"code": "gain", "text": "measured"}]
-    json.dumps(told)
+    record = trust.judge(np.full(SHAPE, DOSE, np.float32), prepared, choice).as_json()
+    assert (record["word"], record["headline"], record["details"]) == ("check", "too low", ["a bar"])
+    assert record["codes"] == ["dose", "bar"] and record["reasons"] == ["too low", "a bar"]
+    assert record["remarks"] == [{"code": "gain", "text": "measured"}]
+    json.dumps(record)

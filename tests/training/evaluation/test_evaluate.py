@@ -137,7 +137,7 @@ def test_a_folder_without_micrographs_is_said(tmp_path: Path) -> None:
 
 
 class Counting:
-    """A method that says how often it ran, and stops the process (so to say) when told."""
+    """A method that counts its runs, and stops the process (so to say) on request."""
 
     def __init__(self, name: str = "m", version: str = "1", stop_after: int = 10**9) -> None:
         self.calls, self.stop_after = 0, stop_after

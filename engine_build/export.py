@@ -21,6 +21,7 @@ from torch import Tensor
 from daemon.backends.manifest import MANIFEST, Manifest, sha256, shipped_weights
 from daemon.counts.scaling import MINMAX_CROP, NOISE_UNITS, noise_units
 from daemon.errors import ConfigError
+from training import levelling
 from training.data import simulate
 from training.network import Ede2018, FastDenoiser, NetworkName, build
 
@@ -131,10 +132,11 @@ FAST_TILE = 2912
 pixel, and at most a seventh of the work is done twice for the overlap. The paper's takes what it was trained with."""
 
 
-def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
+def export(run: Path, name: str, out: Path, tile: int = 0, flats: int = levelling.FRAMES) -> Manifest:
     """Make the weights folder `out` from a finished training run; returns its manifest.
 
-    `tile`: side of the tiles to serve, pixels; 0 for the network's usual one. A network trained by the paper's
+    `tile`: side of the tiles to serve, pixels; 0 for the network's usual one. `flats`: flat fields of each dose on
+    which the fast network's pattern is measured (`training.levelling`). A network trained by the paper's
     protocol is served as it was trained: every tile scaled to [0, 1] by its own extremes. Raises ConfigError for a
     folder that is no finished run, and ValueError, before `out` is touched, for a weight that float16 cannot hold.
     """
@@ -145,6 +147,8 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
         arguments = recipe["arguments"]
         # The side of its batch statistics and pyramid is that of its training crops.
         tile = tile or (recipe["crop"] if network_name == "ede2018" else FAST_TILE)
+        if network_name == "fast":
+            arguments = arguments | {"levelled": True}
         network = build(network_name, arguments)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -153,11 +157,15 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
     # Round first, so that all measurements are of the shipped weights.
     try:
         loaded = load_file(run / "model.safetensors")
-        network.load_state_dict(loaded)
+        network.load_state_dict(_blank(network) | loaded)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{run / 'model.safetensors'}: missing, damaged, or of another network ({error})") from error
-    state = {key: as_half(key, value) for key, value in loaded.items()}
+    state = {key: as_half(key, value) for key, value in network.state_dict().items()}
     network.load_state_dict(state)
+    if isinstance(network, FastDenoiser):
+        levelling.level(network, flats)
+        state["pattern"] = as_half("pattern", network.pattern)
+        network.load_state_dict(state)
     halo = measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO
     if tile <= 2 * halo:
         raise ConfigError(f"{run}: tiles of {tile} pixels leave nothing inside a halo of {halo}; train on larger crops")
@@ -167,11 +175,16 @@ def export(run: Path, name: str, out: Path, tile: int = 0) -> Manifest:
     # Written elsewhere and moved file by file, the manifest last, so that files of two versions are never mixed.
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         beside = Path(folder)
-        manifest = _write_weights(beside, network, state, name, network_name, record, tile, halo)
+        manifest = _write_weights(beside, network, state, name, network_name, arguments, record, tile, halo)
         out.mkdir(exist_ok=True)
         for file in (*manifest.sha256, MANIFEST):
             (beside / file).replace(out / file)
     return manifest
+
+
+def _blank(network: FastDenoiser | Ede2018) -> dict[str, Tensor]:
+    """What a network is served with but not trained with: the pattern, which is measured below."""
+    return {"pattern": network.pattern} if isinstance(network, FastDenoiser) else {}
 
 
 def _write_weights(
@@ -180,6 +193,7 @@ def _write_weights(
     state: dict[str, Tensor],
     name: str,
     network_name: NetworkName,
+    arguments: dict[str, Any],
     record: dict[str, Any],
     tile: int,
     halo: int,
@@ -191,7 +205,7 @@ def _write_weights(
     manifest = Manifest(
         name=name,
         network=network_name,
-        arguments=recipe["arguments"],
+        arguments=arguments,
         scaling=MINMAX_CROP if recipe.get("protocol") == "paper" else NOISE_UNITS,
         tile=tile,
         halo=halo,

@@ -229,8 +229,11 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
 
 def begin_from(network: nn.Module, start: Path) -> None:
     """Load the weights of an earlier run. Raises ConfigError if they are of another network."""
+    weights = _weights_of(start)
+    if "pattern" not in network.state_dict():
+        weights.pop("pattern", None)  # of released weights; the export measures it anew
     try:
-        network.load_state_dict(_weights_of(start))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"{start}: weights of another network ({error}); start from one of the same kind") from error
 

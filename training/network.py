@@ -245,6 +245,14 @@ def local_mean(x: Tensor, cell: int) -> Tensor:
     return out
 
 
+PATTERN_TERMS = 4
+
+
+def pattern_terms(noise: Tensor) -> Tensor:
+    """(N, 1, H, W) noise levels → (N, `PATTERN_TERMS`, H, W): their powers 0, 1, 2, …"""
+    return torch.cat([torch.ones_like(noise), noise, noise.square(), noise**3], 1)
+
+
 class FastDenoiser(nn.Module):
     """A U-Net of plain 3×3 convolutions that corrects a local Wiener filter.
 
@@ -266,6 +274,8 @@ class FastDenoiser(nn.Module):
     Args:
         widths: features at 1/2, 1/4, … of the resolution.
         blocks: residual blocks at each of them, on the way down and again on the way up.
+        levelled: whether the regular pattern that the body's strides leave on flat fields is subtracted. Its terms,
+            the buffer `pattern`, are not trained but measured (`training.levelling`).
     """
 
     cell = 32
@@ -275,9 +285,22 @@ class FastDenoiser(nn.Module):
     lets 2 % (at high doses 4 %) of the noise through."""
     stride = cell
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), blocks: Sequence[int] = (1, 1, 2, 2)) -> None:
+    pattern: Tensor
+    """(period², `PATTERN_TERMS`, 1, 1): for each pixel of a cell of the grid, a polynomial of the noise level."""
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        blocks: Sequence[int] = (1, 1, 2, 2),
+        levelled: bool = False,
+    ) -> None:
         super().__init__()
         self.body = Body(widths, blocks)
+        self.period = 2 ** len(widths)
+        """Side of the cells of the grid that the body's strides lay over the image, pixels."""
+        self.levelled = levelled
+        if levelled:
+            self.register_buffer("pattern", torch.zeros(self.period**2, PATTERN_TERMS, 1, 1))
 
     def forward(self, units: Tensor, level: Tensor) -> Tensor:
         mean = local_mean(units, self.cell)
@@ -286,8 +309,13 @@ class FastDenoiser(nn.Module):
         stabilised = 2 * units / (1 + spread) - 2 * mean / (1 + mean_spread)
         mean_spread = torch.maximum(mean_spread, least)
         share = 1 / local_mean(stabilised.square(), self.cell).clamp(min=1)
-        inputs = torch.cat([stabilised, stabilised * share.sqrt(), share, level / mean_spread], 1)
-        return self.carried(units, units - share * (units - mean) + mean_spread * self.body(inputs), level)
+        noise = level / mean_spread
+        inputs = torch.cat([stabilised, stabilised * share.sqrt(), share, noise], 1)
+        correction = self.body(inputs)
+        if self.levelled:
+            terms = pattern_terms(F.avg_pool2d(noise, self.period))
+            correction = correction - F.pixel_shuffle(F.conv2d(terms, self.pattern), self.period)
+        return self.carried(units, units - share * (units - mean) + mean_spread * correction, level)
 
     def carried(self, units: Tensor, out: Tensor, level: Tensor) -> Tensor:
         """The result with the local mean of the input: step 5."""

@@ -26,8 +26,8 @@ exit status:
   78  the settings, their weights or the state folder cannot be used; starting again would not help
   130, 141  interrupted; the reader of the output has gone
 """
-_SETTINGS = (
-    f"settings (default: those of the installed service, else {settings.default_config_path()})".replace("%", "%%")
+_SETTINGS = f"settings (default: those of the installed service, else {settings.default_config_path()})".replace(
+    "%", "%%"
 )
 
 

@@ -25,6 +25,7 @@ from engine_build.export import HALO_MAX, HALO_RMS, as_half, export, measure_hal
 from training.network import FastDenoiser, build
 
 ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
+SERVED = ARGUMENTS | {"levelled": True}
 
 
 def finished_run(folder: Path, **changes: Tensor) -> Path:
@@ -40,7 +41,7 @@ def finished_run(folder: Path, **changes: Tensor) -> Path:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     folder = tmp_path_factory.mktemp("export")
-    return folder / "weights", export(finished_run(folder / "run"), "tiny", folder / "weights", tile=256)
+    return folder / "weights", export(finished_run(folder / "run"), "tiny", folder / "weights", tile=256, flats=1)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def session(exported: tuple[Path, Manifest]) -> onnxruntime.InferenceSession:
 def test_the_onnx_file_computes_what_torch_computes(
     exported: tuple[Path, Manifest], session: onnxruntime.InferenceSession, shape: tuple[int, int, int]
 ) -> None:
-    network = build("fast", ARGUMENTS).eval()
+    network = build("fast", SERVED).eval()
     network.load_state_dict(load_file(exported[0] / "model.safetensors"))
     rng = np.random.default_rng(0)
     number, height, width = shape
@@ -84,7 +85,7 @@ def test_weights_are_stored_as_float16_and_nothing_else_is(exported: tuple[Path,
     model = onnx.load(exported[0] / "model.onnx")
     halves = [i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT16]
     stored = sum(numpy_helper.to_array(i).size for i in halves)
-    assert stored == sum(p.numel() for p in build("fast", ARGUMENTS).parameters() if p.numel() >= 64)
+    assert stored == sum(p.numel() for p in build("fast", SERVED).state_dict().values() if p.numel() >= 64)
     floats = [i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT]
     assert all(numpy_helper.to_array(i).size < 64 for i in floats)
     assert {i.type.tensor_type.elem_type for i in [*model.graph.input, *model.graph.output]} == {TensorProto.FLOAT}
@@ -97,7 +98,7 @@ def test_weights_are_stored_as_float16_and_nothing_else_is(exported: tuple[Path,
 def test_the_manifest_is_one_the_daemon_accepts_and_the_folder_denoises(exported: tuple[Path, Manifest]) -> None:
     folder, made = exported
     assert manifest.load(folder) == made
-    assert (made.name, made.network, made.arguments, made.tile) == ("tiny", "fast", ARGUMENTS, 256)
+    assert (made.name, made.network, made.arguments, made.tile) == ("tiny", "fast", SERVED, 256)
     assert made.align == FastDenoiser.stride
     assert made.halo % 32 == 0
     assert made.training["steps"] == 5
@@ -131,7 +132,7 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
 def test_an_export_that_fails_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(tmp_path / "run")
     served = tmp_path / "weights"
-    export(run, "tiny", served, tile=256)
+    export(run, "tiny", served, tile=256, flats=1)
     before = {path.name: path.read_bytes() for path in served.iterdir()}
 
     def broken(*_: object) -> None:
@@ -139,7 +140,7 @@ def test_an_export_that_fails_leaves_what_was_served(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("engine_build.export.to_onnx", broken)
     with pytest.raises(OSError, match="No space"):
-        export(run, "tiny", served, tile=256)
+        export(run, "tiny", served, tile=256, flats=1)
     assert {path.name: path.read_bytes() for path in served.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "weights"]
 
@@ -158,7 +159,7 @@ def test_released_weights_are_never_replaced(
 
 def test_tiles_that_the_halo_would_eat_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave nothing inside a halo"):
-        export(finished_run(tmp_path / "run"), "tiny", tmp_path / "weights", tile=64)
+        export(finished_run(tmp_path / "run"), "tiny", tmp_path / "weights", tile=64, flats=1)
 
 
 @pytest.mark.parametrize("record", [None, "{}", "no json", '{"recipe": {"arguments": {"depth": 3}}}'])

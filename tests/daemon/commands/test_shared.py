@@ -32,7 +32,7 @@ def test_the_settings_of_the_installed_service_are_found(unit: Path, command: tu
     assert used(*command) == Path("/etc/emdenoised/config.yaml")
     changed = unit.with_name("emdenoised.service.d") / "override.conf"
     changed.parent.mkdir()
-    changed.write_text("[Service]\nExecStart=\nExecStart=/opt/emdenoised run \"--config=/srv/my settings.yaml\"\n")
+    changed.write_text('[Service]\nExecStart=\nExecStart=/opt/emdenoised run "--config=/srv/my settings.yaml"\n')
     assert used(*command) == Path("/srv/my settings.yaml")
     assert used(*command, "--config", "mine.yaml") == Path("mine.yaml")
 

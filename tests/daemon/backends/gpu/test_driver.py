@@ -121,9 +121,7 @@ def test_libcuda_is_asked_in_a_process_of_its_own(
     assert str(tmp_path) not in maps, "it was loaded here"
 
 
-def test_one_that_crashes_or_hangs_is_one_that_does_not_answer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_one_that_crashes_or_hangs_is_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "probe.py"
     monkeypatch.setattr(driver, "PROBE", program)
     program.write_text("import os; os.kill(os.getpid(), 11)")

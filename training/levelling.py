@@ -1,0 +1,65 @@
+"""Measures the regular pattern that a fast network leaves on flat fields, and makes the network subtract it.
+
+On a flat field a network with strides adds a faint pattern of their period: a thousandth of the noise, far too faint to
+move any loss, but a spot in the spectrum. What remains of it after the finish (`training.losses.grid`) hardly depends
+on anything but the noise level; so it is measured once, on more pixels than any training sees, and subtracted.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daemon.counts.scaling import noise_units
+from training.network import FastDenoiser, pattern_terms
+
+COUNTS = (0.2, 0.35, 0.5, 0.7, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 200.0, 1000.0, 5000.0)
+"""Mean counts per pixel of the flat fields."""
+SIDE, MARGIN = 512, 64
+"""Side of the flat fields and width of the border that is left out, pixels."""
+FRAMES = 48
+"""Flat fields of each mean: the pattern is measured to about 5e-5 of the noise."""
+
+
+@torch.no_grad()
+def level(network: FastDenoiser, frames: int = FRAMES, seed: int = 0) -> None:
+    """Set the network's `pattern` to what it leaves on `frames` flat fields of each of `COUNTS`, by least squares.
+
+    Raises ValueError for a network that is not made with `levelled`.
+    """
+    if not network.levelled:
+        raise ValueError("this network has no pattern to set; build it with levelled=True")
+    network.eval()
+    network.pattern.zero_()
+    terms, patterns = [], []
+    for counts in COUNTS:
+        rng = np.random.default_rng([seed, round(100 * counts)])
+        fields = list(_patterns(network, rng, counts, frames))
+        noise = torch.stack([level for level, _ in fields]).mean()
+        terms.append(pattern_terms(noise.reshape(1, 1, 1, 1)).flatten())
+        patterns.append(torch.stack([pattern for _, pattern in fields]).mean(0).flatten())
+    found = torch.linalg.lstsq(torch.stack(terms).double(), torch.stack(patterns)).solution
+    network.pattern.copy_(found.T[..., None, None])
+
+
+def pattern_of(network: FastDenoiser, counts: float, frames: int, seed: int) -> Tensor:
+    """The average cell (period, period), less its mean, of flat fields of so many counts, in units of their noise."""
+    rng = np.random.default_rng(seed)
+    return torch.stack([pattern for _, pattern in _patterns(network, rng, counts, frames)]).mean(0)
+
+
+@torch.no_grad()
+def _patterns(
+    network: FastDenoiser, rng: np.random.Generator, counts: float, frames: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Noise level and pattern of one flat field after another."""
+    inner = slice(MARGIN, SIDE - MARGIN)
+    cells = (SIDE - 2 * MARGIN) // network.period
+    for _ in range(frames):
+        field = rng.poisson(counts, (SIDE, SIDE)).astype(np.float32)
+        scaling = noise_units(float(field.mean(dtype=np.float64)))
+        units, noise = torch.from_numpy(scaling.to_units(field))[None, None], torch.tensor(scaling.level)
+        out = network(units, noise.reshape(1, 1, 1, 1))[0, 0, inner, inner].double()
+        cell = out.reshape(cells, network.period, cells, network.period).mean((0, 2))
+        yield noise.double(), cell - cell.mean()

@@ -243,7 +243,7 @@ class Watcher:
         try:
             found = self._root.stat()
         except OSError as error:
-            raise FolderGoneError(f"{self._root}: the drop folder is not there: {_words(error)}") from error
+            raise FolderGoneError(f"{self._root}: the drop folder is missing: {_words(error)}") from error
         # A share may not keep inode numbers; it is polled, so only its device matters.
         identity = (found.st_dev, 0 if self._network else found.st_ino)
         if identity != self._identity:

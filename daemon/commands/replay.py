@@ -24,7 +24,7 @@ from daemon.errors import MicrographError, TransientError, UsageError, WeightsEr
 from daemon.files import write_whole
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job
+from daemon.ledger.job import Job
 from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
 from daemon.output import paths

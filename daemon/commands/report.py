@@ -18,7 +18,7 @@ from daemon.commands.shared import open_ledger, settings_of
 from daemon.counts.reason import SESSION
 from daemon.errors import MicrographError
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job
+from daemon.ledger.job import Job
 from daemon.output import paths
 from daemon.output.record import Record, VerdictFound, WeightsUsed, own_record
 from daemon.settings.config import Config

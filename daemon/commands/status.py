@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from daemon.commands.shared import open_ledger, settings_file, settings_of
 from daemon.commands.terminal import coloured, wrapped
-from daemon.ledger.jobs import Job
+from daemon.ledger.job import Job
 from daemon.logs import one_line, without_paths
 
 

@@ -7,55 +7,21 @@ again, and an image already written is adopted by its JSON.
 
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from daemon.ledger.connection import Connection
 from daemon.ledger.database import LedgerError, Mode
+from daemon.ledger.job import Job, State, from_row
 from daemon.settings.config import Retry
 from daemon.settings.names import folded
 
-State = Literal["pending", "running", "retry", "done", "quarantined"]
 _HELD = "9e999"
 """Infinity in SQL: `not_before` of jobs whose reader is not installed."""
 _WORST_FIRST = ("reject", "check", "good")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One revision of one file. Times are seconds of the wall clock; `timings` are seconds by step."""
-
-    id: int
-    path: str
-    """Relative to the drop folder; bytes that are not UTF-8 as surrogates (PEP 383)."""
-    revision: int
-    """1, 2, ...: counts the versions of this file that were processed."""
-    size: int
-    mtime_ns: int
-    sha256: str | None
-    """Of the file; of its first section, where sections are processed one by one."""
-    state: State
-    live: bool
-    attempts: int
-    not_before: float
-    error: str | None
-    warning: str | None
-    profile: str | None
-    timings: Mapping[str, float]
-    output: str | None
-    created: float
-    updated: float
-    sections: int = 0
-    """How many sections of a stack are done, where they are processed one by one."""
-    verdict: str | None = None
-    """Of the result: good, check or reject."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Figures of the result's record for lists of micrographs (`record.Record.summary`)."""
 
 
 class Ledger(Connection):
@@ -383,7 +349,7 @@ class Ledger(Connection):
         return jobs[0] if jobs else None
 
     def _many(self, query: str, *values: Any) -> list[Job]:
-        return [_job(row) for row in self._db.execute(query, values)]
+        return [from_row(row) for row in self._db.execute(query, values)]
 
 
 def _worse(one: str | None, other: str | None) -> str | None:
@@ -393,13 +359,3 @@ def _worse(one: str | None, other: str | None) -> str | None:
 def _text(text: str | None) -> str | None:
     """Text that SQLite stores: a message may hold a file's name with surrogates, which it does not take."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values = dict(row)
-    values["path"] = os.fsdecode(row["path"])
-    values["output"] = None if row["output"] is None else os.fsdecode(row["output"])
-    values["mtime_ns"] = int(row["mtime_ns"])
-    values["live"] = bool(row["live"])
-    values["timings"], values["facts"] = json.loads(row["timings"]), json.loads(row["facts"])
-    return Job(**values)

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
 from daemon.errors import UsageError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.settings.names import folded
 
 PAUSE_SECONDS = 4 * 3600.0

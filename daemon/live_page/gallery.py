@@ -25,7 +25,7 @@ from daemon import __version__
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import ResultFile, open_result
-from daemon.ledger.jobs import Job
+from daemon.ledger.job import Job
 from daemon.live_page import pictures
 from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Pixels

@@ -24,7 +24,8 @@ from daemon import __version__
 from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerError
-from daemon.ledger.jobs import Job, Ledger, State
+from daemon.ledger.job import Job, State
+from daemon.ledger.jobs import Ledger
 from daemon.live_page import pictures
 from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request

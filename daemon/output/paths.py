@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from daemon import formats
-from daemon.ledger.jobs import Job
+from daemon.ledger.job import Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from daemon.errors import EmdenoisedError, TransientError
 from daemon.ledger.database import LedgerReplacedError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.logs import without_paths
 from daemon.service.metrics import Metrics
 

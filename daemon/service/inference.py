@@ -14,7 +14,7 @@ from daemon.backends.manifest import Weights
 from daemon.backends.protocol import Backend
 from daemon.counts.plane import Denoised, Plane
 from daemon.errors import BackendError, MicrographError
-from daemon.ledger.jobs import Job
+from daemon.ledger.job import Job
 from daemon.service.steps import Work
 from daemon.settings.config import BackendConfig
 

@@ -12,7 +12,8 @@ from daemon.counts.plane import Denoised
 from daemon.errors import MicrographError, ReaderMissingError, StorageError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerUnavailableError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.output import paths, writing
 from daemon.output.disk import Mounted
 from daemon.service import raw_file, sections, steps

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from daemon.errors import EmdenoisedError
-from daemon.ledger.jobs import State
+from daemon.ledger.job import State
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 VERDICTS = ("good", "check", "reject")

@@ -28,7 +28,8 @@ from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import rosettasciio
 from daemon.ledger.database import LedgerReplacedError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.live_page.server import Health
 from daemon.output.disk import clean_temporary
 from daemon.service import session_weights

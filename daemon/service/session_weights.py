@@ -10,7 +10,8 @@ from daemon.backends import manifest
 from daemon.backends.manifest import Weights
 from daemon.errors import WeightsError
 from daemon.ledger import sessions
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -110,7 +110,7 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
         is_folder = stat.S_ISDIR(drop.stat().st_mode)
     except FileNotFoundError as error:
         raise TransientError(
-            f"{drop}: the drop folder is not there; mount the share it is on, or create it (--create-drop)"
+            f"{drop}: the drop folder is missing; mount the share it is on, or create it (--create-drop)"
         ) from error
     except OSError as error:
         raise _kind(error)(
@@ -146,7 +146,7 @@ def _create(name: str, folder: Path, parents: bool) -> None:
     try:
         if not parents and not folder.parent.is_dir():
             raise TransientError(
-                f"{folder}: the {name} folder cannot be created because {folder.parent} is not there; "
+                f"{folder}: the {name} folder cannot be created because {folder.parent} is missing; "
                 "mount the share it is on, or create it"
             )
         folder.mkdir(parents=parents, exist_ok=True)

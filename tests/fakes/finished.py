@@ -10,7 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from daemon import formats
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.micrograph import Image, Micrograph
 from daemon.output import writing
 from daemon.output.record import Record

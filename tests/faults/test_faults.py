@@ -27,7 +27,8 @@ from daemon.backends import manifest
 from daemon.backends.gpu import provision
 from daemon.backends.gpu.engine import load_manifest, manifest_of
 from daemon.errors import ConfigError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.settings.config import BackendConfig
 
 

@@ -48,7 +48,7 @@ class Gate(BaseModel):
 
 
 class EngineManifest(BaseModel):
-    """Written beside every engine, and last: an engine without one is not there."""
+    """Written beside every engine, and last: an engine without one does not count."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -137,7 +137,7 @@ def load_manifest(engine: Path) -> EngineManifest:
     except ValidationError as error:
         raise WeightsError(f"{path}: not a manifest this version understands; build the engine again") from error
     if not engine.is_file():
-        raise WeightsError(f"{engine}: is not there, though its manifest is; build it again")
+        raise WeightsError(f"{engine}: is missing, though its manifest exists; build it again")
     if sha256(engine) != manifest.engine_sha256:
         raise WeightsError(f"{engine}: damaged, or not the engine its manifest describes; build it again")
     return manifest

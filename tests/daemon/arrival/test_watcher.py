@@ -346,7 +346,7 @@ def test_an_outage_is_degraded_with_growing_pauses_and_ends_by_itself(
             watcher.wait(until=before)
             pauses.append(clock.now - before)
         assert pauses == pytest.approx([1, 2, 4, 8, 16, LONGEST_BACK_OFF, LONGEST_BACK_OFF, LONGEST_BACK_OFF])
-        assert state(watcher) == "degraded" and "is not there" in watcher.health.detail
+        assert state(watcher) == "degraded" and "is missing" in watcher.health.detail
         away.rename(drop)
         found = watcher.scan()
         assert found is not None and found.interrupted

@@ -20,7 +20,8 @@ from daemon import logs
 from daemon.backends import manifest
 from daemon.commands import command_line, main, replay, report, shared
 from daemon.commands import html as document
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.output.record import Record
 
 NASTY = "<img src=x onerror=alert(1)>.tif"

@@ -31,7 +31,8 @@ from daemon.ledger.database import (
     Mode,
     explain,
 )
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.settings.config import Retry
 
 ROOT = Path(__file__).parents[3]

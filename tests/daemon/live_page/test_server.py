@@ -258,7 +258,7 @@ def test_the_service_tells_what_it_did_and_how_it_is(site: Site, free_port: int)
     assert ask(free_port, "/healthz")[0] == 200
     site.drop.rename(site.root / "away")
     until(lambda: ask(free_port, "/healthz")[0] == 503)
-    assert "the drop folder is not there" in ask(free_port, "/healthz")[1]
+    assert "the drop folder is missing" in ask(free_port, "/healthz")[1]
     (site.root / "away").rename(site.drop)
     until(lambda: ask(free_port, "/healthz")[0] == 200)
     process.terminate()

@@ -9,7 +9,8 @@ import pytest
 
 from daemon.errors import StorageError
 from daemon.ledger.database import LedgerUnavailableError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.service.accounts import Accounts
 from daemon.service.blockage import Blockage
 from daemon.service.making import Making

@@ -380,8 +380,8 @@ def test_once_without_a_drop_folder_says_so(site: Site) -> None:
     process.terminate()
     assert process.wait(LIMIT) == 0
     first, *_ = site.said(process).splitlines()
-    assert f"{site.drop}: the drop folder is not there; mount the share it is on, or create it (--create-drop)" in first
+    assert f"{site.drop}: the drop folder is missing; mount the share it is on, or create it (--create-drop)" in first
     assert f"waiting for the drop folder {site.drop}, results go to" in site.said(process)
     status, said = site.finish("once")
-    assert status == 1 and "the drop folder is not there" in said
+    assert status == 1 and "the drop folder is missing" in said
     assert site.finish("once", "--create-drop")[0] == 0

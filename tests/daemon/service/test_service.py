@@ -28,7 +28,8 @@ from daemon.backends.manifest import Weights
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import BackendError, MicrographError, StorageError
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
-from daemon.ledger.jobs import Job, Ledger
+from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.output import writing
 from daemon.output.disk import Mounted
 from daemon.output.record import Raw

@@ -416,7 +416,7 @@ def made(write: Any, drop: str = "drop", output: str = "out", state: str = "deep
 
 def test_missing_folders_are_created_but_the_drop_folder_only_when_told(write: Any, tmp_path: Path) -> None:
     loaded = made(write)
-    with pytest.raises(TransientError, match="the drop folder is not there; mount the share"):
+    with pytest.raises(TransientError, match="the drop folder is missing; mount the share"):
         prepare_folders(loaded)
     assert (tmp_path / "out").is_dir() and (tmp_path / "deep/state").is_dir()
     assert not (tmp_path / "drop").exists()
@@ -430,7 +430,7 @@ def test_what_lies_on_a_vanished_share_is_not_made_anew(
     write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: str, output: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with pytest.raises(TransientError, match=r"share is not there; mount the share"):
+    with pytest.raises(TransientError, match=r"share is missing; mount the share"):
         prepare_folders(made(write, drop=drop, output=output), create_drop=True)
     assert not (tmp_path / "share").exists()
 

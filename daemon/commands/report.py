@@ -220,7 +220,7 @@ def _preview(image: Path) -> Picture.Image | None:
     """The preview beside a result, small enough for a page."""
     try:
         with (
-            formats.open_raw(paths.preview_path(image)) as stream,
+            formats.RawFile(paths.preview_path(image)).open() as stream,
             Picture.open(stream, formats=["PNG"]) as found,
         ):
             picture = found.convert("L")

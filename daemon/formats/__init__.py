@@ -1,7 +1,7 @@
 """Micrograph files: tests whether they are complete, reads and writes them. TIFF, MRC and vendors' formats.
 
 In: a path. Out: a `Micrograph`, or an error with the reason; raw files are only ever opened for reading.
-Front door: `probe`, `read`, `count`, `write`, `open_raw`; `decoder.Reader` runs codecs in a child process.
+Front door: `probe`, `read`, `count`, `write`, `RawFile`; `decoder.Reader` runs codecs in a child process.
 """
 
 import os
@@ -16,12 +16,23 @@ from daemon.errors import MicrographError
 from daemon.formats import data_bar, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
 from daemon.formats.reading import CodecNeededError, DamagedError, Extent, explained
 from daemon.formats.references import is_reference
-from daemon.formats.safe_open import open_raw
+from daemon.formats.safe_open import RawFile
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph, Pixels
 
-__all__ = ["SUFFIXES", "CodecNeededError", "Completeness", "Kind", "count", "in_the_way_of", "open_raw", "probe",
-           "read", "require_one_exposure", "write"]  # fmt: skip
+__all__ = [
+    "SUFFIXES",
+    "CodecNeededError",
+    "Completeness",
+    "Kind",
+    "RawFile",
+    "count",
+    "in_the_way_of",
+    "probe",
+    "read",
+    "require_one_exposure",
+    "write",
+]  # fmt: skip
 
 Kind = Literal["tiff", "mrc"]
 
@@ -67,13 +78,15 @@ class Completeness:
     reason: str = ""
 
 
-def probe(path: Path, below: Path | None = None) -> Completeness:
+def probe(file: Path | RawFile) -> Completeness:
     """Test a file by its headers and the end of its data, without loading the image.
 
-    A file of another kind counts as complete, so that `read` can report what it is. `below` as in `open_raw`.
+    A file of another kind counts as complete, so that `read` can report what it is.
     Raises TransientError if the file cannot be opened now, MicrographError if it never can.
     """
-    with explained(path), open_raw(path, below) as stream:
+    raw = RawFile.of(file)
+    path = raw.path
+    with explained(path), raw.open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         if not head.strip(b"\0"):
@@ -99,12 +112,11 @@ def probe(path: Path, below: Path | None = None) -> Completeness:
 
 
 def read(
-    path: Path,
+    file: Path | RawFile,
     max_pixels: int,
     section: int | None = None,
     *,
     decode: bool = True,
-    below: Path | None = None,
     references: bool = False,
 ) -> Micrograph:
     """Read one micrograph: a greyscale plane, or a stack of them summed; with `section` only that one, from 0.
@@ -114,10 +126,12 @@ def read(
     `pixels` is (H, W), native byte order, the file's own integers or floats (sums are widened). A plane of more
     than `max_pixels` is refused before memory is allocated. Raises MicrographError (damaged, not a micrograph, or of
     an unknown kind) or TransientError (locked, share gone); both name file, cause and remedy. Without `decode`, raises
-    CodecNeededError for compressed pixels, which `decoder` decodes in another process. `below` as in `open_raw`. With
-    `references` it also reads a camera's gain and dark references.
+    CodecNeededError for compressed pixels, which `decoder` decodes in another process. With `references` it also
+    reads a camera's gain and dark references.
     """
-    with explained(path), open_raw(path, below) as stream:
+    raw = RawFile.of(file)
+    path = raw.path
+    with explained(path), raw.open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
@@ -126,18 +140,18 @@ def read(
         elif kind == "mrc":
             micrograph = mrc.read(stream, path, size, max_pixels, section)
         elif (form := rosettasciio.recognised(head, path.suffix)) is not None:
-            micrograph = rosettasciio.read(stream, path, form, max_pixels, section, decode=decode, below=below)
+            micrograph = rosettasciio.read(stream, raw, form, max_pixels, section, decode=decode)
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
     if not references:
         _refuse_no_picture(path, micrograph)
-    micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), below)
+    micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), raw)
     if micrograph.pixel_size is not None:  # the .mdoc may state it
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)
     if not references:
-        micrograph = data_bar.located(micrograph, below)
+        micrograph = data_bar.located(micrograph, raw)
     expected = {name for names in SUFFIXES.values() for name in names if kind and name not in SUFFIXES[kind]}
     if path.suffix.lower() in expected:
         remark = f"its name ends in {path.suffix}, but it is {'a TIFF' if kind == 'tiff' else 'an MRC'} file"
@@ -145,9 +159,11 @@ def read(
     return micrograph
 
 
-def count(path: Path, below: Path | None = None) -> int | None:
+def count(file: Path | RawFile) -> int | None:
     """Number of sections of a TIFF or MRC file by its header; None for other formats. Raises as `read` does."""
-    with explained(path), open_raw(path, below) as stream:
+    raw = RawFile.of(file)
+    path = raw.path
+    with explained(path), raw.open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)

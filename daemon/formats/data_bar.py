@@ -8,13 +8,13 @@ image; a picture with noise never has so many equal pixels in each of its rows.
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.formats import safe_open, sidecars, tiff_tags
+from daemon.formats import sidecars, tiff_tags
+from daemon.formats.safe_open import RawFile
 from daemon.micrograph import Micrograph, Pixels
 
 _TALLEST = 0.4
@@ -48,22 +48,23 @@ def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
     return {}
 
 
-def located(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
+def located(micrograph: Micrograph, raw: RawFile) -> Micrograph:
     """The micrograph with its bar in `metadata["data_bar"]`: its first and last row, and source ("": suspected)."""
     if "data_bar" in micrograph.metadata:
         return micrograph
     height, width = micrograph.pixels.shape
     # Zeiss's tags state no height, but Zeiss's software draws a bar into the picture.
     by = "Zeiss tags and its look" if micrograph.metadata.get("pixel_size_from") == "Zeiss tags" else ""
-    found = _beside(micrograph.source, height, width, below) or _suspected(micrograph.pixels, by)
+    found = _beside(raw, height, width) or _suspected(micrograph.pixels, by)
     return replace(micrograph, metadata={**micrograph.metadata, **found}) if found else micrograph
 
 
-def _beside(path: Path, height: int, width: int, below: Path | None) -> dict[str, Any]:
+def _beside(raw: RawFile, height: int, width: int) -> dict[str, Any]:
     """The bar by the text file of JEOL or Hitachi (`name.txt`) or Tescan (`name-tif.hdr`) beside the image."""
+    path = raw.path
     ending = path.suffix.removeprefix(".")
     for name in (path.with_suffix(".txt").name, f"{path.stem}-{ending}.hdr", f"{path.stem}.hdr"):
-        data = safe_open.beside(path.with_name(name), below)
+        data = raw.beside(name)
         if data is None:
             continue
         text = sidecars.decoded(data, "latin-1")

@@ -27,6 +27,7 @@ import numpy as np
 
 from daemon import formats
 from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError, TransientError
+from daemon.formats.safe_open import RawFile
 from daemon.micrograph import Acquisition, Micrograph, PixelSize
 
 _ONE = 1 << 17
@@ -44,7 +45,7 @@ class Reader:
     """Reads micrographs of at most `max_pixels`; decoding one may take the processor `seconds`.
 
     Any number of threads may use it at once; each uses its own child, which is started at the first need and kept.
-    `close` ends the children. `below` as in `formats.open_raw`, `references` as in `formats.read`.
+    `close` ends the children. `below` as in `formats.RawFile`, `references` as in `formats.read`.
     """
 
     def __init__(
@@ -64,9 +65,8 @@ class Reader:
     def read(self, path: Path, section: int | None = None) -> Micrograph:
         """As `formats.read`; also raises MicrographError for a file that crashes its decoder."""
         try:
-            return formats.read(
-                path, self._max_pixels, section, decode=False, below=self._below, references=self._references
-            )
+            raw = RawFile(path, self._below)
+            return formats.read(raw, self._max_pixels, section, decode=False, references=self._references)
         except formats.CodecNeededError:
             pass
         with self._lock:
@@ -76,7 +76,7 @@ class Reader:
             child = None
         child = child or _Child(self._program)
         try:
-            return child.read(path, section, self._max_pixels, self._seconds, self._below, self._references)
+            return child.read(raw, section, self._max_pixels, self._seconds, self._references)
         finally:
             if child.sound:
                 with self._lock:
@@ -86,7 +86,7 @@ class Reader:
 
     def count(self, path: Path) -> int | None:
         """As `formats.count`."""
-        return formats.count(path, self._below)
+        return formats.count(RawFile(path, self._below))
 
     def close(self) -> None:
         """End the children; no thread may be reading."""
@@ -125,13 +125,13 @@ class _Child:
 
     def read(
         self,
-        path: Path,
+        raw: RawFile,
         section: int | None,
         max_pixels: int,
         seconds: float,
-        below: Path | None,
         references: bool,
     ) -> Micrograph:
+        path, below = raw.path, raw.below
         self.sound = False
         self._socket.settimeout(_PATIENCE * seconds)
         try:
@@ -214,7 +214,7 @@ def main() -> None:
         while request := parent.recv(_ONE):
             path, section, max_pixels, seconds, below, references = json.loads(request)
             _limit(max_pixels, seconds)
-            answer, descriptors = _answer(Path(path), section, max_pixels, below and Path(below), references)
+            answer, descriptors = _answer(RawFile(Path(path), below and Path(below)), section, max_pixels, references)
             try:
                 socket.send_fds(parent, [json.dumps(answer).encode()], descriptors)
             finally:
@@ -232,15 +232,10 @@ def _limit(max_pixels: int, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _answer(
-    path: Path,
-    section: int | None,
-    max_pixels: int,
-    below: Path | None,
-    references: bool,
-) -> tuple[dict[str, Any], list[int]]:
+def _answer(raw: RawFile, section: int | None, max_pixels: int, references: bool) -> tuple[dict[str, Any], list[int]]:
+    path = raw.path
     try:
-        one = formats.read(path, max_pixels, section, below=below, references=references)
+        one = formats.read(raw, max_pixels, section, references=references)
         descriptor = _share(one.pixels)
     except MemoryError:
         return _too_large(path), []

@@ -45,7 +45,7 @@ class ResultFile:
         if self.flipped:
             top, bottom = height - bottom, height - top
         length = (bottom - top) * width * self.dtype.itemsize
-        with explained(self.path), formats.open_raw(self.path) as stream:
+        with explained(self.path), formats.RawFile(self.path).open() as stream:
             stream.seek(self.offset + top * width * self.dtype.itemsize)
             data = stream.read(length)
         if len(data) != length:
@@ -66,7 +66,7 @@ def open_result(path: Path, shape: tuple[int, int], turns: Sequence[int] = ()) -
         return None
     height, width = shape
     flipped = bool(turns)
-    with explained(path), formats.open_raw(path) as stream:
+    with explained(path), formats.RawFile(path).open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(mrc.HEADER_BYTES)
         if mrc.recognised(head, path.suffix):

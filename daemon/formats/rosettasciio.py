@@ -33,6 +33,7 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
+from daemon.formats.safe_open import RawFile
 from daemon.formats.units import METRES, pixel_size, reciprocal
 from daemon.micrograph import Acquisition, Micrograph, Pixels, PixelSize
 
@@ -123,18 +124,20 @@ def extent(head: bytes, form: Format, size: int) -> Extent:
 
 def read(
     stream: BinaryIO,
-    path: Path,
+    raw: RawFile,
     form: Format,
     max_pixels: int,
     section: int | None = None,
     *,
     decode: bool = True,
-    below: Path | None = None,
 ) -> Micrograph:
-    """Read the one image in an open file, frames summed. Arguments and errors: as `tiff.read`, `safe_open.open_raw`.
+    """Read the one image in an open file, frames summed; `stream` is that of `raw`.
+
+    Arguments and errors: as `tiff.read`.
 
     Raises ReaderMissingError where RosettaSciIO is not installed.
     """
+    path = raw.path
     if not decode and installed():
         raise CodecNeededError
     try:
@@ -160,7 +163,7 @@ def read(
         try:
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             chosen, left_out = _choose(path, form, signals)
-            emi = sidecars.emi_beside(path, below) if form is _SER else None
+            emi = sidecars.emi_beside(raw) if form is _SER else None
             return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
         except (EmdenoisedError, MemoryError, DamagedError):
             raise

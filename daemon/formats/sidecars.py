@@ -3,10 +3,10 @@
 import html
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from daemon.formats import safe_open, stack
+from daemon.formats import stack
 from daemon.formats.reading import number
+from daemon.formats.safe_open import RawFile
 from daemon.formats.stack import Stack
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
@@ -29,10 +29,10 @@ class EmiRecord:
     """Whether the detector recorded a diffraction pattern."""
 
 
-def emi_beside(path: Path, below: Path | None = None) -> EmiRecord | None:
-    """The record of a .ser file in its .emi file (`name_1.ser`: `name.emi`), or None. `below`: see `safe_open`."""
-    match = re.fullmatch(r"(.*)_(\d+)\.ser", path.name, re.IGNORECASE)
-    data = safe_open.beside(path.with_name(f"{match[1]}.emi"), below) if match else None
+def emi_beside(raw: RawFile) -> EmiRecord | None:
+    """The record of a .ser file in its .emi file (`name_1.ser`: `name.emi`), or None."""
+    match = re.fullmatch(r"(.*)_(\d+)\.ser", raw.path.name, re.IGNORECASE)
+    data = raw.beside(f"{match[1]}.emi") if match else None
     return None if match is None or data is None else parse_emi(data, int(match[2]))
 
 
@@ -70,11 +70,11 @@ def decoded(data: bytes, otherwise: str = "utf-8") -> str:
     return data.decode("utf-8-sig" if data.startswith(b"\xef\xbb\xbf") else otherwise, "replace")
 
 
-def with_mdoc(micrograph: Micrograph, below: Path | None = None) -> Micrograph:
-    """The micrograph with facts of its .mdoc that its own header lacks. `below` as in `safe_open.open_raw`."""
-    path = micrograph.source
-    names = (path.with_name(f"{path.name}.mdoc"), path.with_suffix(".mdoc"))
-    data = next((found for name in names if (found := safe_open.beside(name, below))), None)
+def with_mdoc(micrograph: Micrograph, raw: RawFile) -> Micrograph:
+    """The micrograph with facts of its .mdoc that its own header lacks."""
+    path = raw.path
+    names = (f"{path.name}.mdoc", path.with_suffix(".mdoc").name)
+    data = next((found for name in names if (found := raw.beside(name))), None)
     if data is None:
         return micrograph
     section = int(micrograph.metadata.get("section", 1)) - 1

@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from daemon.errors import MicrographError
-from daemon.formats import open_raw
+from daemon.formats import RawFile
 from daemon.formats.units import METRES, convert
 from daemon.micrograph import Image, Pixels, PixelSize
 
@@ -96,7 +96,7 @@ def save(picture: Picture.Image, path: Path, writer: str) -> None:
 def written_by(path: Path) -> str | None:
     """The program that a PNG names as its writer; "None" if it names none; None if there is no such PNG."""
     try:
-        with open_raw(path) as stream, Picture.open(stream, formats=["PNG"]) as picture:  # never waits for a pipe
+        with RawFile(path).open() as stream, Picture.open(stream, formats=["PNG"]) as picture:  # never waits for a pipe
             return str(picture.info.get("Software"))
     except (FileNotFoundError, MicrographError):
         return None

@@ -236,7 +236,7 @@ def own_record(image: Path) -> Record | None:
 def read_record(path: Path) -> Record | None:
     """The record in a JSON file; None if it does not exist, is damaged or was written by another program."""
     try:
-        with formats.open_raw(path) as stream:  # a pipe of that name would hold the writer for ever
+        with formats.RawFile(path).open() as stream:  # a pipe of that name would hold the writer for ever
             content = json.loads(stream.read(_RECORD_LIMIT))  # what is longer is cut, and then no JSON
     except (FileNotFoundError, MicrographError, ValueError, RecursionError):
         return None

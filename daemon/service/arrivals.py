@@ -41,7 +41,7 @@ class Arrivals:
         drop = config.folders.drop
         self._tracker = Tracker(
             config.arrival,
-            lambda path: formats.probe(drop / path, drop),
+            lambda path: formats.probe(formats.RawFile(drop / path, drop)),
             lambda seen: ledger.known(seen.path, seen.size, seen.mtime_ns),
         )
         self._forgotten: deque[str] = deque()

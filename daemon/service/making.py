@@ -10,6 +10,7 @@ from daemon.backends.manifest import Weights
 from daemon.backends.protocol import OUT_OF_MEMORY
 from daemon.counts.plane import Denoised
 from daemon.errors import MicrographError, ReaderMissingError, StorageError, TransientError
+from daemon.formats import RawFile
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerUnavailableError
 from daemon.ledger.job import Job
@@ -61,7 +62,7 @@ class Making:
         path = self._config.folders.drop / job.path
         if job.sections or self.by_section(job.path):
             return self._read_section(job, path)
-        raw = raw_file.fingerprint(path, self._config.backend.max_pixels, self._config.folders.drop)
+        raw = raw_file.fingerprint(RawFile(path, self._config.folders.drop), self._config.backend.max_pixels)
         if (raw.size, raw.mtime_ns) != (job.size, job.mtime_ns):
             raise raw_file.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
         relative = PurePosixPath(job.path)

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from daemon import formats
 from daemon.errors import MicrographError, TransientError
 from daemon.files import digest
+from daemon.formats import RawFile
 from daemon.output.record import Raw
 
 LONGEST = 512
@@ -16,14 +16,16 @@ class ChangedError(TransientError):
     """The file has changed since it was registered; the scan registers it anew."""
 
 
-def fingerprint(path: Path, max_pixels: int, below: Path | None = None) -> Raw:
-    """Path, SHA-256, size and modification time of a raw file; `below` as in `formats.open_raw`.
+def fingerprint(file: Path | RawFile, max_pixels: int) -> Raw:
+    """Path, SHA-256, size and modification time of a raw file.
 
     Raises MicrographError if it is not a regular file or longer than any stack of `max_pixels` frames, TransientError
     if it cannot be read now.
     """
+    raw = RawFile.of(file)
+    path = raw.path
     try:
-        with formats.open_raw(path, below) as stream:
+        with raw.open() as stream:
             state = os.fstat(stream.fileno())
             if state.st_size > max_pixels * LONGEST:  # a sparse file costs nothing and would be read for hours
                 raise MicrographError(

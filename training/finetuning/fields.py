@@ -246,7 +246,7 @@ def _read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any
     """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be separated."""
     with explained(path):
         if micrograph.kind == "mrc":
-            with formats.open_raw(path) as stream:
+            with formats.RawFile(path).open() as stream:
                 layout = mrc.parse(stream.read(mrc.HEADER_BYTES))
             # Signed 16 bit may be unsigned by the micrograph's metadata.
             dtype = np.dtype(str(micrograph.metadata["dtype"])).newbyteorder(layout.dtype.byteorder)

@@ -15,6 +15,7 @@ from site_of_daemon import Site, until
 
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
+from daemon.formats import RawFile
 from daemon.formats.decoder import Reader
 from daemon.service import raw_file
 
@@ -26,7 +27,8 @@ import os, time
 from pathlib import Path
 from daemon import formats; from daemon.formats import decoder as reader
 real = formats.read
-def read(path, max_pixels, section=None, **options):
+def read(raw, max_pixels, section=None, **options):
+    path = raw.path
     if "crash" in path.name: os.abort()
     if "loop" in path.name:
         while True: pass
@@ -34,7 +36,7 @@ def read(path, max_pixels, section=None, **options):
     if "killed" in path.name: os.kill(os.getpid(), 9)
     if "defect" in path.name: raise KeyError("a defect")
     if "stuck" in path.name: time.sleep(3600)
-    return real(path, max_pixels, section, **options)
+    return real(raw, max_pixels, section, **options)
 formats.read = read
 reader.main()
 """
@@ -96,13 +98,13 @@ def test_no_link_is_followed_below_the_drop_folder_which_may_be_one_itself(
     path = drop / "sub" / "deeper" / name
     with Reader(LIMIT, PATIENT, below=drop) as reader:
         assert reader.read(path).pixels.size
-        assert raw_file.fingerprint(path, LIMIT, drop).size == path.stat().st_size
+        assert raw_file.fingerprint(RawFile(path, drop), LIMIT).size == path.stat().st_size
         (real / "sub").rename(real / "away")
         (real / "sub").symlink_to(secret)
         for use in (
             reader.read,
-            lambda path: raw_file.fingerprint(path, LIMIT, drop),
-            lambda path: formats.probe(path, drop),
+            lambda path: raw_file.fingerprint(RawFile(path, drop), LIMIT),
+            lambda path: formats.probe(RawFile(path, drop)),
         ):
             with pytest.raises(MicrographError, match="lies behind one"):
                 use(path)

@@ -27,6 +27,7 @@ from daemon.backends.gpu import provision
 from daemon.backends.manifest import Weights
 from daemon.counts.plane import Denoised, Plane, Prepared
 from daemon.errors import BackendError, MicrographError, StorageError
+from daemon.formats import RawFile
 from daemon.ledger.database import LedgerReplacedError, LedgerUnavailableError
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
@@ -344,10 +345,10 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
     gone = threading.Event()
     real = raw_file.fingerprint
 
-    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
+    def fingerprint(file: RawFile, limit: int) -> Raw:
         if gone.is_set():
             assert gate.wait(LIMIT)
-        return real(path, limit, below)
+        return real(file, limit)
 
     for number in range(3):
         bench.write(f"{number}.tif", number)
@@ -518,12 +519,12 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
     real, calls = raw_file.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
+    def fingerprint(file: RawFile, limit: int) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise steps.TransientError(f"{path}: locked")
-        return real(path, limit, below)
+            raise steps.TransientError(f"{file.path}: locked")
+        return real(file, limit)
 
     monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
     bench.write("a.tif")
@@ -749,10 +750,11 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
     module = {"fingerprint": raw_file, "read": steps.formats}[step]
     real = getattr(module, step)
 
-    def vanishing(path: Path, *arguments: Any, **options: Any) -> Any:
+    def vanishing(file: Path | RawFile, *arguments: Any, **options: Any) -> Any:
+        path = RawFile.of(file).path
         if path.name == "gone.tif" and not away.exists():
             path.rename(away)
-        return real(path, *arguments, **options)
+        return real(file, *arguments, **options)
 
     monkeypatch.setattr(module, step, vanishing)
     bench.write("gone.tif", 1)
@@ -771,12 +773,12 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = raw_file.fingerprint, 0
 
-    def fingerprint(path: Path, limit: int, below: Path) -> Raw:
+    def fingerprint(file: RawFile, limit: int) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise raw_file.ChangedError(f"{path}: was another one for a moment")
-        return real(path, limit, below)
+            raise raw_file.ChangedError(f"{file.path}: was another one for a moment")
+        return real(file, limit)
 
     monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
     bench.write("a.tif")

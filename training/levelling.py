@@ -14,11 +14,11 @@ from torch import Tensor
 from daemon.counts.scaling import noise_units
 from training.network import FastDenoiser, pattern_terms
 
-COUNTS = (0.2, 0.35, 0.5, 0.7, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 200.0, 1000.0, 5000.0)
+COUNTS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0, 10.0, 30.0, 100.0, 1000.0, 5000.0)
 """Mean counts per pixel of the flat fields."""
 SIDE, MARGIN = 512, 64
 """Side of the flat fields and width of the border that is left out, pixels."""
-FRAMES = 48
+FRAMES = 24
 """Flat fields of each mean: the pattern is measured to about 5e-5 of the noise."""
 
 

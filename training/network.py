@@ -245,12 +245,17 @@ def local_mean(x: Tensor, cell: int) -> Tensor:
     return out
 
 
-PATTERN_TERMS = 4
+PATTERN_KNOTS = (0.3, 0.45, 0.55, 0.61)
+"""Noise levels (of 2.4, 0.9, 0.5 and 0.3 counts) at which the slope of the pattern changes: steep at few counts."""
+PATTERN_HIGHEST = 0.66
+"""The noise level of 0.2 counts; above it the pattern is that of 0.2 counts."""
+PATTERN_TERMS = 2 + len(PATTERN_KNOTS)
 
 
 def pattern_terms(noise: Tensor) -> Tensor:
-    """(N, 1, H, W) noise levels → (N, `PATTERN_TERMS`, H, W): their powers 0, 1, 2, …"""
-    return torch.cat([torch.ones_like(noise), noise, noise.square(), noise**3], 1)
+    """(N, 1, H, W) noise levels → (N, `PATTERN_TERMS`, H, W): 1, the level, and how far it is beyond each knot."""
+    noise = noise.clamp(max=PATTERN_HIGHEST)
+    return torch.cat([torch.ones_like(noise), noise, *(F.relu(noise - knot) for knot in PATTERN_KNOTS)], 1)
 
 
 class FastDenoiser(nn.Module):
@@ -286,7 +291,7 @@ class FastDenoiser(nn.Module):
     stride = cell
 
     pattern: Tensor
-    """(period², `PATTERN_TERMS`, 1, 1): for each pixel of a cell of the grid, a polynomial of the noise level."""
+    """(period², `PATTERN_TERMS`, 1, 1): for each pixel of a cell of the grid, a function of the noise level."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -24,7 +25,7 @@ class CpuBackend:
 
     Args:
         folder, manifest: the weights.
-        threads: processor threads; 0 for all.
+        threads: processor threads; 0 for all cores, auto for all but one.
         tile, halo: sides in pixels; None or 0 for the manifest's.
         batch: tiles computed at once.
         blend: pixels over which neighbouring tiles cross-fade; 0 cuts.
@@ -36,7 +37,7 @@ class CpuBackend:
         folder: Path,
         manifest: Manifest,
         *,
-        threads: int = 0,
+        threads: int | Literal["auto"] = 0,
         tile: int = 0,
         halo: int | None = None,
         batch: int = 1,
@@ -44,7 +45,8 @@ class CpuBackend:
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = max(1, cores - 1) if threads == "auto" else threads or cores
         options.log_severity_level = 4
         # Idle threads must sleep: on a microscope PC the acquisition software needs the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

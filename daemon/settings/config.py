@@ -115,8 +115,8 @@ class BackendConfig(Group):
     kind: Literal["auto", "cpu", "tensorrt"] = "auto"
     """auto: TensorRT where there is an NVIDIA card, else the CPU; decided once, at start. A card that does not
     answer is an error."""
-    threads: int = Field(default=0, ge=0, le=1024)
-    """Processor cores the network may use; 0: all."""
+    threads: int | Literal["auto"] = "auto"
+    """Processor cores the network may use; auto: all but one, which the microscope's own software keeps; 0: all."""
     tile: int = Field(default=0, ge=0, le=8192)
     """Side of the square tiles a micrograph is cut into, pixels; 0: on a GPU what fits it, else the weights' own."""
     batch: int = Field(default=1, ge=1, le=256)
@@ -133,6 +133,13 @@ class BackendConfig(Group):
     """Larger micrographs, in pixels, are quarantined instead of filling the memory."""
     decode_seconds: Seconds = 60.0
     """A compressed micrograph that takes the processor longer to decode is quarantined."""
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _cores(cls, threads: object) -> object:
+        if threads == "auto" or (type(threads) is int and 0 <= threads <= 1024):
+            return threads
+        raise ValueError("must be auto (all cores but one), 0 (all) or a number up to 1024; the default is auto")
 
     @field_validator("tile", mode="after")
     @classmethod

@@ -159,7 +159,7 @@ def test_what_cannot_be_denoised_is_refused_in_words(denoiser: Denoiser, image: 
         ({"gain": None}, "gain = None: must be a number"),
         ({"gain": True}, "gain = True: must be a number"),
         ({"passes": 2}, "passes = 2: .*1 or 8"),
-        ({"threads": -1}, "threads = -1: .*greater than or equal to 0"),
+        ({"threads": -1}, r"threads = -1: .*must be auto \(all cores but one\), 0 \(all\) or a number up to 1024"),
         ({"weights": ""}, "weights = '': .*at least 1 character"),
         ({"weights": Profile(name="low"), "gain": 2.0}, "gain = 2.0: the profile states the gain already"),
         ({"weights": Profile(name="low"), "passes": 3}, "passes = 3: .*1 or 8"),

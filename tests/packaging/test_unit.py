@@ -47,6 +47,13 @@ def test_a_codec_that_is_killed_for_memory_does_not_stop_it() -> None:
     assert "\nOOMPolicy=continue\n" in UNIT.read_text()
 
 
+def test_the_microscopes_own_software_comes_first_and_the_memory_has_a_ceiling() -> None:
+    given = dict(re.findall(r"^(\w+)=(\S+)$", UNIT.read_text(), re.MULTILINE))
+    assert int(given["Nice"]) > 0
+    assert int(given["CPUWeight"]) < 100 > int(given["IOWeight"]), "100 is systemd's weight of everything else"
+    assert given["MemoryHigh"] == "60%" and given["MemoryMax"] == "75%"
+
+
 def test_nobody_else_sees_its_state() -> None:
     assert "\nStateDirectoryMode=0700\n" in UNIT.read_text()
 

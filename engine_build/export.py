@@ -127,18 +127,24 @@ def as_half(name: str, value: Tensor) -> Tensor:
     return half
 
 
+WORSE = {"worse": "made the weights worse", "mixed": "made the weights better at some doses and worse at others"}
+"""Verdicts on a fine-tuning (`training.finetuning.before_after`) with which it is not exported."""
+
 FAST_TILE = 2912
 """Side of the largest tiles on which the processor serves the fast network, pixels: about 200 bytes of memory for each
 pixel, and at most a seventh of the work is done twice for the overlap. The paper's takes what it was trained with."""
 
 
-def export(run: Path, name: str, out: Path, tile: int = 0, flats: int = levelling.FRAMES) -> Manifest:
+def export(
+    run: Path, name: str, out: Path, tile: int = 0, flats: int = levelling.FRAMES, *, force: bool = False
+) -> Manifest:
     """Make the weights folder `out` from a finished training run; returns its manifest.
 
     `tile`: side of the tiles to serve, pixels; 0 for the network's usual one. `flats`: flat fields of each dose on
     which the fast network's pattern is measured (`training.levelling`). A network trained by the paper's
     protocol is served as it was trained: every tile scaled to [0, 1] by its own extremes. Raises ConfigError for a
-    folder that is no finished run, and ValueError, before `out` is touched, for a weight that float16 cannot hold.
+    folder that is no finished run, for a fine-tuning that made things worse unless `force`, and ValueError,
+    before `out` is touched, for a weight that float16 cannot hold.
     """
     try:
         record: dict[str, Any] = json.loads((run / "record.json").read_text())
@@ -154,6 +160,11 @@ def export(run: Path, name: str, out: Path, tile: int = 0, flats: int = levellin
         raise ConfigError(
             f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
         ) from error
+    if (effect := record.get("before_after", {}).get("verdict")) in WORSE and not force:
+        raise ConfigError(
+            f"{run}: on held-out files this fine-tuning {WORSE[effect]} (figures: its report); train on more or other "
+            "micrographs, or export it all the same with --force"
+        )
     # Round first, so that all measurements are of the shipped weights.
     try:
         loaded = load_file(run / "model.safetensors")
@@ -224,9 +235,10 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of a finished `python -m training fit`")
     parser.add_argument("--name", required=True, help="what the weights are called in config.yaml")
     parser.add_argument("-o", "--out", type=Path, required=True, help="weights folder to write")
+    parser.add_argument("--force", action="store_true", help="also what a fine-tuning made worse on held-out files")
     options = parser.parse_args()
     try:
-        manifest = export(options.run, options.name, options.out)
+        manifest = export(options.run, options.name, options.out, force=options.force)
     except (ConfigError, ValueError, OSError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(f"{options.out}: tile {manifest.tile}, halo {manifest.halo}")

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import sys
 
 from daemon.errors import EmdenoisedError
 
@@ -22,11 +23,14 @@ COMMANDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
+    chosen = next((word for word in sys.argv[1:] if word in COMMANDS), None)
     for name, (where, summary) in COMMANDS.items():
-        module = importlib.import_module(where)
-        command = commands.add_parser(name, help=summary, description=(module.__doc__ or summary).split("\n\n")[0])
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command = commands.add_parser(name, help=summary)
+        if name == chosen:  # the others may need libraries that are not installed
+            module = importlib.import_module(where)
+            command.description = (module.__doc__ or summary).split("\n\n")[0]
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:

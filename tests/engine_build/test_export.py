@@ -108,6 +108,17 @@ def test_the_manifest_is_one_the_daemon_accepts_and_the_folder_denoises(exported
         assert denoiser.denoise(image).shape == image.shape
 
 
+@pytest.mark.parametrize("verdict", ["worse", "mixed"])
+def test_what_a_fine_tuning_made_worse_is_exported_by_force_only(tmp_path: Path, verdict: str) -> None:
+    run = finished_run(tmp_path / "run")
+    record = json.loads((run / "record.json").read_text()) | {"before_after": {"verdict": verdict}}
+    (run / "record.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"run: on held-out files this fine-tuning made the weights .*worse.*--force"):
+        export(run, "tiny", tmp_path / "weights", flats=1)
+    assert not (tmp_path / "weights").exists()
+    assert export(run, "tiny", tmp_path / "weights", flats=1, force=True).name == "tiny"
+
+
 def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_path: Path) -> None:
     torch.manual_seed(0)
     arguments = {"width": 1 / 32}

@@ -297,3 +297,15 @@ def test_the_command_says_so_without_a_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nowhere: no such folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_help_and_the_training_need_no_library_of_the_evaluation() -> None:
+    """Whoever installed the extra `train` alone has neither OpenCV, SciPy nor scikit-image."""
+    program = (
+        "import runpy, sys\n"
+        "for name in ('cv2', 'scipy', 'skimage', 'bm3d'): sys.modules[name] = None\n"
+        "runpy.run_module('training', run_name='__main__', alter_sys=True)"
+    )
+    for words, said in ((["--help"], "evaluate"), (["fit", "--help"], "--budget-minutes")):
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and said in done.stdout, done.stderr

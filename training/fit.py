@@ -220,11 +220,11 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
     """The recipe's simulated scenes, from the cache if the same code has made them before."""
     side = max(SCENE_SIDE, recipe.crop)
     what = [simulate.fingerprint(), recipe.seed, recipe.scenes, side]
-    key = f"scenes-{store.key_of(*what)}"
+    key = f"marked-{store.key_of(*what)}"
     if found := store.get(cache, key):
         return found[0]
     log.info("simulating %d scenes of %d × %d pixels", recipe.scenes, side, side)
-    return store.put(cache, key, simulate.bank(recipe.seed, recipe.scenes, side), {"what": what})
+    return store.put(cache, key, simulate.marked_bank(recipe.seed, recipe.scenes, side), {"what": what})
 
 
 def begin_from(network: nn.Module, start: Path) -> None:

@@ -49,6 +49,8 @@ class Recipe:
     """The worst such detector: terms of `training.data.exposure.Detector`, such as readout, psf, hot_pixels, x_rays."""
     flat: float = 0.0
     """Share of crops that are flat fields."""
+    emphasis: float = 0.0
+    """How much more a squared error weighs at the point defects and single atoms of simulated scenes."""
     loss: str = "balanced"
     grid: float = 0.0
     """Weight of the network's own pattern on flat fields, next to the loss (`losses.grid`)."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,14 +35,16 @@ def card_drawer(recipe: Recipe, stock: Stock) -> Drawer:
 
 def stock_of(truths: Sequence[Truth], scenes: Sequence[Image], device: torch.device) -> Stock:
     """All images on a device, 4 bytes a pixel; truths are drawn as often as by NumPy."""
-    return Stock.of(evened(truths), scenes, device)
+    images = [np.asarray(scene[..., 0] if scene.ndim == 3 else scene, np.float32) for scene in scenes]
+    return Stock.of(evened(truths), images, device)
 
 
 def drawn_on_card(where: Where | None, recipe: Recipe, device: torch.device) -> bool:
     """Whether samples are drawn on the device. Raises ConfigError if `where` demands it and it is impossible."""
-    if recipe.protocol == "paper":
+    host_only = "the paper's protocol" if recipe.protocol == "paper" else "an emphasis on defects"
+    if recipe.protocol == "paper" or recipe.emphasis:
         if where == "card":
-            raise ConfigError("--draw card: the paper's protocol is drawn on the host only; leave --draw out")
+            raise ConfigError(f"--draw card: {host_only} is drawn on the host only; leave --draw out")
         return False
     return device.type == "cuda" if where is None else where == "card"
 
@@ -56,6 +59,7 @@ def _draw_of(recipe: Recipe) -> Draw:
         real_detector=recipe.real_detector,
         worst_detector=Detector(**recipe.detector),
         misjudged=recipe.misjudged,
+        emphasis=recipe.emphasis,
     )
 
 

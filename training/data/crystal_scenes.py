@@ -20,12 +20,21 @@ SHARPEST = 0.7
 """No column is narrower than this σ, pixels: no optics, and no sampling, would show it."""
 
 
+SITE = 0.35
+"""σ of the Gaussian that marks a defect's place, over the distance of nearest columns."""
+
+
 def atomic_columns(rng: np.random.Generator, side: int) -> Scene:
     """A crystal down a zone axis in incoherent contrast, bright or dark, on the haze of its own thickness."""
+    return columns_and_defects(rng, side)[0]
+
+
+def columns_and_defects(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
+    """`atomic_columns`, and where its point defects are: 1 at each, falling to 0."""
     crystal = draw(rng, side)
     width = max(SHARPEST, crystal.spacing * rng.uniform(0.08, 0.3))
     haze, far = rng.uniform(0, 0.6), crystal.spacing * rng.uniform(1.2, 3)
-    return finished(
+    image = finished(
         rng,
         image_of(
             crystal,
@@ -34,21 +43,33 @@ def atomic_columns(rng: np.random.Generator, side: int) -> Scene:
             jitter=rng.normal(0, rng.choice([0.0, rng.uniform(0.03, 0.3)]), side + 2 * MARGIN),
         ),
     )
+    return image, places(crystal, side)
 
 
 def lattice_fringes(rng: np.random.Generator, side: int) -> Scene:
     """A crystal in phase contrast: a lens of some defocus lets few beams and their harmonics through."""
+    return fringes_and_defects(rng, side)[0]
+
+
+def fringes_and_defects(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
+    """`lattice_fringes`, and where its point defects are."""
     crystal = draw(rng, side)
     defocus, shift = crystal.spacing**2 * rng.uniform(0, 1.2), rng.uniform(0, np.pi / 2)
     cutoff = min(rng.uniform(1.25, 3.5) / crystal.spacing, 0.3)
-    return finished(
+    image = finished(
         rng,
         image_of(crystal, side, lambda f2: np.sin(np.pi * defocus * f2 + shift) * np.exp(-((f2 / cutoff**2) ** 2))),
     )
+    return image, places(crystal, side)
 
 
 def single_atoms(rng: np.random.Generator, side: int) -> Scene:
     """Single atoms, pairs and clusters of some species on an amorphous film; no lattice at all."""
+    return atoms_and_places(rng, side)[0]
+
+
+def atoms_and_places(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
+    """`single_atoms`, and where they are."""
     width = log_uniform(rng, 0.8, 4.0)
     count = int(log_uniform(rng, 3, 200) * (side / 320) ** 2) + 1
     position = rng.uniform(0, side, (count, 2))
@@ -64,7 +85,21 @@ def single_atoms(rng: np.random.Generator, side: int) -> Scene:
     grain, coarse = rng.uniform(1.5, 8), rng.uniform(40, 200)
     film = log_uniform(rng, 0.01, 0.25) * smooth_field(rng, side, grain)
     film += rng.uniform(0, 0.3) * smooth_field(rng, side, coarse)
-    return stretch(_signed(rng, atoms + film))
+    return stretch(_signed(rng, atoms + film)), _marked(side, position, width, 0)
+
+
+def places(crystal: Crystal, side: int) -> Scene:
+    """Where the point defects of a crystal are, as an image (side, side) in [0, 1]."""
+    odd = np.zeros(len(crystal.position), bool) if crystal.odd is None else crystal.odd
+    return _marked(side, crystal.position[odd] + side / 2, SITE * crystal.spacing, MARGIN)
+
+
+def _marked(side: int, position: Real, width: float, margin: int) -> Scene:
+    canvas = side + 2 * margin
+    f2 = np.fft.fftfreq(canvas)[:, None] ** 2 + np.fft.rfftfreq(canvas)[None, :] ** 2
+    points = np.fft.rfft2(splat(canvas, position + margin, np.ones(len(position))))
+    marks = np.fft.irfft2(points * np.exp(-2 * (np.pi * width) ** 2 * f2), s=(canvas, canvas)) * 2 * np.pi * width**2
+    return np.asarray(marks[margin : canvas - margin, margin : canvas - margin].clip(0, 1), np.float32)
 
 
 def draw(rng: np.random.Generator, side: int) -> Crystal:

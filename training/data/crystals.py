@@ -6,6 +6,7 @@ Positions are (row, column) in pixels from the centre of the scene; brightness i
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data.drawing import Real, log_uniform
 
@@ -57,6 +58,8 @@ class Crystal:
     reach: float
     defects: tuple[str, ...] = ()
     """Names of the defects that it has."""
+    odd: NDArray[np.bool_] | None = None
+    """(n,) which columns have a point defect; None: none."""
 
 
 def draw_cell(rng: np.random.Generator) -> Cell:

@@ -32,11 +32,22 @@ def with_defects(rng: np.random.Generator, crystal: Crystal) -> Crystal:
         for name in rng.choice(list(EXTENDED), int(rng.integers(1, 3)), replace=False):
             crystal = _noted(EXTENDED[name](rng, crystal), str(name))
     if rng.random() < POINT_SHARE:
+        before = crystal
         kinds = rng.choice(list(POINT), int(rng.integers(1, 4)), replace=False)
         density = log_uniform(rng, *DENSITY)
         for name in kinds:
             crystal = _noted(POINT[name](rng, crystal, density / len(kinds)), str(name))
+        crystal = replace(crystal, odd=_changed(before, crystal))
     return crystal
+
+
+def _changed(before: Crystal, after: Crystal) -> NDArray[np.bool_]:
+    """Which columns differ from those before, or are new; point defects keep the order and append."""
+    count = len(before.position)
+    moved = (after.position[:count] != before.position).any(1)
+    return np.append(
+        moved | (after.brightness[:count] != before.brightness), np.ones(len(after.position) - count, bool)
+    )
 
 
 def _noted(crystal: Crystal, name: str) -> Crystal:

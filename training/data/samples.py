@@ -52,7 +52,8 @@ class Drawn(Protocol):
 class Batch:
     """Arrays (N, 1, S, S) float32 in noise units of the noisy crop's scaling; `level`, `weight` (N, 1, 1, 1).
 
-    `weight` turns an error in those units into one in the noise of the crop's own mean dose. In the paper's protocol
+    `weight` turns an error in those units into one in the noise of the crop's own mean dose; with an emphasis on
+    defects it is (N, 1, S, S), larger there. In the paper's protocol
     the units are those of the noisy crop scaled to [0, 1], `level` is 0 and `weight` is 1.
     """
 
@@ -92,6 +93,9 @@ class Draw:
     that of the whole micrograph."""
     real_detector: float = 0.0
     """Share of crops recorded by a detector that adds read-out noise, point spread and spikes."""
+    emphasis: float = 0.0
+    """How much more a squared error weighs at a point defect or a single atom, where scenes mark them: a network that
+    is asked for the least error removes what is rare."""
     worst_detector: Detector = IDEAL
     """Its read-out noise, point spread and spikes are uniform between none and these; gain and offset are these."""
     misjudged: float = 0.0
@@ -118,11 +122,12 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     """
     rng = np.random.default_rng([seed, step, index])
     versions, simulated = _versions(rng, draw.simulated, truths, scenes)
-    crop = regrade(rng, draw_crop(rng, versions, draw.side))
+    crop, places = _apart(draw_crop(rng, versions, draw.side))
+    crop = regrade(rng, crop)
     contrast = 1.0 if rng.random() < draw.full_contrast else _log_uniform(rng, draw.contrasts)
     dose = mean_dose(draw, rng, float(crop.mean()), simulated)
     if draw.flat and rng.random() < draw.flat:
-        crop, dose = np.full_like(crop, 0.5), _log_uniform(rng, draw.doses)
+        crop, dose, places = np.full_like(crop, 0.5), _log_uniform(rng, draw.doses), np.zeros_like(crop)
     detector = IDEAL
     if rng.random() < draw.real_detector:
         worst = draw.worst_detector
@@ -131,7 +136,15 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     frame = exp(rng.uniform(-STRANGEST, STRANGEST)) if rng.random() < draw.stranger else 1.0
     pixels, truth = expose(rng, crop, dose, contrast, detector)
     misjudged = exp(draw.misjudged * rng.standard_normal()) if draw.misjudged else 1.0
-    return in_noise_units(pixels, truth, frame, detector.noise, misjudged)
+    made = in_noise_units(pixels, truth, frame, detector.noise, misjudged)
+    return replace(made, weight=made.weight * np.sqrt(1 + draw.emphasis * places)) if draw.emphasis else made
+
+
+def _apart(crop: Image) -> tuple[Image, Image]:
+    """A crop, and the places of its defects, where it has them (H, W, 2)."""
+    if crop.ndim == 2:
+        return crop, np.zeros_like(crop)
+    return np.ascontiguousarray(crop[..., 0]), crop[..., 1]
 
 
 def batch(
@@ -167,11 +180,12 @@ def draw_crop(rng: np.random.Generator, versions: Sequence[Image], side: int) ->
     Smaller micrographs are continued by their mirror images.
     """
     image = versions[int(rng.integers(len(versions)))]
-    row, column = (int(rng.integers(max(extent - side, 0) + 1)) for extent in image.shape)
+    row, column = (int(rng.integers(max(extent - side, 0) + 1)) for extent in image.shape[:2])
     crop = image[row : row + side, column : column + side]
-    if crop.shape != (side, side):
-        _say_mirrored(image.shape, side)
-        crop = np.pad(crop, [(0, side - extent) for extent in crop.shape], mode="reflect")
+    if crop.shape[:2] != (side, side):
+        _say_mirrored(image.shape[:2], side)
+        missing = [(0, side - extent) for extent in crop.shape[:2]]
+        crop = np.pad(crop, [*missing, *[(0, 0)] * (crop.ndim - 2)], mode="reflect")
     crop = np.rot90(crop, int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]

@@ -11,12 +11,20 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.demo import specimen
-from training.data.crystal_scenes import atomic_columns, lattice_fringes, single_atoms
+from training.data.crystal_scenes import (
+    atomic_columns,
+    atoms_and_places,
+    columns_and_defects,
+    fringes_and_defects,
+    lattice_fringes,
+    single_atoms,
+)
 from training.data.drawing import Scene, filtered_noise, smooth_field, splat, stretch
 
 Generator = Callable[[np.random.Generator, int], Scene]
@@ -228,6 +236,26 @@ def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = T
     """`count` scenes, the families in turn by their `SHARES`; the same for the same arguments."""
     rng = np.random.default_rng(seed)
     return [families[name](rng, side) for name in islice(turns(families), count)]
+
+
+WITH_PLACES: dict[str, Callable[[np.random.Generator, int], tuple[Scene, Scene]]] = {
+    "atomic_columns": columns_and_defects,
+    "lattice_fringes": fringes_and_defects,
+    "single_atoms": atoms_and_places,
+}
+"""The families with defects or single atoms, which are marked in a second image."""
+
+
+def marked_bank(seed: int, count: int, side: int) -> list[NDArray[Any]]:
+    """The scenes of `bank` for training, (side, side, 2) float16 each: the image, and the places of its defects."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for name in islice(turns(TRAINING), count):
+        both = (
+            WITH_PLACES[name](rng, side) if name in WITH_PLACES else (TRAINING[name](rng, side), np.zeros((side, side)))
+        )
+        made.append(np.stack(both, -1).astype(np.float16))
+    return made
 
 
 def turns(families: Mapping[str, Generator]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data import crystals, defects
-from training.data.crystal_scenes import MARGIN, draw, image_of
+from training.data.crystal_scenes import MARGIN, draw, image_of, places
 from training.data.crystals import Crystal
 
 SIDE, WIDTH = 96, 1.5
@@ -144,3 +144,24 @@ def test_half_of_all_crystals_have_point_defects_in_half_to_ten_percent_of_their
     assert len(gone) > 20
     assert 0.002 < np.mean(gone)
     assert max(gone) < 0.1
+
+
+def test_the_places_of_point_defects_are_marked_and_no_others() -> None:
+    found = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        perfect = crystals.draw_perfect(rng, 80)
+        crystal = defects.with_defects(np.random.default_rng(seed), perfect)
+        marks = places(crystal, 100)
+        if crystal.odd is None:
+            assert not marks.any()
+            continue
+        found += 1
+        assert len(crystal.odd) == len(crystal.position)
+        for position in crystal.position[crystal.odd] + 50:
+            row, column = np.rint(position).astype(int)
+            if 0 <= row < 100 and 0 <= column < 100:
+                assert marks[row, column] > 0.5
+        away = np.hypot(*(np.argwhere(marks < 0.01)[:, None] - crystal.position[crystal.odd] - 50).transpose(2, 0, 1))
+        assert away.min() > 0.5 * crystal.spacing
+    assert found >= 3

@@ -193,3 +193,23 @@ def test_flat_crops_are_flat_at_any_dose_and_as_many_as_asked_for() -> None:
     some = batch(replace(SMALL, flat=0.3), TRUTHS, SCENES, 0, 0, range(40))
     flat = some.truth.max((1, 2, 3)) == some.truth.min((1, 2, 3))
     assert 4 <= flat.sum() <= 22
+
+
+def test_errors_at_marked_defects_weigh_more_and_nothing_else_changes() -> None:
+    scenes = simulate.marked_bank(4, 14, 160)
+    plain, heavy = (batch(Draw(side=128, simulated=1.0, emphasis=e), (), scenes, 7, 0, range(16)) for e in (0.0, 15.0))
+    for name in ("noisy", "truth", "level"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(heavy, name))
+    more = (heavy.weight / plain.weight) ** 2
+    assert more.shape == heavy.noisy.shape
+    assert more.min() == pytest.approx(1) and 8 < more.max() <= 16 * 1.001
+    assert 0.001 < np.mean(more > 4) < 0.2, "defects are rare"
+    flat = batch(Draw(side=128, simulated=1.0, emphasis=15.0, flat=1.0), (), scenes, 7, 0, range(16))
+    assert np.ptp(flat.weight, axis=(2, 3)).max() == 0, "a flat field has none"
+
+
+def test_crops_of_marked_scenes_are_those_of_the_images_alone() -> None:
+    scenes = simulate.marked_bank(5, 6, 96)
+    bare = [np.asarray(scene[..., 0], np.float32) for scene in scenes]
+    draw = Draw(side=128, simulated=1.0)  # larger than the scenes, which are continued
+    assert same(batch(draw, (), scenes, 3, 1, range(8)), batch(draw, (), bare, 3, 1, range(8)))

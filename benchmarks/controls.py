@@ -36,7 +36,7 @@ from training.validation import validator
 
 FINISH = 0.25
 SHIPPED = 'arguments={"widths": [32, 64, 128, 256], "blocks": [1, 1, 2, 2]}'
-DEEPER = 'arguments={"widths": [64, 64, 96, 128], "blocks": [1, 1, 1, 4]}'
+SHALLOWER = 'arguments={"widths": [64, 64, 96, 128], "blocks": [1, 1, 1, 1]}'
 OTHER_SEED = "seed=20182"
 
 
@@ -59,7 +59,7 @@ CONTROLS = {
     "new shape, other seed": Control((OTHER_SEED,), 10_000, defects=False),
     "new shape, defects": Control((), 10_000),
     "new shape, defects, other seed": Control((OTHER_SEED,), 10_000),
-    "deeper at the bottom, defects": Control((DEEPER,), 10_000),
+    "shallower at the bottom, defects": Control((SHALLOWER,), 10_000),
 }
 
 

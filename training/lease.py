@@ -225,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
 def scenes_of(recipe: Recipe, first: int) -> list[Image]:
     """The recipe's scenes from number `first` on, one piece, independent of the process."""
     seed = int(np.random.SeedSequence([recipe.seed, first]).generate_state(1)[0])
-    return simulate.bank(seed, min(SCENES_A_PIECE, recipe.scenes - first), max(SCENE_SIDE, recipe.crop))
+    return simulate.marked_bank(seed, min(SCENES_A_PIECE, recipe.scenes - first), max(SCENE_SIDE, recipe.crop))
 
 
 def compiles(recipe: Recipe, place: Place) -> bool:

@@ -7,7 +7,7 @@ same samples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, log
 
@@ -42,6 +42,8 @@ class Stock:
     """
 
     pixels: Tensor
+    places: Tensor
+    """Of the same shape, float16: where scenes mark point defects and single atoms; 0 elsewhere."""
     first: Tensor
     height: Tensor
     width: Tensor
@@ -50,7 +52,10 @@ class Stock:
 
     @staticmethod
     def of(truths: Sequence[Truth], scenes: Sequence[Image], device: torch.device) -> "Stock":
-        """Copy truths, each as often as it occurs in the list, and scenes. Raises ValueError if there are none."""
+        """Copy truths, each as often as it occurs in the list, and scenes (H, W), or (H, W, 2) if they mark defects.
+
+        Raises ValueError if there are none.
+        """
         if not truths and not scenes:
             raise ValueError("there is neither a truth nor a scene to draw from")
         images: list[Image] = []
@@ -61,15 +66,18 @@ class Stock:
                 images += truth.versions
         begin = len(images)
         images += scenes
-        height, width = torch.tensor([image.shape for image in images]).unbind(1)
+        height, width = torch.tensor([image.shape[:2] for image in images]).unbind(1)
         ends = (height * width).cumsum(0)
         first = ends - height * width
         pixels = torch.empty(int(ends[-1]), device=device)
-        for image, start in zip(images, first.tolist(), strict=True):
-            pixels[start : start + image.size] = torch.from_numpy(np.array(image, np.float32).reshape(-1))
+        places = torch.zeros(len(pixels), dtype=torch.float16, device=device)
+        for image, start, end in zip(images, first.tolist(), ends.tolist(), strict=True):
+            image, marks = samples.apart(image)
+            pixels[start:end] = torch.from_numpy(np.array(image, np.float32).reshape(-1))
+            places[start:end] = torch.from_numpy(np.array(marks, np.float16).reshape(-1))
         entries = torch.tensor([place[id(truth)] for truth in truths], dtype=torch.int64).reshape(-1, 2)
         first, height, width, entries = (values.to(device) for values in (first, height, width, entries))
-        return Stock(pixels, first, height, width, entries, (begin, len(images) - begin))
+        return Stock(pixels, places, first, height, width, entries, (begin, len(images) - begin))
 
 
 class Dice:
@@ -141,7 +149,7 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
     The same for the same arguments on the same kind of device.
     """
     dice = Dice(stock.pixels.device, len(indices), seed, step, indices[0])
-    crop, simulated = draw_crops(dice, draw, stock)
+    crop, places, simulated = draw_crops(dice, draw, stock)
     crop = regrade(dice, crop)
     contrast = torch.where(dice.chance(draw.full_contrast), 1.0, dice.log_uniform(draw.contrasts))
     dose = mean_doses(draw, dice, _mean(crop), simulated)
@@ -149,15 +157,20 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
         flat = dice.chance(draw.flat)
         crop = torch.where(_each(flat), 0.5, crop)
         dose = torch.where(flat, dice.log_uniform(draw.doses), dose)
+        places = torch.where(_each(flat), 0.0, places)
     cameras = draw_cameras(draw, dice)
     frame = torch.where(dice.chance(draw.stranger), dice.uniform(-samples.STRANGEST, samples.STRANGEST).exp(), 1.0)
     pixels, truth = expose(dice, crop, dose, contrast, cameras)
     misjudged = (draw.misjudged * dice.normal()).exp()
-    return in_noise_units(pixels, truth, frame, cameras, misjudged)
+    made = in_noise_units(pixels, truth, frame, cameras, misjudged)
+    if draw.emphasis:
+        made = replace(made, weight=made.weight * torch.sqrt(1 + draw.emphasis * places)[:, None])
+    return made
 
 
-def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> tuple[Tensor, Tensor]:
-    """Random crops (N, S, S) of random images, each in one of its eight symmetries, and a mask (N,) of simulated ones.
+def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> tuple[Tensor, Tensor, Tensor]:
+    """Random crops (N, S, S) of random images, each in one of its eight symmetries, the places of their defects, and a
+    mask (N,) of simulated ones.
 
     Smaller images are continued by their mirror images.
     """
@@ -175,7 +188,8 @@ def draw_crops(dice: Dice, draw: Draw, stock: Stock) -> tuple[Tensor, Tensor]:
     turned = _each(dice.chance(0.5))
     row, column = torch.where(turned, column, row), torch.where(turned, row, column)
     row, column = _reflected(row + _each(top), _each(height)), _reflected(column + _each(left), _each(width))
-    return stock.pixels[_each(stock.first[image]) + row * _each(width) + column], image >= begin
+    index = _each(stock.first[image]) + row * _each(width) + column
+    return stock.pixels[index], stock.places[index].float(), image >= begin
 
 
 def regrade(dice: Dice, crop: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,17 +33,15 @@ def card_drawer(recipe: Recipe, stock: Stock) -> Drawer:
 
 
 def stock_of(truths: Sequence[Truth], scenes: Sequence[Image], device: torch.device) -> Stock:
-    """All images on a device, 4 bytes a pixel; truths are drawn as often as by NumPy."""
-    images = [np.asarray(scene[..., 0] if scene.ndim == 3 else scene, np.float32) for scene in scenes]
-    return Stock.of(evened(truths), images, device)
+    """All images on a device, 6 bytes a pixel; truths are drawn as often as by NumPy."""
+    return Stock.of(evened(truths), scenes, device)
 
 
 def drawn_on_card(where: Where | None, recipe: Recipe, device: torch.device) -> bool:
     """Whether samples are drawn on the device. Raises ConfigError if `where` demands it and it is impossible."""
-    host_only = "the paper's protocol" if recipe.protocol == "paper" else "an emphasis on defects"
-    if recipe.protocol == "paper" or recipe.emphasis:
+    if recipe.protocol == "paper":
         if where == "card":
-            raise ConfigError(f"--draw card: {host_only} is drawn on the host only; leave --draw out")
+            raise ConfigError("--draw card: the paper's protocol is drawn on the host only; leave --draw out")
         return False
     return device.type == "cuda" if where is None else where == "card"
 

@@ -140,6 +140,21 @@ def test_a_batch_is_a_pure_function_of_seed_step_and_first_index() -> None:
         assert not torch.equal(first.noisy, other.noisy)
 
 
+def test_errors_at_marked_defects_weigh_more_as_on_the_host() -> None:
+    scenes = simulate.marked_bank(3, 14, 96)
+    draw = replace(USUAL, simulated=1.0, emphasis=15.0)
+    host = batch(draw, (), scenes, 1, 0, range(400)).weight
+    card = batch_on_card(draw, Stock.of([], scenes, CPU), 1, 0, range(400)).weight.numpy()
+    assert card.shape == host.shape == (400, 1, 64, 64)
+    heavier = [(weight / weight.min((2, 3), keepdims=True)) ** 2 for weight in (host, card)]
+    assert all(8 < one.max() < 16.01 for one in heavier)
+    shares = [np.mean(one > 4) for one in heavier]
+    assert shares[1] == pytest.approx(shares[0], rel=0.3)
+    assert np.mean(heavier[1].max((1, 2, 3)) < 1.01) == pytest.approx(
+        np.mean(heavier[0].max((1, 2, 3)) < 1.01), abs=0.1
+    )
+
+
 def test_crops_come_in_eight_symmetries_and_small_images_are_mirrored_as_on_the_host() -> None:
     small = np.arange(12, dtype=np.float32).reshape(3, 4)
     stock = Stock.of([Truth("s", "s", (small,), (1,))], [], CPU)
@@ -157,7 +172,7 @@ def test_crops_come_from_everywhere_and_as_often_as_a_micrograph_is_listed() -> 
     ramp = np.linspace(0, 0.4, 20 * 30, dtype=np.float32).reshape(20, 30)
     truths = [Truth("r", "r", (ramp,), (1,)), grey := Truth("g", "g", (np.full((40, 16), 0.75, np.float32),), (1,))]
     stock = Stock.of([truths[0], grey, grey, grey], [np.ones((9, 9), np.float32)], CPU)
-    crops, simulated = draw_crops(Dice(CPU, 20_000, 0), Draw(side=8, simulated=0.3), stock)
+    crops, _, simulated = draw_crops(Dice(CPU, 20_000, 0), Draw(side=8, simulated=0.3), stock)
     assert torch.equal((crops == 1).all(2).all(1), simulated)
     assert float(simulated.float().mean()) == pytest.approx(0.3, abs=0.02)
     assert float((crops == 0.75).all(2).all(1).float().mean()) == pytest.approx(0.7 * 0.75, abs=0.02)

@@ -122,7 +122,7 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     """
     rng = np.random.default_rng([seed, step, index])
     versions, simulated = _versions(rng, draw.simulated, truths, scenes)
-    crop, places = _apart(draw_crop(rng, versions, draw.side))
+    crop, places = apart(draw_crop(rng, versions, draw.side))
     crop = regrade(rng, crop)
     contrast = 1.0 if rng.random() < draw.full_contrast else _log_uniform(rng, draw.contrasts)
     dose = mean_dose(draw, rng, float(crop.mean()), simulated)
@@ -140,7 +140,7 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     return replace(made, weight=made.weight * np.sqrt(1 + draw.emphasis * places)) if draw.emphasis else made
 
 
-def _apart(crop: Image) -> tuple[Image, Image]:
+def apart(crop: Image) -> tuple[Image, Image]:
     """A crop, and the places of its defects, where it has them (H, W, 2)."""
     if crop.ndim == 2:
         return crop, np.zeros_like(crop)

@@ -53,7 +53,7 @@ def test_the_shipped_network_becomes_an_engine_for_every_card_that_users_have(en
     assert about.onnx_sha256 == manifest.load(manifest.locate("fast")).sha256["model.onnx"]
     assert (about.flavour, about.tile, about.batch, about.gpu) == ("rtx", (256, 256), 2, None)
     assert about.layers > 100
-    assert engine.stat().st_size > 8e6
+    assert engine.stat().st_size > 4e6  # the weights in float16
     assert not about.gate.on_gpu
     assert about.gate.rms <= 0.01
     assert about.gate.largest <= 0.1

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 MOST_OPEN = 3
 """Engines loaded at once."""
-SCRATCH = 80
+SCRATCH = 160
 """Bytes for each pixel of a tile that a network is taken to need if its builder did not say."""
 
 

@@ -129,7 +129,7 @@ def error_maps(maps: Mapping[str, Image]) -> bytes:
             for axes in (whole, corner):
                 axes.set(xticks=[], yticks=[], anchor="N")
                 axes.spines[:].set_visible(False)
-        return _png(figure)
+        return _png(figure, dpi=75)  # noise fills it, and no format compresses that
 
 
 def examples(rows: Sequence[tuple[str, Mapping[str, Image]]]) -> bytes:
@@ -333,10 +333,10 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
 
 
-def _png(figure: Figure, grey: bool = False) -> bytes:
+def _png(figure: Figure, grey: bool = False, dpi: float | None = None) -> bytes:
     """The figure as a file, in greys or in 256 colours; the same data give the same bytes."""
     stream, smaller = io.BytesIO(), io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=dpi or "figure", metadata={"Software": None})
     with Pillow.open(stream) as picture:
         few = picture.convert("L") if grey else picture.convert("RGB").quantize(256, dither=Pillow.Dither.NONE)
         few.save(smaller, "PNG", optimize=True)

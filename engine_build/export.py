@@ -130,9 +130,10 @@ def as_half(name: str, value: Tensor) -> Tensor:
 WORSE = {"worse": "made the weights worse", "mixed": "made the weights better at some doses and worse at others"}
 """Verdicts on a fine-tuning (`training.finetuning.before_after`) with which it is not exported."""
 
-FAST_TILE = 2912
-"""Side of the largest tiles on which the processor serves the fast network, pixels: about 200 bytes of memory for each
-pixel, and at most a seventh of the work is done twice for the overlap. The paper's takes what it was trained with."""
+FAST_TILE = 2240
+"""Side of the largest tiles on which the processor serves the fast network, pixels. With 64 features at half of the
+resolution each pixel needs about 370 bytes of memory, 1.8 GB in all; cameras of 4096² and 8192² are divided into tiles
+of 2048² and their halo. The paper's takes what it was trained with."""
 
 
 def export(

@@ -5,8 +5,6 @@ move any loss, but a spot in the spectrum. What remains of it after the finish (
 on anything but the noise level; so it is measured once, on more pixels than any training sees, and subtracted.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,32 +32,26 @@ def level(network: FastDenoiser, frames: int = FRAMES, seed: int = 0) -> None:
     network.pattern.zero_()
     terms, patterns = [], []
     for counts in COUNTS:
-        rng = np.random.default_rng([seed, round(100 * counts)])
-        fields = list(_patterns(network, rng, counts, frames))
-        noise = torch.stack([level for level, _ in fields]).mean()
+        noise, pattern = pattern_of(network, counts, frames, seed)
         terms.append(pattern_terms(noise.reshape(1, 1, 1, 1)).flatten())
-        patterns.append(torch.stack([pattern for _, pattern in fields]).mean(0).flatten())
+        patterns.append(pattern.flatten())
     found = torch.linalg.lstsq(torch.stack(terms).double(), torch.stack(patterns)).solution
     network.pattern.copy_(found.T[..., None, None])
 
 
-def pattern_of(network: FastDenoiser, counts: float, frames: int, seed: int) -> Tensor:
-    """The average cell (period, period), less its mean, of flat fields of so many counts, in units of their noise."""
-    rng = np.random.default_rng(seed)
-    return torch.stack([pattern for _, pattern in _patterns(network, rng, counts, frames)]).mean(0)
-
-
 @torch.no_grad()
-def _patterns(
-    network: FastDenoiser, rng: np.random.Generator, counts: float, frames: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Noise level and pattern of one flat field after another."""
+def pattern_of(network: FastDenoiser, counts: float, frames: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise level of flat fields, and their average cell (period, period) less its mean, in units of their noise."""
+    rng = np.random.default_rng([seed, round(100 * counts)])
     inner = slice(MARGIN, SIDE - MARGIN)
     cells = (SIDE - 2 * MARGIN) // network.period
+    levels, patterns = [], []
     for _ in range(frames):
         field = rng.poisson(counts, (SIDE, SIDE)).astype(np.float32)
         scaling = noise_units(float(field.mean(dtype=np.float64)))
         units, noise = torch.from_numpy(scaling.to_units(field))[None, None], torch.tensor(scaling.level)
         out = network(units, noise.reshape(1, 1, 1, 1))[0, 0, inner, inner].double()
         cell = out.reshape(cells, network.period, cells, network.period).mean((0, 2))
-        yield noise.double(), cell - cell.mean()
+        levels.append(noise.double())
+        patterns.append(cell - cell.mean())
+    return torch.stack(levels).mean(), torch.stack(patterns).mean(0)

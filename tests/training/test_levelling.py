@@ -33,11 +33,11 @@ def network() -> FastDenoiser:
     return network
 
 
-@pytest.mark.parametrize("counts", [1.5, 30.0, 600.0])
+@pytest.mark.parametrize("counts", [1.2, 20.0, 600.0])
 def test_the_pattern_goes_at_doses_at_which_it_was_not_measured(network: FastDenoiser, counts: float) -> None:
-    before = pattern_of(patterned(), counts, frames=6, seed=5)
-    after = pattern_of(network, counts, frames=6, seed=5)  # the same noise
-    other = pattern_of(patterned(), counts, frames=6, seed=6)
+    _, before = pattern_of(patterned(), counts, frames=6, seed=5)
+    _, after = pattern_of(network, counts, frames=6, seed=5)  # the same noise
+    _, other = pattern_of(patterned(), counts, frames=6, seed=6)
     assert before.shape == (8, 8)
     assert float(after.square().mean()) < float(before.square().mean()) / 16
     assert float((before * other).mean()) > 0.8 * float(before.square().mean())  # it was no noise

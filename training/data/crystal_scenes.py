@@ -2,6 +2,9 @@
 
 Contrast is incoherent (`atomic_columns`) or that of a few beams (`lattice_fringes`); both take their crystals from
 `crystals` and their faults from `defects`. The specimen is a wedge, bends, drifts under the scan, is partly covered.
+
+Each family returns a scene, and an image of the places that a network must not smooth away: 1 at each point defect or
+single atom, falling to 0.
 """
 
 from collections.abc import Callable
@@ -19,18 +22,12 @@ MARGIN = 20
 SHARPEST = 0.7
 """No column is narrower than this σ, pixels: no optics, and no sampling, would show it."""
 
-
 SITE = 0.35
 """σ of the Gaussian that marks a defect's place, over the distance of nearest columns."""
 
 
-def atomic_columns(rng: np.random.Generator, side: int) -> Scene:
+def atomic_columns(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
     """A crystal down a zone axis in incoherent contrast, bright or dark, on the haze of its own thickness."""
-    return columns_and_defects(rng, side)[0]
-
-
-def columns_and_defects(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
-    """`atomic_columns`, and where its point defects are: 1 at each, falling to 0."""
     crystal = draw(rng, side)
     width = max(SHARPEST, crystal.spacing * rng.uniform(0.08, 0.3))
     haze, far = rng.uniform(0, 0.6), crystal.spacing * rng.uniform(1.2, 3)
@@ -46,13 +43,8 @@ def columns_and_defects(rng: np.random.Generator, side: int) -> tuple[Scene, Sce
     return image, places(crystal, side)
 
 
-def lattice_fringes(rng: np.random.Generator, side: int) -> Scene:
+def lattice_fringes(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
     """A crystal in phase contrast: a lens of some defocus lets few beams and their harmonics through."""
-    return fringes_and_defects(rng, side)[0]
-
-
-def fringes_and_defects(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
-    """`lattice_fringes`, and where its point defects are."""
     crystal = draw(rng, side)
     defocus, shift = crystal.spacing**2 * rng.uniform(0, 1.2), rng.uniform(0, np.pi / 2)
     cutoff = min(rng.uniform(1.25, 3.5) / crystal.spacing, 0.3)
@@ -63,13 +55,8 @@ def fringes_and_defects(rng: np.random.Generator, side: int) -> tuple[Scene, Sce
     return image, places(crystal, side)
 
 
-def single_atoms(rng: np.random.Generator, side: int) -> Scene:
+def single_atoms(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
     """Single atoms, pairs and clusters of some species on an amorphous film; no lattice at all."""
-    return atoms_and_places(rng, side)[0]
-
-
-def atoms_and_places(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
-    """`single_atoms`, and where they are."""
     width = log_uniform(rng, 0.8, 4.0)
     count = int(log_uniform(rng, 3, 200) * (side / 320) ** 2) + 1
     position = rng.uniform(0, side, (count, 2))

@@ -53,8 +53,8 @@ class Batch:
     """Arrays (N, 1, S, S) float32 in noise units of the noisy crop's scaling; `level`, `weight` (N, 1, 1, 1).
 
     `weight` turns an error in those units into one in the noise of the crop's own mean dose; with an emphasis on
-    defects it is (N, 1, S, S), larger there. In the paper's protocol
-    the units are those of the noisy crop scaled to [0, 1], `level` is 0 and `weight` is 1.
+    defects it is (N, 1, S, S), larger there. In the paper's protocol the units are those of the noisy crop scaled to
+    [0, 1], `level` is 0 and `weight` is 1.
     """
 
     noisy: Image

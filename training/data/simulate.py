@@ -17,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.demo import specimen
-from training.data.crystal_scenes import (
-    atomic_columns,
-    atoms_and_places,
-    columns_and_defects,
-    fringes_and_defects,
-    lattice_fringes,
-    single_atoms,
-)
+from training.data.crystal_scenes import atomic_columns, lattice_fringes, single_atoms
 from training.data.drawing import Scene, filtered_noise, smooth_field, splat, stretch
 
 Generator = Callable[[np.random.Generator, int], Scene]
@@ -202,10 +195,20 @@ def capsids(rng: np.random.Generator, side: int) -> Scene:
     return stretch(-image[margin:-margin, margin:-margin])
 
 
-TRAINING: dict[str, Generator] = {
+MARKED: dict[str, Callable[[np.random.Generator, int], tuple[Scene, Scene]]] = {
     "atomic_columns": atomic_columns,
     "lattice_fringes": lattice_fringes,
     "single_atoms": single_atoms,
+}
+"""Families that also mark the places of their defects or atoms."""
+
+
+def _image_of(marked: Callable[[np.random.Generator, int], tuple[Scene, Scene]]) -> Generator:
+    return lambda rng, side: marked(rng, side)[0]
+
+
+TRAINING: dict[str, Generator] = {
+    **{name: _image_of(marked) for name, marked in MARKED.items()},
     "phase_contrast": phase_contrast,
     "thickness_fringes": thickness_fringes,
     "membranes": membranes,
@@ -238,23 +241,14 @@ def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = T
     return [families[name](rng, side) for name in islice(turns(families), count)]
 
 
-WITH_PLACES: dict[str, Callable[[np.random.Generator, int], tuple[Scene, Scene]]] = {
-    "atomic_columns": columns_and_defects,
-    "lattice_fringes": fringes_and_defects,
-    "single_atoms": atoms_and_places,
-}
-"""The families with defects or single atoms, which are marked in a second image."""
-
-
 def marked_bank(seed: int, count: int, side: int) -> list[NDArray[Any]]:
     """The scenes of `bank` for training, (side, side, 2) float16 each: the image, and the places of its defects."""
     rng = np.random.default_rng(seed)
     made = []
     for name in islice(turns(TRAINING), count):
-        both = (
-            WITH_PLACES[name](rng, side) if name in WITH_PLACES else (TRAINING[name](rng, side), np.zeros((side, side)))
-        )
-        made.append(np.stack(both, -1).astype(np.float16))
+        marked = MARKED.get(name)
+        image, places = marked(rng, side) if marked else (TRAINING[name](rng, side), np.zeros((side, side)))
+        made.append(np.stack([image, places], -1).astype(np.float16))
     return made
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import training
 from daemon.demo import specimen
-from training.data.simulate import HELD_OUT, SHARES, TRAINING, WITH_PLACES, bank, marked_bank, turns
+from training.data.simulate import HELD_OUT, MARKED, SHARES, TRAINING, bank, marked_bank, turns
 
 FAMILIES = {**TRAINING, **HELD_OUT}
 
@@ -97,6 +97,6 @@ def test_a_marked_bank_is_the_bank_with_the_places_of_defects_and_atoms() -> Non
     for name, scene, marked in zip(names, bank(8, 28, 128), marked_bank(8, 28, 128), strict=True):
         assert marked.shape == (128, 128, 2)
         np.testing.assert_allclose(marked[..., 0], scene, atol=5e-4)  # float16
-        assert name in WITH_PLACES or not marked[..., 1].any()
-    marks = [marked[..., 1] for name, marked in zip(names, marked_bank(8, 28, 128), strict=True) if name in WITH_PLACES]
+        assert name in MARKED or not marked[..., 1].any()
+    marks = [marked[..., 1] for name, marked in zip(names, marked_bank(8, 28, 128), strict=True) if name in MARKED]
     assert any(one.any() for one in marks) and all(0 <= one.min() <= one.max() <= 1 for one in marks)

@@ -364,6 +364,22 @@ def test_methods_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(("options", "rivalled"), [((), True), (("--no-rival",), False)])
+def test_bm3d_is_the_rival_in_the_guards_unless_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], rivalled: bool
+) -> None:
+    net = Method("net", "net", "weights", False, "net 1", lambda pair: pair.scaling.to_pixels(pair.noisy * 0.9))
+    monkeypatch.setattr(methods, "weights", lambda name, threads: net)
+    rivals = []
+    monkeypatch.setattr(evaluate.guards, "run_all", lambda denoise, quick, rival: rivals.append(rival) or ())
+    asked = parse("--out", tmp_path, "--side", 64, "--instances", 1, "--slow-instances", 1, "--methods", "bm3d",
+                  "--weights", "net", "--no-examples", *options)  # fmt: skip
+    assert evaluate.run(asked) == 0
+    assert [rival is not None for rival in rivals] == [rivalled]
+    assert json.loads((tmp_path / "evaluation.json").read_text())["protocol"]["guards_rival"] is rivalled
+
+
+@pytest.mark.usefixtures("no_report")
 def test_weights_are_guarded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     net = Method("net", "net", "weights", False, "net 1", lambda pair: pair.scaling.to_pixels(pair.noisy * 0.9))

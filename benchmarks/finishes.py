@@ -71,6 +71,7 @@ def main() -> int:
             "added atom": kept(defect_guards.added_atoms(denoise, seeds=20)),
             "foreign atom": kept(defect_guards.foreign_atoms(denoise, seeds=20)),
             "camera's flat field": kept(guards.camera_fields(denoise, seeds=4)),
+            "spot in the spectrum of a flat field, before the export": kept(guards.flat_fields(denoise, seeds=8)[1]),
         }
         print(json.dumps({key: value for key, value in row.items() if not isinstance(value, dict)}), flush=True)
         rows.append(row)

@@ -14,7 +14,14 @@ import numpy as np
 
 from daemon.errors import MicrographError
 from daemon.formats import data_bar, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
-from daemon.formats.reading import CodecNeededError, DamagedError, Extent, explained
+from daemon.formats.reading import (
+    PARSER_ERRORS,
+    CodecNeededError,
+    DamagedError,
+    Extent,
+    explained,
+    first_line,
+)
 from daemon.formats.references import is_reference
 from daemon.formats.safe_open import RawFile
 from daemon.formats.units import convert
@@ -106,6 +113,8 @@ def probe(file: Path | RawFile) -> Completeness:
                 return Completeness("incomplete", False, "it has neither a TIFF nor an MRC header")
         except DamagedError as error:
             return Completeness("incomplete", error.cut, str(error))
+        except PARSER_ERRORS as error:
+            return Completeness("incomplete", False, f"its header makes no sense (yet): {first_line(error)}")
         if extent.end > size:
             return Completeness("incomplete", True, f"{extent.end - size} of {extent.end} bytes are missing at the end")
         return _tail(stream, extent)

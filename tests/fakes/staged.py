@@ -116,8 +116,8 @@ match sys.argv[1]:
     case "crashing-codec":
         inference.open_backend = _forgetful
         staged = "import os; from daemon import formats as f; from daemon.formats import decoder; r = f.read; "
-        staged += "f.read = lambda path, *most, **o: ("
-        staged += "os.abort() if path.name == 'crash.tif' else r(path, *most, **o)); decoder.main()"
+        staged += "f.read = lambda raw, *most, **o: ("
+        staged += "os.abort() if raw.path.name == 'crash.tif' else r(raw, *most, **o)); decoder.main()"
         making.Reader = lambda *limits, **more: decoder.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
     case "hands-off":
         inference.open_backend = _forgetful

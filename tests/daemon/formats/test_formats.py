@@ -582,6 +582,19 @@ def test_directories_in_a_loop_end(tmp_path: Path) -> None:
         formats.read(path, LIMIT)
 
 
+@pytest.mark.parametrize("code", [256, 258, 259, 277])
+def test_a_header_of_text_where_numbers_belong_is_incomplete_not_an_error(tmp_path: Path, code: int) -> None:
+    path = tiff_file(tmp_path / "a.tif")
+    raw = bytearray(path.read_bytes())
+    for entry in (at for at in range(8, len(raw) - 12) if raw[at : at + 2] == code.to_bytes(2, "little")):
+        raw[entry + 2 : entry + 4] = (2).to_bytes(2, "little")  # ASCII
+        raw[entry + 8 : entry + 12] = b"text"
+    path.write_bytes(bytes(raw))
+    assert formats.probe(path).state == "incomplete"
+    with pytest.raises(MicrographError, match=r"a\.tif"):
+        formats.read(path, LIMIT)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_hostile_bytes_raise_nothing_but_our_errors(tmp_path: Path, data: st.DataObject) -> None:

@@ -28,6 +28,15 @@ RINGS = (0.71, 0.58, 0.5, 0.44, 0.38, 0.32, 0.26, 0.2, 0.14)
 """Edges of rings of spatial frequency, cycles per pixel, from the finest detail inwards."""
 STRUCTURE = 0.01
 """Share by which a ring may exceed the finer ones, beyond its error, before it is taken to show the specimen."""
+BLURRED = (0.17, 0.24, 0.31, 0.38, 0.44)
+COARSE = (0.03, 0.10, 0.17)
+"""Edges of rings of spatial frequency, cycles per pixel: those that show a blur, and those that a specimen reaches."""
+FLATTEST, FEWEST = 0.6, 8
+"""Share of the patches in which a blur is measured, and the fewest: those with the least coarse detail."""
+WIDEST = 1.2
+"""Standard deviation, pixels, of the widest blur of noise that is believed, and on which the network was trained."""
+NOISE_ALONE = (0.6, 1.25)
+"""Range of the coarse rings' power over that of blurred noise, in which they show noise alone."""
 FEW = 14
 """Patches transformed at a time: they stay in the cache."""
 TINY = 1e-300
@@ -90,7 +99,8 @@ class Spectra:
         """The noise of single pixels, from the finest ring inwards as far as the rings agree.
 
         If the noise of neighbours is correlated, a ring holds more or less than its share, and is corrected. If the
-        finest rings hold almost nothing, all rings are used, and the result is only part of the noise.
+        finest rings hold almost nothing, all rings are used, and the result is only part of the noise, unless the
+        coarse ones show that it is noise blurred by a Gaussian.
         """
         radius = np.hypot(*self._frequencies()[:2])
         inside = self._off_axis()
@@ -110,7 +120,9 @@ class Spectra:
         most = max((one.value for one in found), key=abs)
         if most > MOST_CORRELATED:
             used = np.logical_or.reduce(rings)
-            return PatchNoise(_median_level(self.power[:, used]), relative_error(int(used.sum()), 0.5), most)
+            variance = _median_level(self.power[:, used])
+            error = relative_error(int(used.sum()), 0.5)
+            return PatchNoise(variance * self._blurred(variance), error, most)
         y, x, _ = self._frequencies()
         share = np.ones_like(radius)
         for frequency, one in zip((y, x), found, strict=True):
@@ -135,6 +147,35 @@ class Spectra:
             return Estimate((1 - quotient) / slope, error / slope)
 
         return along(columns), along(rows)
+
+    def _blurred(self, scale: Values) -> float:
+        """Variance of single pixels over `scale` (n,), where noise blurred by a Gaussian explains all rings; else 1.
+
+        Interpolation, filters and downsampling leave such noise. A specimen's texture may fall off towards fine detail
+        like it, but rises above it in coarse detail.
+        """
+        y, x, _ = self._frequencies()
+        radius, inside = np.hypot(y, x), self._off_axis()
+        power = self.power / np.maximum(scale, TINY)[:, None, None]
+        coarse = power[:, inside & (radius < COARSE[-1])].mean(axis=1)
+        power = power[np.argsort(coarse)[: max(FEWEST, int(FLATTEST * len(power)))]]
+
+        def ring(low: float, high: float) -> tuple[float, float]:
+            chosen = inside & (radius > low) & (radius <= high)
+            terms = power[:, chosen]
+            return float(np.square(radius[chosen]).mean()), level(terms).value if terms.size else 0.0
+
+        squares, levels = np.array([ring(*edges) for edges in pairwise(BLURRED)]).T
+        if not (levels > 0).all():
+            return 1.0
+        slope, height = np.polyfit(squares, np.log(levels), 1)
+        if not -np.square(2 * np.pi * WIDEST) < slope < 0:
+            return 1.0
+        for square, found in (ring(*edges) for edges in pairwise(COARSE)):
+            if not NOISE_ALONE[0] < found / np.exp(height + slope * square) < NOISE_ALONE[1]:
+                return 1.0
+        weight = np.where((x > 0) & (x < 0.5), 2.0, 1.0) * np.ones_like(y)
+        return max(1.0, float(np.average(np.exp(height + slope * np.square(radius)), weights=weight)))
 
     def _frequencies(self) -> tuple[Values, Values, NDArray[np.bool_]]:
         """Along y (h, 1) and x (1, w // 2 + 1), cycles per pixel; and a mask of complex terms stored once."""

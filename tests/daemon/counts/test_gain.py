@@ -228,6 +228,33 @@ def test_an_enlarged_image_has_no_known_dose() -> None:
     assert found.remark is not None and "neighbouring pixels are alike" in found.remark
 
 
+def moved(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By half a pixel along both axes, by linear interpolation: as drift correction moves a frame."""
+    down = (image[1:] + image[:-1]) / 2
+    return (down[:, 1:] + down[:, :-1]) / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_that_interpolation_correlates_is_measured_at_its_true_size(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts, truth = expose(scene(rng, SIDE), 30, 0.3, rng)
+    recorded = 4.0 * moved(counts.astype(float))
+    found = measure(recorded.astype(np.float32))
+    noise = float(np.std(recorded - 4.0 * moved(truth.astype(float))))
+    assert found.correlation > 0.3 and not found.dose_known
+    assert np.sqrt(found.variance) == pytest.approx(noise, rel=0.1)
+
+
+def test_fine_texture_is_no_blurred_noise() -> None:
+    rng = np.random.default_rng(2)
+    texture = rng.standard_normal((SIDE, SIDE))
+    for _ in range(6):
+        texture = blurred(texture, 0.3)
+    recorded = moved(rng.poisson(30 * (1 + 0.1 * texture / texture.std())).astype(float))
+    noise = float(np.std(moved(rng.poisson(30, (SIDE, SIDE)).astype(float))))
+    assert np.sqrt(measure(recorded).variance) < 1.1 * noise
+
+
 def test_measuring_gives_plain_json() -> None:
     counts, _ = expose(scene(np.random.default_rng(0), 256), 20, 0.5, np.random.default_rng(0))
     record = measure(counts).as_json()

@@ -237,12 +237,33 @@ class Body(nn.Module):
         return out
 
 
+SPLINE = 4
+"""Points for each cell between which a smooth mean is interpolated linearly."""
+
+
 def local_mean(x: Tensor, cell: int) -> Tensor:
     """Average of (N, 1, H, W) over 3 × 3 cells of `cell` × `cell` pixels, interpolated between their centres."""
-    # Repeated at the edges, each cell counts as one in all: the mean of the frame is kept exactly.
-    cells = F.avg_pool2d(F.pad(F.avg_pool2d(x, cell), (1, 1, 1, 1), mode="replicate"), 3, 1)
+    cells = F.avg_pool2d(_edged(F.avg_pool2d(x, cell)), 3, 1)
     out: Tensor = F.interpolate(cells, scale_factor=cell, mode="bilinear", align_corners=False)
     return out
+
+
+def smooth_mean(x: Tensor, cell: int) -> Tensor:
+    """As `local_mean`, but interpolated smoothly, about as by a cubic spline.
+
+    Linear interpolation of noise has kinks at the cells' centres: faint lines along both axes of the spectrum.
+    """
+    cells = F.avg_pool2d(_edged(F.avg_pool2d(x, cell)), 3, 1)
+    fine = F.interpolate(cells, scale_factor=SPLINE, mode="bilinear", align_corners=False)
+    for _ in range(2):
+        fine = F.avg_pool2d(_edged(fine), 3, 1)
+    out: Tensor = F.interpolate(fine, scale_factor=cell // SPLINE, mode="bilinear", align_corners=False)
+    return out
+
+
+def _edged(x: Tensor) -> Tensor:
+    # Repeated at the edges, each value counts as one in all: the mean of the frame is kept exactly.
+    return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
 PATTERN_KNOTS = (0.3, 0.45, 0.55, 0.61)
@@ -279,6 +300,7 @@ class FastDenoiser(nn.Module):
     Args:
         widths: features at 1/2, 1/4, … of the resolution.
         blocks: residual blocks at each of them, on the way down and again on the way up.
+        smooth: whether the carried mean of step 5 is smooth (`smooth_mean`); False for weights up to fast-2.
         levelled: whether the regular pattern that the body's strides leave on flat fields is subtracted. Its terms,
             the buffer `pattern`, are not trained but measured (`training.levelling`).
     """
@@ -298,12 +320,14 @@ class FastDenoiser(nn.Module):
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: Sequence[int] = (1, 1, 2, 2),
         levelled: bool = False,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         self.body = Body(widths, blocks)
         self.period = 2 ** len(widths)
         """Side of the cells of the grid that the body's strides lay over the image, pixels."""
         self.levelled = levelled
+        self.smooth = smooth
         if levelled:
             self.register_buffer("pattern", torch.zeros(self.period**2, PATTERN_TERMS, 1, 1))
 
@@ -324,9 +348,10 @@ class FastDenoiser(nn.Module):
 
     def carried(self, units: Tensor, out: Tensor, level: Tensor) -> Tensor:
         """The result with the local mean of the input: step 5."""
-        carry = local_mean(units - out, self.carry_cell)
+        mean = smooth_mean if self.smooth else local_mean
+        carry = mean(units - out, self.carry_cell)
         # A finer second pass keeps the counts of smaller regions but also more noise: for high doses.
-        carry = carry + F.relu(1 - 8 * level) * local_mean(units - out - carry, self.carry_cell // 2)
+        carry = carry + F.relu(1 - 8 * level) * mean(units - out - carry, self.carry_cell // 2)
         return out + carry
 
 

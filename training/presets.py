@@ -154,7 +154,7 @@ EDE2018_ORDINARY = replace(
 """The same, fine-tuned: 34 335 batches on ordinary doses."""
 
 FAST = Recipe(
-    arguments={"widths": [64, 64, 96, 128], "blocks": [1, 1, 1, 4]},
+    arguments={"widths": [64, 64, 96, 128], "blocks": [1, 1, 1, 4], "smooth": True},
     batch=16,
     simulated=0.4,
     scenes=4000,

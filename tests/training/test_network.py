@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from daemon.counts.scaling import noise_units
-from training.network import BATCHNORM_MOMENTUM, Body, Ede2018, FastDenoiser, Layers, Residual, build
+from training.network import (
+    BATCHNORM_MOMENTUM,
+    Body,
+    Ede2018,
+    FastDenoiser,
+    Layers,
+    Residual,
+    build,
+    local_mean,
+    smooth_mean,
+)
 
 DOSES = (0.1, 0.5, 20.0, 1000.0, 1e6)
 
@@ -190,7 +200,7 @@ class Fixed(nn.Module):
 
 def fast(body: nn.Module | None = None, seed: int = 0) -> FastDenoiser:
     torch.manual_seed(seed)
-    network = FastDenoiser((8, 16), (1, 1)).eval()
+    network = FastDenoiser((8, 16), (1, 1), smooth=True).eval()
     if body is not None:
         network.body = body  # type: ignore[assignment]
     return network
@@ -236,6 +246,25 @@ def test_whatever_the_body_adds_everywhere_is_taken_back(dose: float) -> None:
     # Three standard deviations of the noise were added: nothing of it may be left, in no block and not on average.
     assert abs(float(difference.mean())) < 0.01
     assert float(difference.reshape(4, 64, 4, 64).mean((1, 3)).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("cell", [8, 16])
+@pytest.mark.parametrize("mean", [local_mean, smooth_mean])
+def test_a_local_mean_keeps_the_mean_of_the_frame(mean: Callable[[Tensor, int], Tensor], cell: int) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).random((1, 1, 96, 160)))  # bright at no special place
+    image[..., :9, :5] += 50  # an edge counts as much as the middle
+    assert float(mean(image, cell).mean()) == pytest.approx(float(image.mean()), rel=1e-12)
+
+
+def test_a_smooth_mean_of_noise_has_no_lines_along_the_axes_of_its_spectrum() -> None:
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((32, 1, 256, 256)))
+    window = torch.hann_window(256, periodic=False, dtype=torch.float64)
+
+    def power(mean: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return torch.fft.rfft(mean(noise, 16) * window, dim=3).abs().square().mean((0, 1, 2))
+
+    lobe = slice(256 // 12, 256 // 8)  # the first beyond the cells' own frequency
+    assert float(power(smooth_mean)[lobe].max()) < 0.05 * float(power(local_mean)[lobe].max())
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon import __version__
-from daemon.commands import assess, calibrate, denoise
+from daemon.commands import assess, batch, calibrate, denoise
 from daemon.commands.run import run_check, run_once, run_service
 from daemon.commands.status import run_prune, run_retry, run_status
 from daemon.ledger import sessions
@@ -23,6 +23,7 @@ exit status:
   0   success
   1   something failed; the last lines give the reason
   2   wrong arguments
+  75  not everything could be done now: run the same command again (batch)
   78  the settings, their weights or the state folder cannot be used; starting again would not help
   130, 141  interrupted; the reader of the output has gone
 """
@@ -179,7 +180,17 @@ def _add_files(commands: _Commands) -> None:
         "files", nargs="+", type=Path, metavar="FILE|FOLDER", help=f"micrographs ({kinds}), or folders of them"
     )
     how_good.add_argument("files", nargs="+", type=Path, metavar="FILE", help=f"micrographs: {kinds}")
-    for command in (one_off, how_good):
+    archive = commands.add(
+        "batch",
+        batch.run,
+        "denoise a folder of any size, on one computer or many, in parts that can be interrupted and repeated",
+        "emdenoised batch /archive/2026 -o /archive/2026-denoised",
+        "emdenoised batch /archive/2026 -o /archive/2026-denoised --slurm --tasks 32",
+        "emdenoised batch /archive/2026 -o /archive/2026-denoised --status",
+        shared=False,
+    )
+    batch.add_arguments(archive)
+    for command in (one_off, how_good, archive):
         _add_settings(command)
         command.add_argument(
             "--profile",
@@ -188,12 +199,13 @@ def _add_files(commands: _Commands) -> None:
             "below a named folder)",
         )
     one_off.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where results go")
-    one_off.add_argument(
-        "--passes",
-        type=int,
-        choices=(1, 8),
-        help="8: average over the eight orientations of the image, in eight times the time (default: by profile)",
-    )
+    for command in (one_off, archive):
+        command.add_argument(
+            "--passes",
+            type=int,
+            choices=(1, 8),
+            help="8: average over the eight orientations of the image, in eight times the time (default: by profile)",
+        )
     how_good.add_argument("--json", action="store_true", help="print as JSON, with the ring correlations")
 
 

@@ -22,7 +22,7 @@ class Progress:
         self._total, self._stream, self._clock = total, stream or sys.stdout, clock
         self._bar = self._stream.isatty()
         self._begin = clock()
-        self._number, self._drawn, self._name = 0, float("-inf"), ""
+        self._number, self._skipped, self._drawn, self._name = 0, 0, float("-inf"), ""
 
     def __enter__(self) -> "Progress":
         return self
@@ -31,6 +31,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._wipe()
+
+    def skip(self) -> None:
+        """One needs no work; it gets no line, and does not count for the time left."""
+        self._number, self._skipped = self._number + 1, self._skipped + 1
+        self._draw()
 
     def next(self, name: str) -> None:
         """Begin with the next one."""
@@ -56,10 +61,11 @@ class Progress:
         if not self._bar or (now - self._drawn < _AGAIN and not at_once):
             return
         self._drawn = now
-        done = self._number - 1
+        done = max(0, self._number - 1)
+        worked = done - self._skipped
         full = round(_BAR * done / max(self._total, 1))
         took = now - self._begin
-        left = f", {_clock(took / done * (self._total - done))} left" if done else ""
+        left = f", {_clock(took / worked * (self._total - done))} left" if worked > 0 else ""
         text = f"{'█' * full}{'·' * (_BAR - full)} {self._number} of {self._total}, {_clock(took)}{left}  {self._name}"
         self._stream.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
         self._stream.flush()

@@ -105,6 +105,10 @@ class Choice:
         return (value - noise.effective_offset) / noise.effective_gain
 
 
+ASKED_FOR = "asked for"
+"""The reason for a profile that the command line names."""
+
+
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:
     """The first profile whose rules fit the file at `relative` (to the drop folder), else the default.
 
@@ -113,7 +117,7 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
     """
     seen = witness(micrograph)
     if named is not None:
-        return scaled(config.profiles[named], f"{named}: asked for", micrograph, seen)
+        return scaled(config.profiles[named], f"{named}: {ASKED_FOR}", micrograph, seen)
     for profile in config.profiles.values():
         rules = profile.match
         if not rules.states_a_rule or not rules.path_fits(relative):

@@ -53,8 +53,10 @@ _OTHER = {
 class Mounted:
     """Remembers where the disk or share of `root` is mounted, to notice that it no longer is."""
 
-    def __init__(self, root: Path, is_mount: Callable[[Path], bool] = os.path.ismount) -> None:
-        self._root, self._is_mount = root, is_mount
+    def __init__(
+        self, root: Path, is_mount: Callable[[Path], bool] = os.path.ismount, name: str = "output folder"
+    ) -> None:
+        self._root, self._is_mount, self._name = root, is_mount, name
         self._point = self._mount_point()
 
     def require(self) -> None:
@@ -62,7 +64,7 @@ class Mounted:
         point = self._mount_point()
         if point in self._point.parents:
             raise StorageError(
-                f"{self._root}: the disk or share of the output folder is no longer mounted at {self._point}; "
+                f"{self._root}: the disk or share of the {self._name} is no longer mounted at {self._point}; "
                 "mount it again"
             )
         self._point = point

@@ -3,6 +3,7 @@
 The sum of anything but one exposure's frames is wrong, so it needs evidence: a profile, the file or its name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,31 @@ def taking(config: Config, path: str, micrograph: Micrograph, profile: str | Non
 
     Raises MicrographError if a profile demands the sum of sections that are certainly not one exposure.
     """
-    in_file = micrograph.metadata.get("stack")
+    try:
+        return _taking(config, path, micrograph.metadata.get("stack"), profile)
+    except MicrographError as error:
+        raise MicrographError(f"{micrograph.source}: {error}") from error
+
+
+def taken_alike(config: Config, path: str, raw: Raw, profile: str | None = None) -> bool:
+    """Whether a stack whose record holds `raw` would be taken now as it was then: summed, or section by section."""
+    stored = raw.metadata.get("stack")
+    if stored is None:  # a single image
+        return apart(config, path, profile) == (raw.section is not None)
+    try:
+        found = _taking(config, path, stored if "sure" in stored else None, profile)
+    except (MicrographError, LookupError, TypeError):  # a record that somebody has changed by hand
+        return False
+    return found.apart == (raw.section is not None)
+
+
+def _taking(config: Config, path: str, in_file: Mapping[str, Any] | None, profile: str | None) -> Taking:
     by_settings = stated(config, path, profile)
     if by_settings is not None:
         if not by_settings.apart and in_file is not None and in_file["are"] in stack.NEVER_SUMMED:
             raise MicrographError(
-                f"{micrograph.source}: its sections are {stack.WORDS[in_file['are']]} ({in_file['by']}), but "
-                f"{by_settings.why}: their sum would be no image; give it a profile with frames: each"
+                f"its sections are {stack.WORDS[in_file['are']]} ({in_file['by']}), but {by_settings.why}: their sum "
+                "would be no image; give it a profile with frames: each"
             )
         return by_settings
     named = of_frames(config.arrival, path)

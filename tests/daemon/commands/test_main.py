@@ -15,8 +15,8 @@ from daemon.commands import command_line
 from daemon.commands.main import main
 
 COMMANDS = (
-    "run", "once", "check", "doctor", "status", "retry", "prune", "denoise", "assess", "report", "replay", "calibrate",
-    "demo",
+    "run", "once", "check", "doctor", "status", "retry", "prune", "denoise", "assess", "batch", "report",
+    "replay", "calibrate", "demo",
 )  # fmt: skip
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 

@@ -1,0 +1,115 @@
+"""Results of earlier runs: whether a file needs to be denoised at all.
+
+Compared are size and modification time of the raw file, profile, hashes of weights and settings, as the record beside
+each result states them; with `verify` also the hashes of raw file and result, which reads both in full.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+from os import stat_result
+from pathlib import Path, PurePath, PurePosixPath
+
+from daemon import formats
+from daemon.backends.manifest import Weights
+from daemon.counts.profiles import ASKED_FOR
+from daemon.errors import MicrographError, TransientError
+from daemon.files import sha256
+from daemon.formats.decoder import Reader
+from daemon.output.paths import output_path, section_name
+from daemon.output.record import Record, own_record
+from daemon.service import raw_file, sections
+from daemon.settings.config import Config
+
+_KINDS: tuple[formats.Kind, ...] = ("tiff", "mrc")
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    image: Path
+    record: Record
+
+
+class Existing:
+    """The results in `out` that count as made with these settings.
+
+    `profile`: that of the command line. `reader`: needed for `verify`, as sections are hashed by their pixels.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        config: Config,
+        weights: Mapping[str, Weights],
+        profile: str | None = None,
+        verify: Reader | None = None,
+    ) -> None:
+        self._out, self._config, self._profile, self._verify = out, config, profile, verify
+        self._settings = config.fingerprint()
+        self._sha256 = {name: weights[one.weights].manifest.sha256 for name, one in config.profiles.items()}
+
+    def of(self, path: Path, relative: str, state: stat_result) -> tuple[Record, ...]:
+        """Records of the results of a file: one, or one for each section; () if any is missing or out of date.
+
+        `relative`: the path below the listed folder. Raises OSError, MicrographError or TransientError if that cannot
+        be found out.
+        """
+        whole = self._find(PurePosixPath(relative), relative, state, None)
+        if whole is not None:
+            return (whole.record,) if self._verify is None or self._whole_agrees(path, whole) else ()
+        found: list[_Result] = []
+        number, of = 1, 1
+        while number <= of:
+            one = self._find(section_name(relative, number), relative, state, number)
+            if one is None or not isinstance(total := one.record.raw.metadata.get("sections"), int):
+                return ()
+            found.append(one)
+            number, of = number + 1, total
+        agrees = self._verify is None or self._sections_agree(self._verify, path, found)
+        return tuple(one.record for one in found) if agrees else ()
+
+    def _find(self, name: PurePath, relative: str, state: stat_result, section: int | None) -> _Result | None:
+        for revision in count(1):
+            taken = False
+            for kind in _KINDS:
+                image = output_path(self._out, name, revision, kind)
+                if (record := own_record(image)) is None:
+                    continue
+                taken = True
+                raw = record.raw
+                if (raw.size, raw.mtime_ns, raw.section) != (state.st_size, state.st_mtime_ns, section):
+                    continue
+                if raw.relative == str(name) and self._made_so(record, relative):
+                    return _Result(image, record)
+            if not taken:
+                break
+        return None
+
+    def _made_so(self, record: Record, relative: str) -> bool:
+        used = record.profile
+        if used is None or used.name is None or record.weights is None or record.config_sha256 != self._settings:
+            return False
+        if record.weights.sha256 != self._sha256.get(used.name):
+            return False
+        if self._profile is None and used.why == f"{used.name}: {ASKED_FOR}":  # the rules may choose another
+            return False
+        if self._profile not in (None, used.name):
+            return False
+        return sections.taken_alike(self._config, relative, record.raw, self._profile)
+
+    def _whole_agrees(self, path: Path, one: _Result) -> bool:
+        raw = raw_file.fingerprint(path, self._config.backend.max_pixels)
+        return raw.sha256 == one.record.raw.sha256 and sha256(one.image) == one.record.output.sha256
+
+    def _sections_agree(self, reader: Reader, path: Path, found: list[_Result]) -> bool:
+        for number, one in enumerate(found, 1):
+            _, section = sections.read(reader, path, number)
+            if (section.sha256, section.of) != (one.record.raw.sha256, len(found)):
+                return False
+            if sha256(one.image) != one.record.output.sha256:
+                return False
+        return True
+
+
+UNKNOWN = (OSError, MicrographError, TransientError)
+"""What `Existing.of` raises."""

@@ -1,0 +1,199 @@
+"""Runs one shard of a batch, and prints the counts of all."""
+
+import argparse
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from types import FrameType
+
+from daemon.backends import manifest as weights_of
+from daemon.batch.existing import UNKNOWN, Existing
+from daemon.batch.manifest import FOLDER, Entry, Manifest, require_source
+from daemon.batch.shard import EndedError, Shard
+from daemon.batch.shard_log import ShardLog, failures, marks
+from daemon.batch.survey import Counts, survey
+from daemon.commands.one_file import Failed, Maker, maker
+from daemon.commands.progress import Progress
+from daemon.commands.terminal import coloured
+from daemon.errors import BackendError, MicrographError, TransientError
+from daemon.formats.decoder import Reader
+from daemon.logs import one_line
+from daemon.output.disk import Mounted
+from daemon.settings.config import Config
+
+EX_TEMPFAIL = 75
+"""Not everything could be done now: the same command goes on."""
+_MOST_IN_A_ROW = 3
+"""So often may the network fail, each time at another file, before the shard gives up."""
+
+
+class _Interruptible(Progress):
+    """Also ends the work, between two tiles, once SIGTERM has come: the end of a job's time, or a removed pod."""
+
+    asked = False
+
+    def beat(self) -> None:
+        self.require()
+        super().beat()
+
+    def require(self) -> None:
+        """Raise EndedError if the shard was asked to end."""
+        if self.asked:
+            raise EndedError("asked to end (SIGTERM); the same command goes on from here")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        def ask(_signal: int, _frame: FrameType | None) -> None:
+            self.asked = True
+
+        before = signal.signal(signal.SIGTERM, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def run_shard(options: argparse.Namespace, config: Config, manifest: Manifest, shard: Shard) -> int:
+    """Denoise the files of a shard that have no result; 0 if all have one now, else 1.
+
+    Raises TransientError (StorageError among them), BackendError or EndedError if the shard could not be gone through.
+    """
+    out, total = options.out.absolute(), shard.share(manifest.entries)
+    log = ShardLog(out, shard, manifest.sha256)
+    progress = _Interruptible(total)
+    with progress, progress.listening(), log.running():
+        run = _Run(options, config, manifest, log, progress)
+        if shard.number == 0:  # once in the batch
+            run.denied(manifest.denied)
+        run.all(manifest.of(shard))
+    print(f"shard {shard}: {run.made} made, {run.existing} had their results, {run.failed} failed")
+    if run.failed:
+        print(f"failures: {log.failures}; the same command tries them again")
+    return 1 if run.failed else 0
+
+
+class _Run:
+    """One run of a shard, and its counts."""
+
+    def __init__(
+        self, options: argparse.Namespace, config: Config, manifest: Manifest, log: ShardLog, progress: _Interruptible
+    ) -> None:
+        self.made = self.existing = self.failed = 0
+        self._config, self._profile, self._log, self._progress = config, options.profile, log, progress
+        self._source, self._out, self._verifies = manifest.source, options.out.absolute(), options.verify
+        self._top = os.path.realpath(self._source)
+        self._mounted = (Mounted(self._source, name="micrographs"), Mounted(self._out))
+
+    def denied(self, paths: tuple[str, ...]) -> None:
+        """Report what could not be listed."""
+        for below in paths:
+            text = f"{self._source / below}: may not be read; give the right to, remove the manifest and start again"
+            print(one_line(text), file=sys.stderr)
+            self._fail(Entry(below, 0, 0), Failed("may not be read", PermissionError(text)))
+
+    def all(self, entries: Iterator[Entry]) -> None:
+        """Each file, in networks that are opened again after one has failed."""
+        in_a_row = 0
+        while True:
+            with maker(self._config, self._out, self._profile, self._progress) as make:
+                existing = Existing(
+                    self._out, self._config, make.weights, self._profile, make.reader if self._verifies else None
+                )
+                for entry in entries:
+                    try:
+                        self._one(entry, make, existing)
+                    except BackendError as error:
+                        in_a_row += 1
+                        self._progress.say(f"{coloured('failed')}\n    {error}")
+                        self._fail(entry, Failed(str(error), error))
+                        if in_a_row == _MOST_IN_A_ROW:
+                            raise
+                        break
+                    in_a_row = 0
+                else:
+                    return
+
+    def _one(self, entry: Entry, make: Maker, existing: Existing) -> None:
+        self._progress.require()
+        path = self._source / entry.path
+        if self._has_result(path, entry, existing):
+            self.existing += 1
+            self._progress.skip()
+            return
+        self._progress.next(entry.path)
+        for one in self._mounted:
+            one.require()
+        failure = self._unfit(path) or make.make(path, PurePosixPath(entry.path))
+        if failure is None:
+            self.made += 1
+            return
+        if isinstance(failure.error, OSError | TransientError):  # of this file, or of the whole share?
+            require_source(self._source)
+        self._fail(entry, failure)
+
+    def _has_result(self, path: Path, entry: Entry, existing: Existing) -> bool:
+        try:
+            state = path.lstat()
+            return stat.S_ISREG(state.st_mode) and bool(existing.of(path, entry.path, state))
+        except UNKNOWN:
+            return False  # denoising it reports the reason
+
+    def _unfit(self, path: Path) -> Failed | None:
+        """Something else has taken the file's name since it was listed."""
+        if Path(os.path.realpath(path)).is_relative_to(self._top) and not path.is_symlink():
+            return None
+        cause = "is a symbolic link or lies behind one, which is not followed; copy the file itself"
+        self._progress.say(f"{coloured('failed')}\n    {cause}")
+        return Failed(cause, MicrographError(f"{path}: {cause}"))
+
+    def _fail(self, entry: Entry, failure: Failed) -> None:
+        self.failed += 1
+        try:
+            state = (self._source / entry.path).lstat()
+            entry = Entry(entry.path, state.st_size, state.st_mtime_ns)
+        except OSError:
+            pass  # as it was listed
+        self._log.failed(entry, failure.cause, failure.error)
+
+
+def print_status(options: argparse.Namespace, config: Config, manifest: Manifest, shard: Shard) -> int:
+    """Print counts and estimates; 0 if all is done, 1 if the rest failed, 75 if there is more to do."""
+    out, weights = options.out.absolute(), weights_of.load_weights(config)
+    with (
+        Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader,
+        Progress(shard.share(manifest.entries), sys.stderr) as progress,
+    ):
+        existing = Existing(out, config, weights, options.profile, reader if options.verify else None)
+        counts = survey(manifest, shard, manifest.source, existing, failures(out), progress=progress.skip)
+    require_source(manifest.source)
+    failed = counts.failed + (len(manifest.denied) if shard.number == 0 else 0)
+    print(f"{one_line(str(manifest.source))} → {one_line(str(out))}, {manifest}")
+    print(f"done    {counts.done:>9,} of {shard.share(manifest.entries):,}")
+    print(f"failed  {failed:>9,}" + (f"  {out / FOLDER}/failed-*.jsonl" if failed else ""))
+    print(f"to do   {counts.to_do:>9,}  {counts.bytes_to_do / 1e9:,.1f} GB")
+    for line in (*_estimates(counts), *(f"begun, not ended: shard {one}" for one in marks(out))):
+        print(line)
+    return EX_TEMPFAIL if counts.to_do else 1 if failed else 0
+
+
+def _estimates(counts: Counts) -> Iterator[str]:
+    if not counts.to_do:
+        return
+    if counts.seconds is not None:
+        hours = counts.seconds * counts.to_do / 3600
+        yield f"took    {counts.seconds:>9.2f} s a file so far: {hours:,.1f} h for one shard alone"
+    minutes = counts.span.total_seconds() / 60
+    if counts.left is None:
+        yield f"rate            0 in the last {minutes:.0f} min"
+    else:
+        yield f"rate    {counts.recent:>9,} in the last {minutes:.0f} min: {_long(counts.left)} left"
+
+
+def _long(time: timedelta) -> str:
+    hours = time.total_seconds() / 3600
+    return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"

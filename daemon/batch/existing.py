@@ -4,7 +4,7 @@ Compared are size and modification time of the raw file, profile, hashes of weig
 each result states them; with `verify` also the hashes of raw file and result, which reads both in full.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from os import stat_result
@@ -54,21 +54,32 @@ class Existing:
         `relative`: the path below the listed folder. Raises OSError, MicrographError or TransientError if that cannot
         be found out.
         """
-        whole = self._find(PurePosixPath(relative), relative, state, None)
-        if whole is not None:
-            return (whole.record,) if self._verify is None or self._whole_agrees(path, whole) else ()
-        found: list[_Result] = []
+        for whole in self._candidates(PurePosixPath(relative), relative, state, None):
+            if self._verify is None or self._whole_agrees(path, whole):
+                return (whole.record,)
+        found: list[Record] = []
         number, of = 1, 1
         while number <= of:
-            one = self._find(section_name(relative, number), relative, state, number)
-            if one is None or not isinstance(total := one.record.raw.metadata.get("sections"), int):
+            one = self._section(path, relative, state, number)
+            if one is None or not isinstance(total := one.raw.metadata.get("sections"), int):
                 return ()
             found.append(one)
             number, of = number + 1, total
-        agrees = self._verify is None or self._sections_agree(self._verify, path, found)
-        return tuple(one.record for one in found) if agrees else ()
+        return tuple(found)
 
-    def _find(self, name: PurePath, relative: str, state: stat_result, section: int | None) -> _Result | None:
+    def _section(self, path: Path, relative: str, state: stat_result, number: int) -> Record | None:
+        candidates = self._candidates(section_name(relative, number), relative, state, number)
+        if self._verify is None:
+            return next((one.record for one in candidates), None)
+        section: sections.Section | None = None
+        for one in candidates:
+            section = section or sections.read(self._verify, path, number)[1]
+            if section.sha256 == one.record.raw.sha256 and sha256(one.image) == one.record.output.sha256:
+                return one.record if section.of == one.record.raw.metadata.get("sections") else None
+        return None
+
+    def _candidates(self, name: PurePath, relative: str, state: stat_result, section: int | None) -> Iterator[_Result]:
+        """Results of this name, in the order of their revisions, that agree but for the hashes."""
         for revision in count(1):
             taken = False
             for kind in _KINDS:
@@ -80,10 +91,9 @@ class Existing:
                 if (raw.size, raw.mtime_ns, raw.section) != (state.st_size, state.st_mtime_ns, section):
                     continue
                 if raw.relative == str(name) and self._made_so(record, relative):
-                    return _Result(image, record)
+                    yield _Result(image, record)
             if not taken:
-                break
-        return None
+                return
 
     def _made_so(self, record: Record, relative: str) -> bool:
         used = record.profile
@@ -100,15 +110,6 @@ class Existing:
     def _whole_agrees(self, path: Path, one: _Result) -> bool:
         raw = raw_file.fingerprint(path, self._config.backend.max_pixels)
         return raw.sha256 == one.record.raw.sha256 and sha256(one.image) == one.record.output.sha256
-
-    def _sections_agree(self, reader: Reader, path: Path, found: list[_Result]) -> bool:
-        for number, one in enumerate(found, 1):
-            _, section = sections.read(reader, path, number)
-            if (section.sha256, section.of) != (one.record.raw.sha256, len(found)):
-                return False
-            if sha256(one.image) != one.record.output.sha256:
-                return False
-        return True
 
 
 UNKNOWN = (OSError, MicrographError, TransientError)

@@ -71,7 +71,7 @@ def run_shard(options: argparse.Namespace, config: Config, manifest: Manifest, s
         if shard.number == 0:  # once in the batch
             run.denied(manifest.denied)
         run.all(manifest.of(shard))
-    print(f"shard {shard}: {run.made} made, {run.existing} had their results, {run.failed} failed")
+    print(f"shard {shard}: {run.done} done now, {run.existing} done before, {run.failed} failed")
     if run.failed:
         print(f"failures: {log.failures}; the same command tries them again")
     return 1 if run.failed else 0
@@ -83,7 +83,7 @@ class _Run:
     def __init__(
         self, options: argparse.Namespace, config: Config, manifest: Manifest, log: ShardLog, progress: _Interruptible
     ) -> None:
-        self.made = self.existing = self.failed = 0
+        self.done = self.existing = self.failed = 0
         self._config, self._profile, self._log, self._progress = config, options.profile, log, progress
         self._source, self._out, self._verifies = manifest.source, options.out.absolute(), options.verify
         self._top = os.path.realpath(self._source)
@@ -130,7 +130,7 @@ class _Run:
             one.require()
         failure = self._unfit(path) or make.make(path, PurePosixPath(entry.path))
         if failure is None:
-            self.made += 1
+            self.done += 1
             return
         if isinstance(failure.error, OSError | TransientError):  # of this file, or of the whole share?
             require_source(self._source)

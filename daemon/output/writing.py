@@ -74,7 +74,7 @@ def write_outputs(
         # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
-        _refuse_foreign(here, folder, _free(root, here, relative, revision, kind)[1])
+        _refuse_foreign(here, folder, _free(root, here, relative, revision, kind)[1], appearing=True)
         draft = _write_draft(
             temporary, here, relative, micrograph, denoised, provenance, kind, preview_pixels, caption
         )  # fmt: skip
@@ -246,19 +246,22 @@ def _make_folder(root: Path, folder: Path) -> None:
         flush(new.parent)
 
 
-def _refuse_foreign(here: Path, folder: Path, name: str) -> None:
+def _refuse_foreign(here: Path, folder: Path, name: str, appearing: bool = False) -> None:
     """Raise MicrographError if an output would replace a file other than JSON and preview of an interrupted run.
 
-    `here`: the folder as `held` gives it; `folder`: its path in messages.
+    `here`: the folder as `held` gives it; `folder`: its path in messages. `appearing`: the folder is not locked, and
+    the image of another process may have appeared, which is not foreign. Each file is examined after it was found, so
+    that one which appears in between is examined, too.
     """
     image = here / name
     record, picture = beside(image, ".json"), preview_path(image)
-    for path, ours in (
-        (image, False),
-        (record, read_record(record) is not None),
-        (picture, preview.written_by(picture) == WRITER),
-    ):
-        if os.path.lexists(path) and not ours:
+    ours: tuple[tuple[Path, Callable[[], bool]], ...] = (
+        (image, lambda: appearing and own_record(image) is not None),
+        (record, lambda: read_record(record) is not None),
+        (picture, lambda: preview.written_by(picture) == WRITER),
+    )
+    for path, is_ours in ours:
+        if os.path.lexists(path) and not is_ours():
             raise MicrographError(
                 f"{folder / path.name}: a file of this name is already in the output folder and is not the result "
                 "of this micrograph; it was not replaced: move or rename it, then try "

@@ -3,7 +3,10 @@
 import argparse
 import importlib
 import logging
+import os
+import signal
 import sys
+from typing import NoReturn
 
 from daemon.errors import EmdenoisedError
 
@@ -31,12 +34,16 @@ def main() -> int:
             command.description = (module.__doc__ or summary).split("\n\n")[0]
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-    options = parser.parse_args()
+    try:
+        options = parser.parse_args()
+    except SystemExit as end:
+        _end(int(end.code or 0))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         status: int = options.run(options)
     except EmdenoisedError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        print(f"{parser.prog}: {error}", file=sys.stderr, flush=True)
+        _end(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         parser.exit(
@@ -45,6 +52,13 @@ def main() -> int:
             "the same command goes on from what was saved\n",
         )
     return status
+
+
+def _end(status: int) -> NoReturn:
+    """Exit; after a mistake also end `torchrun`, which would start all processes again only to meet the same one."""
+    if status and "TORCHELASTIC_RUN_ID" in os.environ:
+        os.kill(os.getppid(), signal.SIGTERM)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

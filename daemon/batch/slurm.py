@@ -47,7 +47,7 @@ def program() -> list[str]:
 
 
 def submit(file: Path) -> str:
-    """Submit a script; returns sbatch's answer. Raises UsageError without sbatch, TransientError if it refuses."""
+    """Submit a script; returns sbatch's answer. Raises UsageError if it is missing or refuses, TransientError."""
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         raise UsageError(f"sbatch is not installed here; submit {file} on a computer of the cluster")
@@ -58,9 +58,8 @@ def submit(file: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TransientError(f"sbatch {file}: does not answer ({error}); try again later") from error
     if done.returncode:
-        raise TransientError(
-            f"sbatch {file}: {done.stderr.strip() or done.returncode}; change the template (--template)"
-        )
+        cause = done.stderr.strip() or f"status {done.returncode}"
+        raise UsageError(f"sbatch {file}: {cause}; give a template that fits the cluster (--template)")
     return done.stdout.strip()
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -56,7 +55,7 @@ class ShardLog:
         with explained(self._out, self._mark):
             if self._mark.exists():
                 clean_temporary(self._out)
-            begun = {"host": socket.gethostname(), "pid": os.getpid(), "job": _job(), "begun": _now()}
+            begun = {"host": os.uname().nodename, "pid": os.getpid(), "job": _job(), "begun": _now()}
             self._mark.write_text(json.dumps(begun) + "\n", encoding="ascii")
         try:
             yield
@@ -68,7 +67,7 @@ class ShardLog:
         """Add a failure. Raises StorageError if it cannot be written now."""
         failure = Failure(
             entry.path, cause, type(error).__name__, entry.size, entry.mtime_ns, _now(), self._manifest,
-            socket.gethostname(), _job(),
+            os.uname().nodename, _job(),
         )  # fmt: skip
         line = json.dumps(asdict(failure)).encode("ascii") + b"\n"
         # In one call, so that lines of two processes do not mix.
@@ -109,4 +108,4 @@ def _job() -> str | None:
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if array and task:
         return f"{array}_{task}"
-    return os.environ.get("SLURM_JOB_ID") or (socket.gethostname() if "JOB_COMPLETION_INDEX" in os.environ else None)
+    return os.environ.get("SLURM_JOB_ID") or (os.uname().nodename if "JOB_COMPLETION_INDEX" in os.environ else None)

@@ -91,7 +91,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(
         write(tmp_path / f"data/{name}.tif", ord(name), 5000.0, (200, 200))
     out = tmp_path / "run"
     both = nodes(
-        "fit", str(tmp_path / "data"), "--out", str(out), "--finish", "0", "--steps", "60", "--save-every", "0", *TINY
+        "fit", str(tmp_path / "data"), "--out", str(out), "--finish", "0", "--steps", "12", "--save-every", "0", *TINY
     )
     until((out / CHECKPOINT).exists)
     os.kill(both.workers()[0], signal.SIGKILL)
@@ -99,7 +99,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(
     assert re.search(r"resumed at step [1-9]", both.said)
     assert (out / WEIGHTS).exists() and not list(out.glob(".*.part"))
     steps = [row["step"] for row in curve.read(out)]
-    assert steps == sorted(set(steps)) and steps[-1] == 60
+    assert steps == sorted(set(steps)) and steps[-1] == 12
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -136,3 +137,28 @@ def test_the_figures_on_the_front_page() -> None:
     kills = result("field.json")["kills"]
     assert f"{kills['kills']:,} times while a simulated camera wrote {kills['micrographs']:,} micrographs" in front
     assert f"{kills['whole_results']:,} complete results" in front
+
+
+def test_the_queue_model() -> None:
+    model, stored = script("queue_model"), result("queue.json")
+    document = (ROOT / "docs" / "scale.md").read_text("utf-8")
+    for index, (service, busy, p50, p99) in enumerate(((0.030, 0.20, 0.031, 0.072), (0.120, 0.81, 0.23, 0.72))):
+        found = model.load(service)
+        assert asdict(found) == stored["loads"][2 * index], "benchmarks/results/queue.json is of another model"
+        figures = zip((found.busy, found.p50, found.p99), (busy, p50, p99), strict=True)
+        assert all(abs(is_now / planned - 1) < 0.05 for is_now, planned in figures), "figures of the plan"
+    for one in stored["loads"]:
+        p50, p99 = (f"{round(one[name] * 1000)} ms" for name in ("p50", "p99"))
+        most = stored["most microscopes for 1 s"][str(one["service"])]
+        burst = stored["burst of all at once"][str(one["service"])]
+        assert f"| {one['service'] * 1000:.0f} ms | {one['busy']:.0%}".replace("%", " %") in document
+        assert f"| {p50} | {p99} | {burst} s | {most} |" in document
+    assert model.network() == stored["network"] == {"megabytes": 104.9, "gigabits": 5.59}
+    assert f"would give {stored['poisson'][-1]['p99']:.1f} s in place of {stored['loads'][-1]['p99']:.2f} s" in document
+
+
+def test_what_a_batch_costs() -> None:
+    costs, document = result("batch_costs.json"), (ROOT / "docs" / "scale.md").read_text("utf-8")
+    assert f"| {costs['list and freeze, s for a million']:.0f} s for a million files, once |" in document
+    assert f"| {costs['read one shard of 16 from it, s for a million']:.1f} s for a million files |" in document
+    assert f"| {costs['skip, ms for each file']:.2f} ms: " in document

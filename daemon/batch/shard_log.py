@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daemon.batch.manifest import FOLDER, Entry
 from daemon.batch.shard import Shard
-from daemon.output.disk import clean_temporary, explained
+from daemon.output.disk import clean_temporary, explained, temporary_prefix
 
 _FAILED, _RUNNING = "failed", "running"
 _LINE_LIMIT = 1 << 20
@@ -42,26 +42,37 @@ class ShardLog:
     """The log of one shard below `out`."""
 
     def __init__(self, out: Path, shard: Shard, manifest: str) -> None:
+        self.suspect: str | None = None
+        """The file at which an earlier run of the shard was killed: it may have been too large for the memory."""
         self._out, self._manifest = out, manifest
+        self._begun = {"host": os.uname().nodename, "job": _job(), "begun": _now(), "temporary": temporary_prefix()}
         self.failures = out / FOLDER / f"{_FAILED}-{shard.file_name}.jsonl"
         self._mark = out / FOLDER / f"{_RUNNING}-{shard.file_name}.json"
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Mark the shard as running. Temporary files of a run that was killed are removed first.
+        """Mark the shard as running. Temporary files of a run that was killed are removed first, if it was on this
+        computer or in an earlier start of the same job.
 
         Raises StorageError if nothing can be written now.
         """
         with explained(self._out, self._mark):
             if self._mark.exists():
-                clean_temporary(self._out)
-            begun = {"host": os.uname().nodename, "pid": os.getpid(), "job": _job(), "begun": _now()}
-            self._mark.write_text(json.dumps(begun) + "\n", encoding="ascii")
+                earlier = _read(self._mark)
+                self.suspect = earlier.get("at")
+                same = earlier.get("job") is not None and earlier["job"] == self._begun["job"]
+                clean_temporary(self._out, earlier.get("temporary") if same else None)
+        self.at(None)
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
                 self._mark.unlink(missing_ok=True)
+
+    def at(self, path: str | None) -> None:
+        """Note the file that is denoised now. Raises StorageError if that cannot be written now."""
+        with explained(self._out, self._mark):
+            self._mark.write_text(json.dumps({**self._begun, "at": path}) + "\n", encoding="ascii")
 
     def failed(self, entry: Entry, cause: str, error: Exception) -> None:
         """Add a failure. Raises StorageError if it cannot be written now."""
@@ -92,12 +103,21 @@ def marks(out: Path) -> list[str]:
     """Shards that have begun and not ended, in words: they run, or were killed."""
     found = []
     for file in sorted((out / FOLDER).glob(f"{_RUNNING}-*.json")):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            one = json.loads(file.read_text(encoding="ascii"))
-            job = f", job {one['job']}" if one["job"] else ""
-            name = file.stem.removeprefix(f"{_RUNNING}-").replace("-of-", "/")
-            found.append(f"{name} on {one['host']}{job}, since {one['begun']}")
+        one = _read(file)
+        job = f", job {one['job']}" if one.get("job") else ""
+        at = f", at {one['at']}" if one.get("at") else ""
+        name = file.stem.removeprefix(f"{_RUNNING}-").replace("-of-", "/")
+        found.append(f"{name} on {one.get('host', 'unknown')}{job}, since {one.get('begun', 'unknown')}{at}")
     return found
+
+
+def _read(mark: Path) -> dict[str, str]:
+    """What a mark states; nothing where it was cut or has gone."""
+    try:
+        found = json.loads(mark.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return {}
+    return {name: text for name, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}
 
 
 def _now() -> str:

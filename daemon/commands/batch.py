@@ -51,6 +51,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0 if all is done, 1 if something failed, 75 if the same command has to be run again."""
     _require_fitting(options)
+    for name in ("source", "out"):  # as the shell shows it: a link keeps its name
+        setattr(options, name, Path(os.path.abspath(getattr(options, name))))  # noqa: PTH100
     config = settings.load(settings_file(options))
     require_profile(config, options.profile)
     if options.passes is not None:
@@ -101,7 +103,7 @@ def _manifest(options: argparse.Namespace, config: Config) -> "Manifest":
     """The frozen list; made now where there is none, unless the command line demands a certain one."""
     from daemon.batch import manifest as manifests
 
-    source, out = options.source.absolute(), options.out.absolute()
+    source, out = options.source, options.out
     found = manifests.load(out)
     if found is None and options.manifest is not None:
         raise TransientError(f"{out}: has no manifest; mount its share, and run the same command again")
@@ -138,8 +140,8 @@ def _submit(options: argparse.Namespace, config: Config) -> int:
     from daemon.batch.manifest import FOLDER
     from daemon.files import save
 
-    out, tasks = options.out.absolute(), options.tasks or _TASKS
-    command = [*slurm.program(), "batch", str(options.source.absolute()), "-o", str(out)]
+    out, tasks = options.out, options.tasks or _TASKS
+    command = [*slurm.program(), "batch", str(options.source), "-o", str(out)]
     command += [f"--config={settings_file(options).absolute()}"]
     command += [f"--{name}={given}" for name in ("profile", "passes") if (given := getattr(options, name)) is not None]
     command += ["--verify"] if options.verify else []

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from types import FrameType
 
@@ -20,7 +21,7 @@ from daemon.batch.survey import Counts, survey
 from daemon.commands.one_file import Failed, Maker, maker
 from daemon.commands.progress import Progress
 from daemon.commands.terminal import coloured
-from daemon.errors import BackendError, MicrographError, TransientError
+from daemon.errors import BackendError, EmdenoisedError, MicrographError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.logs import one_line
 from daemon.output.disk import Mounted
@@ -63,11 +64,11 @@ def run_shard(options: argparse.Namespace, config: Config, manifest: Manifest, s
 
     Raises TransientError (StorageError among them), BackendError or EndedError if the shard could not be gone through.
     """
-    out, total = options.out.absolute(), shard.share(manifest.entries)
+    out, total = options.out, shard.share(manifest.entries)
     log = ShardLog(out, shard, manifest.sha256)
     progress = _Interruptible(total)
-    with progress, progress.listening(), log.running():
-        run = _Run(options, config, manifest, log, progress)
+    with _existing(options, config) as existing, progress, progress.listening(), log.running():
+        run = _Run(options, config, manifest, existing, log, progress)
         if shard.number == 0:  # once in the batch
             run.denied(manifest.denied)
         run.all(manifest.of(shard))
@@ -81,11 +82,17 @@ class _Run:
     """One run of a shard, and its counts."""
 
     def __init__(
-        self, options: argparse.Namespace, config: Config, manifest: Manifest, log: ShardLog, progress: _Interruptible
+        self,
+        options: argparse.Namespace,
+        config: Config,
+        manifest: Manifest,
+        existing: Existing,
+        log: ShardLog,
+        progress: _Interruptible,
     ) -> None:
         self.done = self.existing = self.failed = 0
         self._config, self._profile, self._log, self._progress = config, options.profile, log, progress
-        self._source, self._out, self._verifies = manifest.source, options.out.absolute(), options.verify
+        self._source, self._out, self._existing = manifest.source, options.out, existing
         self._top = os.path.realpath(self._source)
         self._mounted = (Mounted(self._source, name="micrographs"), Mounted(self._out))
 
@@ -97,38 +104,42 @@ class _Run:
             self._fail(Entry(below, 0, 0), Failed("may not be read", PermissionError(text)))
 
     def all(self, entries: Iterator[Entry]) -> None:
-        """Each file, in networks that are opened again after one has failed."""
-        in_a_row = 0
-        while True:
+        """Each file, in networks that are opened when the first needs them, and again after one has failed."""
+        in_a_row, to_do = 0, self._to_do(entries)
+        for first in to_do:
             with maker(self._config, self._out, self._profile, self._progress) as make:
-                existing = Existing(
-                    self._out, self._config, make.weights, self._profile, make.reader if self._verifies else None
-                )
-                for entry in entries:
+                for entry in chain((first,), to_do):
                     try:
-                        self._one(entry, make, existing)
+                        self._one(entry, make)
                     except BackendError as error:
                         in_a_row += 1
-                        self._progress.say(f"{coloured('failed')}\n    {error}")
-                        self._fail(entry, Failed(str(error), error))
+                        self._fail(entry, self._said(str(error), error))
                         if in_a_row == _MOST_IN_A_ROW:
                             raise
                         break
                     in_a_row = 0
-                else:
-                    return
 
-    def _one(self, entry: Entry, make: Maker, existing: Existing) -> None:
+    def _to_do(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """The entries without a result; that at which the shard was killed last, so that the others get theirs."""
+        last: list[Entry] = []
+        for entry in entries:
+            self._progress.require()
+            if self._has_result(self._source / entry.path, entry):
+                self.existing += 1
+                self._progress.skip()
+            elif entry.path == self._log.suspect:
+                last.append(entry)
+            else:
+                yield entry
+        yield from last
+
+    def _one(self, entry: Entry, make: Maker) -> None:
         self._progress.require()
-        path = self._source / entry.path
-        if self._has_result(path, entry, existing):
-            self.existing += 1
-            self._progress.skip()
-            return
         self._progress.next(entry.path)
         for one in self._mounted:
             one.require()
-        failure = self._unfit(path) or make.make(path, PurePosixPath(entry.path))
+        self._log.at(entry.path)
+        failure = self._attempt(self._source / entry.path, entry, make)
         if failure is None:
             self.done += 1
             return
@@ -136,20 +147,27 @@ class _Run:
             require_source(self._source)
         self._fail(entry, failure)
 
-    def _has_result(self, path: Path, entry: Entry, existing: Existing) -> bool:
+    def _attempt(self, path: Path, entry: Entry, make: Maker) -> Failed | None:
+        if path.is_symlink() or not Path(os.path.realpath(path)).is_relative_to(self._top):
+            cause = "is a symbolic link or lies behind one, which is not followed; copy the file itself"
+            return self._said(cause, MicrographError(f"{path}: {cause}"))
+        try:
+            return make.make(path, PurePosixPath(entry.path))
+        except EmdenoisedError:
+            raise
+        except Exception as error:  # a defect of this program costs one micrograph, and not those after it
+            return self._said(f"internal error, please report it: {error!r}", error)
+
+    def _said(self, cause: str, error: Exception) -> Failed:
+        self._progress.say(f"{coloured('failed')}\n    {one_line(cause)}")
+        return Failed(cause, error)
+
+    def _has_result(self, path: Path, entry: Entry) -> bool:
         try:
             state = path.lstat()
-            return stat.S_ISREG(state.st_mode) and bool(existing.of(path, entry.path, state))
+            return stat.S_ISREG(state.st_mode) and bool(self._existing.of(path, entry.path, state))
         except UNKNOWN:
             return False  # denoising it reports the reason
-
-    def _unfit(self, path: Path) -> Failed | None:
-        """Something else has taken the file's name since it was listed."""
-        if Path(os.path.realpath(path)).is_relative_to(self._top) and not path.is_symlink():
-            return None
-        cause = "is a symbolic link or lies behind one, which is not followed; copy the file itself"
-        self._progress.say(f"{coloured('failed')}\n    {cause}")
-        return Failed(cause, MicrographError(f"{path}: {cause}"))
 
     def _fail(self, entry: Entry, failure: Failed) -> None:
         self.failed += 1
@@ -163,12 +181,8 @@ class _Run:
 
 def print_status(options: argparse.Namespace, config: Config, manifest: Manifest, shard: Shard) -> int:
     """Print counts and estimates; 0 if all is done, 1 if the rest failed, 75 if there is more to do."""
-    out, weights = options.out.absolute(), weights_of.load_weights(config)
-    with (
-        Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader,
-        Progress(shard.share(manifest.entries), sys.stderr) as progress,
-    ):
-        existing = Existing(out, config, weights, options.profile, reader if options.verify else None)
+    out = options.out
+    with _existing(options, config) as existing, Progress(shard.share(manifest.entries), sys.stderr) as progress:
         counts = survey(manifest, shard, manifest.source, existing, failures(out), progress=progress.skip)
     require_source(manifest.source)
     failed = counts.failed + (len(manifest.denied) if shard.number == 0 else 0)
@@ -176,9 +190,16 @@ def print_status(options: argparse.Namespace, config: Config, manifest: Manifest
     print(f"done    {counts.done:>9,} of {shard.share(manifest.entries):,}")
     print(f"failed  {failed:>9,}" + (f"  {out / FOLDER}/failed-*.jsonl" if failed else ""))
     print(f"to do   {counts.to_do:>9,}  {counts.bytes_to_do / 1e9:,.1f} GB")
-    for line in (*_estimates(counts), *(f"begun, not ended: shard {one}" for one in marks(out))):
+    for line in (*_estimates(counts), *(f"begun, not ended: shard {one}" for one in map(one_line, marks(out)))):
         print(line)
     return EX_TEMPFAIL if counts.to_do else 1 if failed else 0
+
+
+@contextmanager
+def _existing(options: argparse.Namespace, config: Config) -> Iterator[Existing]:
+    weights = weights_of.load_weights(config)
+    with Reader(config.backend.max_pixels, config.backend.decode_seconds) as reader:
+        yield Existing(options.out, config, weights, options.profile, reader if options.verify else None)
 
 
 def _estimates(counts: Counts) -> Iterator[str]:

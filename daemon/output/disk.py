@@ -151,7 +151,7 @@ def temporary_files() -> Iterator[Callable[[Path], Path]]:
     made: list[Path] = []
 
     def make(folder: Path) -> Path:
-        made.append(folder / f"{_PREFIX}{_HOST}-{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}")
+        made.append(folder / f"{temporary_prefix()}{secrets.token_hex(8)}{_SUFFIX}")
         made[-1].open("xb").close()
         return made[-1]
 
@@ -163,10 +163,16 @@ def temporary_files() -> Iterator[Callable[[Path], Path]]:
                 path.unlink(missing_ok=True)
 
 
-def clean_temporary(root: Path) -> int:
+def temporary_prefix() -> str:
+    """The beginning of the names of this process's temporary files."""
+    return f"{_PREFIX}{_HOST}-{os.getpid()}-"
+
+
+def clean_temporary(root: Path, dead: str | None = None) -> int:
     """Remove files that an interrupted run left half-written below `root`; returns how many. Never follows links.
 
-    Call it before this process writes anything. Files that another process may still be writing are left alone.
+    Call it before this process writes anything. Files that another process may still be writing are left alone; `dead`
+    is the `temporary_prefix` of one that certainly has ended.
     """
     removed = 0
     for folder, _, names in os.walk(root):
@@ -174,7 +180,7 @@ def clean_temporary(root: Path) -> int:
             if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
                 path = Path(folder) / name
                 with suppress(OSError):  # a leftover that cannot be removed does no harm
-                    if _left_over(path):
+                    if _left_over(path) or (dead and name.startswith(dead)):
                         path.unlink()
                         removed += 1
     return removed

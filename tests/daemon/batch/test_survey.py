@@ -1,5 +1,6 @@
 """Counts and estimates, and what a crash leaves in the list of failures."""
 
+import json
 import os
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,7 @@ import pytest
 from daemon.batch import manifest as manifests
 from daemon.batch.manifest import Entry, Manifest
 from daemon.batch.shard import Shard
-from daemon.batch.shard_log import ShardLog, failures
+from daemon.batch.shard_log import ShardLog, failures, marks
 from daemon.batch.survey import survey
 from daemon.output.record import Record
 from daemon.settings.config import Arrival
@@ -88,3 +89,26 @@ def test_a_million_entries_are_read_line_by_line(frozen: Manifest) -> None:
     assert next(entries).path == "3.tif" and next(entries, None) is None
     assert sum(Shard(number, 7).share(1_000_000) for number in range(7)) == 1_000_000
     assert [index for index in range(9) if Shard(1, 4).has(index)] == [1, 5]
+
+
+@pytest.mark.parametrize("job", ["7_3", None])
+def test_a_job_that_was_queued_again_removes_what_it_left_on_another_node(
+    frozen: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str | None
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    left, others = out / ".emdenoised-node5-123-aa.tmp", out / ".emdenoised-node5-124-bb.tmp"
+    for path in (left, others):
+        path.touch()
+    mark = out / ".emdenoised-batch/running-3-of-8.json"
+    mark.write_text(json.dumps({"job": job, "temporary": ".emdenoised-node5-123-", "at": "5.tif", "host": "node5"}))
+    log = ShardLog(out, Shard(3, 8), frozen.sha256)
+    with log.running():
+        assert log.suspect == "5.tif"
+        assert left.exists() == (job is None) and others.exists()
+        assert marks(out)[0].startswith(f"3/8 on {os.uname().nodename}, job 7_3, since")
+    assert not mark.exists()
+    mark.write_text('{"at": 3, "cut')
+    with log.running():
+        assert log.suspect is None

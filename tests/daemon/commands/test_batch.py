@@ -299,3 +299,37 @@ def test_a_damaged_list_is_refused(batch: QuickBatch, capsys: pytest.CaptureFixt
     for damaged in (content[:-30], content.replace(b"b.tif", b"x.tif"), b"", b"[]\n"):
         file.write_bytes(damaged)
         assert batch.run() == 78 and "is damaged or of another version; remove it" in capsys.readouterr().err
+
+
+def test_a_file_that_kills_its_process_is_tried_last(batch: QuickBatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def too_large(one: Prepared) -> None:
+        if one.pixels.shape == (96, 96):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    counts = np.random.default_rng(0).poisson(30, (96, 96)).astype(np.uint16)
+    tifffile.imwrite(batch.source / "b.tif", counts)
+    batch.backend.hook = too_large
+    assert ended(batch.fork()) == -signal.SIGKILL and batch.results() == {"a.tif"}
+    assert batch.run("--status") == 75 and ", at b.tif" in capsys.readouterr().out
+    assert ended(batch.fork()) == -signal.SIGKILL and batch.results() == set(NAMES) - {"b.tif"}
+    batch.backend.hook = lambda _: None
+    assert batch.run() == 0 and batch.results() == set(NAMES)
+
+
+def test_a_defect_of_the_program_costs_one_micrograph(batch: QuickBatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("a defect")
+
+    batch.backend.hook = at(2, fail)
+    assert batch.run() == 1 and len(batch.results()) == 5
+    assert "internal error, please report it" in batch.failures()
+
+
+def test_nothing_is_loaded_where_nothing_is_to_do(batch: QuickBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch.run() == 0
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("daemon.backends.open_backend", refuse)
+    assert batch.run() == 0

@@ -31,6 +31,7 @@ class Nodes:
 
     def __init__(self, root: Path, *command: str, restarts: int = 3) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         meeting = f"127.0.0.1:{free_port()}"
         self._said = [root / f"node-{number}.txt" for number in (0, 1)]
         self._agents = [

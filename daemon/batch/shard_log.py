@@ -45,7 +45,13 @@ class ShardLog:
         self.suspect: str | None = None
         """The file at which an earlier run of the shard was killed: it may have been too large for the memory."""
         self._out, self._manifest = out, manifest
-        self._begun = {"host": os.uname().nodename, "job": _job(), "begun": _now(), "temporary": temporary_prefix()}
+        self._begun = {
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "job": _job(),
+            "begun": _now(),
+            "temporary": temporary_prefix(),
+        }
         self.failures = out / FOLDER / f"{_FAILED}-{shard.file_name}.jsonl"
         self._mark = out / FOLDER / f"{_RUNNING}-{shard.file_name}.json"
 

@@ -3,8 +3,10 @@
 Needs Debian's slurm-wlm and munge, and root; skipped, with the reason, without. Ports and sockets are its own.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -137,8 +139,15 @@ class Archive:
     def worker(self, shard: int) -> int:
         """The process that works on a shard."""
         mark = self.out / f".emdenoised-batch/running-{shard}-of-{TASKS}.json"
-        until(lambda: mark.exists() and mark.read_text().strip())
-        return int(json.loads(mark.read_text())["pid"])
+        found: list[str] = []
+
+        def stated() -> bool:
+            with contextlib.suppress(FileNotFoundError):
+                found[:] = re.findall(r'"pid": (\d+)', mark.read_text())
+            return bool(found)
+
+        until(stated)
+        return int(found[0])
 
     def require_each_once(self) -> None:
         made = Counter(str(path.relative_to(self.out)) for path in self.images())

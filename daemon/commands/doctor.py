@@ -250,7 +250,7 @@ def backend(config: Config) -> Iterator[Finding]:
     card = find_gpu(config.backend.device)
     if card is None and driver.LOADED.exists():
         yield Finding(
-            "note" if config.backend.kind == "cpu" else "fault",
+            "note" if config.backend.kind in ("cpu", "server") else "fault",
             driver.why_no_gpu(config.backend.device),
             "run `nvidia-smi`; in a service or a container allow the devices /dev/nvidia*",
         )

@@ -28,6 +28,8 @@ from daemon.settings.config import BackendConfig, Retry
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+IDLE_SECONDS = 30.0
+"""While there is nothing to do, a server is asked this often whether it still works, so that the page knows it."""
 
 
 class _GivenUpError(Exception):
@@ -76,7 +78,7 @@ class Inference:
         self._returned, self._resumed, self._retry = returned, resumed, retry
         self._failures = 0
         """Of the server, since it last delivered a micrograph."""
-        self._canary_seconds = idle_canary_seconds
+        self._canary_seconds = idle_canary_seconds or (IDLE_SECONDS if settings.kind == "server" else None)
         self._ready: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
         self._again: deque[Claimed] = deque()
 
@@ -151,6 +153,9 @@ class Inference:
     def _give_back(self, seconds: float) -> None:
         """Return everything to the ledger's queue, also what readers put here in the next seconds."""
         end = time.monotonic() + seconds
+        if self._again:
+            names = [repr(claimed.job.path) for claimed in self._again]
+            log.info("back in the queue: %s", ", ".join(names))
         while self._again:
             self._returned(self._again.popleft())
         while not self._stop.is_set() and (left := end - time.monotonic()) > 0:

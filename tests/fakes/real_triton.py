@@ -4,6 +4,7 @@
 backend only, so `triton_model.py` stands in for its ONNX backend.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -90,8 +91,8 @@ class Triton:
     def kill(self) -> None:
         """Kill −9, with its children, and wait for the end."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 

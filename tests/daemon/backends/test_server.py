@@ -3,6 +3,7 @@
 The faults of a real server are in tests/field/test_server.py.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,10 +21,11 @@ from daemon.backends import manifest, open_backend, resolve
 from daemon.backends.canary import NO_SPIKES, canary
 from daemon.backends.contract import HALF
 from daemon.backends.protocol import Backend
+from daemon.commands.main import main
 from daemon.counts.plane import Plane, Prepared
 from daemon.counts.scaling import noise_units
 from daemon.errors import BackendError, ConfigError, MicrographError, ServerError, WeightsError
-from daemon.settings.config import BackendConfig
+from daemon.settings.config import EX_CONFIG, BackendConfig
 
 WEIGHTS = manifest.verified("fast")
 TILE = 256
@@ -197,6 +199,23 @@ def test_a_plan_of_one_shape_gets_tiles_of_that_shape(server: FakeTriton, connec
     backend = connect()
     (result,) = backend.denoise([plane(0, (64, 300))])
     assert result.image.shape == (64, 300) and backend.inner.frame.fixed  # type: ignore[attr-defined]
+
+
+def test_commands_check_the_server_before_they_read_anything(
+    server: FakeTriton, tmp_path: Path, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = "{drop: drop, output: output, state: state}"
+    config = tmp_path / "config.yaml"
+    config.write_text(f"folders: {folders}\nbackend: {{kind: server, tile: {TILE}, server: {{url: '{server.url}'}}}}\n")
+    arguments = ["denoise", str(write(tmp_path / "a.tif")), "-o", str(tmp_path / "out"), "--config", str(config)]
+    assert main(arguments) == 0
+    record = json.loads((tmp_path / "out" / "a.tif.json").read_text())
+    assert record["backend"].startswith(f"server {server.url}: Triton 9.9.9")
+    server.parameters["onnx_sha256"] = "0" * 64
+    assert main(arguments) == EX_CONFIG
+    server.stop()
+    assert main(arguments) == 1
+    assert "UNAVAILABLE" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_certificate_that_cannot_be_read_is_named(connect: Callable[..., Backend], tmp_path: Path) -> None:

@@ -97,8 +97,9 @@ def test_the_start_does_not_wait_for_it_and_work_begins_when_it_is_there(
 
 
 def test_micrographs_on_their_way_go_back_to_the_queue(
-    server: FakeServer, service: Service, settings: Config, write: Callable[..., Path]
+    server: FakeServer, service: Service, settings: Config, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     met = threading.Event()
 
     def fail(_: Any) -> None:
@@ -112,10 +113,25 @@ def test_micrographs_on_their_way_go_back_to_the_queue(
     for seed in range(4):
         write(settings.folders.drop / f"{seed}.tif", seed)
     until(lambda: met.is_set() and service.ledger.counts()["pending"] == 4)
+    assert "back in the queue: '" in caplog.text
     server.error = None
     until(lambda: service.ledger.counts()["done"] == 4)
     found = jobs(settings)
     assert {job.attempts for job in found} == {1} and {job.revision for job in found} == {1}
+
+
+def test_a_server_that_fails_while_there_is_nothing_to_do_is_noticed(
+    server: FakeServer, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.service.inference.IDLE_SECONDS", 0.05)
+    service = Service(settings)
+    service.start()
+    until(lambda: service.health.state == "ok")
+    server.error = ServerError("gone")
+    until(lambda: service.health.state == "degraded")
+    server.error = None
+    until(lambda: service.health.state == "ok")
+    service.stop()
 
 
 def test_live_micrographs_are_marked_and_the_backlog_is_not(

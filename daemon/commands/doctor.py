@@ -246,11 +246,11 @@ def weights(config: Config) -> Iterator[Finding]:
             )
 
 
-def backend(config: Config) -> Iterator[Finding]:
+def graphics_card(config: Config) -> Iterator[Finding]:
     card = find_gpu(config.backend.device)
     if card is None and driver.LOADED.exists():
         yield Finding(
-            "note" if config.backend.kind in ("cpu", "server") else "fault",
+            "note" if config.backend.kind == "cpu" else "fault",
             driver.why_no_gpu(config.backend.device),
             "run `nvidia-smi`; in a service or a container allow the devices /dev/nvidia*",
         )
@@ -258,6 +258,11 @@ def backend(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "no NVIDIA driver: the processor is used")
     else:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
+
+
+def backend(config: Config) -> Iterator[Finding]:
+    if config.backend.kind != "server":
+        yield from graphics_card(config)
     name = config.profiles[config.default_profile].weights
     try:
         opened = open_backend(config.backend, manifest.verified(name), config.folders.engines)

@@ -118,13 +118,14 @@ class Inference:
                 backend.close()
 
     def _check(self, backends: dict[Path, Backend]) -> None:
+        """The canary tile on every network; one that a server computes wrongly is the server's failure."""
         for backend in backends.values():
             try:
                 canary(backend)
-            except ServerError:
-                raise
             except BackendError as error:
-                raise ServerError(str(error)) if self._settings.kind == "server" else error from error
+                if self._settings.kind != "server" or isinstance(error, ServerError):
+                    raise
+                raise ServerError(str(error)) from error
             self.backend_name = backend.name
 
     def _attempt(self, step: Callable[[], None], backends: dict[Path, Backend]) -> None:
@@ -132,18 +133,20 @@ class Inference:
         try:
             step()
             return
-        except ServerError as failure:
-            error = failure
+        except ServerError as error:
+            why = str(error)  # and not its traceback, which holds pixels
         while not self._stop.is_set():
             self._failures += 1
             pause = self._retry.pause(self._failures)
-            self.away = str(error)
-            log.error("%s; the queue is kept and everything waits %.0f s", error, pause)
+            self.away = why
+            log.error("%s; the queue is kept and everything waits %.0f s", why, pause)
             self._give_back(pause)
+            if self._stop.is_set():
+                return
             try:
                 self._check(backends)
-            except ServerError as again:
-                error = again
+            except ServerError as error:
+                why = str(error)
             else:
                 self.away = ""
                 log.info("%s can be used again", self.backend_name)

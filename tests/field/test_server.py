@@ -313,7 +313,7 @@ def test_killed_again_and_again_while_a_camera_writes_nothing_is_lost_or_doubled
         over.set()
         writer.join()
     while (before := done(site)) < written:
-        until(lambda: done(site) > before)  # noqa: B023 - waited for at once
+        until(lambda: done(site) > before)
     triton.kill()
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(60) == 0

@@ -94,18 +94,6 @@ def test_a_proxy_of_the_environment_is_not_used(
         canary(backend)
 
 
-def test_tiles_of_another_size_and_unknown_models_are_refused_in_words(shared: Triton, tmp_path: Path) -> None:
-    settings = {"kind": "server", "server": {"url": shared.url}}
-    backend = open_backend(BackendConfig.model_validate({**settings, "tile": 512}), WEIGHTS, tmp_path)
-    with pytest.raises(ConfigError, match=f"set backend.tile: {TILE}"):
-        canary(backend)
-    backend.close()
-    with client(shared.url, tmp_path, batch=4) as backend, pytest.raises(ConfigError, match="takes 2 tiles at once"):
-        canary(backend)
-    with client(shared.url, tmp_path, model="other") as backend, pytest.raises(ServerError, match="NOT_FOUND"):
-        canary(backend)
-
-
 def broken(triton: Triton, tmp_path: Path, fault: Callable[[], object], **server: Any) -> tuple[ServerError, float]:
     """The error that a fault in the middle of a request causes, and after how many seconds."""
     triton.start()

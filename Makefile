@@ -5,6 +5,7 @@
 # make fuzz [RUNS=...]   random bytes for everything that reads files
 # make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
 # make gpu    what this computer's NVIDIA card needs: TensorRT for it, and pycuda, compiled once
+# make triton a Triton server for the tests of backend.kind: server (447 MB); without it they are skipped
 # make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
 
@@ -14,7 +15,7 @@ DEV := .venv-dev
 
 FLAVOUR ?= rtx
 
-.PHONY: demo run gpu doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field fuzz
+.PHONY: demo run gpu doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field fuzz triton
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -63,6 +64,16 @@ bundle:
 
 test-field: $(DEV)/installed
 	$(DEV)/bin/pytest -m field --timeout=3000 tests/field tests/packaging
+
+# The server's binary is in this wheel, with the python backend only; that backend needs Debian's own Python 3.11.
+TRITON_PYTHON ?= /usr/bin/python3.11
+
+triton: build/triton/installed
+
+build/triton/installed:
+	$(TRITON_PYTHON) -m venv build/triton
+	build/triton/bin/python -m pip install --quiet nvidia-pytriton==0.7.0 'numpy<2' onnxruntime
+	touch $@
 
 RUNS ?= 1000000
 

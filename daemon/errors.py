@@ -36,5 +36,9 @@ class BackendError(EmdenoisedError):
     """The process can no longer denoise; it exits non-zero so that the service manager restarts it."""
 
 
+class ServerError(BackendError):
+    """The server that runs the network cannot be used now: everything waits for it, and no attempt is counted."""
+
+
 class WeightsError(EmdenoisedError):
     """A weights folder is missing, damaged or does not belong to this version."""

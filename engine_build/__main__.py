@@ -6,6 +6,9 @@ batch:
     NAME.engine        the engine
     NAME.half.onnx     its float16 graph, for inspection
     NAME.engine.json   its source, its target, and the gate's figures
+
+`python -m engine_build WEIGHTS --triton DIR --backend onnxruntime|tensorrt` writes the folder from which a Triton
+server serves the weights (`triton_repository`).
 """
 
 import argparse
@@ -26,6 +29,7 @@ except ImportError as error:
 import onnxruntime
 
 from daemon.backends import manifest, tiling
+from daemon.backends.contract import FLOAT32, HALF, Contract
 from daemon.backends.gpu.engine import (
     OPTIONS,
     EngineManifest,
@@ -40,7 +44,7 @@ from daemon.backends.gpu.nvidia import RTX_CARDS, RTX_TARGETS, Flavour, Gpu, fin
 from daemon.errors import BackendError, ConfigError, EmdenoisedError, WeightsError
 from daemon.files import save
 from daemon.settings.config import EX_CONFIG
-from engine_build import gate, on_card
+from engine_build import gate, on_card, triton_repository
 from engine_build.build import build
 from engine_build.half import finite, half_body
 
@@ -95,7 +99,7 @@ def make_engine(
         network=weights.network,
         onnx_sha256=weights.sha256[weights.onnx],
         engine_sha256=hashlib.sha256(built.engine).hexdigest(),
-        precision="float16 body, float32 around it",
+        precision=HALF,
         flavour=flavour,
         version=trt.__version__,
         targets=targets,
@@ -112,6 +116,53 @@ def make_engine(
     )
     save(manifest_of(engine), about.model_dump_json(indent=1).encode() + b"\n")
     return engine
+
+
+def make_repository(
+    folder: Path,
+    repository: Path,
+    backend: triton_repository.Backend,
+    *,
+    tile: int = 0,
+    batch: int = 1,
+    instances: int = 1,
+    processor: triton_repository.Processor = "gpu",
+    device: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Write what a Triton server needs to serve a weights folder; returns the model's folder.
+
+    For tensorrt a plan is built with this computer's TensorRT, which must be of the server's version, for this
+    computer's card. Arguments and errors otherwise as of `make_engine`.
+    """
+    weights = manifest.load(folder)
+    model = onnx.load(folder / weights.onnx)
+    side = max(_sides(model)) or weights.tile_of(tile)
+    _require_shape(model, (weights.tile_of(tile),) * 2, folder)
+    tiling.require(folder, weights, side, weights.halo, 0)
+    own = weights.sha256[weights.onnx]
+    if backend == "onnxruntime":
+        content, fixed = (folder / weights.onnx).read_bytes(), bool(max(_sides(model)))
+        contract = Contract(own, str(side), str(weights.halo), FLOAT32, "none: it is the weights' own network")
+        remarks: tuple[tuple[str, str], ...] = ()
+    else:
+        trt, card = load_tensorrt("tensorrt"), find_gpu(device)
+        if processor == "cpu" or card is None:
+            raise ConfigError(
+                "a TensorRT plan is built on a card of the server's type, with the server's version of TensorRT, and "
+                f"{'it cannot run on a processor' if processor == 'cpu' else 'there is no NVIDIA driver here'}; run "
+                "this on the server, or use --backend onnxruntime"
+            )
+        half, verdict = _halved(folder, weights, model, (side, side), progress)
+        shapes = {"units": (batch, 1, side, side), "level": (batch, 1, 1, 1)}
+        built = build(half, shapes, "tensorrt", (), repository / "timing.cache", progress, up_to=True)
+        content, fixed = built.engine, True
+        contract = Contract(own, str(side), str(weights.halo), HALF, verdict.model_dump_json())
+        remarks = (("tensorrt", trt.__version__), ("card", card.name))
+    served = triton_repository.Model(
+        weights.name, backend, content, contract, side, fixed, batch, instances, processor, remarks
+    )
+    return triton_repository.write(repository, served)
 
 
 def _halved(
@@ -216,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("weights", help="a shipped name or a weights folder")
     parser.add_argument(
-        "--flavour", choices=("tensorrt", "rtx"), default="rtx",
+        "--flavour", choices=("tensorrt", "rtx"),
         help="rtx: for GeForce RTX and RTX workstation cards, built on any computer; tensorrt: for all others, built "
         "on the computer they are in (rtx)",
     )  # fmt: skip
@@ -234,42 +285,83 @@ def _parser() -> argparse.ArgumentParser:
         "--gate-only", action="store_true",
         help="build nothing: run the existing engine on this computer's card and compare it with float32",
     )  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for engine and manifest")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("-o", "--out", type=Path, help="folder for engine and manifest")
+    place.add_argument("--triton", type=Path, metavar="DIR", help="write the weights' folder of a Triton repository")
+    served = parser.add_argument_group("with --triton")
+    served.add_argument(
+        "--backend", choices=("onnxruntime", "tensorrt"), default="onnxruntime",
+        help="what Triton runs them with; tensorrt: a plan, built on the server's card (onnxruntime)",
+    )  # fmt: skip
+    served.add_argument("--instances", type=int, default=1, help="copies that compute at the same time (1)")
+    served.add_argument("--processor", choices=("gpu", "cpu"), default="gpu", help="what they run on (gpu)")
     return parser
+
+
+def _serve(options: argparse.Namespace) -> Path:
+    """`--triton`."""
+    if options.flavour == "rtx":
+        raise ConfigError(
+            "Triton loads plans of TensorRT, and an engine of TensorRT-RTX is none; leave out --flavour rtx, and use "
+            "--backend tensorrt or onnxruntime"
+        )
+    if not isinstance(options.tile, int):
+        raise ConfigError("a server's tiles are square: state one side, as --tile 2048")
+    with _alone(options.triton):
+        return make_repository(
+            manifest.locate(options.weights),
+            options.triton,
+            options.backend,
+            tile=options.tile,
+            batch=options.batch,
+            instances=options.instances,
+            processor=options.processor,
+            device=options.device,
+            progress=log.info,
+        )
+
+
+def _engine(options: argparse.Namespace) -> Path:
+    """Build the engine, or take the existing one, and run it where there is a card."""
+    folder = manifest.locate(options.weights)
+    flavour: Flavour = options.flavour or "rtx"
+    with _alone(options.out):
+        if options.gate_only:
+            weights = manifest.load(folder)
+            tile = tile_of(weights, options.tile) if isinstance(options.tile, int) else options.tile
+            engine = engine_path(options.out, weights, flavour, tile, options.batch)
+        else:
+            engine = make_engine(
+                folder,
+                options.out,
+                flavour,
+                targets=tuple(filter(None, options.targets.split(","))),
+                tile=options.tile,
+                batch=options.batch,
+                device=options.device,
+                progress=log.info,
+            )
+        if options.gate_only or find_gpu(options.device):
+            finish_gate(folder, engine, options.device, log.info)
+    return engine
 
 
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
-    if options.batch < 1:
-        parser.error("--batch must be at least 1")
+    if options.batch < 1 or options.instances < 1:
+        parser.error("--batch and --instances must be at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    targets = tuple(filter(None, options.targets.split(",")))
-    folder = manifest.locate(options.weights)
     try:
-        with _alone(options.out):
-            if options.gate_only:
-                weights = manifest.load(folder)
-                tile = tile_of(weights, options.tile) if isinstance(options.tile, int) else options.tile
-                engine = engine_path(options.out, weights, options.flavour, tile, options.batch)
-            else:
-                engine = make_engine(
-                    folder,
-                    options.out,
-                    options.flavour,
-                    targets=targets,
-                    tile=options.tile,
-                    batch=options.batch,
-                    device=options.device,
-                    progress=log.info,
-                )
-            if options.gate_only or find_gpu(options.device):
-                finish_gate(folder, engine, options.device, log.info)
+        if options.triton is not None:
+            print(f"{_serve(options)}: written; restart the server, or have it load the model again")
+            return 0
+        engine = _engine(options)
     except EmdenoisedError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return EX_CONFIG if isinstance(error, (ConfigError, WeightsError)) else 1
     except OSError as error:
-        print(f"{parser.prog}: {options.out}: cannot be written ({error.strerror})", file=sys.stderr)
+        print(f"{parser.prog}: {options.triton or options.out}: cannot be written ({error.strerror})", file=sys.stderr)
         return EX_CONFIG
     about = EngineManifest.model_validate_json(manifest_of(engine).read_bytes())
     for line in about.said:

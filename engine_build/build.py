@@ -57,11 +57,14 @@ def build(
     targets: Sequence[str] = (),
     timing_cache: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    up_to: bool = False,
 ) -> Built:
     """Parse and build. `shapes`: fixed shape of each input. `targets`: for rtx, compute capabilities as "sm86".
 
-    `progress` gets the name of each phase. Raises WeightsError with the operator that TensorRT does not know,
-    BackendError with TensorRT's reason.
+    `up_to`: the engine takes from one tile at once up to as many as `shapes` state, and is tuned for these. `progress`
+    gets the name of each phase. Raises WeightsError with the operator that TensorRT does not know, BackendError with
+    TensorRT's reason.
     """
     trt = load_tensorrt(flavour)
     begin = time.monotonic()
@@ -83,8 +86,9 @@ def build(
     for index in range(network.num_inputs):
         # In the network itself, so that nothing in the engine depends on a shape; a profile alone leaves them open.
         tensor = network.get_input(index)
-        tensor.shape = shapes[tensor.name]
-        profile.set_shape(tensor.name, *(shapes[tensor.name],) * 3)
+        most = shapes[tensor.name]
+        tensor.shape = (-1, *most[1:]) if up_to else most
+        profile.set_shape(tensor.name, (1, *most[1:]) if up_to else most, most, most)
     config.add_optimization_profile(profile)
     cache = _timing_cache(config, timing_cache) if flavour == "tensorrt" else None
     config.progress_monitor = _monitor(trt, progress)

@@ -1,4 +1,4 @@
-"""Runs the network, on the processor or (in `gpu`) on an NVIDIA card.
+"""Runs the network, on the processor, on a Triton server or (in `gpu`) on an NVIDIA card.
 
 In: a weights folder and a stream of `counts.plane.Plane`. Out: a stream of `Denoised` images, in the same order.
 Front door: `open_backend`, `build_engine` and `protocol.Backend`; `manifest` loads and checks a folder of weights.
@@ -17,17 +17,18 @@ from daemon.settings.config import BackendConfig
 # Set before ONNX Runtime is imported, which otherwise sends telemetry and keeps a file in the home folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+Kind = Literal["auto", "cpu", "tensorrt", "server"]
+Resolved = Literal["cpu", "tensorrt", "server"]
 
-def resolve(
-    kind: Literal["auto", "cpu", "tensorrt"], patience: float = 0.0, progress: Callable[[], None] = lambda: None
-) -> Literal["cpu", "tensorrt"]:
+
+def resolve(kind: Kind, patience: float = 0.0, progress: Callable[[], None] = lambda: None) -> Resolved:
     """The backend that `auto` means on this machine; decided once, at start.
 
     Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`, in which
     `progress` is called for a watchdog. Whatever asks libcuda in this process comes after it: a refusal there would
     last as long as the process.
     """
-    if kind == "cpu":
+    if kind in ("cpu", "server"):
         return kind
     return "tensorrt" if driver_answers(patience, progress) or kind == "tensorrt" else "cpu"
 
@@ -38,7 +39,7 @@ def build_engine(
     """Build the engine that `open_backend` loads, where it is missing. Arguments and errors as there.
 
     For all networks before the first is opened: the builder needs the card's memory and, in exclusive mode, the card
-    itself. On the processor there is nothing to build.
+    itself. On the processor and on a server there is nothing to build.
     """
     if resolve(settings.kind) == "tensorrt":
         from daemon.backends.gpu import provision, tensorrt
@@ -60,7 +61,7 @@ def open_backend(
             pass through.
 
     Raises WeightsError for weights that do not load, ConfigError if the backend cannot run with these settings,
-    BackendError if it cannot run now.
+    BackendError if it cannot run now. A server is not asked before the first micrograph.
     """
     match resolve(settings.kind):
         case "cpu":
@@ -76,6 +77,10 @@ def open_backend(
                     progress=progress,
                 )
             )
+        case "server":
+            from daemon.backends.server import ServerBackend
+
+            return Passes(ServerBackend(settings, weights.folder, weights.manifest, progress))
         case "tensorrt":
             from daemon.backends.gpu.tensorrt import TensorRtBackend
 

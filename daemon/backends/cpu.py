@@ -1,27 +1,19 @@
 """The default backend: the ONNX file on the processor, by ONNX Runtime."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from daemon.backends import tiling
+from daemon.backends.framing import Frame, Framed, Result, Tiles
 from daemon.backends.manifest import Manifest
-from daemon.backends.protocol import OUT_OF_MEMORY
-from daemon.counts import spikes
-from daemon.counts.plane import Denoised, Plane, Prepared
-from daemon.counts.scaling import MINMAX_CROP, minmax_crop
-from daemon.counts.spikes import infill, within
-from daemon.errors import BackendError, MicrographError, WeightsError
-from daemon.micrograph import Image
+from daemon.errors import BackendError, WeightsError
 
 
-class CpuBackend:
-    """`Backend` on the processor. Holds one micrograph's result and `batch` tiles at a time.
+class CpuBackend(Framed):
+    """`Backend` on the processor. Holds one micrograph's result and `batch` tiles at a time, and never reads ahead.
 
     Args:
         folder, manifest: the weights.
@@ -60,84 +52,37 @@ class CpuBackend:
             raise WeightsError(
                 f"{folder / manifest.onnx}: cannot be loaded ({error}); reinstall the weights"
             ) from error
-        self._manifest = manifest
-        self._tile = -(-(tile or manifest.tile) // manifest.align) * manifest.align
-        self._halo = manifest.halo if halo is None else halo
-        self._batch, self._blend, self._progress = batch, blend, progress
-        tiling.require(folder, manifest, self._tile, self._halo, blend)
         sides = self._session.get_inputs()[0].shape[2:]
-        self._fixed = all(isinstance(side, int) for side in sides)
-        if self._fixed and tile and sides != [tile, tile]:
-            raise WeightsError(f"{folder}: these weights work on tiles of {sides[0]} pixels only; set backend.tile: 0")
-        self.name = f"cpu: ONNX Runtime {onnxruntime.__version__}, float32, {_in_words(options.intra_op_num_threads)}"
-
-    def denoise(self, planes: Iterable[Plane | None]) -> Iterator[Denoised]:
-        """See `Backend`. Reads one micrograph at a time, never ahead."""
-        for plane in planes:
-            if plane is not None:
-                try:
-                    survey = spikes.survey(plane.pixels, plane.gain, plane.offset, plane.false_alarm)
-                    prepared = plane.prepare(survey)
-                    image = self._frame(prepared)
-                except MemoryError as error:
-                    raise MicrographError(OUT_OF_MEMORY) from error
-                yield Denoised(image, prepared, self.name)
-                del survey, prepared, image  # frees their memory before the next micrograph
-
-    def close(self) -> None:
-        """See `Backend`."""
-        del self._session
-
-    def _frame(self, one: Prepared) -> Image:
-        plan = tiling.plan(
-            one.pixels.shape, self._sides(one.pixels.shape), self._halo, self._manifest.align, self._blend
+        frame = Frame(
+            tile=manifest.tile_of(tile),
+            halo=manifest.halo if halo is None else halo,
+            batch=batch,
+            blend=blend,
+            fixed=all(isinstance(side, int) for side in sides),
         )
-        out = plan.canvas()
-        waiting: list[tiling.Tile] = []
-        for tile in plan:
-            waiting.append(tile)
-            if len(waiting) == self._batch:
-                self._tiles(one, waiting, out)
-                waiting = []
-        if waiting:
-            self._tiles(one, waiting, out)
-        return out
+        super().__init__(folder, manifest, frame, progress)
+        if frame.fixed and tile and sides != [tile, tile]:
+            raise WeightsError(f"{folder}: these weights work on tiles of {sides[0]} pixels only; set backend.tile: 0")
+        self._name = f"cpu: ONNX Runtime {onnxruntime.__version__}, float32, {_in_words(options.intra_op_num_threads)}"
 
-    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Sides of the tiles, pixels: as few tiles as possible, no larger than needed if the network allows."""
-        if self._fixed:
-            return self._tile, self._tile
-        align = self._manifest.align
-        shared = -(-(2 * self._halo + self._blend) // align) * align
-        sides = []
-        for extent in shape:
-            number = max(1, -(-(extent - shared) // (self._tile - shared)))
-            sides.append(min(self._tile, tiling.even_side(extent, number, shared, align)))
-        return sides[0], sides[1]
+    @property
+    def name(self) -> str:
+        """See `Backend`."""
+        return self._name
 
-    def _tiles(self, one: Prepared, tiles: list[tiling.Tile], out: Image) -> None:
-        units, scalings = [], []
-        for tile in tiles:
-            window, found, scaling = one.pixels[tile.window], within(one.spikes, *tile.window), one.scaling
-            if self._manifest.scaling == MINMAX_CROP:
-                scaling = minmax_crop(infill(window, found))
-            scaled = scaling.to_units(window)
-            scaled[found.rows, found.columns] = scaling.to_units(found.values)
-            units.append(tile.expand(scaled))
-            scalings.append(scaling)
-        feeds: dict[str, NDArray[np.float32]] = {
-            "units": np.stack(units)[:, None],
-            "level": np.array([scaling.level for scaling in scalings], np.float32).reshape(-1, 1, 1, 1),
-        }
+    def run(self, units: Tiles, level: Tiles, live: bool) -> Result:
+        """See `Framed`. Computes at once."""
         try:
-            results = self._session.run(["denoised"], feeds)[0]
+            result: Tiles = self._session.run(["denoised"], {"units": units, "level": level})[0]
         except Exception as error:  # ONNX Runtime's own exceptions have no common base
             raise BackendError(
                 f"ONNX Runtime failed: {error}; if memory ran out, lower backend.batch or backend.tile"
             ) from error
-        for tile, scaling, result in zip(tiles, scalings, results, strict=True):
-            tiling.place(tile, scaling.to_pixels(result[0]), out)
-        self._progress()
+        return lambda: result
+
+    def close(self) -> None:
+        """See `Backend`."""
+        del self._session
 
 
 def _in_words(threads: int) -> str:

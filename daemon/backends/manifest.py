@@ -47,6 +47,10 @@ class Manifest(BaseModel):
     training: dict[str, Any]
     """Training record: data, steps, hours, hardware, software."""
 
+    def tile_of(self, wanted: int) -> int:
+        """The side of tiles for a setting, pixels: 0 for the recommended one, else rounded up to `align`."""
+        return -(-(wanted or self.tile) // self.align) * self.align
+
     def __str__(self) -> str:
         """For people: the name and the beginning of the network's hash, such as "fast-1 (851cffb3beb9)"."""
         return f"{self.name} ({self.sha256[self.onnx][:12]})"

@@ -102,4 +102,4 @@ def _turned(plane: Plane, group: _Group, number: int) -> Plane:
         spikes = Spikes(rows[order], columns[order], upright.spikes.values[order])
         return Prepared(pixels, spikes, upright.scaling, upright.dose)
 
-    return Plane(pixels, 1.0, 0.0, 0.0, prepare)
+    return Plane(pixels, 1.0, 0.0, 0.0, prepare, live=plane.live)

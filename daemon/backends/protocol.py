@@ -29,7 +29,7 @@ class Backend(Protocol):
         May read ahead of the results, so that a GPU overlaps copying and computing; a None among the inputs means
         that no further one is waiting, and inputs read ahead should be finished. The caller owns every image. Raises
         MicrographError for the first input without a result (the stream ends, and inputs read ahead must be passed
-        again), BackendError if the process can no longer denoise.
+        again), BackendError if the process can no longer denoise, ServerError if its server cannot now.
         """
         ...
 

@@ -246,7 +246,7 @@ def weights(config: Config) -> Iterator[Finding]:
             )
 
 
-def backend(config: Config) -> Iterator[Finding]:
+def graphics_card(config: Config) -> Iterator[Finding]:
     card = find_gpu(config.backend.device)
     if card is None and driver.LOADED.exists():
         yield Finding(
@@ -258,6 +258,11 @@ def backend(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "no NVIDIA driver: the processor is used")
     else:
         yield Finding("ok", f"GPU {config.backend.device}: {card} ({card.capability})")
+
+
+def backend(config: Config) -> Iterator[Finding]:
+    if config.backend.kind != "server":
+        yield from graphics_card(config)
     name = config.profiles[config.default_profile].weights
     try:
         opened = open_backend(config.backend, manifest.verified(name), config.folders.engines)

@@ -50,14 +50,17 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _unusable_weights(config: Config) -> Iterator[str]:
-    """A line for each weights that do not load. A GPU's engine is not built here: `doctor` and `run` do that."""
+    """A line for each weights that do not load.
+
+    A GPU's engine is not built here, and a server is not asked: `doctor` and `run` do that.
+    """
     from daemon.backends import manifest, open_backend, resolve
 
     for name in sorted({profile.weights for profile in config.profiles.values()}):
         users = [one.name for one in config.profiles.values() if one.weights == name]
         try:
             weights = manifest.verified(name)
-            if resolve(config.backend.kind) == "cpu":
+            if resolve(config.backend.kind) != "tensorrt":
                 open_backend(config.backend, weights, config.folders.engines).close()
         except EmdenoisedError as error:
             yield f"weights {name} of profile {', '.join(users)}: {error}"

@@ -70,6 +70,7 @@ def require_profile(config: Config, name: str | None) -> None:
 def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weights], dict[str, Backend], Reader]]":
     """Weights, their networks and a reader, all closed at the end; `progress` is shown in the block."""
     from daemon.backends import manifest, open_backend
+    from daemon.backends.canary import canary
     from daemon.formats.decoder import Reader
 
     weights = manifest.load_weights(config)
@@ -78,6 +79,8 @@ def opened(config: Config, progress: Progress) -> "Iterator[tuple[dict[str, Weig
         for name, one in weights.items():
             backends[name] = open_backend(config.backend, one, config.folders.engines, progress.beat)
             stack.callback(backends[name].close)
+            if config.backend.kind == "server":  # nothing has asked it so far
+                canary(backends[name])
         reader = stack.enter_context(Reader(config.backend.max_pixels, config.backend.decode_seconds))
         stack.enter_context(progress)
         yield weights, backends, reader

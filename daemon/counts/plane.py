@@ -87,6 +87,8 @@ class Plane:
     prepare: Callable[[Survey], Prepared]
     passes: Literal[1, 8] = 1
     """How many orientations of the image are denoised and averaged (`daemon.backends.passes`)."""
+    live: bool = True
+    """Whether it was recorded just now: on a server that several computers share, these go before all backlogs."""
 
     @classmethod
     def known(cls, prepared: Prepared) -> "Plane":

@@ -8,7 +8,7 @@
     main thread       signals, watchdog, status (`daemon.service.supervisor`)
 
 At most `backend.queue` + 2 micrographs are in memory, however many wait in the folder; with a GPU 2 more, or up to 16
-where they are small enough for the computer's memory (`daemon.service.places`).
+where they are small enough for the computer's memory (`daemon.service.places`). With a server as with a GPU.
 """
 
 import logging
@@ -45,11 +45,11 @@ from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
 
-READERS = {"cpu": 2, "tensorrt": 4}
-WRITERS = {"cpu": 1, "tensorrt": 4}
-AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1}
+READERS = {"cpu": 2, "tensorrt": 4, "server": 4}
+WRITERS = {"cpu": 1, "tensorrt": 4, "server": 4}
+AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1, "server": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
-MOST_PLACES = {"cpu": 0, "tensorrt": 16}
+MOST_PLACES = {"cpu": 0, "tensorrt": 16, "server": 16}
 """Micrographs in memory at most, where they are small enough: as many as keep readers, card and writers at work."""
 STUCK_SECONDS = 300.0
 """A reader or writer that needs longer for one micrograph is reported: its share or disk probably hangs."""
@@ -105,6 +105,9 @@ class Service:
             self._delivered,
             self._refused,
             self._lost,
+            self._returned,
+            self._dispatch,
+            config.retry,
             idle_canary_seconds,
         )
         self.making = Making(
@@ -155,8 +158,8 @@ class Service:
 
     @property
     def blocked(self) -> bool:
-        """Whether no job may start, because results cannot be written or the drop folder is missing."""
-        return self._blockage.holds
+        """Whether no job may start: results cannot be written, the drop folder is missing or the server is away."""
+        return self._blockage.holds or bool(self.inference.away)
 
     @property
     def idle(self) -> bool:
@@ -173,7 +176,9 @@ class Service:
         name, watched = self.inference.backend_name, self.watcher.health
         if self.failure is not None:
             return Health("failed", str(self.failure) or repr(self.failure), name)
-        if not self._threads[1].ident:
+        if self.inference.away:
+            return Health("degraded", f"{self.inference.away}; the queue is kept", name)
+        if not self._threads[1].ident or not name:
             return Health("starting", "the network is being opened", name)
         if watched.state == "degraded":
             return Health("degraded", watched.detail, name)
@@ -303,6 +308,10 @@ class Service:
 
     def _refused(self, claimed: Claimed, error: MicrographError) -> None:
         self._accounts.quarantine(claimed.job, f"{claimed.work.raw.path}: {error}")
+        self._leave(claimed.job)
+
+    def _returned(self, claimed: Claimed) -> None:
+        self._accounts.release(claimed.job)
         self._leave(claimed.job)
 
     def _lost(self, claimed: Claimed, error: BaseException) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 from daemon import logs
 from daemon.backends import manifest
-from daemon.errors import EmdenoisedError, TransientError
+from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health, Monitor
 from daemon.service.metrics import Metrics
 from daemon.service.service import Service
 from daemon.service.systemd import Notifier, watchdog_interval
 from daemon.settings import config as settings
-from daemon.settings.config import Config
+from daemon.settings.config import EX_CONFIG, Config
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def supervise(config: Config, once: bool = False, reload: Callable[[], Config] |
 
     On SIGHUP `reload` reads the settings again; without `reload`, with `once` or in a terminal, SIGHUP stops the
     service. Returns the exit status: 0 after a clean stop, 1 after a failure or (`once`) if a micrograph could not be
-    done. Raises the error that prevents the start.
+    done, 78 if a server has another network than the settings name. Raises the error that prevents the start.
     """
     return _Supervisor(config, once, reload).run()
 
@@ -114,7 +114,7 @@ class _Supervisor:
                 self._page.close()
         if self._service.failure is not None:
             log.critical("stopped: %s", self._service.failure)
-            return 1
+            return EX_CONFIG if isinstance(self._service.failure, (ConfigError, WeightsError)) else 1
         if self._once and not finished:
             log.error("stopped before everything was done; the rest is done at the next start")
             return 1
@@ -153,7 +153,7 @@ class _Supervisor:
         return self._service.health
 
     def _ready(self) -> None:
-        backend, folders = self._service.inference.backend_name, self._config.folders
+        backend, folders = self._service.inference.backend_name or "waiting for the server", self._config.folders
         doing = "watching" if folders.drop.is_dir() else "waiting for the drop folder"
         log.info("ready: %s; %s %s, results go to %s", backend, doing, folders.drop, folders.output)
         if self._page is not None and self._monitor is not None:

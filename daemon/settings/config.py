@@ -22,7 +22,7 @@ from pydantic import (
 
 from daemon.errors import ConfigError
 from daemon.settings import folders, yaml_file
-from daemon.settings.folders import Folders, expand_home
+from daemon.settings.folders import Folder, Folders, expand_home
 from daemon.settings.profile import SHIPPED, Profiles, Word
 from daemon.settings.yaml_file import Group
 
@@ -109,12 +109,39 @@ class Retry(Group):
         return self
 
 
+class ServerConfig(Group):
+    """The Triton server of `backend.kind: server`."""
+
+    url: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")] | None = None
+    """Host and port of its gRPC, such as gpu.example.org:8001; null: there is none."""
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    """Name of the model there; null: the name of the weights, such as fast-2."""
+    ca: Folder | None = None
+    """PEM file of the authority whose certificate the server must have; null: no TLS, unless `cert` is given."""
+    cert: Folder | None = None
+    """PEM file of this computer's certificate, for a server that asks for one; null: none."""
+    key: Folder | None = None
+    """PEM file of its private key; null: none."""
+    timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
+    """Seconds after which a request without an answer has failed."""
+    in_flight: int = Field(default=4, ge=1, le=64)
+    """Requests on their way at once: while one is computed, others travel."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> "ServerConfig":
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("certificate and private key belong together; give both `cert` and `key`, or neither")
+        return self
+
+
 class BackendConfig(Group):
     """What runs the network, and how much of the computer it may take."""
 
-    kind: Literal["auto", "cpu", "tensorrt"] = "auto"
+    kind: Literal["auto", "cpu", "tensorrt", "server"] = "auto"
     """auto: TensorRT where there is an NVIDIA card, else the CPU; decided once, at start. A card that does not
-    answer is an error."""
+    answer is an error. server: a Triton server, never chosen by auto."""
+    server: ServerConfig = ServerConfig()
+    """Which server, and how to reach it; for `kind: server` only."""
     threads: int | Literal["auto"] = "auto"
     """Processor cores the network may use; auto: all but one, which the microscope's own software keeps; 0: all."""
     tile: int = Field(default=0, ge=0, le=8192)
@@ -147,6 +174,12 @@ class BackendConfig(Group):
         if 0 < tile < 64:
             raise ValueError("must be 0 (as the weights recommend) or at least 64")
         return tile
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "BackendConfig":
+        if self.kind == "server" and self.server.url is None:
+            raise ValueError("kind: server needs `server.url`, such as gpu.example.org:8001")
+        return self
 
 
 class OutputConfig(Group):

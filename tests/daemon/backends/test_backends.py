@@ -1,4 +1,4 @@
-"""What every backend must do alike: the processor, a fake GPU, and, where there is one, a real one."""
+"""What every backend must do alike: the processor, a fake GPU, a fake server, and, where there is one, a real GPU."""
 
 import ctypes
 import os
@@ -27,7 +27,7 @@ from daemon.errors import BackendError, MicrographError, WeightsError
 from daemon.settings.config import BackendConfig
 
 WEIGHTS = manifest.locate("fast")
-BACKENDS = ["cpu", "fake GPU", pytest.param("GPU", marks=pytest.mark.gpu)]
+BACKENDS = ["cpu", "fake GPU", "server", pytest.param("GPU", marks=pytest.mark.gpu)]
 
 
 class Opener:
@@ -35,10 +35,15 @@ class Opener:
 
     def __init__(self, kind: str, engines: Path) -> None:
         self.kind, self.engines, self.opened = kind, engines, []  # type: ignore[var-annotated]
+        self.server: Any = None
 
     def __call__(self, progress: Callable[[], None] = lambda: None, **settings: Any) -> Backend:
         settings = {"kind": self.kind, **settings}
-        self.opened.append(open_backend(BackendConfig(**settings), manifest.verified(WEIGHTS), self.engines, progress))
+        if self.server is not None:
+            self.server.parameters["tile"] = str(manifest.load(WEIGHTS).tile_of(settings.get("tile", 0)))
+            settings["server"] = {"url": self.server.url}
+        given = BackendConfig.model_validate(settings)
+        self.opened.append(open_backend(given, manifest.verified(WEIGHTS), self.engines, progress))
         return self.opened[-1]
 
 
@@ -53,10 +58,17 @@ def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engi
     drivers = plug_in(monkeypatch) if request.param == "fake GPU" else []
     if request.param == "GPU" and why_tensorrt_does_not_run(engines):
         stand_in(monkeypatch)
-    opener = Opener("cpu" if request.param == "cpu" else "tensorrt", engines)
+    opener = Opener(request.param if request.param in ("cpu", "server") else "tensorrt", engines)
+    if request.param == "server":
+        pytest.importorskip("tritonclient.grpc", reason="the extra `server` is not installed")
+        from fake_triton import FakeTriton
+
+        opener.server = FakeTriton(manifest.verified(WEIGHTS))
     yield opener
     for backend in opener.opened:
         backend.close()
+    if opener.server is not None:
+        opener.server.stop()
     assert all(driver.closed for driver in drivers)
 
 

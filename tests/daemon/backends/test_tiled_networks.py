@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from daemon.backends import manifest, tiling
+from daemon.backends import manifest
 from daemon.backends.cpu import CpuBackend
 from daemon.backends.manifest import Manifest
 from daemon.counts.plane import Plane, Prepared, Spikes
@@ -41,7 +41,7 @@ def served(backend: CpuBackend, counts: NDArray[np.uint16]) -> Image:
 
 def seams(backend: CpuBackend, shape: tuple[int, int]) -> tuple[list[int], list[int]]:
     """Rows and columns at which a new tile begins."""
-    plan = tiling.plan(shape, backend._sides(shape), backend._halo, backend._manifest.align)
+    plan = backend.frame.plan(shape, backend.manifest.align)
     return [span.core.start for span in plan.rows[1:]], [span.core.start for span in plan.columns[1:]]
 
 
@@ -119,7 +119,7 @@ def test_the_papers_network_takes_the_tile_it_was_trained_with_and_no_other(
     assert units.shape[1:] == [1, TILE, TILE]
     assert not isinstance(units.shape[0], int)
     assert level.shape[1:] == [1, 1, 1]
-    assert backend._sides((40, 3000)) == (TILE, TILE)
+    assert backend.frame.fixed and backend.frame.tile == TILE
 
 
 def test_two_tilings_of_the_papers_network_agree_and_neither_shows_its_seams(

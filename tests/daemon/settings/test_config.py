@@ -166,7 +166,11 @@ def test_every_setting_has_a_description(group: type[BaseModel]) -> None:
         ("backend: {threads: yes}", "must be auto (all cores but one), 0 (all) or a number up to 1024; the default is"),
         ("backend: {queue: 0}", "backend.queue = 0: must be at least 1"),
         # words
-        ("backend: {kind: gpu}", "backend.kind = 'gpu': must be auto or cpu or tensorrt"),
+        ("backend: {kind: gpu}", "backend.kind = 'gpu': must be auto or cpu or tensorrt or server"),
+        ("backend: {kind: server}", "kind: server needs `server.url`, such as gpu.example.org:8001"),
+        ("backend: {server: {cert: a.pem}}", "certificate and private key belong together"),
+        ("backend: {server: {url: 'http://gpu:8001'}}", "backend.server.url = 'http://gpu:8001'"),
+        ("backend: {server: {timeout_seconds: 0}}", "must be at least 1; the default is 60"),
         ("backend: {kind: TensorTR}", "(did you mean `tensorrt`?); the default is 'auto'"),
         ("arrival: {require_sidecar: none}", "arrival.require_sidecar = 'none': must be epu or serialem or null"),
         ("arrival: {polling: true}", "arrival.polling = true: must be auto or always or never"),

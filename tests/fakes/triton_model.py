@@ -1,0 +1,33 @@
+"""A model of Triton's python backend that runs the ONNX file beside it: where the server's ONNX backend cannot be had.
+
+A file `delay` beside it holds seconds to wait before each answer.
+"""
+
+import time
+from pathlib import Path
+
+import onnxruntime
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def initialize(self, arguments):
+        self.folder = Path(arguments["model_repository"]) / arguments["model_version"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(
+            str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+
+    def execute(self, requests):
+        delay = self.folder / "delay"
+        answers = []
+        for request in requests:
+            if delay.exists():
+                time.sleep(float(delay.read_text()))
+            feeds = {name: triton.get_input_tensor_by_name(request, name).as_numpy() for name in ("units", "level")}
+            answers.append(
+                triton.InferenceResponse([triton.Tensor("denoised", self.session.run(["denoised"], feeds)[0])])
+            )
+        return answers

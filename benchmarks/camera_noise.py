@@ -158,7 +158,11 @@ def main() -> None:
                 for regime in ("low", "ordinary")
                 if (some := [one for one in rows if (one["stratum"], one["regime"]) == (stratum, regime)])
             }
-            | {f"camera {name}": summary(some) for name in CAMERAS if (some := [r for r in rows if r["camera"] == name])},
+            | {
+                f"camera {name}": summary(some)
+                for name in CAMERAS
+                if (some := [one for one in rows if one["camera"] == name])
+            },
             "rows": rows,
         }  # fmt: skip
         options.out.write_text(json.dumps(found, indent=1) + "\n")

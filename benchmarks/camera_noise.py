@@ -1,4 +1,4 @@
-"""Camera noise: the service's path and BM3D with variance stabilisation and the noise's spectrum, on the same exposures.
+"""Camera noise: the service's path, and BM3D with variance stabilisation and the spectrum, on the same exposures.
 
     python benchmarks/camera_noise.py DATA --sources manifest.csv -o benchmarks/results/camera_noise.json
 
@@ -142,7 +142,7 @@ def main() -> None:
         rows.append(row(key, name, options.weights, known.get((str(key), name))))
         print(json.dumps(rows[-1]), flush=True)
         found = {
-            "what": "PSNR of simulated exposures by cameras that smear counts; truth: as the camera shows it on average",
+            "what": "PSNR of simulated exposures; truth: what the camera shows on average",
             "emdenoised": __version__,
             "weights": options.weights,
             "date": time.strftime("%Y-%m-%d"),

@@ -6,7 +6,7 @@ the data strictly: a file that is shorter than its header states is never padded
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import isclose
+from math import isclose, nan, sqrt
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +43,8 @@ _PACKED = 101
 _COMPRESSED = 1000
 """MRCZ adds a multiple of this for each of its codecs."""
 _MOST = 1 << 20
+_BAND = 1 << 17
+"""Pixels."""
 _VERSION = 20140
 _AXES = (1, 2, 3)
 """Columns along x, rows along y, sections along z."""
@@ -179,10 +181,7 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
         header["mxmymz"[2 * axis - 2 : 2 * axis]], header["cella"]["xyz"[axis - 1]] = number, length
     header["cellb"] = (90, 90, 90)
     header["mapc"], header["mapr"], header["maps"] = axes
-    known = pixels[finite] if not (finite := np.isfinite(pixels)).all() else pixels
-    mean = float(known.mean(dtype=np.float64))
-    header["dmin"], header["dmax"], header["dmean"] = known.min(), known.max(), mean
-    header["rms"] = np.sqrt(np.mean(np.square(known - np.float32(mean)), dtype=np.float64))
+    header["dmin"], header["dmax"], header["dmean"], header["rms"] = _statistics(pixels)
     header["nversion"], header["map"], header["machst"] = _VERSION, b"MAP ", (0x44, 0x44, 0, 0)
     labels = [f"emdenoised {__version__}", *(f"{key}: {value}" for key, value in description.items())][:10]
     header["nlabl"] = len(labels)
@@ -191,6 +190,22 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     with path.open("wb") as stream:
         stream.write(header.tobytes())
         stream.write(np.ascontiguousarray(pixels, "<f4").data)
+
+
+def _statistics(pixels: Image) -> tuple[float, float, float, float]:
+    """Minimum, maximum, mean and deviation of the finite pixels (H, W), in bands that stay in the cache."""
+    step = max(1, _BAND // pixels.shape[1])
+    bands = [pixels[top : top + step] for top in range(0, len(pixels), step)]
+    with np.errstate(over="ignore", invalid="ignore"):  # where the sum is no number, each pixel is tested
+        bands = [band if np.isfinite(band.sum()) else band[np.isfinite(band)] for band in bands]
+    bands = [band for band in bands if band.size]
+    if not bands:
+        return nan, nan, nan, nan
+    number = sum(band.size for band in bands)
+    mean = sum(float(band.sum(dtype=np.float64)) for band in bands) / number
+    squares = sum(float(np.square(band - np.float32(mean)).sum(dtype=np.float64)) for band in bands)
+    low, high = min(float(band.min()) for band in bands), max(float(band.max()) for band in bands)
+    return low, high, mean, sqrt(squares / number)
 
 
 def _header(head: bytes) -> Any:

@@ -150,6 +150,8 @@ class BackendConfig(Group):
     """Tiles computed at once; on a GPU at least 4 of the paper's network's small ones."""
     device: int = Field(default=0, ge=0, le=63)
     """Which GPU, as nvidia-smi counts them."""
+    gpu_memory: float | None = Field(default=None, ge=0.25, le=1024)
+    """GiB of a GPU's memory that micrographs and network may take; null: what the card has."""
     flavour: Literal["auto", "tensorrt", "rtx"] = "auto"
     """Which TensorRT; auto: TensorRT-RTX on the cards it is made for, where it is installed, else TensorRT."""
     rebuild: bool = True
@@ -160,6 +162,11 @@ class BackendConfig(Group):
     """Larger micrographs, in pixels, are quarantined instead of filling the memory."""
     decode_seconds: Seconds = 60.0
     """A compressed micrograph that takes the processor longer to decode is quarantined."""
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """`gpu_memory` in bytes."""
+        return None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
 
     @field_validator("threads", mode="before")
     @classmethod

@@ -260,16 +260,17 @@ def _compare(
     # taken as even.
     darkest = max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose
     total = removed = squares = worst = most = 0.0
+    units = np.array([[gain], [gain], [gain**2]])
     for top in range(0, height, BLOCK):
         rows = slice(top, min(top + BLOCK, height))
-        shift, level, square = _band(rows, pixels, denoised, spikes, scaling, room)
+        band = shift, level, square = _band(rows, pixels, denoised, spikes, scaling, room)
         total += float((level - shift).sum())
         removed += float(shift.sum())
         squares += float(square.sum())
         if rows.stop - top < BLOCK <= height:  # the last rows are judged as a block flush with the edge
-            shift, level, square = _band(slice(height - BLOCK, height), pixels, denoised, spikes, scaling, room)
+            band = _band(slice(height - BLOCK, height), pixels, denoised, spikes, scaling, room)
         if min(height, width) >= BLOCK:
-            shifts, levels, powers = _blocks(shift / gain), _blocks(level / gain), _blocks(square / gain**2)
+            shifts, levels, powers = _blocks(band / units)
             noise = np.maximum(levels + dose, darkest)
             worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise / sharing(choice.psf))).max()))
             most = max(most, float((powers / noise).max()))
@@ -280,8 +281,8 @@ def _compare(
 
 def _band(
     rows: slice, pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling, room: Values
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Sums (W,) over some rows of each column: raw minus denoised, raw less the mean, and the square of the first.
+) -> NDArray[np.float64]:
+    """Sums (3, W) over some rows of each column: raw minus denoised, raw less the mean, and the square of the first.
 
     In the micrograph's units. Spikes, NaN and Inf among them, count as unchanged.
     """
@@ -291,14 +292,18 @@ def _band(
     difference -= out
     inside = slice(*np.searchsorted(spikes.rows, (rows.start, rows.stop)))
     difference[spikes.rows[inside] - rows.start, spikes.columns[inside]] = 0
-    shift = difference.sum(axis=0).astype(np.float64)
-    kept = out.sum(axis=0, dtype=room.dtype).astype(np.float64) - len(out) * scaling.zero
-    return shift, kept + shift, np.einsum("ij,ij->j", difference, difference).astype(np.float64)
+    sums = np.empty((3, out.shape[1]))
+    sums[0] = difference.sum(axis=0)
+    sums[1] = out.sum(axis=0, dtype=room.dtype)
+    sums[1] += sums[0] - len(out) * scaling.zero
+    sums[2] = np.einsum("ij,ij->j", difference, difference)
+    return sums
 
 
 def _blocks(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means of the blocks in a band of BLOCK rows from sums over its columns (W,); the last is flush with the edge."""
-    width = len(sums)
+    """Means (n, blocks) in a band of BLOCK rows from sums over its columns (n, W); the last is flush with the edge."""
+    number, width = sums.shape
+    before = np.zeros((number, width + 1))
+    np.cumsum(sums, axis=1, out=before[:, 1:])
     starts = np.array([*range(0, width - BLOCK + 1, BLOCK), width - BLOCK])
-    means: NDArray[np.float64] = np.diff(np.cumsum(np.pad(sums, (1, 0)))[np.stack([starts, starts + BLOCK])], axis=0)[0]
-    return means / BLOCK**2
+    return np.asarray((before[:, starts + BLOCK] - before[:, starts]) / BLOCK**2)

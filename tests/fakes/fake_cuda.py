@@ -16,7 +16,7 @@ import numpy as np
 from compiled_kernels import C_TYPES, library
 from numpy.typing import NDArray
 
-from daemon.backends.gpu.device import SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
+from daemon.backends.gpu.device import SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError, Room
 
 POISON = 0xFF
 """Bytes of which every float is NaN and every integer odd."""
@@ -90,9 +90,10 @@ class Event:
 
 
 class FakeCuda:
-    """`device.Driver`. `room`: bytes on the device, beyond which memory is out."""
+    """`device.Driver`. `room`: bytes on the device, beyond which memory is out; `most`: as for `Room`."""
 
-    def __init__(self, seed: int | None = None, room: float = float("inf")) -> None:
+    def __init__(self, seed: int | None = None, room: float = float("inf"), most: int | None = None) -> None:
+        self._allowed, self._on_device = Room(most), dict[int, int]()
         self._rng = None if seed is None else np.random.default_rng(seed)
         self._streams: list[Stream] = []
         self._pace = 1.0 if self._rng is None else float(self._rng.choice([0.0, 0.5, 3.0, 30.0]))
@@ -109,12 +110,16 @@ class FakeCuda:
     def device(self, nbytes: int) -> Memory:
         if nbytes > self.room:
             raise OutOfMemoryError("the fake device is full")
+        self._allowed.take(nbytes)
         self.room -= nbytes
-        return self._allocate(nbytes)
+        memory = self._allocate(nbytes)
+        self._on_device[id(memory)] = nbytes
+        return memory
 
     def free(self, memory: Any) -> None:
         assert not memory.freed, "freed twice"
         memory.freed = True
+        self._allowed.give(self._on_device.pop(id(memory), 0))
         self.live.remove(memory)
 
     def _allocate(self, nbytes: int) -> Memory:

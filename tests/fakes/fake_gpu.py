@@ -59,8 +59,8 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
     drivers: list[FakeCuda] = []
     served: dict[Path, tuple[Path, Manifest]] = {}
 
-    def driver(device: int) -> FakeCuda:
-        drivers.append(FakeCuda(seed))
+    def driver(device: int, most: int | None) -> FakeCuda:
+        drivers.append(FakeCuda(seed, most=most))
         return drivers[-1]
 
     def engine(

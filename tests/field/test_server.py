@@ -273,8 +273,8 @@ def test_a_server_with_other_weights_ends_the_daemon_for_a_person(site: Site, tm
         assert [(job.state, job.attempts) for job in ledger.recent(9)] in ([("pending", 0)], [])
 
 
-def test_killed_again_and_again_while_a_camera_writes_nothing_is_lost_or_doubled(site: Site, tmp_path: Path) -> None:
-    triton = Triton(tmp_path / "triton")
+def test_killed_again_and_again_while_a_camera_writes_nothing_is_lost_or_doubled(site: Site, own: Triton) -> None:
+    triton = own
     serve(site, triton)
     over, rng = threading.Event(), np.random.default_rng(0)
     written = 0

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.backends.gpu.device import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError
+from daemon.backends.gpu.device import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError, Room
 from daemon.errors import BackendError
 
 NO_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304
@@ -39,8 +39,8 @@ class Host:
 class Device:
     """Memory on the device."""
 
-    def __init__(self, allocation: Any) -> None:
-        self.allocation, self._address = allocation, int(allocation)
+    def __init__(self, allocation: Any, nbytes: int) -> None:
+        self.allocation, self.nbytes, self._address = allocation, nbytes, int(allocation)
 
     def at(self, offset: int) -> int:
         return self._address + offset
@@ -81,9 +81,13 @@ def load_pycuda() -> Any:
 
 
 class Cuda:
-    """`device.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used."""
+    """`device.Driver` on card number `device`. Raises BackendError if pycuda or the card cannot be used.
 
-    def __init__(self, device: int) -> None:
+    `most`: bytes of its memory that may be allocated, as for `Room`.
+    """
+
+    def __init__(self, device: int, most: int | None = None) -> None:
+        self._room = Room(most)
         self._cuda = cuda = load_pycuda()
         self._libcuda = ctypes.CDLL("libcuda.so.1")
         with self._translated():
@@ -137,13 +141,19 @@ class Cuda:
         return memory
 
     def device(self, nbytes: int) -> Device:
-        with self._translated():
-            return Device(self._cuda.mem_alloc(nbytes))
+        self._room.take(nbytes)
+        try:
+            with self._translated():
+                return Device(self._cuda.mem_alloc(nbytes), nbytes)
+        except BaseException:
+            self._room.give(nbytes)
+            raise
 
     def free(self, memory: Any) -> None:
         with self._translated():
             if not isinstance(memory, Host):
                 memory.allocation.free()
+                self._room.give(memory.nbytes)
             elif status := self._libcuda.cuMemHostUnregister(ctypes.c_void_p(memory.array.ctypes.data)):
                 raise BackendError(f"memory could not be unlocked (CUDA error {status}); the process ends")
 

@@ -26,6 +26,26 @@ class OutOfMemoryError(BackendError):
     """The GPU, or the memory that can be page-locked, is full. Nothing else is lost."""
 
 
+class Room:
+    """What may be taken of a card that others use, too. `most`: bytes; None: as many as the card has."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most, self._taken = most, 0
+
+    def take(self, nbytes: int) -> None:
+        """Raises OutOfMemoryError if it would be more than `most`."""
+        if self._most is not None and self._taken + nbytes > self._most:
+            raise OutOfMemoryError(
+                f"{(self._taken + nbytes) / 2**30:.2f} GiB of the GPU's memory are needed, and backend.gpu_memory "
+                f"allows {self._most / 2**30:.2f} GiB: raise it, or lower backend.tile or backend.max_pixels"
+            )
+        self._taken += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """Give bytes back."""
+        self._taken -= nbytes
+
+
 class HostMemory(Protocol):
     """Page-locked memory: `array` (n,) uint8. It stays readable after it is freed."""
 

@@ -308,7 +308,11 @@ class Pipeline:
                     sizes.append((room.pixels, room.nbytes))
                 room.free()
             largest = max(size for size, _ in sizes), max(nbytes for _, nbytes in sizes)
-            self._buffers = Buffers(self._driver, self._events, *largest, self._available)
+            try:
+                self._buffers = Buffers(self._driver, self._events, *largest, self._available)
+            except OutOfMemoryError:
+                self._recent.pop()  # or there would be no room for the smaller ones that follow
+                raise
         assert self._buffers is not None
         return self._buffers
 

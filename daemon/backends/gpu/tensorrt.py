@@ -16,7 +16,7 @@ from daemon.backends.gpu.network import EngineNetwork, UnreadableError
 from daemon.backends.gpu.nvidia import choose, find_gpu, require_driver
 from daemon.backends.gpu.pipeline import Pipeline, too_large
 from daemon.backends.gpu.provision import Order
-from daemon.backends.gpu.shapes import Serving, Shapes
+from daemon.backends.gpu.shapes import UNKNOWN_CARD, Serving, Shapes
 from daemon.backends.manifest import Manifest
 from daemon.counts.plane import Denoised, Plane
 from daemon.errors import BackendError, EmdenoisedError
@@ -34,7 +34,7 @@ class TensorRtBackend:
     """`Backend` on a GPU.
 
     Args:
-        settings: `device`, `flavour`, `rebuild`, `tile` and `batch` are used.
+        settings: `device`, `gpu_memory`, `flavour`, `rebuild`, `tile` and `batch` are used.
         folder, manifest: the weights.
         engines: folder of engines, which are built there if need be.
         halo, blend: pixels, as for the CPU backend.
@@ -78,7 +78,7 @@ class TensorRtBackend:
         self._shapes = Shapes(
             base,
             Serving(self._halo, blend, manifest.align),
-            gpu.memory,
+            min(gpu.memory or UNKNOWN_CARD, settings.gpu_bytes or gpu.memory or UNKNOWN_CARD),
             scratch / (base[0] * base[1]) + 8 * self._base.batch,
             fixed=bool(settings.tile) or manifest.scaling == "minmax_crop",
         )
@@ -213,7 +213,7 @@ class TensorRtBackend:
         base = self._base.tile
         if base not in self._engines:
             self._engines[base] = provision.engine(self._base, self._progress)
-        self.driver = open_driver(self._settings.device)
+        self.driver = open_driver(self._settings.device, self._settings.gpu_bytes)
         self._opened = True
         try:
             self._networks[base] = self._load(base)
@@ -283,6 +283,6 @@ def order_of(
     return Order(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
 
 
-def open_driver(device: int) -> Cuda:
-    """The card. A place of its own for tests."""
-    return Cuda(device)
+def open_driver(device: int, most: int | None) -> Cuda:
+    """The card, of whose memory `most` bytes may be used. A place of its own for tests."""
+    return Cuda(device, most)

@@ -162,3 +162,20 @@ def test_lines_are_recorded_and_reported_once_for_all_files(tmp_path: Path, caps
         assert record["lines"] == {"columns": [70], "rows": [40]} and record["spikes"]["count"] == 0
         assert [remark["code"] for remark in record["verdict"]["remarks"]] == ["lines"]
         assert any("hot or dead" in warning for warning in record["warnings"])
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16", "float32", "float64"])
+def test_pieces_evaluated_together_give_what_each_gives_alone_in_any_dtype(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = scene(shape=(1100, 400))
+    generator = np.random.default_rng(7)
+    image[generator.integers(0, 1100, 60), generator.integers(0, 400, 60)] = generator.integers(2_000, 30_000, 60)
+    image[:, 399], image[200:500, 60], image[900:, 301:303], image[33, :] = 400, 300, 5000, 0
+    whole = lines.find(image)
+    assert found(image) == ({60, 301, 302, 399}, {33})
+    np.testing.assert_array_equal(lines.find(image.astype(kind)), whole)
+    monkeypatch.setattr(lines, "TOGETHER", 1)
+    np.testing.assert_array_equal(lines.find(image), whole)
+    monkeypatch.setattr(lines, "EXACT", 0)
+    np.testing.assert_array_equal(lines.find(image), whole)

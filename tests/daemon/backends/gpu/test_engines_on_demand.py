@@ -178,6 +178,35 @@ def test_when_memory_runs_out_in_the_middle_the_batch_is_lowered_then_that_micro
     backend.close()
 
 
+def test_no_more_of_the_card_is_taken_than_gpu_memory_allows_and_what_does_not_fit_names_the_setting(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    real = FakeCuda.device
+
+    def device(driver: FakeCuda, nbytes: int) -> Any:
+        memory = real(driver, nbytes)
+        taken.append(sum(driver._on_device.values()))
+        return memory
+
+    monkeypatch.setattr(FakeCuda, "device", device)
+    monkeypatch.setattr(shapes, "FRAMES_FIRST", 0)
+    backend = card.open(gpu_memory=0.25)
+    most = backend._settings.gpu_bytes or 0
+    (result,) = backend.denoise(map(asked, frames(1, (700, 1000))))
+    (side, other) = (int(word) for word in tiles_of([result])[0].split(" x "))
+    assert side * other * 168 <= most * shapes.SHARE_OF_CARD < 768 * 1024 * 168  # which would compute least
+    large = np.tile(frames(1, (330, 330))[0].astype(np.float32), (10, 10))
+    with pytest.raises(
+        MicrographError, match=r"3300 x 3300 pixels does not fit .* backend\.gpu_memory allows 0\.25 GiB"
+    ):
+        list(backend.denoise([asked(large)]))
+    assert most / 2 < max(taken) <= most
+    assert len(list(backend.denoise(map(asked, frames(2))))) == 2
+    backend.close()
+    assert BackendConfig().gpu_bytes is None
+
+
 def test_an_engine_that_does_not_load_is_built_anew_once_and_then_an_error(card: Card) -> None:
     card.fails = lambda tile: (  # type: ignore[method-assign]
         UnreadableError("x.engine: TensorRT cannot load it", tile) if card.loads.count(tile) == 1 else None

@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -43,7 +43,7 @@ _rlnOpticsGroup #2
 
 @dataclass(frozen=True, slots=True)
 class Optics:
-    """What RELION wants to know of a micrograph's optics: angstrom, kV."""
+    """What RELION needs to know of a micrograph's optics: angstrom, kV."""
 
     pixel: float
     voltage: float
@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     for reason, number in left_out.items():
         print(f"left out: {number} {reason}")
     if not links:
-        raise MicrographError(f"{options.results}: has no results to list")
+        why = "all were left out" if left_out else "results have a record, such as a.mrc.json, beside them"
+        raise MicrographError(f"{options.results}: has no results to list; {why}")
     folder = star.with_suffix("")
     for name, result in links.items():
         _link(folder / name, result.image)
@@ -137,7 +138,7 @@ def _optics(raw: Mapping[str, object], kv: float | None) -> Optics | str:
     voltage = kv or (taken.get("voltage_kv") if isinstance(taken, Mapping) else None)
     if not isinstance(voltage, int | float):
         return "whose voltage is unknown: state it with --kv"
-    return Optics(size.x, float(voltage))
+    return Optics(round(size.x, 4), float(voltage))
 
 
 def _without_blanks(name: PurePath) -> PurePath:
@@ -145,8 +146,14 @@ def _without_blanks(name: PurePath) -> PurePath:
     return PurePath(*(re.sub(r"[^\w.+-]", "_", part, flags=re.ASCII) for part in name.parts))
 
 
-def _told_apart(results: "Iterator[_Result] | object", left_out: Counter[str]) -> dict[PurePath, _Result]:
-    return {}
+def _told_apart(results: Iterable[_Result], left_out: Counter[str]) -> dict[PurePath, _Result]:
+    """Results by their links' names. RELION ignores the ending: of two that differ in it only, the first is kept."""
+    links: dict[PurePath, _Result] = {}
+    for one in results:
+        first = links.setdefault(one.name.with_suffix(""), one)
+        if first is not one:
+            left_out["called like another one of the same folder"] += 1
+    return {one.name: one for one in links.values()}
 
 
 def _link(link: Path, image: Path) -> None:

@@ -27,6 +27,7 @@ from training.loop import CHECKPOINT, WEIGHTS, Budget, train
 from training.losses import huberised
 from training.network import build
 from training.presets import PRESETS, Recipe
+from training.progress import Bar
 from training.state import read as read_state
 from training.supply import Where, card_drawer, drawer, drawn_on_card, loss_of, stock_of
 from training.validation import validator
@@ -42,7 +43,7 @@ FINISH = 0.25
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `fit`."""
-    parser.add_argument("data", type=Path, help="folder of clean micrographs (TIFF, MRC), sub-folders included")
+    parser.add_argument("data", type=Path, help="folder of clean micrographs, sub-folders included")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to resume")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="fast", help="recipe to start from (fast)")
     parser.add_argument("--budget-minutes", type=float, help="wall-clock time to train, earlier calls included (60)")
@@ -224,7 +225,8 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
     if found := store.get(cache, key):
         return found[0]
     log.info("simulating %d scenes of %d × %d pixels", recipe.scenes, side, side)
-    return store.put(cache, key, simulate.marked_bank(recipe.seed, recipe.scenes, side), {"what": what})
+    bank = simulate.marked_bank(recipe.seed, recipe.scenes, side, Bar("scenes").show)
+    return store.put(cache, key, bank, {"what": what})
 
 
 def begin_from(network: nn.Module, start: Path) -> None:

@@ -22,6 +22,7 @@ from training.data.samples import Drawn
 from training.distributed import Place
 from training.losses import Loss
 from training.presets import Recipe
+from training.progress import EVERY, left
 from training.state import State
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,8 @@ class _Keeper:
     def __init__(self, out: Path, state: State, validate: Validate, save_every: float) -> None:
         self._out, self._state, self._validate, self._every = out, state, validate, save_every
         self._curve = Curve(out, state.step)
-        self._saved = time.monotonic()
+        self._said = self._saved = time.monotonic()
+        self._begun: tuple[float, float] | None = None
         self._bar = tqdm(total=100, unit="%", disable=None, bar_format="{l_bar}{bar}| {postfix}")
 
     def after(self, shown: Tensor, rate: float, progress: float, now: float) -> None:
@@ -182,9 +184,21 @@ class _Keeper:
         if validating:
             self._add_row(rate)
         self._bar.update(100 * progress - self._bar.n)
+        self._begun = self._begun or (progress, now)
+        if self._bar.disable and not ended and now - self._said >= EVERY:
+            self._said = now
+            self._say(progress, now)
         if due:
             self._saved = now
             self._save()
+
+    def _say(self, progress: float, now: float) -> None:
+        """A line for a log, where there is no terminal."""
+        state, (share, begin) = self._state, self._begun or (0.0, now)
+        assert state.loss_mean is not None
+        rest = f", {left((now - begin) * (1 - progress) / (progress - share))}" if progress > share else ""
+        loss = state.loss_mean.item()
+        log.info("%.0f %% of the budget, step %d, loss %.4g%s", 100 * progress, state.step, loss, rest)
 
     def _add_row(self, rate: float) -> None:
         state = self._state

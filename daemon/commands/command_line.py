@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon import __version__
-from daemon.commands import assess, batch, calibrate, denoise
+from daemon.commands import assess, batch, calibrate, denoise, star
 from daemon.commands.run import run_check, run_once, run_service
 from daemon.commands.status import run_prune, run_retry, run_status
 from daemon.ledger import sessions
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     _add_service(commands)
     _add_files(commands)
     _add_sessions(commands)
+    _add_star(commands)
     calibrate.add_arguments(
         commands.add(
             "calibrate",
@@ -239,6 +240,24 @@ def _add_sessions(commands: _Commands) -> None:
     again.add_argument(
         "-o", "--to", type=Path, required=True, metavar="DIR", help="folder for replay.html and replay.json"
     )
+
+
+def _add_star(commands: _Commands) -> None:
+    command = commands.add(
+        "star",
+        star.run,
+        "list denoised micrographs in a STAR file for RELION, for picking particles only",
+        "emdenoised star /data/denoised -o denoised_for_picking.star",
+        shared=False,
+    )
+    command.add_argument("results", type=Path, metavar="RESULTS", help="the folder of the results")
+    command.add_argument(
+        "-o", "--to", type=Path, required=True, metavar="FILE",
+        help="in the folder of the RELION project; beside it a folder of links to the results is made",
+    )  # fmt: skip
+    command.add_argument("--kv", type=float, metavar="KV", help="voltage (default: as the raw files state it)")
+    command.add_argument("--cs", type=float, default=2.7, metavar="MM", help="spherical aberration (2.7)")
+    command.add_argument("--amplitude-contrast", type=float, default=0.1, metavar="Q0", help="0 to 1 (0.1)")
 
 
 def _add_demo(commands: _Commands) -> None:

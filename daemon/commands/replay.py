@@ -22,13 +22,14 @@ from daemon.commands.report import WORDS
 from daemon.commands.shared import open_ledger, settings_of
 from daemon.errors import MicrographError, TransientError, UsageError, WeightsError
 from daemon.files import write_whole
+from daemon.formats.contrast import window
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
 from daemon.ledger.job import Job
 from daemon.logs import one_line
 from daemon.micrograph import Image, Pixels
 from daemon.output import paths
-from daemon.output.preview import grey, window
+from daemon.output.preview import grey
 from daemon.output.record import as_it_was_made, own_record
 from daemon.service import raw_file, sections, steps
 from daemon.settings import config as settings

@@ -17,6 +17,7 @@ import tifffile
 from daemon import __version__
 from daemon.errors import MicrographError
 from daemon.formats import data_bar, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats.contrast import window
 from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
@@ -37,6 +38,7 @@ _OUTDATED = "its description declares frames that the file does not contain"
 _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
+_LARGEST_RATIONAL = (1 << 32) - 1
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
@@ -167,33 +169,65 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     """Write float32 (H, W) as an ImageJ TIFF, or as OME-TIFF where the source was one or 2 GiB are exceeded.
 
     Fiji shows `description` (plain JSON types) with Image > Show Info. Tags for orientation and calibration of values
-    are those of `like`. Raises OSError.
+    are those of `like`; programs show the finite pixels outside of its data bar in full contrast. Raises OSError.
     """
     size = readable(like.pixel_size) if like.pixel_size else None
     text = json.dumps(description, sort_keys=True)
-    common: dict[str, Any] = {"photometric": "minisblack", "software": f"emdenoised {__version__}"}
     # The writers of tifffile are strict about their metadata, so each container gets its own form.
     if pixels.nbytes >= _CLASSIC_LIMIT or like.metadata.get("ome"):
         size = convert(size, "nm") if size and size.unit == "angstrom" else size  # napari takes OME's Å for µm
-        metadata: dict[str, Any] = {"axes": "YX", "Description": text}
-        if size is not None and size.unit in _OME_UNITS:
-            name = _OME_UNITS[size.unit]
-            metadata |= {
-                "PhysicalSizeX": size.x,
-                "PhysicalSizeXUnit": name,
-                "PhysicalSizeY": size.y,
-                "PhysicalSizeYUnit": name,
-            }
-        common |= {"ome": True, "bigtiff": pixels.nbytes >= _CLASSIC_LIMIT}
+        form = _as_ome(size, text) | {"bigtiff": pixels.nbytes >= _CLASSIC_LIMIT}
     else:
-        metadata = {"axes": "YX", "Info": text}
-        if size is not None:
-            # As ImageJ writes it.
-            metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)
-            common["resolution"] = (1 / size.x, 1 / size.y)
-        common["imagej"] = True
-    tags = _for_hyperspy(size) + tiff_values.extra_tags(like.metadata)
-    tifffile.imwrite(path, pixels, metadata=metadata, extratags=tags, **common)
+        form = _as_imagej(size, text, _contrast(pixels, like.bar))
+    tags = _for_hyperspy(size) + _for_imod(pixels) + tiff_values.extra_tags(like.metadata)
+    tifffile.imwrite(
+        path, pixels, photometric="minisblack", software=f"emdenoised {__version__}", extratags=tags, **form
+    )
+
+
+def _as_ome(size: PixelSize | None, text: str) -> dict[str, Any]:
+    """Arguments for tifffile. ImageJ's own reader and IMOD know no OME: for them the resolution is in centimetres."""
+    metadata: dict[str, Any] = {"axes": "YX", "Description": text}
+    form: dict[str, Any] = {"ome": True, "metadata": metadata}
+    if size is not None and size.unit in _OME_UNITS:
+        unit = _OME_UNITS[size.unit]
+        metadata |= {"PhysicalSizeX": size.x, "PhysicalSizeXUnit": unit}
+        metadata |= {"PhysicalSizeY": size.y, "PhysicalSizeYUnit": unit}
+    side = convert(size, "cm") if size else None
+    if side is not None and max(1 / side.x, 1 / side.y) < _LARGEST_RATIONAL:
+        form |= {"resolution": (1 / side.x, 1 / side.y), "resolutionunit": "CENTIMETER"}
+    return form
+
+
+def _as_imagej(size: PixelSize | None, text: str, contrast: tuple[float, float] | None) -> dict[str, Any]:
+    """Arguments for tifffile, as ImageJ writes its files."""
+    metadata: dict[str, Any] = {"axes": "YX", "Info": text}
+    form: dict[str, Any] = {"imagej": True, "metadata": metadata}
+    if contrast is not None:
+        metadata |= {"min": contrast[0], "max": contrast[1]}
+    if size is not None:
+        metadata["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in size.unit)
+        form["resolution"] = (1 / size.x, 1 / size.y)
+    return form
+
+
+def _contrast(pixels: Image, bar: range) -> tuple[float, float] | None:
+    """The values to show as black and white; None without finite pixels."""
+    known = _finite(np.delete(pixels, bar, axis=0) if len(bar) else pixels)
+    return window(known) if known.size else None
+
+
+def _for_imod(pixels: Image) -> list[tuple[int, str, int, Any, bool]]:
+    """SMinSampleValue and SMaxSampleValue: without them 3dmod shows 0 to 255."""
+    known = _finite(pixels)
+    if not known.size:
+        return []
+    return [(340, "f", 1, float(known.min()), True), (341, "f", 1, float(known.max()), True)]
+
+
+def _finite(pixels: Image) -> Image:
+    """The finite pixels, in any shape."""
+    return pixels if (finite := np.isfinite(pixels)).all() else pixels[finite]
 
 
 def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool]]:

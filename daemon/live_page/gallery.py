@@ -23,13 +23,14 @@ import numpy as np
 
 from daemon import __version__
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
+from daemon.formats.contrast import window
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import ResultFile, open_result
 from daemon.ledger.job import Job
 from daemon.live_page import pictures
 from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Pixels
-from daemon.output.preview import binned, grey, window
+from daemon.output.preview import binned, grey
 from daemon.output.record import Record, as_it_was_made, own_record, sha256_of_pixels
 from daemon.settings.folders import Folders
 

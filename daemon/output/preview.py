@@ -14,13 +14,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from daemon.errors import MicrographError
 from daemon.formats import RawFile
+from daemon.formats.contrast import window
 from daemon.formats.units import METRES, convert
 from daemon.micrograph import Image, Pixels, PixelSize
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-WINDOW = (0.5, 99.5)
-"""Percentiles of the denoised image that become black and white, on both sides."""
 
 _SMALLEST = 256
 _STRIP_PIXELS = 1 << 19
@@ -133,13 +131,6 @@ def _sums(block: Pixels, down: int, across: int) -> Image:
     for column in range(1, across):
         columns += summed[:, column::across]
     return columns
-
-
-def window(panel: Image) -> tuple[float, float]:
-    """The values of an image (H, W) that become black and white: the percentiles WINDOW."""
-    sample = panel.reshape(-1)[:: max(1, panel.size // 200_000)]
-    low, high = (float(value) for value in np.percentile(sample, WINDOW))
-    return (low, high) if high > low else (low - 1.0, low + 1.0)
 
 
 def grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:

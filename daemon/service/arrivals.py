@@ -14,6 +14,7 @@ from daemon.errors import TransientError
 from daemon.ledger.jobs import Ledger
 from daemon.service.accounts import Accounts
 from daemon.service.blockage import Blockage
+from daemon.service.outage import Outage
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class Arrivals:
         ledger: Ledger,
         watcher: Watcher,
         blockage: Blockage,
+        outage: Outage,
         by_section: Callable[[str], bool | None],
     ) -> None:
         self.settled = False
         """Whether every file that the last scan found is in the ledger."""
         self._ledger, self._watcher, self._blockage, self._by_section = ledger, watcher, blockage, by_section
+        self._outage = outage
         drop = config.folders.drop
         self._tracker = Tracker(
             config.arrival,
@@ -107,8 +110,9 @@ class Arrivals:
                 by_section=self._by_section(seen.path),
             )
         except TransientError as error:
-            log.error("%s; %r is registered later", error, seen.path)
+            self._outage.met(error, seen.path)
             self._tracker.offer_again(seen.path, now)
             return
+        self._outage.over()
         if refused is not None:
             accounts.refused(seen.path, refused)

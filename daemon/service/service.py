@@ -40,6 +40,7 @@ from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
 from daemon.service.making import Making
 from daemon.service.metrics import Metrics, gauge, graphics_card, queue_figures
+from daemon.service.outage import Outage
 from daemon.service.places import Places
 from daemon.settings.config import Config
 
@@ -93,7 +94,8 @@ class Service:
         self._stopping = threading.Event()
         self.watcher = Watcher(config.folders.drop, config.arrival)
         self._blockage = Blockage(config.retry, self._folder_away, self.watcher.wake)
-        self.arrivals = Arrivals(config, self.ledger, self.watcher, self._blockage, self._by_section)
+        self._outage = Outage(config.retry)
+        self.arrivals = Arrivals(config, self.ledger, self.watcher, self._blockage, self._outage, self._by_section)
         self._accounts = Accounts(
             config.folders.drop, self.ledger, self._metrics, self.arrivals.forgotten, self.watcher.wake
         )
@@ -275,11 +277,12 @@ class Service:
                 try:
                     job = self.ledger.claim(self._lanes.live_next())
                 except TransientError as error:
-                    log.error("%s; tried again", error)
+                    self._outage.met(error)
                     job = None
                 if job is None:
                     self._places.leave()
                     return
+                self._outage.over()
                 self._places.sized(job.size)
                 self._in_hand[id(job)] = job
                 self._readers.submit(self._guarded, self._step, job, self.making.read, job)

@@ -13,6 +13,7 @@ from finished import Finished, counts, smoothed
 from selenium.webdriver.common.keys import Keys
 from site_of_daemon import Site
 
+from daemon.formats.contrast import window
 from daemon.live_page import gallery
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health
@@ -29,7 +30,7 @@ def expected(finished: Finished, seed: int) -> dict[str, np.ndarray]:
     """The grey levels of raw and denoised at full resolution."""
     raw = counts(seed, SHAPE)
     denoised = smoothed(raw)
-    scale = preview.window(preview.binned(denoised, 4))
+    scale = window(preview.binned(denoised, 4))
     return {"raw": preview.grey(raw, *scale), "denoised": preview.grey(denoised, *scale)}
 
 

@@ -1,6 +1,8 @@
 """The loop: killed at any moment it ends as if it had not been, on one process or several, and says what it did."""
 
 import json
+import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +115,18 @@ def test_a_budget_of_minutes_counts_what_was_spent_before(
     run(tmp_path / "run", drawn, budget=Budget(minutes=2))
     assert [row["step"] for row in curve.read(tmp_path / "run")] == [2, 3, 4, 6]
     assert curve.read(tmp_path / "run")[-1]["minutes"] == 2
+
+
+def test_without_a_terminal_a_line_a_minute_reports_progress(
+    tmp_path: Path, drawn: Drawer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = iter(range(10**6))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 30.0 * next(looks)))
+    with caplog.at_level(logging.INFO):
+        run(tmp_path / "run", drawn, replace(TINY, validate_every=100), Budget(steps=9))
+    lines = [line for line in caplog.messages if " of the budget, step " in line]
+    assert len(lines) >= 3
+    assert re.fullmatch(r"\d+ % of the budget, step \d, loss [\d.e+-]+, about \d+ min left", lines[1])
 
 
 def test_the_learning_rate_follows_the_budget(tmp_path: Path, drawn: Drawer) -> None:

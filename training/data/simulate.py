@@ -241,14 +241,21 @@ def bank(seed: int, count: int, side: int, families: Mapping[str, Generator] = T
     return [families[name](rng, side) for name in islice(turns(families), count)]
 
 
-def marked_bank(seed: int, count: int, side: int) -> list[NDArray[Any]]:
-    """The scenes of `bank` for training, (side, side, 2) float16 each: the image, and the places of its defects."""
+def marked_bank(
+    seed: int, count: int, side: int, report: Callable[[int, int], None] | None = None
+) -> list[NDArray[Any]]:
+    """The scenes of `bank` for training, (side, side, 2) float16 each: the image, and the places of its defects.
+
+    `report` is called after each, with the number of those done and `count`.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for name in islice(turns(TRAINING), count):
         marked = MARKED.get(name)
         image, places = marked(rng, side) if marked else (TRAINING[name](rng, side), np.zeros((side, side)))
         made.append(np.stack([image, places], -1).astype(np.float16))
+        if report is not None:
+            report(len(made), count)
     return made
 
 

@@ -19,6 +19,7 @@ from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from daemon.files import save
 from training.data import cache as store
 from training.data.exposure import Image
+from training.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +79,14 @@ def load_truths(
     Raises ConfigError if the folder is missing or holds no suitable micrograph, or if `sources` cannot be read.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; name a folder of micrographs (TIFF, MRC)")
+        raise ConfigError(f"{folder}: no such folder; name a folder of micrographs")
     named = read_sources(sources) if sources else {}
     loaded: list[Truth] = []
     remarks: Counter[str] = Counter()
     skipped = 0
-    for path in _files(folder, cache):
+    files, bar = _files(folder, cache), Bar("files read")
+    for number, path in enumerate(files, 1):
+        bar.show(number, len(files))
         name = path.relative_to(folder)
         listed = named.get(path.stem) or named.get(path.name)
         if listed and listed.quality == NO_TRUTH:

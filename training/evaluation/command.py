@@ -70,7 +70,8 @@ from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
 from training.evaluation.report import page
 from training.evaluation.rows import Row
-from training.evaluation.runner import Bar, Plan, measure_all
+from training.evaluation.runner import Plan, measure_all
+from training.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
         method.name: _trained_on(method.name, name, subjects.get("real", ()))
         for method, name in zip(ours, options.weights, strict=True)
     }
-    done = measure_all(out, _work(methods, subjects, size, options.seed), size.side, Bar())
+    done = measure_all(out, _work(methods, subjects, size, options.seed), size.side, Bar("pairs"))
     result = _conclude(done, methods, size.side)
     rivals = [] if options.quick or options.no_rival else [method for method in methods if method.family == "bm3d"]
     rival = rivals[0] if rivals else None

@@ -1,7 +1,6 @@
 """Runs methods over pairs, and keeps all measurements if the run is stopped."""
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from training.evaluation import pairs, rows
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Instance, Key
 from training.evaluation.rows import Row
+from training.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class ErrorMap:
 
 
 def measure_all(
-    out: Path, work: Sequence[tuple[Key, Sequence[Method]]], side: int, bar: "Bar | None" = None
+    out: Path, work: Sequence[tuple[Key, Sequence[Method]]], side: int, bar: Bar | None = None
 ) -> list[Row]:
     """Rows of every wanted (pair, method): valid ones from OUT, and the others, measured and added.
 
@@ -123,26 +123,6 @@ def measure_all(
     finally:
         flush()
     return result
-
-
-class Bar:
-    """Progress on a terminal; elsewhere a line in the log every few minutes."""
-
-    def __init__(self) -> None:
-        self._begin = self._said = time.monotonic()
-
-    def show(self, done: int, of: int) -> None:
-        """Report that `done` pairs of `of` are done."""
-        now = time.monotonic()
-        left = (now - self._begin) / done * (of - done)
-        text = f"{done} of {of} pairs, about {left / 60:.0f} min left"
-        if sys.stderr.isatty():
-            width = 30 * done // of
-            end = "\n" if done == of else ""
-            print(f"\r[{'#' * width}{'.' * (30 - width)}] {text}   ", end=end, file=sys.stderr, flush=True)
-        elif now - self._said > 120 or done == of:
-            self._said = now
-            log.info("%s", text)
 
 
 @dataclass(frozen=True, slots=True)

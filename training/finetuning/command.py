@@ -267,7 +267,7 @@ def remarks(order: FineTuningOrder, material: Material) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m training finetune`."""
-    parser.add_argument("data", type=Path, metavar="MICROGRAPHS", help="folder of micrographs (TIFF, MRC)")
+    parser.add_argument("data", type=Path, metavar="MICROGRAPHS", help="folder of micrographs")
     parser.add_argument("--from", dest="parent", default="fast", help="shipped weights, or a weights folder")
     parser.add_argument(
         "--how", choices=get_args(How), required=True,

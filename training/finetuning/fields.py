@@ -27,6 +27,7 @@ from training.data import cache as store
 from training.data.truths import MAX_PIXELS
 from training.finetuning.alignment import compare
 from training.finetuning.noisy import Field
+from training.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tup
     if `folder` does not exist; OSError if the cache cannot be written.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; name a folder of micrographs (TIFF, MRC)")
+        raise ConfigError(f"{folder}: no such folder; name a folder of micrographs")
     files = sorted(
         path
         for path in folder.rglob("*")
@@ -88,13 +89,16 @@ def load_fields(folder: Path, reading: Reading, cache: Path, apart: Path) -> tup
     )
     fields: list[Field] = []
     skipped: list[SkippedFile] = []
-    for group in paired(files, reading.partners) if reading.how == "pairs" else [(path,) for path in files]:
+    bar = Bar("fields of view read")
+    groups = paired(files, reading.partners) if reading.how == "pairs" else [(path,) for path in files]
+    for number, group in enumerate(groups, 1):
         names = tuple(path.relative_to(folder).as_posix() for path in group)
         try:
             fields.append(_cached(group, names, reading, cache))
         except EmdenoisedError as error:
             log.warning("skipped: %s", error)
             skipped += [SkippedFile(name, str(error)) for name in names]
+        bar.show(number, len(groups))
     return fields, skipped
 
 
@@ -251,8 +255,10 @@ def _read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any
             # Signed 16 bit may be unsigned by the micrograph's metadata.
             dtype = np.dtype(str(micrograph.metadata["dtype"])).newbyteorder(layout.dtype.byteorder)
             stack: NDArray[Any] = np.memmap(path, dtype, "r", layout.data, layout.shape)
-        else:
+        elif micrograph.kind == "tiff":
             stack = np.asarray(tifffile.imread(path))
+        else:
+            stack = np.stack([formats.read(path, MAX_PIXELS, number).pixels for number in range(frames)])
     height, width = micrograph.pixels.shape
     if stack.shape[-2:] != (height, width) or stack.size != frames * height * width:
         raise MicrographError(f"{path}: its frames cannot be separated from other images in it; save them as a stack")

@@ -16,7 +16,7 @@ from daemon.commands.main import main
 
 COMMANDS = (
     "run", "once", "check", "doctor", "status", "retry", "prune", "denoise", "assess", "batch", "report",
-    "replay", "calibrate", "demo",
+    "replay", "star", "calibrate", "demo",
 )  # fmt: skip
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 
@@ -91,7 +91,7 @@ def test_an_output_that_cannot_be_written_is_named() -> None:
 
 def test_the_tab_key_completes_commands_and_options(tmp_path: Path) -> None:
     pytest.importorskip("argcomplete")
-    for typed, expected in (("emdenoised st", "status"), ("emdenoised denoise a.tif --pas", "--passes")):
+    for typed, expected in (("emdenoised stat", "status"), ("emdenoised denoise a.tif --pas", "--passes")):
         answer = tmp_path / "answer"
         asked = {
             "_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n",

@@ -20,6 +20,7 @@ from PIL import Image as Picture
 
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
+from daemon.formats.contrast import window
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import open_result
 from daemon.live_page import pictures
@@ -87,7 +88,7 @@ def test_tiles_are_means_by_area_in_one_contrast(
         blocks = plane[:high, :wide].astype(float).reshape(high // factor, factor, wide // factor, factor)
         return blocks.mean((1, 3))[row * 512 : (row + 1) * 512, column * 512 : (column + 1) * 512]
 
-    low, high = preview.window(preview.binned(denoised, 4))
+    low, high = window(preview.binned(denoised, 4))
     for name, plane in (("raw", raw), ("denoised", denoised)):
         expected = np.clip((part(plane) - low) * 255 / (high - low), 0, 255)
         found = seen(gallery.tile(result, name, level, row, column)).astype(float)  # type: ignore[arg-type]
@@ -139,7 +140,7 @@ def test_a_section_of_a_stack_is_shown_as_long_as_it_is_the_one_that_was_denoise
     tifffile.imwrite(path, np.concatenate([stack, stack[:1]]), photometric="minisblack")  # it has grown
     result = gallery.find(job)
     assert result.raw_gone == ""
-    low, high = preview.window(smoothed(stack[1]))
+    low, high = window(smoothed(stack[1]))
     np.testing.assert_array_equal(seen(gallery.tile(result, "raw", 0, 0, 0)), preview.grey(stack[1], low, high))
     gallery.close()
     again = make(finished, Clock())

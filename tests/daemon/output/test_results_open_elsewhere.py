@@ -13,14 +13,23 @@ import tifffile
 
 from daemon import formats
 from daemon.formats import units
-from daemon.micrograph import Micrograph, PixelSize
+from daemon.formats.contrast import window
+from daemon.micrograph import Image, Micrograph, PixelSize
 
 IMAGE = np.random.default_rng(0).normal(50, 3, (48, 64)).astype(np.float32)
 
 
-def written(path: Path, kind: formats.Kind, *, ome: bool = False, size: PixelSize | None = None) -> Path:
-    like = Micrograph(IMAGE, path, "tiff", size, {"ome": ome})
-    formats.write(path, kind, IMAGE, like, {"denoised from": "a.tif"})
+def written(
+    path: Path,
+    kind: formats.Kind,
+    *,
+    ome: bool = False,
+    size: PixelSize | None = None,
+    image: Image = IMAGE,
+    **metadata: Any,
+) -> Path:
+    like = Micrograph(image, path, "tiff", size, {"ome": ome, **metadata})
+    formats.write(path, kind, image, like, {"denoised from": "a.tif"})
     return path
 
 
@@ -67,6 +76,62 @@ def in_metres(*sides: tuple[float, str]) -> list[float]:
 
 def stated(size: PixelSize) -> Any:
     return pytest.approx(in_metres((size.y, size.unit), (size.x, size.unit)), rel=1e-6, abs=0)
+
+
+def tags_of(path: Path) -> dict[int, Any]:
+    with tifffile.TiffFile(path) as file:
+        return {tag.code: tag.value for tag in file.pages.first.tags}
+
+
+@pytest.mark.parametrize("size", [size for size, _ in SIZES], ids=lambda size: size.unit)
+def test_imagej_and_imod_read_the_pixel_size_of_ome_from_the_resolution_in_centimetres(
+    tmp_path: Path, size: PixelSize
+) -> None:
+    tags = tags_of(written(tmp_path / "a.tif", "tiff", ome=True, size=size))
+    assert tags[296] == 3
+    (x, per_x), (y, per_y) = tags[282], tags[283]
+    assert [per_y / y / 100, per_x / x / 100] == stated(size)
+
+
+def test_a_pixel_too_small_for_tiffs_fractions_is_in_ome_alone(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tif", "tiff", ome=True, size=PixelSize(1e-4, 1e-4, "nm"))
+    assert tags_of(path)[296] != 3
+    assert formats.read(path, 1 << 20).pixel_size == PixelSize(1e-4, 1e-4, "nm")
+
+
+def test_imagej_shows_the_previews_contrast(tmp_path: Path) -> None:
+    image = IMAGE.copy()
+    image[0, 0] = 1e6
+    path = written(tmp_path / "a.tif", "tiff", image=image)
+    with tifffile.TiffFile(path) as file:
+        shown = file.imagej_metadata["min"], file.imagej_metadata["max"]
+    assert shown == pytest.approx(window(image))
+    assert shown[1] < 100
+
+
+def test_a_data_bar_and_a_void_are_no_part_of_the_contrast(tmp_path: Path) -> None:
+    image = IMAGE.copy()
+    image[40:], image[:, :3] = 1e6, np.nan
+    path = written(tmp_path / "a.tif", "tiff", image=image, data_bar={"rows": [40, 47]})
+    with tifffile.TiffFile(path) as file:
+        assert file.imagej_metadata["max"] == pytest.approx(window(IMAGE[:40, 3:])[1])
+    assert tags_of(path)[341] == 1e6
+
+
+@TIFFS
+def test_imod_shows_all_values_from_least_to_greatest(tmp_path: Path, ome: bool) -> None:
+    tags = tags_of(written(tmp_path / "a.tif", "tiff", ome=ome))
+    assert (tags[340], tags[341]) == (IMAGE.min(), IMAGE.max())
+    with mrcfile.open(written(tmp_path / "a.mrc", "mrc")) as file:
+        header = file.header
+        assert (header.dmin, header.dmax) == (IMAGE.min(), IMAGE.max())
+        assert (header.dmean, header.rms) == pytest.approx((IMAGE.mean(), IMAGE.std()), rel=1e-6)
+
+
+@TIFFS
+def test_an_image_without_numbers_is_written_all_the_same(tmp_path: Path, ome: bool) -> None:
+    path = written(tmp_path / "a.tif", "tiff", ome=ome, image=np.full_like(IMAGE, np.nan))
+    assert 340 not in tags_of(path) and np.isnan(tifffile.imread(path)).all()
 
 
 def test_hyperspy_reads_the_mrc(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from training.data.truths import (
     split_by_source,
     write_split,
 )
+from training.progress import Bar
+
+MICROGRAPHS = Path(__file__).parents[2] / "data"
 
 
 def smooth(side: int = 256) -> Image:
@@ -367,3 +371,24 @@ def test_hundreds_of_micrographs_do_not_use_up_the_open_files(tmp_path: Path) ->
     assert [float(image[0, 0]) for image in stored] == list(range(400))
     assert store._mapped.cache_info().currsize < 400
     assert len(stored[10:12]) == 2
+
+
+def test_vendors_formats_are_read_as_by_the_daemon(tmp_path: Path) -> None:
+    for name in ("jeol_haadf.dm4", "tia_old_64x64_TEM_images_acquire_1.ser"):
+        shutil.copy(MICROGRAPHS / name, tmp_path)
+    assert [truth.name for truth in load_truths(tmp_path, smallest=64)] == [
+        "jeol_haadf.dm4",
+        "tia_old_64x64_TEM_images_acquire_1.ser",
+    ]
+
+
+def test_reading_many_files_reports_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a/1.tif", "b/2.tif"):
+        save(tmp_path / name)
+    times = iter([0.0, 5.0, 70.0])
+    monkeypatch.setattr(module, "Bar", lambda what: Bar(what, lambda: next(times)))
+    with caplog.at_level(logging.INFO):
+        load_truths(tmp_path)
+    assert "2 of 2 files read, less than a minute left" in caplog.messages

@@ -9,6 +9,7 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from hyperspy_file import write_hyperspy
 from numpy.typing import NDArray
 
 from daemon.errors import ConfigError
@@ -73,13 +74,15 @@ def test_a_pair_becomes_a_field_in_counts(tmp_path: Path) -> None:
     assert again[0].doses == pytest.approx(field.doses)
 
 
-@pytest.mark.parametrize("kind", ["tiff", "imagej", "mrc"])
+@pytest.mark.parametrize("kind", ["tiff", "imagej", "mrc", "hspy"])
 def test_frames_of_a_stack_are_told_apart_and_add_up(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)
     frames = np.stack([exposure(rng, 2, 3.0) for _ in range(11)]).astype(np.uint16)
     if kind == "mrc":
         with mrcfile.new(tmp_path / "movie.mrc") as mrc:
             mrc.set_data(frames.astype(np.int16))
+    elif kind == "hspy":
+        write_hyperspy(tmp_path / "movie.hspy", frames)
     else:
         tifffile.imwrite(tmp_path / "movie.tif", frames, imagej=kind == "imagej", metadata={"axes": "TYX"})
     (field,), skipped = load(tmp_path, Reading("pairs"))

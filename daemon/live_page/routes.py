@@ -6,7 +6,7 @@
 /data/micrograph/7                        ledger entry and record of one
 /data/profile/7?y0=..&x0=..&y1=..&x1=..   values along a line
 /data/session                             the present session as curves
-/picture/7/raw/2/0/0                      a tile: plane, level, row, column
+/picture/7/raw/2/0/0                      a tile: plane, level, row, column; as codes (`deep`), the residual as PNG
 /picture/7/thumbnail, /picture/7/spectrum/raw
 """
 
@@ -26,7 +26,7 @@ from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerError
 from daemon.ledger.job import Job, State
 from daemon.ledger.jobs import Ledger
-from daemon.live_page import pictures
+from daemon.live_page import deep, pictures
 from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
@@ -181,12 +181,13 @@ class Page:
 
     def _tile(self, request: Request, number: str, plane: Any, *place: str) -> Answer:
         level, row, column = map(int, place)
-        version = "-".join((plane, *place))
+        version = "-".join((plane, *place, "tile"))
+        kind = "image/png" if plane == "residual" else deep.KIND
 
         def draw(result: ShownResult) -> bytes:
             return self.gallery.tile(result, plane, level, row, column)
 
-        return _picture(request, self._result(number), version, "image/png", draw)
+        return _picture(request, self._result(number), version, kind, draw)
 
     def _job(self, number: str) -> Job:
         try:

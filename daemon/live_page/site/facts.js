@@ -1,15 +1,7 @@
 // The facts of one micrograph as text: verdict, result, acquisition, times, remarks.
 
-import { element, MARKS, duration, length, number, outcome, time } from "./format.js";
+import { element, MARKS, WORDS, duration, length, number, outcome, reason, time } from "./format.js";
 
-const WORDS = {
-  good: "Good",
-  check: "Check",
-  reject: "Reject",
-  quarantined: "Quarantined",
-  waiting: "Waiting",
-  unjudged: "No verdict",
-};
 const STEPS = { read: "#5b8def", prepare: "#4fb3bf", network: "#8ecbff", judge: "#efb956", write: "#8f9aa6" };
 const TAKEN = {
   voltage_kv: ["Voltage", (value) => `${number(value)} kV`],
@@ -30,6 +22,21 @@ export function showFacts(root, micrograph) {
     ...timings(micrograph),
     ...remarks(micrograph),
   ]);
+}
+
+/** In place of the image: why there is none. `micrograph` null: nothing. */
+export function showRefusal(root, micrograph) {
+  root.hidden = micrograph === null;
+  if (micrograph === null) return;
+  const word = outcome(micrograph);
+  root.dataset.outcome = word;
+  const next = word === "quarantined"
+    ? "It is set aside until the file changes or is retried. The raw file was only read."
+    : "It is tried again automatically.";
+  root.replaceChildren(
+    element("p", "badge", `${MARKS[word]} ${WORDS[word]}`),
+    element("p", "reason", reason(micrograph) || "The ledger has no reason."),
+    element("p", "remedy", `${micrograph.path}. ${next}`));
 }
 
 function heading({ path, revision, shown, updated, state }) {

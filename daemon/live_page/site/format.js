@@ -57,7 +57,17 @@ export function outcome(micrograph) {
   return micrograph.verdict ?? "unjudged";
 }
 
+export const WORDS = {
+  good: "Good", check: "Check", reject: "Reject", quarantined: "Quarantined", waiting: "Waiting", unjudged: "No verdict",
+};
 export const MARKS = { good: "✓", check: "!", reject: "✕", quarantined: "–", waiting: "…", unjudged: "?" };
+
+/** Why a micrograph has no result, without its own name, which stands beside it anyway. */
+export function reason({ error, path }) {
+  const name = path.split("/").pop();
+  const at = (error ?? "").indexOf(`${name}: `);
+  return at < 0 || at > path.length + 200 ? error ?? "" : error.slice(at + name.length + 2);
+}
 
 /** An element with a class, text and attributes; text is never read as HTML. */
 export function element(tag, kind = "", text = "", attributes = {}) {

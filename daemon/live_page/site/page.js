@@ -1,8 +1,10 @@
 // The live page: asks the daemon for news and passes them to the parts of the page.
 
 import { ask, pictures } from "./api.js";
-import { showFacts } from "./facts.js";
+import { Contrast } from "./contrast.js";
+import { showFacts, showRefusal } from "./facts.js";
 import { element, number } from "./format.js";
+import { Histogram } from "./histogram.js";
 import { keys } from "./keys.js";
 import { LineProfile } from "./line.js";
 import { SessionView } from "./session.js";
@@ -25,7 +27,9 @@ class Page {
 
   constructor() {
     const root = find("#viewer");
-    this.viewer = new Viewer(root);
+    const contrast = new Contrast();
+    this.viewer = new Viewer(root, contrast);
+    this.histogram = new Histogram(this.viewer, contrast);
     this.spectrum = new SpectrumView(root);
     this.session = new SessionView();
     this.line = new LineProfile(this.viewer);
@@ -61,6 +65,8 @@ class Page {
     find("#viewer").hidden = name === "session";
     find("#zoom").hidden = name === "session";
     find("#line").disabled = !image;
+    find("#contrast-open").disabled = name !== "compare";
+    if (name !== "compare") this.histogram.close();
     if (image) this.viewer.setView(name);
     this.session.show(name === "session");
     this.#showSpectrum();
@@ -68,6 +74,10 @@ class Page {
 
   toggleLine() {
     if (this.#view === "compare" || this.#view === "residual") this.line.toggle();
+  }
+
+  toggleContrast() {
+    if (this.#view === "compare") this.histogram.toggle();
   }
 
   zoom(what) {
@@ -156,6 +166,7 @@ class Page {
   }
 
   #none(quarantined) {
+    showRefusal(find("#refusal"), null);
     const others = quarantined ? ` ${quarantined} quarantined: pick one below to see the reason.` : "";
     this.viewer.show(null, `No micrograph yet. The first result appears here.${others}`);
     find("#facts").replaceChildren(element("p", "where", "Nothing has been denoised yet."));
@@ -190,8 +201,10 @@ class Page {
         element("h2", "", micrograph.path.split("/").pop()),
         element("p", "where", "The JSON beside this result is damaged and cannot be shown."));
     }
+    const refused = micrograph.state === "quarantined" || (micrograph.state === "retry" && !micrograph.shown);
     if (micrograph.shown) this.viewer.show(micrograph);
-    else this.viewer.show(null, micrograph.missing ?? (micrograph.state === "quarantined" ? "Quarantined: see the reason on the right." : "Not done yet."));
+    else this.viewer.show(null, micrograph.missing ?? (refused ? "" : "Not done yet."));
+    showRefusal(find("#refusal"), refused && !micrograph.shown ? micrograph : null);
     this.#showSpectrum();
   }
 
@@ -208,6 +221,7 @@ class Page {
 
   #onDrawn() {
     this.#showScale();
+    this.histogram.refresh();
     document.body.dataset.shown = this.viewer.micrograph?.id ?? "";
     document.body.dataset.settled = this.viewer.settled;
   }

@@ -8,6 +8,7 @@ beyond is cut off. They are not compressed: noise hardly shrinks, and a PNG cost
 import struct
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.micrograph import Image
 
@@ -27,6 +28,6 @@ def encode(panel: Image, shared: tuple[float, float], own: tuple[float, float]) 
     low, high = shared
     with np.errstate(over="ignore"):
         steps = (panel - np.float32(low)) * np.float32(255.0 / (high - low)) * np.float32(FINE)
-    codes = np.clip(np.floor(steps) + np.float32(ZERO), 0, 65_535).astype("<u2")
+    codes: NDArray[np.uint16] = np.clip(np.floor(steps) + np.float32(ZERO), 0, 65_535).astype("<u2")
     height, width = panel.shape
     return HEAD.pack(width, height, *shared, *own) + codes.tobytes()

@@ -6,6 +6,8 @@
 /data/micrograph/7                        ledger entry and record of one
 /data/profile/7?y0=..&x0=..&y1=..&x1=..   values along a line
 /data/session                             the present session as curves
+/data/table?sort=dose&order=asc&...       a page of the table of micrographs; /data/table.csv: all of it
+/file/7/image                             a file of the result as it is: image, preview or record
 /picture/7/raw/2/0/0                      a tile: plane, level, row, column; as codes (`deep`), the residual as PNG
 /picture/7/thumbnail, /picture/7/spectrum/raw
 """
@@ -23,10 +25,11 @@ from typing import Any, get_args
 from daemon import __version__
 from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
+from daemon.ledger import table
 from daemon.ledger.database import LedgerError
 from daemon.ledger.job import Job, State
 from daemon.ledger.jobs import Ledger
-from daemon.live_page import deep, pictures
+from daemon.live_page import deep, downloads, listing, pictures
 from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
@@ -72,6 +75,8 @@ class Page:
             memory=config.monitor.page_memory_mib << 20,
             disk=config.keep.page_mib << 20,
         )
+        self._table = table.Table(config.folders.state)
+        self._drop = config.folders.drop
         self._summary = SessionSummary(self._ledger)
         self._files = {f"/{path.name}": _static(path) for path in SITE.iterdir() if path.suffix in KINDS}
         self._files["/"] = self._files.pop("/index.html")
@@ -81,8 +86,11 @@ class Page:
                 ("/data/state", self._state),
                 ("/data/list", self._list),
                 ("/data/session", self._session),
+                ("/data/table", self._rows),
+                ("/data/table[.]csv", self._csv),
                 (f"/data/micrograph/{_NUMBER}", self._micrograph),
                 (f"/data/profile/{_NUMBER}", self._profile),
+                (f"/file/{_NUMBER}/({'|'.join(get_args(downloads.Part))})", self._file),
                 (f"/picture/{_NUMBER}/thumbnail", self._thumbnail),
                 (f"/picture/{_NUMBER}/spectrum/(raw|denoised)", self._spectrum),
                 (f"/picture/{_NUMBER}/({'|'.join(get_args(ShownPlane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
@@ -92,6 +100,7 @@ class Page:
     def close(self) -> None:
         """Free everything; no request may follow."""
         self.gallery.close()
+        self._table.close()
         self._ledger.close()
 
     def tidy(self) -> None:
@@ -153,7 +162,13 @@ class Page:
 
     def _micrograph(self, _: Request, number: str) -> Answer:
         job = self._job(number)
-        brief: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
+        brief: dict[str, Any] = {
+            **_brief(job),
+            "warning": job.warning,
+            "timings": dict(job.timings),
+            "shown": None,
+            "files": {"raw": _readable(str(self._drop / job.path)), "result": job.output and _readable(job.output)},
+        }
         if job.output is None:
             return _json(brief)
         try:
@@ -169,6 +184,30 @@ class Page:
         y0, x0, y1, x1 = (_real(request.given.get(name, "")) for name in ("y0", "x0", "y1", "x1"))
         width = min(_WIDEST, _whole(request.given.get("width", "1"), 1))
         return _json(self.gallery.profile(self._result(number), (y0, x0), (y1, x1), width))
+
+    def _rows(self, request: Request) -> Answer:
+        begin, number = _whole(request.given.get("from", "0"), 0), _whole(request.given.get("count", "100"), 1)
+        query = self._query(request)
+
+        def rows() -> dict[str, Any]:
+            return listing.page(self._table, query, begin, number, _readable)
+
+        return _json(rows() if table.quick(query) else self.gallery.quietly(rows))
+
+    def _csv(self, request: Request) -> Answer:
+        lines = listing.csv_of(self._table, self._query(request), _readable)
+        return Answer(200, "text/csv; charset=utf-8", b"", parts=lines, save_as="micrographs.csv")
+
+    def _query(self, request: Request) -> table.Query:
+        try:
+            return listing.query_of(request.given, self._table)
+        except ValueError as error:
+            raise _WrongError(str(error)) from error
+
+    def _file(self, _: Request, number: str, part: Any) -> Answer:
+        path = downloads.path_of(self._result(number), part)
+        length, parts = downloads.opened(path)
+        return Answer(200, "application/octet-stream", b"", parts=parts, length=length, save_as=_readable(path.name))
 
     # Pictures
 

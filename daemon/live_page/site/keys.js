@@ -20,6 +20,7 @@ export function keys(page) {
     r: () => page.view("residual"),
     f: () => page.view("spectrum"),
     t: () => page.view("session"),
+    b: () => page.view("table"),
     l: () => page.toggleLine(),
     h: () => page.toggleContrast(),
     a: () => page.histogram.contrast.auto(),

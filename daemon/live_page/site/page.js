@@ -10,6 +10,7 @@ import { LineProfile } from "./line.js";
 import { SessionView } from "./session.js";
 import { SpectrumView } from "./spectrum.js";
 import { Strip } from "./strip.js";
+import { Table } from "./table.js";
 import { Viewer } from "./viewer.js";
 
 const PULSE = 400;
@@ -34,6 +35,7 @@ class Page {
     this.session = new SessionView();
     this.line = new LineProfile(this.viewer);
     this.strip = new Strip((micrograph) => this.pick(micrograph));
+    this.table = new Table((micrograph) => this.pick(micrograph), () => this.view("compare"));
     this.viewer.onchange = () => this.#onDrawn();
     this.spectrum.onzoom = () => this.#showScale();
     pictures.onbusy = (busy) => (find("#busy").hidden = !busy);
@@ -62,13 +64,13 @@ class Page {
     if (name !== "compare" && name !== "residual" && this.line.open) this.line.close();
     for (const one of document.querySelectorAll("[data-view]")) one.setAttribute("aria-pressed", one.dataset.view === name);
     const image = name === "compare" || name === "residual";
-    find("#viewer").hidden = name === "session";
-    find("#zoom").hidden = name === "session";
+    find("#viewer").hidden = find("#zoom").hidden = name === "session" || name === "table";
     find("#line").disabled = !image;
     find("#contrast-open").disabled = name !== "compare";
     if (name !== "compare") this.histogram.close();
     if (image) this.viewer.setView(name);
     this.session.show(name === "session");
+    this.table.show(name === "table");
     this.#showSpectrum();
   }
 
@@ -135,6 +137,7 @@ class Page {
     await this.strip.refresh();
     await this.#again();
     this.session.refresh();
+    this.table.refresh();
     this.#changed = state.changed;
   }
 
@@ -177,6 +180,7 @@ class Page {
     if (this.#selected?.id === id && (place === null || this.#selected.place === place)) return;
     this.#wanted = id;
     this.strip.select(id);
+    this.table.select(id);
     try {
       const micrograph = await ask(`data/micrograph/${id}`);
       if (this.#wanted === id) this.#show(micrograph);

@@ -20,6 +20,7 @@ export function showFacts(root, micrograph) {
     ...image(micrograph),
     ...taken(micrograph),
     ...timings(micrograph),
+    ...files(micrograph),
     ...remarks(micrograph),
   ]);
 }
@@ -118,6 +119,35 @@ function timings({ timings: ledger, record }) {
     legend.append(label);
   }
   return [element("h3", "", `Time: ${duration(total)}`), bar, legend];
+}
+
+/** The result's files to save, and texts to copy. */
+function files(micrograph) {
+  const row = element("div", "files");
+  if (micrograph.shown) {
+    for (const [part, words] of [["image", "Image"], ["preview", "PNG"], ["record", "Record"]]) {
+      row.append(element("a", "button", words, { href: `file/${micrograph.id}/${part}`, download: "", title: `Save the ${part}` }));
+    }
+  }
+  const { files: places } = micrograph;
+  if (places) row.append(copier("Copy path", places.result ?? places.raw));
+  const why = [micrograph.error, ...(micrograph.record?.verdict?.reasons ?? micrograph.facts.reasons ?? [])].filter(Boolean);
+  if (why.length) row.append(copier("Copy reason", why.join("\n")));
+  return row.children.length ? [element("h3", "", "Files"), row] : [];
+}
+
+function copier(words, text) {
+  const button = element("button", "", words, { type: "button", title: text });
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "The browser refuses";
+    }
+    setTimeout(() => (button.textContent = words), 1500);
+  });
+  return button;
 }
 
 function remarks({ record, warning, missing }) {

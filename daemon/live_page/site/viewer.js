@@ -2,7 +2,7 @@
 // Lengths on the canvas are in pixels of the screen; `scale` is screen pixels per image pixel.
 
 import { gestures } from "./gestures.js";
-import { pixelSize, length, roundLength } from "./format.js";
+import { distance, pixelSize, length, roundLength, tag } from "./format.js";
 import { Tiles } from "./tiles.js";
 
 const LARGEST = 32;
@@ -312,6 +312,8 @@ export class Viewer {
       context.arc(from.x, from.y, width + 1.5, 0, 2 * Math.PI);
       context.fill();
     }
+    const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 - 22 * (window.devicePixelRatio || 1) };
+    tag(context, middle, distance(this.line, pixelSize(this.#micrograph)).slice(-2).join("  "));
   }
 
   #decorate() {

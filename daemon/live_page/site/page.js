@@ -32,7 +32,10 @@ class Page {
     this.viewer = new Viewer(root, contrast);
     this.histogram = new Histogram(this.viewer, contrast);
     this.spectrum = new SpectrumView(root);
-    this.session = new SessionView();
+    this.session = new SessionView((id) => {
+      this.pick({ id });
+      this.view("compare");
+    });
     this.line = new LineProfile(this.viewer);
     this.strip = new Strip((micrograph) => this.pick(micrograph));
     this.table = new Table((micrograph) => this.pick(micrograph), () => this.view("compare"));

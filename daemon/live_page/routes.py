@@ -1,4 +1,6 @@
-"""The paths of the live page and their answers. Only reads; micrographs are named by their number in the ledger.
+"""The paths of the live page and their answers; micrographs are named by their number in the ledger.
+
+All only read, except a POST of /act/retry/7 (see `actions`).
 
 /, /page.css, ...                         the page itself (`daemon/live_page/site`)
 /data/state                               health, figures, and whether anything is new: cheap, asked all the time
@@ -30,6 +32,7 @@ from daemon.ledger.database import LedgerError
 from daemon.ledger.job import Job, State
 from daemon.ledger.jobs import Ledger
 from daemon.live_page import deep, downloads, listing, pictures
+from daemon.live_page.actions import Actions
 from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
@@ -77,6 +80,7 @@ class Page:
         )
         self._table = table.Table(config.folders.state)
         self._drop = config.folders.drop
+        self._actions = Actions(config.folders.state, config.monitor.actions)
         self._summary = SessionSummary(self._ledger)
         self._files = {f"/{path.name}": _static(path) for path in SITE.iterdir() if path.suffix in KINDS}
         self._files["/"] = self._files.pop("/index.html")
@@ -116,6 +120,17 @@ class Page:
                 return _guarded(answer, request, *match.groups())
         return None
 
+    def act(self, request: Request) -> Answer | None:
+        """Answer a POST. None if there is no such path."""
+        match = re.fullmatch(f"/act/retry/{_NUMBER}", request.path)
+        return None if match is None else _guarded(self._retry, request, *match.groups())
+
+    def _retry(self, request: Request, number: str) -> Answer:
+        if why := self._actions.why_not(request):
+            return _json({"error": why}, 403)
+        self._actions.retry(int(number))
+        return _json({})
+
     # Data
 
     def _state(self, _: Request) -> Answer:
@@ -133,6 +148,7 @@ class Page:
                 # With the counts, because after a clock was set back the newest job is not the latest by time.
                 "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
                 "newest": _brief(newest[0]) if newest else None,
+                "token": self._actions.token,
             }
         )
 

@@ -46,14 +46,21 @@ class Health:
     backend: str = ""
 
 
+ACTIONS = "/act/"
+"""Paths that a POST may have."""
+TOKEN = "X-Emdenoised-Token"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET or HEAD: the path, and in `given` the parameters after "?"."""
+    """The path, and in `given` the parameters after "?"."""
 
     path: str
     given: Mapping[str, str] = field(default_factory=dict)
     etag: str = ""
     """The version that the browser has (If-None-Match)."""
+    token: str = ""
+    """Of a POST: what the page was given to prove that it was read from here (TOKEN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,10 @@ class Site(Protocol):
 
     def answer(self, request: Request) -> Answer | None:
         """None if there is no such path."""
+        ...
+
+    def act(self, request: Request) -> Answer | None:
+        """Answer a POST below ACTIONS from a page of this server. None if there is no such path."""
         ...
 
     def tidy(self) -> None:
@@ -193,6 +204,17 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._answer_of_site(path, query)
 
+    def do_POST(self) -> None:
+        path, _, query = self.path.partition("?")
+        if not path.startswith(ACTIONS):
+            self.send_error(501)
+        elif not (_is_here(self.headers.get("Host", "")) and self._from_own_page()):
+            self._answer(Answer(403, "text/plain", b"only the live page may ask for this\n"))
+        elif self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self._answer(Answer(413, "text/plain", b"send no body\n"))
+        else:
+            self._answer_of_site(path, query)
+
     def _answer_of_site(self, path: str, query: str) -> None:
         site = self.server.site
         if site is None:
@@ -208,7 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(Answer(503, "application/json", busy, retry_after=1))
             return
         try:
-            found = site.answer(Request(path, given, self.headers.get("If-None-Match", "")))
+            request = Request(path, given, self.headers.get("If-None-Match", ""), self.headers.get(TOKEN, ""))
+            found = site.act(request) if self.command == "POST" else site.answer(request)
             self._answer(found or _elsewhere(path))
         finally:
             self.server.of_site.release()
@@ -218,6 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
         return (
             self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
             and self.headers.get("Sec-Fetch-Dest") != "document"
+        )
+
+    def _from_own_page(self) -> bool:
+        """Whether a script of a page that this server sent has made the request."""
+        return (
+            self.headers.get("Origin", "").lower() == f"http://{self.headers.get('Host', '')}".lower()
+            and self.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
         )
 
     do_HEAD = do_GET  # noqa: N815 - the base class's word

@@ -7,6 +7,7 @@ import pytest
 from chromium import Browser
 from finished import Finished, counts
 
+from daemon.live_page.actions import Actions
 from daemon.live_page.routes import Page
 
 pytestmark = pytest.mark.slow
@@ -86,4 +87,27 @@ def test_a_refused_file_shows_its_reason_where_the_image_would_be(
     browser.press("n")
     browser.settled()
     assert not browser.shown("#refusal")
+    assert browser.complaints() == []
+
+
+def test_a_refused_file_is_retried_where_the_settings_allow_it(
+    browser: Browser, finished: Finished, served: Served
+) -> None:
+    page, port = served
+    job = finished.quarantine("broken.tif", "it ends in the middle")
+    finished.add("a.tif", counts(1, SHAPE))
+    browser.open(port)
+    browser.one(".shot[data-outcome=quarantined]").click()
+    browser.wait(lambda: browser.shown("#refusal"))
+    assert not browser.all("#refusal .retry")
+    page._actions = Actions(finished.config.folders.state, allowed=True)
+    browser.press("n")
+    browser.wait(lambda: not browser.shown("#refusal"))
+    browser.wait(lambda: browser.run("return fetch('data/state').then((found) => found.json())")["token"])
+    browser.open(port)
+    browser.one(".shot[data-outcome=quarantined]").click()
+    browser.wait(lambda: browser.all("#refusal .retry"))
+    browser.one("#refusal .retry").click()
+    browser.wait(lambda: finished.ledger.get(job.id).state == "pending")
+    browser.wait(lambda: browser.text(".verdict span") == "Waiting")
     assert browser.complaints() == []

@@ -25,8 +25,8 @@ export function showFacts(root, micrograph) {
   ]);
 }
 
-/** In place of the image: why there is none. `micrograph` null: nothing. */
-export function showRefusal(root, micrograph) {
+/** In place of the image: why there is none. `micrograph` null: nothing. `retry()`: called by a button, if given. */
+export function showRefusal(root, micrograph, retry = null) {
   root.hidden = micrograph === null;
   if (micrograph === null) return;
   const word = outcome(micrograph);
@@ -37,7 +37,17 @@ export function showRefusal(root, micrograph) {
   root.replaceChildren(
     element("p", "badge", `${MARKS[word]} ${WORDS[word]}`),
     element("p", "reason", reason(micrograph) || "The ledger has no reason."),
-    element("p", "remedy", `${micrograph.path}. ${next}`));
+    element("p", "remedy", `${micrograph.path}. ${next}`),
+    ...(retry && word === "quarantined" ? [retrier(retry)] : []));
+}
+
+function retrier(retry) {
+  const button = element("button", "retry", "Retry", { type: "button", title: "Try this micrograph again now" });
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    button.textContent = await retry();
+  });
+  return button;
 }
 
 function heading({ path, revision, shown, updated, state }) {

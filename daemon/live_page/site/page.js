@@ -1,6 +1,6 @@
 // The live page: asks the daemon for news and passes them to the parts of the page.
 
-import { ask, pictures } from "./api.js";
+import { act, ask, pictures } from "./api.js";
 import { Contrast } from "./contrast.js";
 import { showFacts, showRefusal } from "./facts.js";
 import { element, number } from "./format.js";
@@ -25,6 +25,7 @@ class Page {
   #selected = null; // the displayed micrograph, as the daemon described it
   #wanted = null; // the number of the one that was requested last
   #timer = 0;
+  #token = null; // with which the page may change something
 
   constructor() {
     const root = find("#viewer");
@@ -131,6 +132,7 @@ class Page {
   async #take(state) {
     if (this.#version !== null && this.#version !== state.version) location.reload();
     this.#version = state.version;
+    this.#token = state.token;
     this.#figures(state);
     if (state.changed === this.#changed) return;
     if (this.following) {
@@ -211,8 +213,19 @@ class Page {
     const refused = micrograph.state === "quarantined" || (micrograph.state === "retry" && !micrograph.shown);
     if (micrograph.shown) this.viewer.show(micrograph);
     else this.viewer.show(null, micrograph.missing ?? (refused ? "" : "Not done yet."));
-    showRefusal(find("#refusal"), refused && !micrograph.shown ? micrograph : null);
+    showRefusal(find("#refusal"), refused && !micrograph.shown ? micrograph : null, this.#token && (() => this.#retry(micrograph.id)));
     this.#showSpectrum();
+  }
+
+  /** Have the daemon try a micrograph again; returns what came of it, in words. */
+  async #retry(id) {
+    try {
+      await act(`act/retry/${id}`, this.#token);
+      await this.#select(id, "retried");
+      return "It is tried again";
+    } catch (error) {
+      return error.status === undefined ? "The daemon does not answer" : error.message;
+    }
   }
 
   #showSpectrum() {

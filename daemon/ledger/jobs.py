@@ -234,10 +234,10 @@ class Ledger(Connection):
                     found.append(self._move(job, ("running",), state="pending"))
             return found
 
-    def retry(self, pattern: str = "*") -> list[Job]:
+    def retry(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
         """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew.
 
-        Neither letter case matters, nor how accents are composed.
+        Neither letter case matters, nor how accents are composed. `only`: no other than the job of this number.
         """
         wanted = folded(pattern)
         with self._transaction():
@@ -248,7 +248,8 @@ class Ledger(Connection):
             return [
                 self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
                 for job in candidates
-                if any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
+                if only in (None, job.id)
+                and any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
             ]
 
     # Queries

@@ -1,8 +1,8 @@
 """Pictures of results for the live page, drawn on request and apart from the processing of micrographs.
 
-Raw and denoised have the same contrast, that of the denoised image. Few pictures are drawn at once, by threads of low
-priority; a request that would wait too long is refused (`BusyError`). Displayed micrographs are held in memory, within
-a limit and for a minute; small pictures are drawn once and kept in a `PictureCache`.
+By default raw and denoised have the same contrast, that of the denoised image. Few pictures are drawn at once, by
+threads of low priority; a request that would wait too long is refused (`BusyError`). Displayed micrographs are held in
+memory, within a limit and for a minute; small pictures are drawn once and kept in a `PictureCache`.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from daemon.formats.contrast import window
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import ResultFile, open_result
 from daemon.ledger.job import Job
-from daemon.live_page import pictures
+from daemon.live_page import deep, pictures
 from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Pixels
 from daemon.output.preview import binned, grey
@@ -146,7 +146,10 @@ class Gallery:
         return ShownResult(job, image, key, _shape(image, record), record, self._why_gone(job, record))
 
     def tile(self, result: ShownResult, plane: ShownPlane, level: int, row: int, column: int) -> bytes:
-        """PNG of one tile (see `pictures.tile_of`). Raises NotThereError, BusyError."""
+        """One tile (see `pictures.tile_of`): of the residual a PNG, of the others codes (see `deep`).
+
+        Raises NotThereError, BusyError.
+        """
 
         def draw() -> bytes:
             with self._explained(result):
@@ -158,13 +161,14 @@ class Gallery:
                 if found is None:
                     raise NotThereError("the image has no such tile")
                 if plane != "residual":
-                    return pictures.png(grey(found, *self._contrast(denoised)))
+                    shared = self._contrast(denoised)
+                    return deep.encode(found, shared, shared if plane == "denoised" else self._own(raw, level))
                 other = pictures.tile_of(denoised.pixels, level, row, column)
                 assert other is not None
                 return pictures.png(grey(found - other, *self._spread(raw, denoised, level)))
 
         small = row == column == 0 and 0 < level == pictures.levels(result.shape)
-        return self._kept(f"{result.key}-{plane}", draw) if small else self.quietly(draw)
+        return self._kept(f"{result.key}-{plane}-tile", draw) if small else self.quietly(draw)
 
     def thumbnail(self, result: ShownResult) -> bytes:
         """JPEG of the denoised image. Raises NotThereError, BusyError."""
@@ -307,12 +311,18 @@ class Gallery:
             denoised.memo["window"] = window(binned(denoised.pixels, 1 << pictures.levels(shape)))
         return denoised.memo["window"]
 
+    def _own(self, raw: _Held, level: int) -> tuple[float, float]:
+        """The values of the raw image that would be black and white if it were shown alone, at one level."""
+        name = f"own {level}"
+        if name not in raw.memo:
+            raw.memo[name] = window(binned(raw.pixels[_middle(raw.pixels.shape)], 1 << level))
+        return raw.memo[name]
+
     def _spread(self, raw: _Held, denoised: _Held, level: int) -> tuple[float, float]:
         """The residual's black and white at one level. From level to level noise averages out, structure does not."""
         name = f"spread {level}"
         if name not in raw.memo:
-            rows, columns = (slice(max(0, (side - _SAMPLE) // 2), (side + _SAMPLE) // 2) for side in raw.pixels.shape)
-            middle = rows, columns
+            middle = _middle(raw.pixels.shape)
             left = binned(raw.pixels[middle], 1 << level) - binned(denoised.pixels[middle], 1 << level)
             # By quartiles, because it contains X-ray hits.
             low, high = np.percentile(left, (25, 75))
@@ -343,6 +353,11 @@ def _lower_priority() -> None:
     thread = threading.get_native_id()
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
+
+
+def _middle(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    rows, columns = (slice(max(0, (side - _SAMPLE) // 2), (side + _SAMPLE) // 2) for side in shape)
+    return rows, columns
 
 
 def _shape(image: Path, record: Record) -> tuple[int, int]:

@@ -1,4 +1,6 @@
-"""The paths of the live page and their answers. Only reads; micrographs are named by their number in the ledger.
+"""The paths of the live page and their answers; micrographs are named by their number in the ledger.
+
+All only read, except a POST of /act/retry/7 (see `actions`).
 
 /, /page.css, ...                         the page itself (`daemon/live_page/site`)
 /data/state                               health, figures, and whether anything is new: cheap, asked all the time
@@ -6,7 +8,9 @@
 /data/micrograph/7                        ledger entry and record of one
 /data/profile/7?y0=..&x0=..&y1=..&x1=..   values along a line
 /data/session                             the present session as curves
-/picture/7/raw/2/0/0                      a tile: plane, level, row, column
+/data/table?sort=dose&order=asc&...       a page of the table of micrographs; /data/table.csv: all of it
+/file/7/image                             a file of the result as it is: image, preview or record
+/picture/7/raw/2/0/0                      a tile: plane, level, row, column; as codes (`deep`), the residual as PNG
 /picture/7/thumbnail, /picture/7/spectrum/raw
 """
 
@@ -23,10 +27,12 @@ from typing import Any, get_args
 from daemon import __version__
 from daemon.errors import EmdenoisedError
 from daemon.formats.decoder import Reader
+from daemon.ledger import table
 from daemon.ledger.database import LedgerError
 from daemon.ledger.job import Job, State
 from daemon.ledger.jobs import Ledger
-from daemon.live_page import pictures
+from daemon.live_page import deep, downloads, listing, pictures
+from daemon.live_page.actions import Actions
 from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
@@ -72,6 +78,9 @@ class Page:
             memory=config.monitor.page_memory_mib << 20,
             disk=config.keep.page_mib << 20,
         )
+        self._table = table.Table(config.folders.state)
+        self._drop = config.folders.drop
+        self._actions = Actions(config.folders.state, config.monitor.actions)
         self._summary = SessionSummary(self._ledger)
         self._files = {f"/{path.name}": _static(path) for path in SITE.iterdir() if path.suffix in KINDS}
         self._files["/"] = self._files.pop("/index.html")
@@ -81,8 +90,11 @@ class Page:
                 ("/data/state", self._state),
                 ("/data/list", self._list),
                 ("/data/session", self._session),
+                ("/data/table", self._rows),
+                ("/data/table[.]csv", self._csv),
                 (f"/data/micrograph/{_NUMBER}", self._micrograph),
                 (f"/data/profile/{_NUMBER}", self._profile),
+                (f"/file/{_NUMBER}/({'|'.join(get_args(downloads.Part))})", self._file),
                 (f"/picture/{_NUMBER}/thumbnail", self._thumbnail),
                 (f"/picture/{_NUMBER}/spectrum/(raw|denoised)", self._spectrum),
                 (f"/picture/{_NUMBER}/({'|'.join(get_args(ShownPlane))})/{_SMALL}/{_SMALL}/{_SMALL}", self._tile),
@@ -92,6 +104,7 @@ class Page:
     def close(self) -> None:
         """Free everything; no request may follow."""
         self.gallery.close()
+        self._table.close()
         self._ledger.close()
 
     def tidy(self) -> None:
@@ -106,6 +119,17 @@ class Page:
             if (match := pattern.fullmatch(request.path)) is not None:
                 return _guarded(answer, request, *match.groups())
         return None
+
+    def act(self, request: Request) -> Answer | None:
+        """Answer a POST. None if there is no such path."""
+        match = re.fullmatch(f"/act/retry/{_NUMBER}", request.path)
+        return None if match is None else _guarded(self._retry, request, *match.groups())
+
+    def _retry(self, request: Request, number: str) -> Answer:
+        if why := self._actions.why_not(request):
+            return _json({"error": why}, 403)
+        self._actions.retry(int(number))
+        return _json({})
 
     # Data
 
@@ -124,6 +148,7 @@ class Page:
                 # With the counts, because after a clock was set back the newest job is not the latest by time.
                 "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
                 "newest": _brief(newest[0]) if newest else None,
+                "token": self._actions.token,
             }
         )
 
@@ -153,7 +178,13 @@ class Page:
 
     def _micrograph(self, _: Request, number: str) -> Answer:
         job = self._job(number)
-        brief: dict[str, Any] = {**_brief(job), "warning": job.warning, "timings": dict(job.timings), "shown": None}
+        brief: dict[str, Any] = {
+            **_brief(job),
+            "warning": job.warning,
+            "timings": dict(job.timings),
+            "shown": None,
+            "files": {"raw": _readable(str(self._drop / job.path)), "result": job.output and _readable(job.output)},
+        }
         if job.output is None:
             return _json(brief)
         try:
@@ -170,6 +201,30 @@ class Page:
         width = min(_WIDEST, _whole(request.given.get("width", "1"), 1))
         return _json(self.gallery.profile(self._result(number), (y0, x0), (y1, x1), width))
 
+    def _rows(self, request: Request) -> Answer:
+        begin, number = _whole(request.given.get("from", "0"), 0), _whole(request.given.get("count", "100"), 1)
+        query = self._query(request)
+
+        def rows() -> dict[str, Any]:
+            return listing.page(self._table, query, begin, number, _readable)
+
+        return _json(rows() if table.quick(query) else self.gallery.quietly(rows))
+
+    def _csv(self, request: Request) -> Answer:
+        lines = listing.csv_of(self._table, self._query(request), _readable)
+        return Answer(200, "text/csv; charset=utf-8", b"", parts=lines, save_as="micrographs.csv")
+
+    def _query(self, request: Request) -> table.Query:
+        try:
+            return listing.query_of(request.given, self._table)
+        except ValueError as error:
+            raise _WrongError(str(error)) from error
+
+    def _file(self, _: Request, number: str, part: Any) -> Answer:
+        path = downloads.path_of(self._result(number), part)
+        length, parts = downloads.opened(path)
+        return Answer(200, "application/octet-stream", b"", parts=parts, length=length, save_as=_readable(path.name))
+
     # Pictures
 
     def _thumbnail(self, request: Request, number: str) -> Answer:
@@ -181,12 +236,13 @@ class Page:
 
     def _tile(self, request: Request, number: str, plane: Any, *place: str) -> Answer:
         level, row, column = map(int, place)
-        version = "-".join((plane, *place))
+        version = "-".join((plane, *place, "tile"))
+        kind = "image/png" if plane == "residual" else deep.KIND
 
         def draw(result: ShownResult) -> bytes:
             return self.gallery.tile(result, plane, level, row, column)
 
-        return _picture(request, self._result(number), version, "image/png", draw)
+        return _picture(request, self._result(number), version, kind, draw)
 
     def _job(self, number: str) -> Job:
         try:

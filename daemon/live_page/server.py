@@ -7,11 +7,11 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from daemon.settings.config import Address
 
@@ -46,14 +46,21 @@ class Health:
     backend: str = ""
 
 
+ACTIONS = "/act/"
+"""Paths that a POST may have."""
+TOKEN = "X-Emdenoised-Token"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET or HEAD: the path, and in `given` the parameters after "?"."""
+    """The path, and in `given` the parameters after "?"."""
 
     path: str
     given: Mapping[str, str] = field(default_factory=dict)
     etag: str = ""
     """The version that the browser has (If-None-Match)."""
+    token: str = ""
+    """Of a POST: what the page was given to prove that it was read from here (TOKEN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,12 @@ class Answer:
     etag: str = ""
     retry_after: int = 0
     """Seconds after which to ask again; 0: no such header."""
+    parts: Iterator[bytes] | None = None
+    """In place of `body`, what is too large for the memory."""
+    length: int | None = None
+    """Of all `parts`, bytes, where it is known."""
+    save_as: str = ""
+    """Name under which the browser saves it instead of showing it."""
 
 
 class Site(Protocol):
@@ -73,6 +86,10 @@ class Site(Protocol):
 
     def answer(self, request: Request) -> Answer | None:
         """None if there is no such path."""
+        ...
+
+    def act(self, request: Request) -> Answer | None:
+        """Answer a POST below ACTIONS from a page of this server. None if there is no such path."""
         ...
 
     def tidy(self) -> None:
@@ -185,21 +202,37 @@ class _Handler(BaseHTTPRequestHandler):
             case "/metrics":
                 self._answer(Answer(200, _METRICS, self.server.metrics()))
             case _:
-                self._answer(self._of_site(path, query) or _elsewhere(path))
+                self._answer_of_site(path, query)
 
-    def _of_site(self, path: str, query: str) -> Answer | None:
+    def do_POST(self) -> None:
+        path, _, query = self.path.partition("?")
+        if not path.startswith(ACTIONS):
+            self.send_error(501)
+        elif not (_is_here(self.headers.get("Host", "")) and self._from_own_page()):
+            self._answer(Answer(403, "text/plain", b"only the live page may ask for this\n"))
+        elif self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self._answer(Answer(413, "text/plain", b"send no body\n"))
+        else:
+            self._answer_of_site(path, query)
+
+    def _answer_of_site(self, path: str, query: str) -> None:
         site = self.server.site
         if site is None:
-            return None
+            self._answer(_elsewhere(path))
+            return
         try:
             given = dict(parse_qsl(query, max_num_fields=_MOST_PARAMETERS))
         except ValueError:
-            return Answer(400, "text/plain", b"too many parameters\n")
+            self._answer(Answer(400, "text/plain", b"too many parameters\n"))
+            return
         if not self.server.of_site.acquire(blocking=False):
             busy = json.dumps({"error": "too much is asked for at once; ask again"}).encode()
-            return Answer(503, "application/json", busy, retry_after=1)
+            self._answer(Answer(503, "application/json", busy, retry_after=1))
+            return
         try:
-            return site.answer(Request(path, given, self.headers.get("If-None-Match", "")))
+            request = Request(path, given, self.headers.get("If-None-Match", ""), self.headers.get(TOKEN, ""))
+            found = site.act(request) if self.command == "POST" else site.answer(request)
+            self._answer(found or _elsewhere(path))
         finally:
             self.server.of_site.release()
 
@@ -210,6 +243,13 @@ class _Handler(BaseHTTPRequestHandler):
             and self.headers.get("Sec-Fetch-Dest") != "document"
         )
 
+    def _from_own_page(self) -> bool:
+        """Whether a script of a page that this server sent has made the request."""
+        return (
+            self.headers.get("Origin", "").lower() == f"http://{self.headers.get('Host', '')}".lower()
+            and self.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+        )
+
     do_HEAD = do_GET  # noqa: N815 - the base class's word
 
     def _answer(self, answer: Answer) -> None:
@@ -217,7 +257,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"" if known else answer.body
         self.send_response(304 if known else answer.status)
         self.send_header("Content-Type", answer.kind)
-        self.send_header("Content-Length", str(len(body)))
+        length = len(body) if answer.parts is None else answer.length
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        if answer.save_as:
+            self.send_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(answer.save_as, safe='')}")
         self.send_header("Cache-Control", "private, no-cache" if answer.etag else "no-store")
         if answer.etag:
             self.send_header("ETag", answer.etag)
@@ -227,7 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            for part in (body,) if answer.parts is None else answer.parts:
+                self.wfile.write(part)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's word
         log.debug(format, *arguments)

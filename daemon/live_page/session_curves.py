@@ -1,9 +1,11 @@
-"""The present session as a few curves: counts by outcome, throughput, mean dose and hot pixels over time."""
+"""The present session over time: outcomes, throughput, mean dose, removed noise, hot pixels; and the outliers."""
 
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import isfinite
+from statistics import median
+from typing import Any, Literal, get_args
 
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
@@ -14,14 +16,26 @@ LONGEST = 20_000
 BINS = 60
 _SHORTEST_BIN = 10.0
 _PAGE = 500
+OUTLIERS = 40
+"""At most this many of each curve, the farthest off."""
+_SIGMAS = 5.0
+_LEAST = 0.02
+"""A spread below this share of the median counts as this share."""
 _OUTCOMES = ("good", "check", "reject", "unjudged", "quarantined")
+
+
+_Key = Literal["dose", "removed_noise", "spikes"]
+_KEYS: tuple[_Key, ...] = get_args(_Key)
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
+    id: int
     at: float
     outcome: str
     dose: float | None
+    removed_noise: float | None
+    """Over the expected noise."""
     spikes: float | None
     """Hot pixels and X-ray hits, for each million of pixels."""
 
@@ -74,11 +88,16 @@ class SessionSummary:
 
 def _point(job: Job) -> _Point:
     if job.state == "quarantined":
-        return _Point(job.updated, "quarantined", None, None)
-    shape, spikes, dose = (job.facts.get(name) for name in ("shape", "spikes", "dose"))
+        return _Point(job.id, job.updated, "quarantined", None, None, None)
+    shape, spikes = job.facts.get("shape"), job.facts.get("spikes")
     pixels = shape[0] * shape[1] if isinstance(shape, list) and len(shape) == 2 else 0
     rate = 1e6 * spikes / pixels if pixels and isinstance(spikes, int) else None
-    return _Point(job.updated, job.verdict or "unjudged", dose, rate)
+    dose, removed = (_number(job.facts.get(name)) for name in ("dose", "removed_noise"))
+    return _Point(job.id, job.updated, job.verdict or "unjudged", dose, removed, rate)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and isfinite(value) else None
 
 
 def _summed_up(points: list[_Point]) -> dict[str, Any]:
@@ -97,8 +116,9 @@ def _summed_up(points: list[_Point]) -> dict[str, Any]:
         "counts": {name: counts[name] for name in outcomes},
         "outcomes": {name: [sum(point.outcome == name for point in one) for one in bins] for name in outcomes},
         "per_hour": [3600 * sum(point.outcome != "quarantined" for point in one) / width for one in bins],
-        **{key: [_mean(key, one) for one in bins] for key in ("dose", "spikes")},
-        **{f"mean_{key}": _mean(key, points) for key in ("dose", "spikes")},
+        **{key: [_mean(key, one) for one in bins] for key in _KEYS},
+        **{f"mean_{key}": _mean(key, points) for key in _KEYS},
+        "outliers": {key: _outliers(key, points) for key in _KEYS},
     }
 
 
@@ -112,6 +132,18 @@ def _binned(points: list[_Point], begin: float, end: float) -> tuple[float, list
     return width, bins
 
 
-def _mean(key: Literal["dose", "spikes"], points: list[_Point]) -> float | None:
+def _outliers(key: _Key, points: list[_Point]) -> list[dict[str, float]]:
+    """Number, time and value of those far from the session's median, by its median deviation."""
+    known = [(point, value) for point in points if (value := getattr(point, key)) is not None]
+    if len(known) < 8:
+        return []
+    middle = median(value for _, value in known)
+    spread = max(1.4826 * median(abs(value - middle) for _, value in known), _LEAST * abs(middle))
+    far = [(abs(value - middle), point, value) for point, value in known if abs(value - middle) > _SIGMAS * spread]
+    far.sort(key=lambda one: one[0], reverse=True)
+    return [{"id": point.id, "at": point.at, "value": value} for _, point, value in far[:OUTLIERS]]
+
+
+def _mean(key: _Key, points: list[_Point]) -> float | None:
     known = [value for value in (getattr(point, key) for point in points) if value is not None]
     return sum(known) / len(known) if known else None

@@ -210,6 +210,8 @@ class Record(_Part):
             "pixel_size": None if size is None else size.model_dump(),
             "spikes": spikes.count or 0,
             "reasons": verdict.reasons[:REASONS_KEPT],
+            "codes": verdict.codes[:REASONS_KEPT],
+            "removed_noise": (verdict.model_extra or {}).get("removed_noise"),
             "backend": self.backend,
             "weights": {
                 "asked": weights.asked,

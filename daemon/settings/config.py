@@ -276,6 +276,8 @@ class MonitorConfig(Group):
     """Whether to serve the live page: the micrographs, before and after, at full resolution."""
     page_memory_mib: int = Field(default=256, ge=0, le=1_000_000)
     """MiB of micrographs that the page holds in memory while they are displayed."""
+    actions: bool = False
+    """Whether the page may retry quarantined micrographs; every user of this computer can then do so."""
 
 
 class Config(Group):

@@ -363,6 +363,10 @@ def test_the_live_page_answers_quickly_with_a_ledger_of_many_rows(site: Site) ->
             "newest": Request("/data/list", {"show": "all"}),
             "rejected": Request("/data/list", {"show": "reject"}),
             "middle": Request("/data/list", {"show": "all", "before": middle}),
+            "table": Request("/data/table", {"count": "100"}),
+            "table_middle": Request("/data/table", {"from": str(rows // 2), "count": "100"}),
+            "table_session": Request("/data/table", {"scope": "session", "count": "100"}),
+            "table_by_dose": Request("/data/table", {"sort": "dose", "count": "100"}),
             "session_first": Request("/data/session"),
             "session": Request("/data/session"),
         }
@@ -379,3 +383,4 @@ def test_the_live_page_answers_quickly_with_a_ledger_of_many_rows(site: Site) ->
     print(f"milliseconds with {rows} rows:", took)
     record("live_page", rows=rows, milliseconds=took)
     assert max(took[name] for name in ("state", "newest", "rejected", "middle")) < 100
+    assert max(took[name] for name in ("table", "table_middle", "table_session")) < 500

@@ -71,6 +71,20 @@ def served(finished: Finished, health: dict[str, Health]) -> Iterator[tuple[Page
 
 
 @pytest.fixture
+def screen(driver: webdriver.Chrome) -> Iterator[Callable[..., None]]:
+    """`screen(width, height, theme)`: another screen, until the end of the test."""
+
+    def change(width: int, height: int, theme: str = "dark") -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        wish = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
+
+    yield change
+    change(*SIZE)
+
+
+@pytest.fixture
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -216,7 +216,7 @@ def test_everything_can_be_done_with_the_keyboard(
     browser.wait(lambda: all(half.max() > 200 for half in np.array_split(browser.canvas("#spectrum"), 2, axis=1)))
     shot("fft")
     browser.press("t")
-    browser.wait(lambda: len(browser.all("#session svg")) == 4)
+    browser.wait(lambda: len(browser.all("#session svg")) == 5)
     assert "4 micrographs in" in browser.text("#session h2") and "3 good, 1 quarantined" in browser.text("#session p")
     shot("session")
     browser.press("c")
@@ -455,3 +455,21 @@ def test_results_appear_within_a_second_and_a_restart_is_survived(browser: Brows
     process.terminate()
     assert process.wait(60) == 0
     assert "Traceback" not in site.said(process)
+
+
+def test_an_outlier_of_the_session_is_one_click_away(
+    browser: Browser, finished: Finished, served: Served, pictures: Path | None
+) -> None:
+    for number in range(12):
+        far = number == 5
+        facts = {"dose": 900.0 if far else 20.0 + number % 3, "removed_noise": 1.0}
+        finished.add(f"{number}.tif", counts(number, (64, 64)), facts=facts)
+    browser.open(served[1])
+    browser.press("t")
+    browser.wait(lambda: len(browser.all("#session .spot")) == 1)
+    assert "900" in browser.attribute("#session .spot", "aria-label")
+    if pictures:
+        browser.driver.save_screenshot(str(pictures / "trends.png"))
+    browser.one("#session .spot").click()
+    browser.wait(lambda: browser.text("aside h2") == "5.tif" and browser.shown("#image"))
+    assert browser.complaints() == []

@@ -15,8 +15,8 @@ export class Refused extends Error {
   }
 }
 
-async function fetched(path) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE) });
+async function fetched(path, more = {}) {
+  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...more });
   if (answer.ok) return answer;
   const { error } = await answer.json().catch(() => ({}));
   throw new Refused(answer.status, error ?? `status ${answer.status}`, Number(answer.headers.get("Retry-After")) || 1);
@@ -25,6 +25,11 @@ async function fetched(path) {
 /** JSON, with one request. Throws Refused, or the error of fetch if the daemon does not answer. */
 export async function ask(path) {
   return (await fetched(path)).json();
+}
+
+/** Have the daemon change something, with the token of its state. Throws as `ask` does. */
+export async function act(path, token) {
+  return (await fetched(path, { method: "POST", headers: { "X-Emdenoised-Token": token } })).json();
 }
 
 /** JSON; asks again while the daemon is busy. Null once `wanted()` is false. Throws as `ask` does. */

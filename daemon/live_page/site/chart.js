@@ -83,6 +83,18 @@ export class Chart {
     }
   }
 
+  /** A spot that can be clicked; one beyond the chart lies on its edge. */
+  spot(x, y, title, tone, act) {
+    const { low, high } = this.ranges.y;
+    const [cx, cy] = [this.x(x), this.y(Math.min(high, Math.max(low, y)))];
+    const spot = drawing("g", { class: "spot", role: "button", tabindex: 0, "aria-label": title });
+    spot.append(drawing("title", {}, title), drawing("circle", { class: "reach", cx, cy, r: 11 }), drawing("circle", { cx, cy, r: 5 }));
+    spot.style.setProperty("--tone", tone);
+    spot.addEventListener("click", act);
+    spot.addEventListener("keydown", (event) => event.key === "Enter" && act());
+    this.svg.append(spot);
+  }
+
   /** A block between two values of x and of y. */
   block(left, right, low, high, outcome) {
     const [x, y] = [this.x(left) + 0.5, this.y(high)];

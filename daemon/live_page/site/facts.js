@@ -1,15 +1,7 @@
 // The facts of one micrograph as text: verdict, result, acquisition, times, remarks.
 
-import { element, MARKS, duration, length, number, outcome, time } from "./format.js";
+import { element, MARKS, WORDS, duration, length, number, outcome, reason, time } from "./format.js";
 
-const WORDS = {
-  good: "Good",
-  check: "Check",
-  reject: "Reject",
-  quarantined: "Quarantined",
-  waiting: "Waiting",
-  unjudged: "No verdict",
-};
 const STEPS = { read: "#5b8def", prepare: "#4fb3bf", network: "#8ecbff", judge: "#efb956", write: "#8f9aa6" };
 const TAKEN = {
   voltage_kv: ["Voltage", (value) => `${number(value)} kV`],
@@ -28,8 +20,34 @@ export function showFacts(root, micrograph) {
     ...image(micrograph),
     ...taken(micrograph),
     ...timings(micrograph),
+    ...files(micrograph),
     ...remarks(micrograph),
   ]);
+}
+
+/** In place of the image: why there is none. `micrograph` null: nothing. `retry()`: called by a button, if given. */
+export function showRefusal(root, micrograph, retry = null) {
+  root.hidden = micrograph === null;
+  if (micrograph === null) return;
+  const word = outcome(micrograph);
+  root.dataset.outcome = word;
+  const next = word === "quarantined"
+    ? "It is set aside until the file changes or is retried. The raw file was only read."
+    : "It is tried again automatically.";
+  root.replaceChildren(
+    element("p", "badge", `${MARKS[word]} ${WORDS[word]}`),
+    element("p", "reason", reason(micrograph) || "The ledger has no reason."),
+    element("p", "remedy", `${micrograph.path}. ${next}`),
+    ...(retry && word === "quarantined" ? [retrier(retry)] : []));
+}
+
+function retrier(retry) {
+  const button = element("button", "retry", "Retry", { type: "button", title: "Try this micrograph again now" });
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    button.textContent = await retry();
+  });
+  return button;
 }
 
 function heading({ path, revision, shown, updated, state }) {
@@ -111,6 +129,35 @@ function timings({ timings: ledger, record }) {
     legend.append(label);
   }
   return [element("h3", "", `Time: ${duration(total)}`), bar, legend];
+}
+
+/** The result's files to save, and texts to copy. */
+function files(micrograph) {
+  const row = element("div", "files");
+  if (micrograph.shown) {
+    for (const [part, words] of [["image", "Image"], ["preview", "PNG"], ["record", "Record"]]) {
+      row.append(element("a", "button", words, { href: `file/${micrograph.id}/${part}`, download: "", title: `Save the ${part}` }));
+    }
+  }
+  const { files: places } = micrograph;
+  if (places) row.append(copier("Copy path", places.result ?? places.raw));
+  const why = [micrograph.error, ...(micrograph.record?.verdict?.reasons ?? micrograph.facts.reasons ?? [])].filter(Boolean);
+  if (why.length) row.append(copier("Copy reason", why.join("\n")));
+  return row.children.length ? [element("h3", "", "Files"), row] : [];
+}
+
+function copier(words, text) {
+  const button = element("button", "", words, { type: "button", title: text });
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "The browser refuses";
+    }
+    setTimeout(() => (button.textContent = words), 1500);
+  });
+  return button;
 }
 
 function remarks({ record, warning, missing }) {

@@ -35,6 +35,14 @@ export function pixelSize(micrograph) {
   return size && size.x > 0 && size.y > 0 ? size : { x: 1, y: 1, unit: "px" };
 }
 
+/** A line [y0, x0, y1, x1] in pixels as its length in pixels and in the file's unit, and its angle to the rows. */
+export function distance([y0, x0, y1, x1], size) {
+  const pixels = `${number(Math.hypot(y1 - y0, x1 - x0), 4)} px`;
+  const [down, right] = [(y1 - y0) * size.y, (x1 - x0) * size.x];
+  const angle = `${((Math.atan2(-down, right) * 180) / Math.PI).toFixed(1)}°`; // counter-clockwise from the right
+  return size.unit === "px" ? [pixels, angle] : [pixels, length(Math.hypot(down, right), size.unit), angle];
+}
+
 /** Wall-clock seconds as the time of day; with the date unless that is today. */
 export function time(seconds, withSeconds = true) {
   const at = new Date(seconds * 1000);
@@ -57,7 +65,17 @@ export function outcome(micrograph) {
   return micrograph.verdict ?? "unjudged";
 }
 
+export const WORDS = {
+  good: "Good", check: "Check", reject: "Reject", quarantined: "Quarantined", waiting: "Waiting", unjudged: "No verdict",
+};
 export const MARKS = { good: "✓", check: "!", reject: "✕", quarantined: "–", waiting: "…", unjudged: "?" };
+
+/** Why a micrograph has no result, without its own name, which stands beside it anyway. */
+export function reason({ error, path }) {
+  const name = path.split("/").pop();
+  const at = (error ?? "").indexOf(`${name}: `);
+  return at < 0 || at > path.length + 200 ? error ?? "" : error.slice(at + name.length + 2);
+}
 
 /** An element with a class, text and attributes; text is never read as HTML. */
 export function element(tag, kind = "", text = "", attributes = {}) {
@@ -75,4 +93,20 @@ export function drawing(tag, attributes = {}, text = "") {
   for (const [name, value] of Object.entries(attributes)) one.setAttribute(name, value);
   if (text !== "") one.textContent = text;
   return one;
+}
+
+/** A text on a canvas, on a dark box about a point; `corner`: the point is its upper left. */
+export function tag(context, { x, y }, text, { corner = false, colour = "#8ecbff" } = {}) {
+  const ratio = window.devicePixelRatio || 1;
+  context.font = `${13 * ratio}px system-ui, "Segoe UI", "Noto Sans", sans-serif`;
+  const width = context.measureText(text).width + 12 * ratio;
+  const height = 22 * ratio;
+  const [left, top] = corner ? [x, y] : [x - width / 2, y - height / 2];
+  context.fillStyle = "rgba(11, 14, 17, 0.82)";
+  context.beginPath();
+  context.roundRect(left, top, width, height, 5 * ratio);
+  context.fill();
+  context.fillStyle = colour;
+  context.textBaseline = "middle";
+  context.fillText(text, left + 6 * ratio, top + height / 2 + ratio);
 }

@@ -3,6 +3,13 @@
 const LINE_TURN = 5;
 const LINE_LONGER = 1.1;
 
+/** Whether a field uses this key itself. */
+function keeps(field, key) {
+  if (!(field instanceof HTMLInputElement)) return false;
+  if (key === "Escape") return false;
+  return { checkbox: key === " ", range: key.startsWith("Arrow") || key.startsWith("Page") }[field.type] ?? true;
+}
+
 /** `page`: the object whose methods the keys call. */
 export function keys(page) {
   const { viewer, line, strip } = page;
@@ -13,7 +20,10 @@ export function keys(page) {
     r: () => page.view("residual"),
     f: () => page.view("spectrum"),
     t: () => page.view("session"),
+    b: () => page.view("table"),
     l: () => page.toggleLine(),
+    h: () => page.toggleContrast(),
+    a: () => page.histogram.contrast.auto(),
     v: () => strip.nextFilter(),
     m: () => viewer.setSplit(0.5),
     ",": () => viewer.setSplit(viewer.split - 0.02),
@@ -27,7 +37,7 @@ export function keys(page) {
     "?": () => page.help(),
     PageDown: () => strip.older(),
     PageUp: () => strip.newer(),
-    Escape: () => line.close(),
+    Escape: () => (line.open ? line.close() : page.histogram.close()),
     "Shift ArrowLeft": () => pan(1, 0),
     "Shift ArrowRight": () => pan(-1, 0),
     "Shift ArrowUp": () => pan(0, 1),
@@ -49,7 +59,7 @@ export function keys(page) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || page.helping) return;
     const target = event.target;
-    if (target instanceof HTMLSelectElement) return;
+    if (target instanceof HTMLSelectElement || keeps(target, event.key)) return;
     if (event.key === " " && target instanceof HTMLButtonElement) return;
     const name = event.shiftKey && event.key.startsWith("Arrow") ? `Shift ${event.key}` : event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const act = (line.open ? measuring : browsing)[name] ?? always[name];

@@ -1,8 +1,8 @@
-// The line profile: the line, and the values of raw and denoised along it.
+// The line: its length and angle, and the values of raw and denoised along it.
 
 import { askPatiently } from "./api.js";
 import { Chart } from "./chart.js";
-import { number, pixelSize, readable } from "./format.js";
+import { distance, number, pixelSize, readable } from "./format.js";
 
 export class LineProfile {
   #turn = 0;
@@ -110,7 +110,7 @@ export class LineProfile {
       this.found = { ...found, reach, unit };
       const mean = (values) => number(values.filter((one) => one !== null).reduce((sum, one, _, all) => sum + one / all.length, 0));
       const means = found.raw ? `mean ${mean(found.raw)} → ${mean(found.denoised)}` : `mean ${mean(found.denoised)}`;
-      this.text.textContent = `${number(reach)} ${unit}, ${means}, in the file's units`;
+      this.text.textContent = `${distance(line, size).join(", ")}; ${means}, in the file's units`;
       this.#draw();
     } catch (error) {
       if (turn === this.#turn) this.text.textContent = error.message;

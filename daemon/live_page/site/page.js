@@ -1,13 +1,16 @@
 // The live page: asks the daemon for news and passes them to the parts of the page.
 
-import { ask, pictures } from "./api.js";
-import { showFacts } from "./facts.js";
+import { act, ask, pictures } from "./api.js";
+import { Contrast } from "./contrast.js";
+import { showFacts, showRefusal } from "./facts.js";
 import { element, number } from "./format.js";
+import { Histogram } from "./histogram.js";
 import { keys } from "./keys.js";
 import { LineProfile } from "./line.js";
 import { SessionView } from "./session.js";
 import { SpectrumView } from "./spectrum.js";
 import { Strip } from "./strip.js";
+import { Table } from "./table.js";
 import { Viewer } from "./viewer.js";
 
 const PULSE = 400;
@@ -22,14 +25,21 @@ class Page {
   #selected = null; // the displayed micrograph, as the daemon described it
   #wanted = null; // the number of the one that was requested last
   #timer = 0;
+  #token = null; // with which the page may change something
 
   constructor() {
     const root = find("#viewer");
-    this.viewer = new Viewer(root);
+    const contrast = new Contrast();
+    this.viewer = new Viewer(root, contrast);
+    this.histogram = new Histogram(this.viewer, contrast);
     this.spectrum = new SpectrumView(root);
-    this.session = new SessionView();
+    this.session = new SessionView((id) => {
+      this.pick({ id });
+      this.view("compare");
+    });
     this.line = new LineProfile(this.viewer);
     this.strip = new Strip((micrograph) => this.pick(micrograph));
+    this.table = new Table((micrograph) => this.pick(micrograph), () => this.view("compare"));
     this.viewer.onchange = () => this.#onDrawn();
     this.spectrum.onzoom = () => this.#showScale();
     pictures.onbusy = (busy) => (find("#busy").hidden = !busy);
@@ -58,16 +68,22 @@ class Page {
     if (name !== "compare" && name !== "residual" && this.line.open) this.line.close();
     for (const one of document.querySelectorAll("[data-view]")) one.setAttribute("aria-pressed", one.dataset.view === name);
     const image = name === "compare" || name === "residual";
-    find("#viewer").hidden = name === "session";
-    find("#zoom").hidden = name === "session";
+    find("#viewer").hidden = find("#zoom").hidden = name === "session" || name === "table";
     find("#line").disabled = !image;
+    find("#contrast-open").disabled = name !== "compare";
+    if (name !== "compare") this.histogram.close();
     if (image) this.viewer.setView(name);
     this.session.show(name === "session");
+    this.table.show(name === "table");
     this.#showSpectrum();
   }
 
   toggleLine() {
     if (this.#view === "compare" || this.#view === "residual") this.line.toggle();
+  }
+
+  toggleContrast() {
+    if (this.#view === "compare") this.histogram.toggle();
   }
 
   zoom(what) {
@@ -116,6 +132,7 @@ class Page {
   async #take(state) {
     if (this.#version !== null && this.#version !== state.version) location.reload();
     this.#version = state.version;
+    this.#token = state.token;
     this.#figures(state);
     if (state.changed === this.#changed) return;
     if (this.following) {
@@ -125,6 +142,7 @@ class Page {
     await this.strip.refresh();
     await this.#again();
     this.session.refresh();
+    this.table.refresh();
     this.#changed = state.changed;
   }
 
@@ -156,6 +174,7 @@ class Page {
   }
 
   #none(quarantined) {
+    showRefusal(find("#refusal"), null);
     const others = quarantined ? ` ${quarantined} quarantined: pick one below to see the reason.` : "";
     this.viewer.show(null, `No micrograph yet. The first result appears here.${others}`);
     find("#facts").replaceChildren(element("p", "where", "Nothing has been denoised yet."));
@@ -166,6 +185,7 @@ class Page {
     if (this.#selected?.id === id && (place === null || this.#selected.place === place)) return;
     this.#wanted = id;
     this.strip.select(id);
+    this.table.select(id);
     try {
       const micrograph = await ask(`data/micrograph/${id}`);
       if (this.#wanted === id) this.#show(micrograph);
@@ -190,9 +210,22 @@ class Page {
         element("h2", "", micrograph.path.split("/").pop()),
         element("p", "where", "The JSON beside this result is damaged and cannot be shown."));
     }
+    const refused = micrograph.state === "quarantined" || (micrograph.state === "retry" && !micrograph.shown);
     if (micrograph.shown) this.viewer.show(micrograph);
-    else this.viewer.show(null, micrograph.missing ?? (micrograph.state === "quarantined" ? "Quarantined: see the reason on the right." : "Not done yet."));
+    else this.viewer.show(null, micrograph.missing ?? (refused ? "" : "Not done yet."));
+    showRefusal(find("#refusal"), refused && !micrograph.shown ? micrograph : null, this.#token && (() => this.#retry(micrograph.id)));
     this.#showSpectrum();
+  }
+
+  /** Have the daemon try a micrograph again; returns what came of it, in words. */
+  async #retry(id) {
+    try {
+      await act(`act/retry/${id}`, this.#token);
+      await this.#select(id, "retried");
+      return "It is tried again";
+    } catch (error) {
+      return error.status === undefined ? "The daemon does not answer" : error.message;
+    }
   }
 
   #showSpectrum() {
@@ -208,6 +241,7 @@ class Page {
 
   #onDrawn() {
     this.#showScale();
+    this.histogram.refresh();
     document.body.dataset.shown = this.viewer.micrograph?.id ?? "";
     document.body.dataset.settled = this.viewer.settled;
   }

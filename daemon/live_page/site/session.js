@@ -1,4 +1,4 @@
-// The present session as curves: outcomes, throughput, mean dose and hot pixels over time.
+// The present session as curves over time: outcomes, throughput, mean dose, removed noise, hot pixels; outliers.
 
 import { askPatiently } from "./api.js";
 import { Chart } from "./chart.js";
@@ -13,7 +13,9 @@ export class SessionView {
   #stale = true;
   #found = null;
 
-  constructor() {
+  /** `open(id)` is called when the user picks an outlier. */
+  constructor(open) {
+    this.open = open;
     this.root = document.querySelector("#session");
     new ResizeObserver(() => this.#draw()).observe(this.root);
   }
@@ -61,12 +63,14 @@ export class SessionView {
     const edges = session.per_hour.map((_, bin) => session.begin + bin * session.bin_seconds);
     const axis = { low: session.begin, high: session.begin + session.per_hour.length * session.bin_seconds, name: (at) => time(at, false).slice(-5), ticks: this.#hours(session) };
     const middles = (values) => values.map((value, bin) => [edges[bin] + session.bin_seconds / 2, value]);
-    const curve = (title, unit, values, tone) => this.#curve(charts, axis, title, unit, middles(values), tone);
+    const curve = (title, unit, values, tone, far) => this.#curve(charts, axis, title, unit, middles(values), tone, far);
+    const { outliers } = session;
     const all = [
       this.#outcomes(charts, session, edges, axis),
       curve("Throughput", "micrographs per hour", session.per_hour, "var(--accent)"),
-      curve("Mean dose", `counts per pixel; ${number(session.mean_dose)} on average`, session.dose, "var(--good)"),
-      curve("Hot pixels and X-ray hits", `per million pixels; ${number(session.mean_spikes)} on average`, session.spikes, "var(--check)"),
+      curve("Mean dose", `counts per pixel; ${number(session.mean_dose)} on average`, session.dose, "var(--good)", outliers.dose),
+      curve("Removed noise", `times the expected; ${number(session.mean_removed_noise)} on average`, session.removed_noise, "var(--quarantined)", outliers.removed_noise),
+      curve("Hot pixels and X-ray hits", `per million pixels; ${number(session.mean_spikes)} on average`, session.spikes, "var(--check)", outliers.spikes),
     ];
     for (const draw of all) draw(); // after all are placed, because the layout decides their size
   }
@@ -90,13 +94,19 @@ export class SessionView {
     return () => new Chart(svg, axis, { low: 0, high });
   }
 
-  #curve(parent, axis, title, unit, points, tone) {
+  /** `outliers`: single micrographs far from the others, to click on. */
+  #curve(parent, axis, title, unit, points, tone, outliers = []) {
     const known = points.map(([, value]) => value).filter((value) => value !== null);
-    const made = this.#chart(parent, title, unit, axis, Math.max(...known, 0) * 1.08 || 1);
+    const most = Math.max(...known, 0);
+    const high = Math.max(most, Math.min(3 * most, Math.max(...outliers.map((one) => one.value), 0)));
+    const made = this.#chart(parent, title, unit, axis, high * 1.08 || 1);
     return () => {
       const chart = made();
       chart.curve(points, tone);
       chart.dots(points, tone);
+      for (const { id, at, value } of outliers) {
+        chart.spot(at, value, `${time(at)}: ${number(value)}. Click to see this micrograph.`, tone, () => this.open(id));
+      }
     };
   }
 

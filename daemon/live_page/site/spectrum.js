@@ -1,7 +1,7 @@
 // Fourier transforms of raw and denoised side by side, with rings of resolution.
 
 import { pictures } from "./api.js";
-import { length, pixelSize } from "./format.js";
+import { length, pixelSize, tag } from "./format.js";
 
 const RINGS = [0.125, 0.25, 0.375]; // cycles per pixel, near which a ring is drawn
 const ROUND = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
@@ -23,6 +23,8 @@ export class SpectrumView {
   #turn = 0;
   #asking = false;
 
+  mark = null; // a spot that the user marked: {x, y} in cycles per pixel, y down
+
   constructor(root) {
     this.canvas = root.querySelector("#spectrum");
     this.readout = root.querySelector("#frequency");
@@ -31,6 +33,7 @@ export class SpectrumView {
     new ResizeObserver(() => this.#draw()).observe(root);
     this.canvas.addEventListener("pointermove", (event) => this.#point(event));
     this.canvas.addEventListener("pointerleave", () => (this.readout.hidden = true));
+    this.canvas.addEventListener("click", (event) => this.#micrograph && this.#markAt(event));
     this.canvas.addEventListener("dblclick", () => this.setZoom(1));
     this.canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
@@ -130,7 +133,8 @@ export class SpectrumView {
         found.bitmap.width * enlarge, found.bitmap.height * enlarge);
     }
     this.#drawRings(middle, side * this.zoom);
-    this.#label(x + 10, y + 10, plane, true);
+    this.#drawMark(middle, side * this.zoom);
+    tag(context, { x: x + 10, y: y + 10 }, plane, { corner: true, colour: "#cfd6de" });
     context.restore();
   }
 
@@ -149,36 +153,58 @@ export class SpectrumView {
         context.ellipse(middle.x, middle.y, radius.x, radius.y, 0, 0, 2 * Math.PI);
         context.stroke();
       }
-      this.#label(middle.x + radius.x * 0.7071, middle.y - radius.y * 0.7071, length(spacing, size.unit), false);
+      tag(context, { x: middle.x + radius.x * 0.7071, y: middle.y - radius.y * 0.7071 }, length(spacing, size.unit));
     }
   }
 
-  #label(x, y, text, corner) {
+  /** The spot that the user marked, and its opposite. */
+  #drawMark(middle, whole) {
+    if (!this.mark) return;
     const { context } = this;
     const ratio = window.devicePixelRatio || 1;
-    context.font = `${13 * ratio}px system-ui, "Segoe UI", "Noto Sans", sans-serif`;
-    const width = context.measureText(text).width + 12 * ratio;
-    const height = 22 * ratio;
-    const [left, top] = corner ? [x, y] : [x - width / 2, y - height / 2];
-    context.fillStyle = "rgba(11, 14, 17, 0.82)";
-    context.beginPath();
-    context.roundRect(left, top, width, height, 5 * ratio);
-    context.fill();
-    context.fillStyle = corner ? "#cfd6de" : "#8ecbff";
-    context.textBaseline = "middle";
-    context.fillText(text, left + 6 * ratio, top + height / 2 + ratio);
+    for (const sign of [1, -1]) {
+      const at = { x: middle.x + sign * this.mark.x * whole, y: middle.y + sign * this.mark.y * whole };
+      for (const [wide, colour] of [[4, "rgba(5, 6, 8, 0.7)"], [2, "#ffd479"]]) {
+        context.lineWidth = wide * ratio;
+        context.strokeStyle = colour;
+        context.beginPath();
+        context.arc(at.x, at.y, 9 * ratio, 0, 2 * Math.PI);
+        context.stroke();
+      }
+      if (sign === 1) tag(context, { x: at.x, y: at.y - 24 * ratio }, this.#words(this.mark), { colour: "#ffd479" });
+    }
   }
 
-  #point(event) {
+  /** The place under the pointer in cycles per pixel, y down; null outside the spectra. */
+  #frequency(event) {
     const ratio = window.devicePixelRatio || 1;
     const at = { x: event.offsetX * ratio, y: event.offsetY * ratio };
     const square = this.#squares().find(({ x, y, side }) => at.x >= x && at.x < x + side && at.y >= y && at.y < y + side);
-    this.readout.hidden = !square;
-    if (!square) return;
-    const size = pixelSize(this.#micrograph);
+    if (!square) return null;
     const whole = square.side * this.zoom;
-    const frequency = Math.hypot(
-      (at.x - square.x - square.side / 2) / whole / size.x, (at.y - square.y - square.side / 2) / whole / size.y);
-    this.#say(frequency > 0 ? `${length(1 / frequency, size.unit)}` : "mean");
+    return { x: (at.x - square.x - square.side / 2) / whole, y: (at.y - square.y - square.side / 2) / whole };
+  }
+
+  /** Spacing and direction of a frequency, as text. */
+  #words({ x, y }) {
+    const size = pixelSize(this.#micrograph);
+    const [right, down] = [x / size.x, y / size.y];
+    const frequency = Math.hypot(right, down);
+    if (!(frequency > 0)) return "mean";
+    return `${length(1 / frequency, size.unit)}  ${((Math.atan2(-down, right) * 180) / Math.PI).toFixed(1)}°`;
+  }
+
+  /** Mark the spot under the pointer; the same spot again: no mark. */
+  #markAt(event) {
+    const found = this.#frequency(event);
+    const near = found && this.mark && Math.hypot(found.x - this.mark.x, found.y - this.mark.y) < 0.006 / this.zoom;
+    this.mark = near ? null : found;
+    this.#draw();
+  }
+
+  #point(event) {
+    const found = this.#micrograph && this.#frequency(event);
+    this.readout.hidden = !found;
+    if (found) this.#say(this.#words(found));
   }
 }

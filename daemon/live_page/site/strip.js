@@ -1,7 +1,7 @@
 // The strip of recent micrographs: one page of the ledger at a time, filtered by outcome.
 
 import { ask, pictures } from "./api.js";
-import { element, MARKS, outcome, time } from "./format.js";
+import { element, MARKS, outcome, reason, time } from "./format.js";
 
 const PAGE = 40;
 const FITS = 13; // letters below a picture
@@ -120,8 +120,15 @@ export class Strip {
       const chosen = button.dataset.id === String(id);
       if (chosen === (button.getAttribute("aria-current") === "true")) continue;
       button.setAttribute("aria-current", chosen);
-      if (chosen) item.scrollIntoView({ block: "nearest", inline: "nearest" });
+      if (chosen) this.#reveal(item);
     }
+  }
+
+  /** Scroll the strip, and not the page, until an item is visible. */
+  #reveal(item) {
+    const [strip, box] = [this.list.getBoundingClientRect(), item.getBoundingClientRect()];
+    if (box.left < strip.left) this.list.scrollLeft += box.left - strip.left;
+    else if (box.right > strip.right) this.list.scrollLeft += box.right - strip.right;
   }
 
   /** Pick the next in the strip, older (1) or newer (-1), also on the next page. */
@@ -146,6 +153,7 @@ export class Strip {
     });
     const picture = element("span", "picture");
     picture.append(element("span", "mark", MARKS[word], { "aria-hidden": "true" }));
+    if (micrograph.error && word !== "good") picture.append(element("span", "why", reason(micrograph)));
     const label = element("span", "name");
     label.append(element("span", "", ending(name)), element("span", "", time(micrograph.updated, false)));
     button.append(picture, label);

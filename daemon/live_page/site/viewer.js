@@ -2,7 +2,7 @@
 // Lengths on the canvas are in pixels of the screen; `scale` is screen pixels per image pixel.
 
 import { gestures } from "./gestures.js";
-import { pixelSize, length, roundLength } from "./format.js";
+import { distance, pixelSize, length, roundLength, tag } from "./format.js";
 import { Tiles } from "./tiles.js";
 
 const LARGEST = 32;
@@ -21,7 +21,8 @@ export class Viewer {
   #fitted = true;
   #due = false;
 
-  constructor(root) {
+  constructor(root, contrast) {
+    this.contrast = contrast;
     const find = (name) => root.querySelector(name);
     this.canvas = find("#image");
     this.divider = find("#divider");
@@ -58,6 +59,18 @@ export class Viewer {
   /** Whether the visible part is drawn in full sharpness. */
   get settled() {
     return this.#micrograph !== null && this.#next === null && this.tiles.has(this.#needed().map((tile) => tile.name));
+  }
+
+  /** The tiles on the canvas that have a contrast to set: [{plane, tiles}, ...]. */
+  displayed() {
+    if (!this.#micrograph || this.view !== "compare") return [];
+    const { width, height } = this.canvas;
+    const planes = this.#planes(this.#micrograph.shown);
+    return planes.map((plane) => {
+      const found = this.#visible(plane, 0, width).map((tile) => this.tiles.get(tile.name)).filter(Boolean);
+      const base = this.tiles.get(this.#bases(this.#micrograph)[planes.indexOf(plane)].name);
+      return { plane, tiles: found.length || !base ? found : [base] };
+    });
   }
 
   setView(view) {
@@ -265,21 +278,22 @@ export class Viewer {
     context.clip();
     const levels = this.#micrograph.shown.levels;
     const base = { ...this.#tile(this.#micrograph, plane, levels, 0, 0), level: levels, row: 0, column: 0 };
-    for (const tile of [base, ...this.#visible(plane, left, right)]) this.#drawTile(tile);
+    for (const tile of [base, ...this.#visible(plane, left, right)]) this.#drawTile(tile, plane);
     context.restore();
   }
 
-  #drawTile({ name, level, row, column }) {
-    const bitmap = this.tiles.get(name);
-    if (!bitmap) return;
+  #drawTile({ name, level, row, column }, plane) {
+    const found = this.tiles.get(name);
+    if (!found) return;
     const factor = 2 ** level;
     const side = this.#micrograph.shown.tile * factor;
     const from = this.toCanvas({ x: column * side, y: row * side });
-    const to = this.toCanvas({ x: column * side + bitmap.width * factor, y: row * side + bitmap.height * factor });
+    const to = this.toCanvas({ x: column * side + found.width * factor, y: row * side + found.height * factor });
     const [x, y] = [Math.round(from.x), Math.round(from.y)];
     this.context.imageSmoothingEnabled = level > 0 || this.scale < 1;
     this.context.imageSmoothingQuality = "high";
-    this.context.drawImage(bitmap, x, y, Math.round(to.x) - x, Math.round(to.y) - y);
+    const table = found.shared && this.contrast.table(plane, found);
+    this.context.drawImage(found.picture(table), x, y, Math.round(to.x) - x, Math.round(to.y) - y);
   }
 
   #drawLine() {
@@ -298,6 +312,8 @@ export class Viewer {
       context.arc(from.x, from.y, width + 1.5, 0, 2 * Math.PI);
       context.fill();
     }
+    const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 - 22 * (window.devicePixelRatio || 1) };
+    tag(context, middle, distance(this.line, pixelSize(this.#micrograph)).slice(-2).join("  "));
   }
 
   #decorate() {

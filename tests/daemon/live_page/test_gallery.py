@@ -23,7 +23,7 @@ from daemon.errors import MicrographError, TransientError
 from daemon.formats.contrast import window
 from daemon.formats.decoder import Reader
 from daemon.formats.partial import open_result
-from daemon.live_page import pictures
+from daemon.live_page import deep, pictures
 from daemon.live_page.gallery import AT_ONCE, HELD_SECONDS, BusyError, Gallery, NotThereError
 from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Micrograph, PixelSize
@@ -68,7 +68,16 @@ def make(finished: Finished, clock: Clock, memory: int = 64 * MIB, disk: int = 8
 
 
 def seen(picture: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Picture.open(io.BytesIO(picture)))
+    """The grey levels of a picture; of a tile's codes, as the browser draws them by default."""
+    if picture.startswith((b"\x89PNG", b"\xff\xd8")):
+        return np.asarray(Picture.open(io.BytesIO(picture)))
+    levels = (codes(picture).astype(int) - deep.ZERO) // deep.FINE
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def codes(tile: bytes) -> NDArray[np.uint16]:
+    width, height, *_ = deep.HEAD.unpack_from(tile)
+    return np.frombuffer(tile, "<u2", offset=deep.HEAD.size).reshape(height, width)
 
 
 # Pixels
@@ -100,6 +109,29 @@ def test_tiles_are_means_by_area_in_one_contrast(
     inside = (residual > 0) & (residual < 255)
     assert np.corrcoef(residual[inside], left[inside])[0, 1] > 0.999
     assert abs(residual.mean() - 127.5) < 12 and inside.mean() > 0.99
+
+
+def test_codes_hold_far_more_than_is_shown_by_default() -> None:
+    low, high = 100.0, 110.0
+    values = np.array([[100, 105, 110, 90, 250, -1e9, 1e38]], np.float32)
+    tile = deep.encode(values, (low, high), (90.0, 120.0))
+    assert deep.HEAD.unpack_from(tile) == (7, 1, low, high, 90.0, 120.0)
+    found = low + (codes(tile).astype(float) - deep.ZERO) * (high - low) / (255 * deep.FINE)
+    step = (high - low) / (255 * deep.FINE)
+    assert np.all((values[0, :5] - found[0, :5] >= 0) & (values[0, :5] - found[0, :5] < 1.01 * step))
+    assert codes(tile)[0, 5:].tolist() == [0, 65_535]
+    ramp = np.linspace(95, 115, 4097, dtype=np.float32)[None]
+    np.testing.assert_array_equal(seen(deep.encode(ramp, (low, high), (low, high))), preview.grey(ramp, low, high))
+
+
+def test_a_raw_tile_states_the_contrast_that_would_suit_it_alone(finished: Finished, gallery: Gallery) -> None:
+    raw = counts(1, SHAPE)
+    result = gallery.find(finished.add("a.tif", raw))
+    shared = preview.window(preview.binned(smoothed(raw), 4))
+    for level in (0, 2):
+        head = deep.HEAD.unpack_from(gallery.tile(result, "raw", level, 0, 0))
+        assert head[2:4] == shared and head[4:] == preview.window(preview.binned(raw, 1 << level))
+    assert deep.HEAD.unpack_from(gallery.tile(result, "denoised", 0, 1, 1))[2:] == shared * 2
 
 
 def test_what_is_beyond_the_image_is_not_there(finished: Finished, gallery: Gallery) -> None:

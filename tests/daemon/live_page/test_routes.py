@@ -171,6 +171,7 @@ def test_the_session_is_summed_up_and_kept_up_to_date(finished: Finished, page: 
     assert one["mean_dose"] == 15.5
     assert one["mean_spikes"] == pytest.approx(5.5e6 / 256)
     assert sum(map(sum, one["outcomes"].values())) == 13
+    assert one["outliers"] == {"dose": [], "removed_noise": [], "spikes": []} and one["mean_removed_noise"] is None
     known = [value for value in one["dose"] if value is not None]
     assert known == sorted(known) and len(one["dose"]) == len(one["per_hour"]) <= BINS
     hours = one["bin_seconds"] / 3600
@@ -181,6 +182,17 @@ def test_the_session_is_summed_up_and_kept_up_to_date(finished: Finished, page: 
     clock.now += 5 * 3600
     finished.add("next.tif", counts(1, (16, 16)))
     assert told(page, "/data/session")["counts"] == {"good": 1}
+
+
+def test_outliers_are_single_micrographs_far_from_the_others(finished: Finished, page: Page) -> None:
+    for number in range(20):
+        facts = {"dose": 500.0 if number == 7 else 20.0 + number % 4, "removed_noise": "much" if number == 3 else 1.0}
+        job = finished.add(f"{number}.tif", counts(number, (16, 16)), facts=facts)
+        if number == 7:
+            far = job
+    found = told(page, "/data/session")
+    assert found["outliers"]["dose"] == [{"id": far.id, "at": far.updated, "value": 500.0}]
+    assert found["outliers"]["removed_noise"] == [] and found["mean_removed_noise"] == 1.0
 
 
 def test_a_summary_kept_up_to_date_is_that_of_one_made_anew(finished: Finished, clock: Clock) -> None:
@@ -231,6 +243,11 @@ def test_paths_outside_the_store_and_numbers_that_are_none(finished: Finished, p
         "/__init__.py",
         "/state/secret.txt",
         "/picture/secret.txt",
+        f"/file/{job.id}",
+        f"/file/{job.id}/raw",
+        f"/file/{job.id}/../secret.txt",
+        f"/file/{job.id + 1}/image",
+        "/data/tableXcsv",
         f"/picture/{job.id}",
         f"/picture/{job.id}/raw/0/0/0/",
         f"/picture/{job.id}/raw/0/0/../0",
@@ -402,14 +419,29 @@ def _luminance(colour: str) -> float:
 
 def test_text_can_be_read_in_a_dark_room() -> None:
     """WCAG AA: at least 4.5 to 1 on every ground; and nothing on the page shines."""
-    css = (SITE / "page.css").read_text()
-    colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", css))
-    for ground in ("ground", "panel", "raised"):
-        assert _luminance(colours[ground]) < 0.02
-        for text in ("text", "dim", "accent", "good", "check", "reject", "quarantined", "waiting"):
-            contrast = (_luminance(colours[text]) + 0.05) / (_luminance(colours[ground]) + 0.05)
-            assert contrast >= 4.5, f"{text} on {ground}: {contrast:.1f}"
+    colours = _colours("dark")
+    _require_contrast(colours)
+    assert all(_luminance(colours[ground]) < 0.02 for ground in ("ground", "panel", "raised"))
     assert _luminance(colours["text"]) < 0.75
+
+
+def test_text_can_be_read_in_a_bright_room() -> None:
+    colours = _colours("light")
+    _require_contrast(colours)
+    assert all(_luminance(colours[ground]) > 0.7 for ground in ("ground", "panel", "raised"))
+
+
+def _colours(theme: str) -> dict[str, str]:
+    dark, light = (SITE / "page.css").read_text().split("@media (prefers-color-scheme: light)")
+    return dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", dark if theme == "dark" else light))
+
+
+def _require_contrast(colours: dict[str, str]) -> None:
+    for ground in ("ground", "panel", "raised"):
+        for text in ("text", "dim", "accent", "good", "check", "reject", "quarantined", "waiting"):
+            levels = sorted((_luminance(colours[text]), _luminance(colours[ground])))
+            contrast = (levels[1] + 0.05) / (levels[0] + 0.05)
+            assert contrast >= 4.5, f"{text} on {ground}: {contrast:.1f}"
 
 
 # Its settings, and the real process

@@ -1,0 +1,81 @@
+"""The table of micrographs: a page of rows as plain JSON types, and all rows as CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, cast
+
+from daemon.errors import EmdenoisedError
+from daemon.ledger.table import COLUMNS, SHOWS, SORTED, Column, Query, Row, Show, Table
+
+LONGEST_SEARCH = 200
+ROWS = 200
+"""Most rows in one answer."""
+_HEAD = ("time", "path", "revision", "dose (counts per pixel)", "pixel size (nm)", "verdict", "reason codes", "reason",
+         "seconds")  # fmt: skip
+_LINES = 500
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a cell that begins with one of these for a formula."""
+
+
+def query_of(given: Mapping[str, str], table: Table) -> Query:
+    """The query that a request states. Raises ValueError, and as the ledger does."""
+    show, sort = given.get("show", "all"), given.get("sort", "time")
+    order, scope = given.get("order", "desc"), given.get("scope", "all")
+    for name, value, words in (("show", show, SHOWS), ("sort", sort, COLUMNS), ("order", order, ("asc", "desc")),
+                               ("scope", scope, ("all", "session"))):  # fmt: skip
+        if value not in words:
+            raise ValueError(f"{name}: one of {', '.join(words)}")
+    since = table.session_begin() if scope == "session" else float("-inf")
+    search = given.get("search", "").strip()[:LONGEST_SEARCH]
+    return Query(cast(Show, show), cast(Column, sort), order == "desc", search, since)
+
+
+def page(table: Table, query: Query, begin: int, number: int, readable: Callable[[str], str]) -> dict[str, Any]:
+    """Rows, how many there are in all, and whether only the newest of these are sorted."""
+    total = table.count(query)
+    rows = table.page(query, begin, min(ROWS, number))
+    limited = query.sort != "time" and total == SORTED
+    return {"total": total, "limited": limited, "rows": [_plain(row, readable) for row in rows]}
+
+
+def csv_of(table: Table, query: Query, readable: Callable[[str], str]) -> Iterator[bytes]:
+    """All rows as the lines of a CSV file. If the ledger fails midway, the last line states that."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_HEAD)
+    try:
+        for number, row in enumerate(table.each(query)):
+            writer.writerow(_cells(row, readable))
+            if number % _LINES == _LINES - 1:
+                yield _taken(text)
+    except EmdenoisedError as error:
+        writer.writerow(("incomplete", str(error)))
+    yield _taken(text)
+
+
+def _taken(text: io.StringIO) -> bytes:
+    found = text.getvalue().encode("utf-8", "backslashreplace")
+    text.seek(0)
+    text.truncate()
+    return found
+
+
+def _plain(row: Row, readable: Callable[[str], str]) -> dict[str, Any]:
+    return {
+        "id": row.id, "path": readable(row.path), "revision": row.revision, "updated": row.updated, "dose": row.dose,
+        "pixel": row.pixel, "verdict": row.verdict, "codes": row.codes, "error": row.error, "seconds": row.seconds,
+    }  # fmt: skip
+
+
+def _cells(row: Row, readable: Callable[[str], str]) -> tuple[object, ...]:
+    when = datetime.fromtimestamp(row.updated).astimezone().isoformat(timespec="seconds")
+    return (
+        when, _text(readable(row.path)), row.revision, row.dose, row.pixel, row.verdict, " ".join(row.codes),
+        _text(row.error or ""), None if row.seconds is None else round(row.seconds, 3),
+    )  # fmt: skip
+
+
+def _text(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell

@@ -1,0 +1,97 @@
+"""Retrying from the live page: off by default, and only for the page itself."""
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from finished import Finished, counts
+
+from daemon.live_page.routes import Page
+from daemon.live_page.server import Health, Monitor
+from daemon.settings.config import Address, Config
+
+
+@pytest.fixture
+def finished(config: Callable[..., Config], request: pytest.FixtureRequest) -> Iterator[Finished]:
+    actions = getattr(request, "param", True)
+    made = config()
+    monitor = made.monitor.model_copy(update={"actions": actions})
+    one = Finished(made.model_copy(update={"monitor": monitor}), iter(range(10**9)).__next__)
+    yield one
+    one.ledger.close()
+
+
+@pytest.fixture
+def port(finished: Finished) -> Iterator[int]:
+    with closing(Page(finished.config, lambda: Health("ok", ""))) as page:
+        monitor = Monitor(Address("127.0.0.1", 0), lambda: Health("ok", ""), bytes)
+        monitor.show(page)
+        assert monitor.port is not None
+        yield monitor.port
+        monitor.close()
+
+
+def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, str]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in ({"Host": f"127.0.0.1:{port}"} | headers).items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def token(port: int) -> str | None:
+    found: str | None = json.loads(ask(port, "GET", "/data/state")[1])["token"]
+    return found
+
+
+def own(port: int) -> dict[str, str]:
+    return {"Origin": f"http://127.0.0.1:{port}", "X_Emdenoised_Token": str(token(port))}
+
+
+def test_the_page_retries_one_micrograph(finished: Finished, port: int) -> None:
+    job, other = finished.quarantine("a.tif", "broken"), finished.quarantine("sub/a.tif", "broken")
+    assert ask(port, "POST", f"/act/retry/{job.id}", Sec_Fetch_Site="same-origin", **own(port)) == (200, "{}")
+    assert finished.ledger.get(job.id).state == "pending" and finished.ledger.get(other.id).state == "quarantined"
+    assert finished.ledger.get(job.id).attempts == 0
+    status, text = ask(port, "POST", f"/act/retry/{job.id + 99}", **own(port))
+    assert status == 404 and "is not quarantined" in text
+    done = finished.add("done.tif", counts(1))
+    assert ask(port, "POST", f"/act/retry/{done.id}", **own(port))[0] == 404
+    assert finished.ledger.get(done.id).state == "done"
+
+
+def test_nobody_else_can(finished: Finished, port: int) -> None:
+    job = finished.quarantine("a.tif", "broken")
+    good = own(port)
+    refused: list[tuple[int, dict[str, str]]] = [
+        (403, {"Origin": good["Origin"]}),
+        (403, good | {"X_Emdenoised_Token": "guess"}),
+        (403, good | {"X_Emdenoised_Token": "\xe9"}),
+        (403, {"X_Emdenoised_Token": good["X_Emdenoised_Token"]}),  # no browser's page: no origin
+        (403, good | {"Origin": "http://evil.example"}),
+        (403, good | {"Origin": "null"}),
+        (403, good | {"Origin": f"http://127.0.0.1:{port + 1}"}),
+        (403, good | {"Origin": "http://evil.example", "Host": "evil.example"}),
+        (403, good | {"Sec_Fetch_Site": "cross-site"}),
+        (413, good | {"Content_Length": "5"}),
+        (413, good | {"Transfer_Encoding": "chunked"}),
+    ]
+    for status, headers in refused:
+        assert ask(port, "POST", f"/act/retry/{job.id}", **headers)[0] == status, headers
+    for path in ("/act/retry/", "/act/retry/-1", "/act/retry/1e3", "/act/purge/1", f"/act/retry/{job.id}/../1"):
+        assert ask(port, "POST", path, **good)[0] == 404, path
+    assert ask(port, "GET", f"/act/retry/{job.id}", **good)[0] == 404
+    assert finished.ledger.get(job.id).state == "quarantined"
+
+
+@pytest.mark.parametrize("finished", [False], indirect=True)
+def test_it_is_off_unless_the_settings_allow_it(finished: Finished, port: int) -> None:
+    job = finished.quarantine("a.tif", "broken")
+    assert token(port) is None and not Config.model_fields["monitor"].default.actions
+    status, text = ask(port, "POST", f"/act/retry/{job.id}", **own(port))
+    assert status == 403 and "monitor.actions is false" in text
+    assert finished.ledger.get(job.id).state == "quarantined"

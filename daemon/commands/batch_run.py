@@ -21,7 +21,7 @@ from daemon.batch.survey import Counts, survey
 from daemon.commands.one_file import Failed, Maker, maker
 from daemon.commands.progress import Progress
 from daemon.commands.terminal import coloured
-from daemon.errors import BackendError, EmdenoisedError, MicrographError, TransientError
+from daemon.errors import BackendError, EmdenoisedError, MicrographError, ServerError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.logs import one_line
 from daemon.output.disk import Mounted
@@ -111,6 +111,8 @@ class _Run:
                 for entry in chain((first,), to_do):
                     try:
                         self._one(entry, make)
+                    except ServerError:  # no file's fault
+                        raise
                     except BackendError as error:
                         in_a_row += 1
                         self._fail(entry, self._said(str(error), error))

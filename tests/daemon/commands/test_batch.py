@@ -13,7 +13,7 @@ from quick_batch import QuickBatch, ended, without_roots_rights
 
 from daemon.commands.main import main
 from daemon.counts.plane import Prepared
-from daemon.errors import BackendError
+from daemon.errors import BackendError, ServerError
 from daemon.output import writing
 
 NAMES = ("a.tif", "b.tif", "grid 2/c.tif", "grid 2/d.mrc", "grid 2/deep/e.tif", "f.tif")
@@ -258,6 +258,15 @@ def test_a_network_that_fails_at_one_micrograph_goes_on_with_the_next(batch: Qui
     batch.backend.hook = lambda _: fail()
     batch.made()
     assert batch.run() == 75 and batch.made() == 3
+
+
+def test_a_server_that_is_away_is_75_and_no_files_fault(batch: QuickBatch) -> None:
+    def away() -> None:
+        raise ServerError("the server does not answer")
+
+    batch.backend.hook = at(2, away)
+    assert batch.run() == 75 and len(batch.results()) == 1 and not batch.failures()
+    assert batch.run() == 0 and batch.results() == set(NAMES)
 
 
 def test_a_bad_file_is_1_and_is_tried_again(batch: QuickBatch, capsys: pytest.CaptureFixture[str]) -> None:

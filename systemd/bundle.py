@@ -22,6 +22,7 @@ from pycuda_wheel import PYCUDA, BuildError, run
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"rtx": "[rtx,formats]", "tensorrt": "[gpu,formats]", "cpu": "[formats]"}
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 READER = "rosettasciio"
 """Reads vendors' formats, under the GPL: its licence and its source come along."""
 NVIDIAS = "; TensorRT comes from NVIDIA's own package index, which must be reachable"
@@ -122,32 +123,36 @@ def version() -> str:
     return found[1]
 
 
+def fill(flavour: str, folder: Path, cache: Path) -> None:
+    """Put everything that the archive holds into an empty folder. Raises BuildError."""
+    (folder / "wheels").mkdir(parents=True)
+    collect_wheels(flavour, folder / "wheels", cache)
+    (folder / "gpl").mkdir()
+    reader = collect_source(folder / "wheels", folder / "gpl")
+    write_third_party(folder / "wheels", folder)
+    shutil.copytree(
+        ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
+    )
+    units = "systemd/emdenoised.service", "systemd/emdenoised-gpu.service", "systemd/emdenoised.slice"
+    for file in ("config.yaml", "LICENSE", *units, "systemd/install.sh"):
+        shutil.copyfile(ROOT / file, folder / Path(file).name)
+    libc = " ".join(platform.libc_ver()) or "this computer's"
+    text = README.format(
+        version=version(), what=flavour, machine=platform.machine(), libc=libc, python=PYTHON,
+        driver="" if flavour == "cpu" else DRIVER, reader=reader,
+    )  # fmt: skip
+    (folder / "README.txt").write_text(text)
+    (folder / "FOR").write_text(f"{PYTHON} {platform.machine()} {flavour}\n")
+    write_sums(folder)
+
+
 def make(flavour: str, out: Path, cache: Path) -> Path:
     """Collect, sum and pack; returns the archive. Raises BuildError."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    name = f"emdenoised-{version()}-{flavour}-linux-{platform.machine()}-python{python}"
+    name = f"emdenoised-{version()}-{flavour}-linux-{platform.machine()}-python{PYTHON}"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / name
-        (folder / "wheels").mkdir(parents=True)
-        collect_wheels(flavour, folder / "wheels", cache)
-        (folder / "gpl").mkdir()
-        reader = collect_source(folder / "wheels", folder / "gpl")
-        write_third_party(folder / "wheels", folder)
-        shutil.copytree(
-            ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
-        )
-        units = "systemd/emdenoised.service", "systemd/emdenoised-gpu.service", "systemd/emdenoised.slice"
-        for file in ("config.yaml", "LICENSE", *units, "systemd/install.sh"):
-            shutil.copyfile(ROOT / file, folder / Path(file).name)
-        libc = " ".join(platform.libc_ver()) or "this computer's"
-        text = README.format(
-            version=version(), what=flavour, machine=platform.machine(), libc=libc, python=python,
-            driver="" if flavour == "cpu" else DRIVER, reader=reader,
-        )  # fmt: skip
-        (folder / "README.txt").write_text(text)
-        (folder / "FOR").write_text(f"{python} {platform.machine()} {flavour}\n")
-        write_sums(folder)
+        fill(flavour, folder, cache)
         archive = out / f"{name}.tar"
         pack(folder, archive)
     return archive

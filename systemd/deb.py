@@ -16,12 +16,13 @@ import tempfile
 from pathlib import Path
 
 import bundle
+import third_party
 from pycuda_wheel import BuildError, run
 
 ROOT = bundle.ROOT
 HERE = ROOT / "systemd"
 PREFIX = "opt/emdenoised"
-PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+PYTHON = f"python{bundle.PYTHON}"
 KEPT = {"emdenoised", "python", "python3", PYTHON}
 """Of the environment's programs."""
 CONTROL = """\
@@ -73,14 +74,13 @@ def make_environment(wheels: Path, flavour: str, stage: Path) -> None:
         prefix / "lib", failing="Python files could not be compiled")  # fmt: skip
 
 
-def write_documents(wheels: Path, stage: Path) -> None:
+def write_documents(source: Path, stage: Path) -> None:
     folder = stage / "usr/share/doc/emdenoised"
-    (folder / "gpl").mkdir(parents=True)
-    bundle.collect_source(wheels, folder / "gpl")
-    bundle.write_third_party(wheels, folder)
+    shutil.copytree(source / "gpl", folder / "gpl")
     shutil.copyfile(ROOT / "LICENSE", folder / "copyright")
-    for page in ("operations.md", "troubleshooting.md", "licences.md"):
-        shutil.copyfile(ROOT / "docs" / page, folder / page)
+    for file in (source / third_party.PAGE, source / third_party.SBOM, ROOT / "docs/operations.md",
+                 ROOT / "docs/troubleshooting.md", ROOT / "docs/licences.md"):  # fmt: skip
+        shutil.copyfile(file, folder / file.name)
 
 
 def write_control(stage: Path, version: str, flavour: str) -> None:
@@ -105,20 +105,20 @@ def architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
-def make(flavour: str, revision: int, out: Path, cache: Path) -> Path:
-    """Collect, install and pack; returns the package. Raises BuildError."""
-    if shutil.which("dpkg-deb") is None:
-        raise BuildError("dpkg-deb is needed: make the package on Debian or Ubuntu, or use `make bundle`")
+def make(source: Path, revision: int, out: Path) -> Path:
+    """The package of what an unpacked bundle holds. Raises BuildError."""
+    python, _, flavour = (source / "FOR").read_text().split()
+    if python != bundle.PYTHON:
+        raise BuildError(f"{source}: is for Python {python}; run this with python{python}")
     upstream = re.sub(r"(a|b|rc|[.]dev)(?=[0-9])", r"~\1", bundle.version())  # 1.0rc2 comes before 1.0
     version = f"{upstream}-{revision}+{flavour}"
     out.mkdir(parents=True, exist_ok=True)
     package = out / f"emdenoised_{version}_{architecture()}.deb"
     with tempfile.TemporaryDirectory() as place:
-        wheels, stage = Path(place) / "wheels", Path(place) / "stage"
+        stage = Path(place) / "stage"
         stage.mkdir(mode=0o755)
-        bundle.collect_wheels(flavour, wheels, cache)
-        make_environment(wheels, flavour, stage)
-        write_documents(wheels, stage)
+        make_environment(source / "wheels", flavour, stage)
+        write_documents(source, stage)
         setup = f"{PREFIX}/share/emdenoised/setup.sh"
         run("sh", stage / setup, "--stage", stage, failing="units and settings could not be written")
         links = {"usr/bin/emdenoised": f"{PREFIX}/bin/emdenoised", "usr/sbin/emdenoised-setup": setup}
@@ -135,12 +135,19 @@ def make(flavour: str, revision: int, out: Path, cache: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flavour", choices=bundle.EXTRAS, default="rtx", help="as for the bundle (rtx)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="an unpacked bundle (default: collect its contents)")
     parser.add_argument("--revision", type=int, default=1, help="of the package, for the same version (1)")
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "dist", help="folder for the package (dist)")
     parser.add_argument("--cache", type=Path, default=ROOT / "build", help="keeps the built pycuda (build)")
     options = parser.parse_args()
     try:
-        package = make(options.flavour, options.revision, options.out, options.cache)
+        if shutil.which("dpkg-deb") is None:
+            raise BuildError("dpkg-deb is needed: make the package on Debian or Ubuntu, or use `make bundle`")
+        with tempfile.TemporaryDirectory() as place:
+            source = options.bundle or Path(place) / "bundle"
+            if options.bundle is None:
+                bundle.fill(options.flavour, source, options.cache)
+            package = make(source, options.revision, options.out)
     except BuildError as error:
         print(f"deb: {error}", file=sys.stderr)
         return 1

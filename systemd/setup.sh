@@ -114,9 +114,11 @@ make_people() {
     [ "$GROUP" = emdenoised ] || usermod --append --groups "$GROUP" emdenoised
 }
 
-# One that exists keeps its owner and its rights, unless an earlier run made it for the group emdenoised.
-make_folder() { # DIR OWNER
+# One that exists keeps its owner and its rights, unless an earlier run made it for the group emdenoised. One that the
+# settings named before is not made: it may be on a share that is not mounted.
+make_folder() { # DIR OWNER NEW
     if [ ! -d "$1" ]; then
+        [ "$3" = new ] || return 0
         install -d -m 2770 -o "$2" -g "$GROUP" "$1"
     elif [ "$(stat -c %U:%G "$1")" = "$2:emdenoised" ]; then
         chgrp "$GROUP" "$1"
@@ -167,8 +169,8 @@ fi
 umask 022
 make_people
 if [ "$PACKAGED" = yes ]; then # dpkg has units and settings, and starts the service
-    grep -q "^  drop: $BASE/drop$" "$CONFIG" && make_folder "$BASE/drop" root
-    grep -q "^  output: $BASE/denoised$" "$CONFIG" && make_folder "$BASE/denoised" emdenoised
+    grep -q "^  drop: $BASE/drop$" "$CONFIG" && make_folder "$BASE/drop" root new
+    grep -q "^  output: $BASE/denoised$" "$CONFIG" && make_folder "$BASE/denoised" emdenoised new
     exit 0
 fi
 case "$PREFIX" in *[!A-Za-z0-9/._-]*) fail "a service cannot lie in a folder of such a name: $PREFIX" ;; esac
@@ -177,10 +179,11 @@ if [ ! -e "$CONFIG" ]; then
     CHANGED=yes
     defaults
 fi
+NEW_DROP=${DROP:+new} NEW_OUTPUT=${OUTPUT:+new}
 write_settings
 if [ "$CHANGED" = yes ]; then
-    make_folder "$DROP" root
-    make_folder "$OUTPUT" emdenoised
+    make_folder "$DROP" root "$NEW_DROP"
+    make_folder "$OUTPUT" emdenoised "$NEW_OUTPUT"
     install -d -m 700 -o emdenoised -g emdenoised "$HOME_OF_STATE"
     (cd / && runuser -u emdenoised -- "$PREFIX/bin/emdenoised" doctor --config "$CONFIG") \
         || fail "the service was not started; correct what is named above, then repeat this command"

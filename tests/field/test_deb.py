@@ -1,4 +1,4 @@
-"""The Debian package under a systemd that really booted: installed, upgraded, downgraded, removed, purged.
+"""The Debian package and the bundle under a systemd that really booted: installed, upgraded, removed, purged.
 
 Each time with micrographs waiting; afterwards every raw file is as it was and has one result.
 """
@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,22 +26,38 @@ PIXELS = 512
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The package, and the same with the next revision."""
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unpacked bundle, for the processor."""
     if shutil.which("dpkg-deb") is None or not Path("/usr/bin", f"python3.{sys.version_info.minor}").exists():
         pytest.skip(f"needs dpkg-deb and the system's own Python 3.{sys.version_info.minor}")
+    out = tmp_path_factory.mktemp("bundle")
+    run(sys.executable, ROOT / "systemd/bundle.py", "--flavour", "cpu", "-o", out)
+    (archive,) = out.glob("*.tar")
+    with tarfile.open(archive) as tar:
+        tar.extractall(out, filter="data")
+    archive.unlink()
+    (folder,) = out.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packages(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The package, and the same with the next revision."""
     out = tmp_path_factory.mktemp("packages")
-    command = (sys.executable, ROOT / "systemd/deb.py", "--flavour", "cpu", "-o", out)
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(sys.executable, ROOT / "systemd/deb.py", "--bundle", bundle, "-o", out)
     (first,) = out.glob("*.deb")
-    subprocess.run(["dpkg-deb", "-R", first, out / "content"], check=True)
+    run("dpkg-deb", "-R", first, out / "content")
     control = out / "content/DEBIAN/control"
     control.write_text(re.sub(r"(Version: .*-)1\+", r"\g<1>2+", control.read_text()))
     second = out / "second.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "-b", out / "content", second], check=True)
+    run("dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "-b", out / "content", second)
     shutil.rmtree(out / "content")
     return first, second
+
+
+def run(*command: object) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -151,3 +168,39 @@ def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue_in_hand(
     wait_for(machine, here.finished)
     here.require_nothing_lost()
     assert results.items() <= folder_state(machine.root / "srv/emdenoised/denoised").items()
+
+
+def test_the_bundles_script_does_all_steps_and_can_be_repeated(bundle: Path, machine: Machine) -> None:
+    """With folders and a group of one's own, one of them with signs that shell and YAML know."""
+    shutil.copytree(bundle, machine.root / "root/bundle")
+    machine.boot()
+    install = ("env", "PYTHON=/usr/bin/python3", "sh", "/root/bundle/install.sh")
+    chosen = ("--drop", "/data/it's: #1", "--output", "/data/denoised", "--group", "microscope")
+    said = machine.inside(*install, "--service", *chosen)
+    assert "all is well" in said and "emdenoised.service runs. It watches /data/it's: #1" in said
+    assert machine.inside("systemctl", "is-active", "emdenoised") == "active\n"
+    assert machine.inside("stat", "-c", "%U:%G %a", "/data/it's: #1") == "root:microscope 2770\n"
+    settings = (machine.root / "etc/emdenoised/config.yaml").read_text()
+    process = machine.shown("MainPID")
+    assert "It watches /data/it's: #1" in machine.inside("emdenoised-setup", *chosen)
+    assert (machine.root / "etc/emdenoised/config.yaml").read_text() == settings
+    assert machine.shown("MainPID") != process
+
+    # A folder that the service's user may not use is found before anything starts anew.
+    machine.inside("install", "-d", "-m", "700", "/data/private")
+    said = machine.inside("emdenoised-setup", "--drop", "/data/private", check=False)
+    assert "may not read it" in said and "setfacl" in said and "the service was not started" in said
+    machine.inside("emdenoised-setup", *chosen)
+
+    # Settings that were written in another way are not touched.
+    file = machine.root / "etc/emdenoised/config.yaml"
+    flow = "folders: {drop: /data/a, output: /data/b, state: /var/lib/emdenoised}\n"
+    file.write_text(flow)
+    said = machine.inside("emdenoised-setup", "--drop", "/data/other", check=False)
+    assert "edit drop and output yourself" in said and file.read_text() == flow
+    assert not (machine.root / "data/other").exists()
+    file.write_text(settings)
+
+    said = machine.inside("sh", "/root/bundle/install.sh", "--uninstall", "--service")
+    assert "removed: /opt/emdenoised" in said and not (machine.root / "usr/local/bin/emdenoised").is_symlink()
+    assert file.is_file() and (machine.root / "data/denoised").is_dir()

@@ -2,8 +2,8 @@
 
 `python benchmarks/coexistence.py -o benchmarks/results/coexistence.json`: in pairs, alone and beside, so that other
 load on the computer meets both alike. The camera records a frame each `--period` seconds and writes it, flushed, into
-the drop folder; a frame that finds all places of its buffer taken is lost. One service, with the unit's priority (Nice)
-and a backlog that it does not finish, is stopped (SIGSTOP) while the camera is alone. The unit's other means (CPUWeight,
+the drop folder; a frame that finds all places of its buffer taken is lost. One service, with the unit's priority and
+a backlog that it does not finish, is stopped (SIGSTOP) while the camera is alone. The unit's other means (CPUWeight,
 IOWeight in a slice of its own) need systemd and are not used here: with them it takes less.
 """
 

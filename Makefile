@@ -4,6 +4,7 @@
 # make test-field   the long ones: floods, kills, soaks
 # make fuzz [RUNS=...]   random bytes for everything that reads files
 # make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
+# make deb [FLAVOUR=...]      the same as a Debian package: apt install ./emdenoised_....deb
 # make gpu    what this computer's NVIDIA card needs: TensorRT for it, and pycuda, compiled once
 # make triton a Triton server for the tests of backend.kind: server (447 MB); without it they are skipped
 # make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
@@ -15,7 +16,7 @@ DEV := .venv-dev
 
 FLAVOUR ?= rtx
 
-.PHONY: demo run gpu doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle test-field fuzz triton
+.PHONY: demo run gpu doctor test lint types imports pytest ptx clean gpu-test gpu-benchmark bundle deb test-field fuzz triton
 .DELETE_ON_ERROR:
 
 demo: $(BASE)/installed
@@ -37,7 +38,7 @@ lint: $(DEV)/installed
 
 types: $(DEV)/installed
 	$(DEV)/bin/mypy
-	$(DEV)/bin/mypy systemd/bundle.py systemd/gpu.py
+	$(DEV)/bin/mypy systemd/bundle.py systemd/deb.py systemd/gpu.py
 
 imports: $(DEV)/installed
 	$(DEV)/bin/lint-imports
@@ -61,6 +62,9 @@ $(DEV)/installed: pyproject.toml
 # pycuda is compiled once (with CUDA's headers from the index; no GPU) and kept in build/.
 bundle:
 	$(PYTHON) systemd/bundle.py --flavour $(FLAVOUR)
+
+deb:
+	$(PYTHON) systemd/deb.py --flavour $(FLAVOUR)
 
 test-field: $(DEV)/installed
 	$(DEV)/bin/pytest -m field --timeout=3000 tests/field tests/packaging

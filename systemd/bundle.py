@@ -17,10 +17,12 @@ import zipfile
 from pathlib import Path
 
 import pycuda_wheel
+import third_party
 from pycuda_wheel import PYCUDA, BuildError, run
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"rtx": "[rtx,formats]", "tensorrt": "[gpu,formats]", "cpu": "[formats]"}
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 READER = "rosettasciio"
 """Reads vendors' formats, under the GPL: its licence and its source come along."""
 NVIDIAS = "; TensorRT comes from NVIDIA's own package index, which must be reachable"
@@ -37,7 +39,8 @@ Needed on the computer: Linux on {machine} with a C library of {libc} or later, 
 (Debian, Ubuntu: apt install python3-venv).{driver}
 
 What is in it: `wheels`, what is installed; `weights`, the networks and their model cards, to look at; the settings and
-the service file; SHA256SUMS, which install.sh checks first.
+the service file; THIRD-PARTY.md, the licence of each package, and sbom.cdx.json, the same in CycloneDX; SHA256SUMS,
+which install.sh checks first.
 
 emdenoised is under the Apache License 2.0 (LICENSE). DM3, DM4, SER, EMD and HyperSpy files are read by a program of its
 own, {reader}, under the GNU General Public License 3: `gpl` has its licence and its source. It runs in a process of its
@@ -78,6 +81,14 @@ def collect_source(wheels: Path, gpl: Path) -> str:
     return f"RosettaSciIO {version}"
 
 
+def write_third_party(wheels: Path, out: Path) -> None:
+    """The licences of all packages, and the SBOM. Raises BuildError for a package that states no licence."""
+    try:
+        third_party.write(wheels, out)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
+
+
 def write_sums(folder: Path) -> None:
     """SHA256SUMS of every file, as sha256sum reads it."""
     lines = [
@@ -104,34 +115,44 @@ def pack(folder: Path, archive: Path) -> None:
     unfinished.replace(archive)
 
 
+def version() -> str:
+    """Of this checkout. Raises BuildError."""
+    found = re.search(r'__version__ = "([^"]+)"', (ROOT / "daemon" / "__init__.py").read_text())
+    if found is None:
+        raise BuildError("daemon/__init__.py states no version")
+    return found[1]
+
+
+def fill(flavour: str, folder: Path, cache: Path) -> None:
+    """Put everything that the archive holds into an empty folder. Raises BuildError."""
+    (folder / "wheels").mkdir(parents=True)
+    collect_wheels(flavour, folder / "wheels", cache)
+    (folder / "gpl").mkdir()
+    reader = collect_source(folder / "wheels", folder / "gpl")
+    write_third_party(folder / "wheels", folder)
+    shutil.copytree(
+        ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
+    )
+    units = "systemd/emdenoised.service", "systemd/emdenoised-gpu.service", "systemd/emdenoised.slice"
+    for file in ("config.yaml", "LICENSE", *units, "systemd/install.sh"):
+        shutil.copyfile(ROOT / file, folder / Path(file).name)
+    libc = " ".join(platform.libc_ver()) or "this computer's"
+    text = README.format(
+        version=version(), what=flavour, machine=platform.machine(), libc=libc, python=PYTHON,
+        driver="" if flavour == "cpu" else DRIVER, reader=reader,
+    )  # fmt: skip
+    (folder / "README.txt").write_text(text)
+    (folder / "FOR").write_text(f"{PYTHON} {platform.machine()} {flavour}\n")
+    write_sums(folder)
+
+
 def make(flavour: str, out: Path, cache: Path) -> Path:
     """Collect, sum and pack; returns the archive. Raises BuildError."""
-    version = re.search(r'__version__ = "([^"]+)"', (ROOT / "daemon" / "__init__.py").read_text())
-    if version is None:
-        raise BuildError("daemon/__init__.py states no version")
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    name = f"emdenoised-{version[1]}-{flavour}-linux-{platform.machine()}-python{python}"
+    name = f"emdenoised-{version()}-{flavour}-linux-{platform.machine()}-python{PYTHON}"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / name
-        (folder / "wheels").mkdir(parents=True)
-        collect_wheels(flavour, folder / "wheels", cache)
-        (folder / "gpl").mkdir()
-        reader = collect_source(folder / "wheels", folder / "gpl")
-        shutil.copytree(
-            ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
-        )
-        units = "systemd/emdenoised.service", "systemd/emdenoised-gpu.service"
-        for file in ("config.yaml", "LICENSE", *units, "systemd/install.sh"):
-            shutil.copyfile(ROOT / file, folder / Path(file).name)
-        libc = " ".join(platform.libc_ver()) or "this computer's"
-        text = README.format(
-            version=version[1], what=flavour, machine=platform.machine(), libc=libc, python=python,
-            driver="" if flavour == "cpu" else DRIVER, reader=reader,
-        )  # fmt: skip
-        (folder / "README.txt").write_text(text)
-        (folder / "FOR").write_text(f"{python} {platform.machine()} {flavour}\n")
-        write_sums(folder)
+        fill(flavour, folder, cache)
         archive = out / f"{name}.tar"
         pack(folder, archive)
     return archive

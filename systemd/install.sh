@@ -6,19 +6,24 @@ PREFIX=/opt/emdenoised
 SERVICE=no
 REMOVE=no
 READER=yes
+NAME='' DROP='' OUTPUT='' GROUP='' PORT=''
 CONFIG=/etc/emdenoised/config.yaml
 # Says that a folder is ours: an installation that was interrupted can be repeated.
 MARK=.emdenoised
-UNIT=/etc/systemd/system/emdenoised.service
-NODES=/etc/systemd/system/emdenoised-gpu.service
+UNITS=/etc/systemd/system
+UNIT=$UNITS/emdenoised.service
+COMMAND=/usr/local/bin/emdenoised
+SETUP=/usr/local/sbin/emdenoised-setup
 
 usage() {
     cat <<TEXT
-usage: install.sh [--service] [--without-reader] [--uninstall] [PREFIX]
+usage: install.sh [--service [--drop DIR] [--output DIR] [--group GROUP] [--name NAME] [--port PORT]]
+                  [--without-reader] [--uninstall] [PREFIX]
 
 Installs emdenoised into PREFIX ($PREFIX), a virtual environment of its own, or renews the one that is there.
---service    also installs the system service and its settings (as root); settings that are there are kept, and a
-             service that runs is started again with the new version.
+--service    also sets the system service up and starts it (as root): user, group, folders, settings. The folders are
+             DIR, the group that may use them GROUP (\`emdenoised-setup --help\` explains these and the others).
+             Settings that exist are kept, but for what is named here; a service that runs is started again.
 --without-reader  leaves out RosettaSciIO, under the GPL-3.0, which reads DM3, DM4, SER, EMD and HyperSpy files.
 --uninstall  removes PREFIX, and with --service the service. Settings, ledger and results stay; it says where they are.
 PYTHON=...  the Python to use (python3).
@@ -36,6 +41,14 @@ while [ $# -gt 0 ]; do
         --service) SERVICE=yes ;;
         --without-reader) READER=no ;;
         --uninstall) REMOVE=yes ;;
+        --name | --drop | --output | --group | --port)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            case "$1" in
+                --name) NAME=$2 ;; --drop) DROP=$2 ;; --output) OUTPUT=$2 ;; --group) GROUP=$2 ;; --port) PORT=$2 ;;
+            esac
+            SERVICE=yes
+            shift
+            ;;
         -*) usage >&2; fail "unknown option $1" ;;
         *) PREFIX=$1 ;;
     esac
@@ -48,7 +61,12 @@ if [ "$REMOVE" = yes ]; then
     if [ "$SERVICE" = yes ]; then
         [ "$(id -u)" = 0 ] || fail "--service needs root: sudo $0 --uninstall --service"
         systemctl disable --now emdenoised 2> /dev/null || true
-        rm -rf "$UNIT" "$UNIT.d" "$NODES" "$NODES.d"
+        systemctl stop 'emdenoised@*.service' 2> /dev/null || true
+        rm -f "$UNITS"/multi-user.target.wants/emdenoised@*.service
+        for name in emdenoised.service emdenoised@.service emdenoised-gpu.service emdenoised.slice; do
+            rm -rf "$UNITS/$name" "$UNITS/$name.d"
+        done
+        for link in "$COMMAND" "$SETUP"; do case "$(readlink "$link")" in "$PREFIX"/*) rm -f "$link" ;; esac; done
         systemctl daemon-reload 2> /dev/null || true
     elif [ -e "$UNIT" ] && grep -q "=$PREFIX/bin/" "$UNIT"; then
         fail "the service uses $PREFIX: add --service to remove it, too"
@@ -76,6 +94,8 @@ FOUND=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$PYTHON" -c 'import ensurepip, venv' 2> /dev/null || fail "$PYTHON has no venv; on Debian and Ubuntu: apt install python3-venv"
 if [ "$SERVICE" = yes ]; then
     [ "$(id -u)" = 0 ] || fail "--service needs root: sudo ./install.sh --service"
+    ! dpkg-query -W -f '${db:Status-Status}' emdenoised 2> /dev/null | grep -qx installed \
+        || fail "the Debian package emdenoised is installed: upgrade it by apt, or remove it first: sudo apt remove emdenoised"
     case "$PREFIX" in *[!A-Za-z0-9/._-]*) fail "a service cannot lie in a folder of such a name: $PREFIX" ;; esac
 fi
 
@@ -105,18 +125,19 @@ for OWN in "$HERE"/wheels/emdenoised-*.whl; do :; done
 "$PREFIX/bin/emdenoised" --version
 
 if [ "$SERVICE" = yes ]; then
-    getent passwd emdenoised > /dev/null || useradd --system --home-dir /var/lib/emdenoised --shell /usr/sbin/nologin emdenoised
-    [ -e "$CONFIG" ] || install -D -m 644 "$HERE/config.yaml" "$CONFIG"
-    sed "s|/opt/emdenoised/bin|$PREFIX/bin|" "$HERE/emdenoised.service" > "$UNIT"
-    sed "s|/opt/emdenoised/share|$PREFIX/share|" "$HERE/emdenoised-gpu.service" > "$NODES"
-    systemctl daemon-reload || echo "systemd does not run here; the service file is in place"
-    systemctl try-restart emdenoised 2> /dev/null || true
-    cat <<TEXT
-The service and its settings are in place. What is left to do:
-  edit $CONFIG: the three folders (state: /var/lib/emdenoised), and let the user emdenoised read the drop folder and
-  write the output folder; then
-  sudo systemctl enable --now emdenoised
-TEXT
+    mkdir -p "${COMMAND%/*}" "${SETUP%/*}"
+    for link in "$COMMAND" "$SETUP"; do
+        [ ! -e "$link" ] || [ -L "$link" ] || fail "$link exists; move it away, then repeat this command"
+    done
+    ln -sfn "$PREFIX/bin/emdenoised" "$COMMAND"
+    ln -sfn "$PREFIX/share/emdenoised/setup.sh" "$SETUP"
+    set --
+    [ -z "$NAME" ] || set -- "$@" --name "$NAME"
+    [ -z "$DROP" ] || set -- "$@" --drop "$DROP"
+    [ -z "$OUTPUT" ] || set -- "$@" --output "$OUTPUT"
+    [ -z "$GROUP" ] || set -- "$@" --group "$GROUP"
+    [ -z "$PORT" ] || set -- "$@" --port "$PORT"
+    sh "$PREFIX/share/emdenoised/setup.sh" "$@"
 else
     cat <<TEXT
 Installed. To try it:   $PREFIX/bin/emdenoised doctor

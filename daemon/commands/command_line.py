@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon import __version__
-from daemon.commands import assess, batch, calibrate, denoise, star
+from daemon.commands import assess, batch, calibrate, denoise, purge, star
 from daemon.commands.run import run_check, run_once, run_service
 from daemon.commands.status import run_prune, run_retry, run_status
 from daemon.ledger import sessions
@@ -157,6 +157,23 @@ def _add_service(commands: _Commands) -> None:
         "states",
         "emdenoised prune --dry-run",
     ).add_argument("--dry-run", action="store_true", help="only report how much would be removed")
+    _add_purge(commands)
+
+
+def _add_purge(commands: _Commands) -> None:
+    command = commands.add(
+        "purge",
+        purge.run_purge,
+        "remove the results, records and previews of a project, and its micrographs in the ledger; raw files are not "
+        "touched, and not denoised again by themselves",
+        "emdenoised purge 'alice/grid 2'",
+        "emdenoised purge 'alice/grid 2' --yes",
+    )
+    command.add_argument("folders", nargs="+", metavar="FOLDER", help="sub-folder of the drop folder, and all below it")
+    command.add_argument("--yes", action="store_true", help="do it; without, only report what would be removed")
+    command.add_argument(
+        "--again", action="store_true", help="instead, denoise purged micrographs of these folders again"
+    )
 
 
 def _add_files(commands: _Commands) -> None:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-UNIT = Path("/etc/systemd/system/emdenoised.service")
+_OWN = Path("/etc/systemd/system/emdenoised.service")
+_PACKAGED = Path("/usr/lib/systemd/system/emdenoised.service")
+UNIT = _PACKAGED if _PACKAGED.is_file() and not _OWN.is_file() else _OWN
+"""The administrator's, which systemd prefers, or the Debian package's."""
 _HIDDEN_BY = {
     "PrivateTmp": (Path("/tmp"), Path("/var/tmp")),
     "ProtectHome": (Path("/home"), Path("/root"), Path("/run/user")),
@@ -70,7 +73,9 @@ def load(unit: Path = UNIT) -> Unit | None:
     settings: dict[str, str] = {}
     if not unit.is_file():
         return None
-    for file in (unit, *sorted(unit.with_name(unit.name + ".d").glob("*.conf"))):
+    folders = {one.with_name(one.name + ".d") for one in (unit, _OWN if unit == _PACKAGED else unit)}
+    changes = [file for folder in folders for file in folder.glob("*.conf")]
+    for file in (unit, *sorted(changes, key=lambda file: file.name)):
         parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#", ";"))
         parser.optionxform = str  # type: ignore[assignment, method-assign]
         try:

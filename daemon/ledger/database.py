@@ -77,6 +77,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';
     CREATE INDEX verdicts ON jobs (verdict, updated) WHERE verdict IS NOT NULL;
     """,
+    # Raw files whose results were purged: not to be denoised again by themselves.
+    "CREATE TABLE purged (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns TEXT NOT NULL) WITHOUT ROWID;",
 )
 """Each brings the schema from its index to the next version (PRAGMA user_version). Never change one: append."""
 

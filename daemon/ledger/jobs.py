@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from daemon.ledger.connection import Connection
 from daemon.ledger.database import LedgerError, Mode
 from daemon.ledger.job import Job, State, from_row
+from daemon.ledger.purged import PurgedFiles
 from daemon.settings.config import Retry
 from daemon.settings.names import folded
 
@@ -24,7 +24,7 @@ _HELD = "9e999"
 _WORST_FIRST = ("reject", "check", "good")
 
 
-class Ledger(Connection):
+class Ledger(PurgedFiles):
     """Opened on a state folder, closed by `close` or `with`. Used by any thread.
 
     `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
@@ -44,7 +44,7 @@ class Ledger(Connection):
     # Arrival
 
     def known(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Whether a file of this path, size and modification time was registered before, in whatever state it is."""
+        """Whether a file of this path, size and modification time was registered before: in any state, or purged."""
         with self._explained():
             return self._same(path, size, mtime_ns)
 
@@ -83,6 +83,7 @@ class Ledger(Connection):
             revision = 1 if last is None else last.revision + 1
             new |= {"path": os.fsencode(path), "revision": revision, "created": now, "updated": now}
             marks = ", ".join("?" * len(new))
+            self._not_purged(path)
             row = self._db.execute(f"INSERT INTO jobs ({', '.join(new)}) VALUES ({marks})", tuple(new.values()))
             return self.get(int(row.lastrowid or 0))
 
@@ -333,8 +334,9 @@ class Ledger(Connection):
     # Rows
 
     def _same(self, path: str, size: int, mtime_ns: int) -> bool:
-        query = "SELECT 1 FROM jobs WHERE path = ? AND size = ? AND mtime_ns = ? LIMIT 1"
-        return self._db.execute(query, (os.fsencode(path), size, str(mtime_ns))).fetchone() is not None
+        same = "SELECT 1 FROM {} WHERE path = ? AND size = ? AND mtime_ns = ?"
+        query = f"{same.format('jobs')} UNION ALL {same.format('purged')} LIMIT 1"
+        return self._db.execute(query, (os.fsencode(path), size, str(mtime_ns)) * 2).fetchone() is not None
 
     def _move(self, job: Job, allowed: tuple[State, ...], **changes: Any) -> Job:
         now = self.get(job.id)

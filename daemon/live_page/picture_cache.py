@@ -48,6 +48,11 @@ class PictureCache:
             unfinished.write_bytes(data)
             unfinished.replace(self._folder / name)
 
+    def clear(self) -> None:
+        """Remove all pictures that can be removed."""
+        with self._lock:
+            self._sweep(self._limit)
+
     def _sweep(self, coming: int) -> None:
         """Remove files, half-written ones included, from the least recently used, until `coming` bytes fit in."""
         found: list[tuple[float, int, str]] = []

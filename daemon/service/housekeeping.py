@@ -75,6 +75,8 @@ def prune(
                     rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
                     batch = []
             rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
+        if not dry_run:
+            ledger.forget_purged(path for path in ledger.purged() if gone(config.folders.drop / path))
     return Pruned(previews, size, rows)
 
 

@@ -168,6 +168,7 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
 
 def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:
     for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "emdenoised-gpu.service", "SHA256SUMS",
+                 "emdenoised.slice", "THIRD-PARTY.md", "sbom.cdx.json",
                  "weights/aliases.yaml", *(f"weights/{name}/{file}" for name in manifest.names()
                                            for file in ("model.onnx", "model.safetensors", "README.md"))):  # fmt: skip
         assert (bundle / name).is_file(), name
@@ -231,6 +232,8 @@ def test_a_python_that_is_not_there_and_an_option_that_is_none_are_named(bundle:
     assert "python2.1 is not there" in done.stderr
     done = run(bundle / "install.sh", "--sevrice")
     assert "unknown option --sevrice" in done.stderr
+    done = run(bundle / "install.sh", "--drop")
+    assert "--drop needs a value" in done.stderr
     done = run(bundle / "install.sh", "--help")
     assert done.returncode == 0
     assert "usage: install.sh" in done.stdout

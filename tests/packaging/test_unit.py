@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.settings import config as settings
+
 UNIT = Path(__file__).parents[2] / "systemd" / "emdenoised.service"
 
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
@@ -52,6 +54,70 @@ def test_the_microscopes_own_software_comes_first_and_the_memory_has_a_ceiling()
     assert int(given["Nice"]) > 0
     assert int(given["CPUWeight"]) < 100 > int(given["IOWeight"]), "100 is systemd's weight of everything else"
     assert given["MemoryHigh"] == "60%" and given["MemoryMax"] == "75%"
+
+
+def test_all_cameras_together_have_a_weight_among_users_and_system_and_a_ceiling() -> None:
+    """A weight of the unit alone would count only inside system.slice, where the camera's software need not be."""
+    slices = UNIT.with_name("emdenoised.slice").read_text()
+    given = dict(re.findall(r"^(\w+)=(\S+)$", slices, re.MULTILINE))
+    assert int(given["CPUWeight"]) < 100 > int(given["IOWeight"]) and given["MemoryMax"] == "75%"
+    assert "\nSlice=emdenoised.slice\n" in UNIT.read_text()
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    """Units and settings as setup.sh writes them for a package, below another root."""
+    share = tmp_path / "opt/emdenoised/share/emdenoised"
+    share.mkdir(parents=True)
+    for file in UNIT.parent.glob("*.s*"):
+        shutil.copy(file, share)
+    package = tmp_path / "opt/emdenoised/lib/python3.11/site-packages/daemon"
+    package.mkdir(parents=True)
+    shutil.copy(UNIT.parents[1] / "config.yaml", package)
+    subprocess.run(["sh", share / "setup.sh", "--stage", tmp_path], check=True)
+    return tmp_path
+
+
+def test_the_unit_of_a_further_camera_differs_by_name_settings_and_state_only(staged: Path) -> None:
+    units = staged / "usr/lib/systemd/system"
+    assert (units / UNIT.name).read_text() == UNIT.read_text()
+    lines = (units / "emdenoised@.service").read_text().splitlines()
+    changed = [new for new, old in zip(lines, UNIT.read_text().splitlines(), strict=True) if new != old]
+    assert [line for line in changed if not line.startswith("#")] == [
+        "Description=Denoises each electron micrograph that lands in the drop folder (%i)",
+        "Documentation=file:///etc/emdenoised/%i.yaml",
+        "ExecStart=/opt/emdenoised/bin/emdenoised run --config /etc/emdenoised/%i.yaml",
+        "StateDirectory=emdenoised-%i",
+        "WorkingDirectory=/var/lib/emdenoised-%i",
+        "SyslogIdentifier=emdenoised-%i",
+    ]
+
+
+def test_the_services_settings_are_the_shipped_ones_with_its_folders(staged: Path) -> None:
+    config = settings.load(staged / "etc/emdenoised/config.yaml")
+    folders = config.folders
+    assert (folders.drop, folders.output, folders.state) == (
+        Path("/srv/emdenoised/drop"), Path("/srv/emdenoised/denoised"), Path("/var/lib/emdenoised")
+    )  # fmt: skip
+    shipped = settings.load(UNIT.parents[1] / "config.yaml")
+    assert config.model_copy(update={"folders": shipped.folders}) == shipped
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--name", "a/b"], "use letters, digits"),
+        (["--name", "config"], "not 'config'"),
+        (["--drop", "/data/$HOME"], "not the name of a folder"),
+        (["--group", "a b"], "is not the name of a group"),
+        (["--port", "80x"], "is not a port"),
+        (["--drop"], "--drop needs a value"),
+        (["--sevrice"], "unknown argument --sevrice"),
+    ],
+)
+def test_what_setup_cannot_use_is_refused_before_anything_is_made(words: list[str], says: str) -> None:
+    done = subprocess.run(["sh", UNIT.with_name("setup.sh"), *words], capture_output=True, text=True)
+    assert done.returncode == 1 and says in done.stderr
 
 
 def test_nobody_else_sees_its_state() -> None:

@@ -70,7 +70,7 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
             assert f"weights/{weights}/{file}" in inside
     information = f"emdenoised-{__version__}"
     assert {name.parts[0] for name in names} == PACKAGES | {f"{information}.dist-info", f"{information}.data"}
-    for file in ("emdenoised.service", "emdenoised-gpu.service", "gpu-nodes.sh"):
+    for file in ("emdenoised.service", "emdenoised-gpu.service", "emdenoised.slice", "gpu-nodes.sh", "setup.sh"):
         assert f"{information}.data/data/share/emdenoised/{file}" in inside
     assert f"{information}.dist-info/licenses/LICENSE" in inside
     kinds = {name.suffix for name in names if name.parts[0] in PACKAGES and str(name) not in site}

@@ -15,7 +15,7 @@ from daemon.commands import command_line
 from daemon.commands.main import main
 
 COMMANDS = (
-    "run", "once", "check", "doctor", "status", "retry", "prune", "denoise", "assess", "batch", "report",
+    "run", "once", "check", "doctor", "status", "retry", "prune", "purge", "denoise", "assess", "batch", "report",
     "replay", "star", "calibrate", "demo",
 )  # fmt: skip
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}

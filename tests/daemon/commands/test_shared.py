@@ -37,6 +37,23 @@ def test_the_settings_of_the_installed_service_are_found(unit: Path, command: tu
     assert used(*command, "--config", "mine.yaml") == Path("mine.yaml")
 
 
+def test_the_packages_unit_with_what_the_administrator_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged, own = tmp_path / "lib/emdenoised.service", tmp_path / "etc/emdenoised.service"
+    monkeypatch.setattr(systemd_unit, "_PACKAGED", packaged)
+    monkeypatch.setattr(systemd_unit, "_OWN", own)
+    monkeypatch.setattr(systemd_unit, "UNIT", packaged)
+    changed = own.with_name("emdenoised.service.d") / "override.conf"
+    for folder in (packaged.parent, changed.parent):
+        folder.mkdir(parents=True)
+    changed.write_text("[Service]\nUMask=0022\n")
+    shutil.copy(ROOT / "systemd" / "emdenoised.service", packaged)
+    assert used("status") == Path("/etc/emdenoised/config.yaml")
+    found = systemd_unit.load(packaged)
+    assert found is not None and found.settings["UMask"] == "0022"
+
+
 @pytest.mark.parametrize("start", ["", "/opt/x run", "/opt/x run --config", "/opt/x '", "--config ~/x"])
 def test_a_unit_that_does_not_name_its_settings_in_full(unit: Path, start: str) -> None:
     unit.write_text(f"[Service]\nExecStart={start}\n")

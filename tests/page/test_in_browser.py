@@ -267,9 +267,9 @@ def test_the_strip_shows_one_outcome_and_no_text_is_taken_for_html(
 def test_a_damaged_record_stops_neither_the_page_nor_the_next_result(
     browser: Browser, finished: Finished, served: Served
 ) -> None:
-    finished.add("made up.tif", counts(1, (64, 64)))
+    finished.add("made up.tif", counts(1, (64, 64)), facts={"reasons": {"a": 1}})
     record = finished.config.folders.output / "made up.tif.json"
-    made_up = {"warnings": "text", "verdict": {"reasons": {"a": 1}}, "seconds": 5, "profile": "x"}
+    made_up = {"warnings": "text", "verdict": 5, "seconds": 5, "profile": "x"}
     record.write_text(json.dumps({**json.loads(record.read_text()), **made_up}))
     browser.open(served[1])
     assert browser.text("aside h2") == "made up.tif" and "is damaged" in browser.text("aside")

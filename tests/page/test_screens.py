@@ -47,6 +47,8 @@ def test_at_390_pixels_the_image_comes_first_and_nothing_is_cut(
     assert browser.one("#image").size["width"] > 370  # beside a scroll bar
     if pictures:
         browser.driver.save_screenshot(str(pictures / "narrow.png"))
+    browser.one("#strip .shot").click()  # the driver scrolls down to it
+    browser.wait(lambda: browser.run("return window.scrollY") == 0)
     assert browser.complaints() == []
 
 
@@ -58,11 +60,11 @@ def test_texts_are_readable_in_both_themes_and_the_verdict_from_far(
     for word in ("check", "reject", "good"):
         finished.add(f"{word}.tif", counts(1, (64, 64)), verdict=word, reasons=("too dark",))
         browser.open(served[1])
-        browser.wait(lambda word=word: browser.attribute(".verdict", "data-outcome") == word)
-        assert contrast(browser, ".verdict span") > 4.5
+        browser.wait(lambda word=word: browser.attribute("p.verdict", "data-outcome") == word)
+        assert contrast(browser, "p.verdict span") > 4.5
     for selector in ("h1", ".figures dt", "aside .where", "aside dd", ".shot .name span", "#follow", "#older"):
         assert contrast(browser, selector) > (2 if selector == "#older" else 4.5), selector
-    letters = browser.run("return parseFloat(getComputedStyle(document.querySelector('.verdict')).fontSize)")
+    letters = browser.run("return parseFloat(getComputedStyle(document.querySelector('p.verdict')).fontSize)")
     assert letters >= 32  # pixels: 6 mm of capital letters, which two metres allow
     lightness = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (lightness == "rgb(236, 239, 242)") == (theme == "light")
@@ -109,5 +111,5 @@ def test_a_refused_file_is_retried_where_the_settings_allow_it(
     browser.wait(lambda: browser.all("#refusal .retry"))
     browser.one("#refusal .retry").click()
     browser.wait(lambda: finished.ledger.get(job.id).state == "pending")
-    browser.wait(lambda: browser.text(".verdict span") == "Waiting")
+    browser.wait(lambda: browser.text("p.verdict span") == "Waiting")
     assert browser.complaints() == []

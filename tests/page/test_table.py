@@ -54,8 +54,8 @@ def test_sort_search_filter_and_pick(
     assert browser.run("return typeof hacked") == "undefined" and browser.complaints() == []
 
 
-def test_a_hundred_thousand_rows_scroll_from_end_to_end(browser: Browser, finished: Finished, served: Served) -> None:
-    number = 100_000
+def test_twenty_thousand_rows_scroll_from_end_to_end(browser: Browser, finished: Finished, served: Served) -> None:
+    number = 20_000
     job = finished.add("a.tif", counts(1, (64, 64)))
     facts = json.dumps(dict(job.facts))
     with finished.ledger._transaction():
@@ -67,7 +67,7 @@ def test_a_hundred_thousand_rows_scroll_from_end_to_end(browser: Browser, finish
     browser.open(served[1])
     browser.press("b")
     browser.wait(lambda: column(browser, "name")[:2] == ["a.tif", "grid/000001.tif"])
-    browser.wait(lambda: browser.text("#table-note") == "100,000 micrographs")
+    browser.wait(lambda: browser.text("#table-note") == "20,000 micrographs")
     elements = browser.run("return document.getElementsByTagName('*').length")
     for share, at in ((0.5, number // 2), (1, number - 1)):
         browser.run(

@@ -44,6 +44,7 @@ export class Histogram {
   }
 
   toggle() {
+    if (this.panel.contains(document.activeElement)) document.activeElement.blur(); // or keys go to what is hidden
     this.panel.hidden = this.open;
     this.button.setAttribute("aria-expanded", this.open);
     this.refresh();

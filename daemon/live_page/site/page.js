@@ -98,6 +98,7 @@ class Page {
   /** The user picks a micrograph: it stays until another is picked. */
   pick(micrograph) {
     this.#setFollowing(false);
+    window.scrollTo(0, 0); // on a narrow screen the image is above
     this.#select(micrograph.id);
   }
 

@@ -1,6 +1,6 @@
 """Trained weights → a weights folder for the daemon: safetensors, ONNX, manifest.
 
-`python -m engine_build.export RUN --name fast-2 -o weights/fast-2`
+`python -m engine_build.export RUN --name fast-4 -o weights/fast-4`
 """
 
 import argparse

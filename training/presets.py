@@ -169,7 +169,7 @@ FAST = Recipe(
     finish={"crop": 192, "batch": 8, "flat": 0.14, "grid": 2e4, "emphasis": 30.0},
     validate_every=500,
 )
-"""Trains better for its computing time (docs/decisions/0011); `fast-1` comes from an earlier one (0006)."""
+"""Trains better for its computing time (docs/decisions/0011 and 0012); `fast-1` came from an earlier one (0006)."""
 
 LEASE = replace(
     FAST,

@@ -52,7 +52,7 @@ class Manifest(BaseModel):
         return -(-(wanted or self.tile) // self.align) * self.align
 
     def __str__(self) -> str:
-        """For people: the name and the beginning of the network's hash, such as "fast-1 (851cffb3beb9)"."""
+        """For people: the name and the beginning of the network's hash, such as "fast-2 (1267e9dddeef)"."""
         return f"{self.name} ({self.sha256[self.onnx][:12]})"
 
 

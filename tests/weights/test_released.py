@@ -1,6 +1,6 @@
 """Released weights: their folders never change, and what comes out of them stays the same under other runtimes.
 
-For new weights, once, before their release: ``python tests/weights/test_released.py fast-2`` writes fast-2.json.
+For new weights, once, before their release: ``python tests/weights/test_released.py fast-4`` writes fast-4.json.
 """
 
 import hashlib

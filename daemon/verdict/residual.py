@@ -156,7 +156,7 @@ def examine(
         contrast=sqrt(plan.broad(shown, weights) / float(counts.mean())),
         over_gaussian=(plan.mean(gone, weights) + 2 * kept - blurred) / variance,
         gaussian=width,
-        invented=plan.invented(shared, shown, noise, weights) / variance,
+        invented=plan.invented(shared, shown, recorded, noise, weights) / variance,
     )
 
 
@@ -316,13 +316,24 @@ class _Plan:
         least, width = min(found)
         return width, least
 
-    def invented(self, product: Terms, power: Terms, noise: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    def invented(
+        self,
+        product: Terms,
+        power: Terms,
+        recorded: Terms,
+        noise: NDArray[np.float64],
+        weights: NDArray[np.float64],
+    ) -> float:
         """Power of structure in the result that is not in the raw image.
 
         With a right estimate, the removed part shares only noise that was kept, which adds to `product` of both
         amplitudes. So in a ring with a significantly negative `product` the result holds structure that is not in the
-        raw image. `power`: of the result.
+        raw image. Terms in which both are strong are left out: structure that is a few percent stronger in the result
+        is not invented. `power`: of the result; `recorded`: sums of `_around`, of the raw image's power.
         """
+        strong = (STRONG * noise).astype(np.float32)
+        both = (power > strong) & (recorded > strong * (9 / 2))
+        product, power = np.where(both, 0, product), np.where(both, 0, power)
         products, chances = _average(product, weights) * self.weight, self._chances(power, noise, weights)
         total = 0.0
         for low, high in pairwise(RINGS):

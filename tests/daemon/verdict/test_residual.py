@@ -221,3 +221,4 @@ def test_what_is_in_the_result_alone_is_measured(raw: Image, amplitude: float) -
 def test_noise_that_was_kept_or_contrast_that_was_lost_is_not_invented(raw: Image, share: float) -> None:
     assert examine(raw, truth() + share * (raw - truth())).invented == 0
     assert examine(raw, DOSE + 0.7 * (truth() - DOSE)).invented == 0
+    assert examine(raw, DOSE + 1.05 * (truth() - DOSE)).invented == 0, "a little stronger, but not invented"

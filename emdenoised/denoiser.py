@@ -26,6 +26,7 @@ from daemon.settings.config import BackendConfig, weights_named
 from daemon.settings.profile import Profile
 from daemon.verdict import judge
 
+_BACKENDS = ("auto", "cpu", "tensorrt")
 _COLOURS = (3, 4)
 """Length of the last axis of a colour picture: RGB, RGBA."""
 
@@ -78,6 +79,8 @@ class Denoiser:
         passes: Literal[1, 8] | None = None,
         threads: int = 0,
     ) -> None:
+        if backend not in _BACKENDS:
+            raise ConfigError(f"backend = {backend!r}: use one of 'auto', 'cpu' or 'tensorrt'")
         try:
             self._profile = _profile(weights, gain, passes)
             settings = BackendConfig(kind=backend, threads=threads)

@@ -74,7 +74,7 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
         assert f"{information}.data/data/share/emdenoised/{file}" in inside
     assert f"{information}.dist-info/licenses/LICENSE" in inside
     kinds = {name.suffix for name in names if name.parts[0] in PACKAGES and str(name) not in site}
-    assert kinds <= {".py", ".typed", ".yaml", ".json", ".md", ".onnx", ".safetensors", ".cu", ".ptx"}
+    assert kinds <= {".py", ".typed", ".yaml", ".json", ".md", ".onnx", ".safetensors", ".cu", ".ptx", ".sh"}
     assert not [name for name in names if "__pycache__" in name.parts or name.name.startswith(".")]
     source = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert {name for name in inside if name.endswith(".py")} == source

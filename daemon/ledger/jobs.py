@@ -8,7 +8,7 @@ again, and an image already written is adopted by its JSON.
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -320,16 +320,6 @@ class Ledger(PurgedFiles):
             if not page:
                 return
             here = page[-1].updated, page[-1].id
-
-    def drop(self, jobs: Iterable[Job]) -> int:
-        """Delete these jobs, unless they have changed meanwhile; returns how many."""
-        with self._transaction():
-            return sum(
-                self._db.execute(
-                    "DELETE FROM jobs WHERE id = ? AND state = ? AND updated = ?", (job.id, job.state, job.updated)
-                ).rowcount
-                for job in jobs
-            )
 
     # Rows
 

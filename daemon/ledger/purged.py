@@ -1,4 +1,4 @@
-"""Files whose results were purged: the ledger remembers them, so that they are not denoised again by themselves."""
+"""Deleted rows, and files whose results were purged: remembered, so that they are not denoised again by themselves."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -12,10 +12,11 @@ class PurgedFiles(Connection):
 
     _clock: Callable[[], float]
 
-    def purge(self, jobs: Iterable[Job], forgotten: Iterable[Job] = ()) -> int:
+    def purge(self, jobs: Iterable[Job]) -> int:
         """Delete these jobs, unless they have changed meanwhile; returns how many.
 
-        The files of `jobs` count as known until they change or `readmit` is called; those of `forgotten` do not.
+        Their files count as known until they change or `readmit` is called. Of a file with several revisions the last
+        of `jobs` is remembered.
         """
         with self._transaction():
             count = 0
@@ -24,7 +25,12 @@ class PurgedFiles(Connection):
                     count += 1
                     file = os.fsencode(job.path), job.size, str(job.mtime_ns)
                     self._db.execute("INSERT OR REPLACE INTO purged VALUES (?, ?, ?)", file)
-            return count + sum(self._delete(job) for job in forgotten)
+            return count
+
+    def drop(self, jobs: Iterable[Job]) -> int:
+        """Delete these jobs, unless they have changed meanwhile; returns how many. Their files are forgotten."""
+        with self._transaction():
+            return sum(self._delete(job) for job in jobs)
 
     def purged(self) -> list[str]:
         """Paths of purged files, relative to the drop folder."""
@@ -46,7 +52,7 @@ class PurgedFiles(Connection):
             return count
 
     def forget_purged(self, paths: Iterable[str]) -> int:
-        """Purged files that exist no more; returns how many."""
+        """Forget purged files, whose raw files are gone; returns how many."""
         with self._transaction():
             return sum(self._not_purged(path) for path in paths)
 

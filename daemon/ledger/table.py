@@ -4,6 +4,7 @@ By time it reads only indices, however many rows there are. Other orders, and se
 result is kept as a list of numbers for a while, so that the next pages cost nothing.
 """
 
+import json
 import os
 import time
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.formats.units import METRES
 from daemon.ledger.connection import Connection
 from daemon.ledger.sessions import PAUSE_SECONDS
 
@@ -28,8 +30,7 @@ KEPT_SECONDS = 10.0
 _KEPT = 4
 _PAGE = 500
 
-_NM = {"m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "nm": 1.0, "angstrom": 0.1, "Å": 0.1, "pm": 1e-3}
-_UNITS = " ".join(f"WHEN '{name}' THEN {size}" for name, size in _NM.items())
+_UNITS = " ".join(f"WHEN '{name}' THEN {size / METRES['nm']}" for name, size in METRES.items())
 _VALUES: dict[Column, str] = {
     "time": "updated",
     "name": "path",
@@ -203,7 +204,9 @@ def _number(value: object) -> float | None:
 
 
 def _words(text: object) -> tuple[str, ...]:
-    """A JSON list of codes, which have no letters that JSON would change."""
-    if not isinstance(text, str):
-        return ()
-    return tuple(word for word in text.strip("[]").replace('"', "").split(",") if word)
+    """The words of a JSON list; none of anything else."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        found = None
+    return tuple(map(str, found)) if isinstance(found, list) else ()

@@ -77,7 +77,7 @@ def _forget(config: Config, ledger: Ledger, jobs: Sequence[Job], dry_run: bool) 
     drop = config.folders.drop
     absent = {job.id for job in jobs if gone(drop / job.path)} if drop.is_dir() else set()
     kept = sorted((job for job in jobs if job.id not in absent), key=lambda job: job.revision)
-    return ledger.purge(kept, [job for job in jobs if job.id in absent])
+    return ledger.purge(kept) + ledger.drop(job for job in jobs if job.id in absent)
 
 
 def _remove(root: Path, result: JobImage, purged: Purged, dry_run: bool) -> None:

@@ -1,7 +1,8 @@
 """Results of earlier runs: whether a file needs to be denoised at all.
 
 Compared are size and modification time of the raw file, profile, hashes of weights and settings, as the record beside
-each result states them; with `verify` also the hashes of raw file and result, which reads both in full.
+each result states them: a file that is done is not read, unlike by `writing.find_same`. With `verify` the hashes of raw
+file and result are compared as well, which reads both in full.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from os import stat_result
 from pathlib import Path, PurePath, PurePosixPath
+from stat import S_ISREG
 
 from daemon import formats
 from daemon.backends.manifest import Weights
@@ -48,12 +50,19 @@ class Existing:
         self._settings = config.fingerprint()
         self._sha256 = {name: weights[one.weights].manifest.sha256 for name, one in config.profiles.items()}
 
-    def of(self, path: Path, relative: str, state: stat_result) -> tuple[Record, ...]:
-        """Records of the results of a file: one, or one for each section; () if any is missing or out of date.
+    def of(self, path: Path, relative: str) -> tuple[Record, ...]:
+        """Records of the results of a file: one, or one for each section.
 
-        `relative`: the path below the listed folder. Raises OSError, MicrographError or TransientError if that cannot
-        be found out.
+        () if any is missing or out of date, if that cannot be determined, and for what is no regular file. `relative`:
+        the path below the listed folder.
         """
+        try:
+            state = path.lstat()
+            return self._of(path, relative, state) if S_ISREG(state.st_mode) else ()
+        except (OSError, MicrographError, TransientError):  # denoising it reports the reason
+            return ()
+
+    def _of(self, path: Path, relative: str, state: stat_result) -> tuple[Record, ...]:
         for whole in self._candidates(PurePosixPath(relative), relative, state, None):
             if self._verify is None or self._whole_agrees(path, whole):
                 return (whole.record,)
@@ -110,7 +119,3 @@ class Existing:
     def _whole_agrees(self, path: Path, one: _Result) -> bool:
         raw = raw_file.fingerprint(path, self._config.backend.max_pixels)
         return raw.sha256 == one.record.raw.sha256 and sha256(one.image) == one.record.output.sha256
-
-
-UNKNOWN = (OSError, MicrographError, TransientError)
-"""What `Existing.of` raises."""

@@ -15,9 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from daemon.arrival.rules import wants
+from daemon.arrival.folder import micrographs_below
 from daemon.arrival.tracker import Sighting
-from daemon.arrival.watcher import scan
 from daemon.batch.shard import Shard
 from daemon.errors import ConfigError, MicrographError, TransientError, UsageError
 from daemon.output.disk import explained, flush, place, temporary_files
@@ -40,6 +39,14 @@ class Entry:
     size: int
     """Bytes."""
     mtime_ns: int
+
+    def now(self, source: Path) -> "Entry":
+        """The same file below `source` as it is now; as it was listed if that cannot be determined."""
+        try:
+            state = (source / self.path).lstat()
+        except OSError:
+            return self
+        return Entry(self.path, state.st_size, state.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,7 @@ def load(out: Path) -> Manifest | None:
 def freeze(source: Path, out: Path, arrival: Arrival) -> Manifest:
     """List the micrographs below `source` and keep the list in `out`; a list that exists already is kept instead.
 
-    Symbolic links are not followed; what lies in `out` is left out. Raises UsageError if there are no micrographs,
+    Raises UsageError as `micrographs_below` does and if no micrographs may be read,
     TransientError if the folder cannot be listed in full now, StorageError if the list cannot be written now.
     """
     sightings, denied = _listed(source, out, arrival)
@@ -137,23 +144,15 @@ def require_source(source: Path) -> None:
 
 
 def _listed(source: Path, out: Path, arrival: Arrival) -> tuple[list[Sighting], list[str]]:
-    results, top = os.path.realpath(out), os.path.realpath(source)
-    if results == top:
-        raise UsageError(f"{source}: is the folder for the results, too; choose another with -o")
-    if Path(top).is_relative_to(results):
-        raise UsageError(f"{out}: holds the micrographs, among which results could land; choose another with -o")
-    inside = os.path.relpath(results, top) + "/"
-    arrival = arrival.model_copy(update={"recursive": True})
-    listing = scan(source, arrival)
+    sightings, unreadable = micrographs_below(source, out, arrival)
     denied = []
-    for below, reason in listing.unreadable:
+    for below, reason in unreadable:
         if reason != _DENIED:
             raise TransientError(f"{source / below}: cannot be listed now ({reason}); run the same command again")
         denied.append(below)
-    wanted = [one for one in listing.sightings if wants(arrival, one.path) and not one.path.startswith(inside)]
-    if not wanted:
-        raise UsageError(f"{source}: has no micrographs; their names end in {', '.join(arrival.extensions)}")
-    return sorted(wanted, key=lambda one: one.path), sorted(denied)
+    if not sightings:
+        raise UsageError(f"{source / min(denied)}: may not be read, and there are no other micrographs; give the right")
+    return sightings, sorted(denied)
 
 
 def _write(file: Path, source: Path, sightings: Iterable[Sighting], denied: list[str]) -> None:

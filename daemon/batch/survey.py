@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from os import stat_result
 from pathlib import Path
 
-from daemon.batch.existing import UNKNOWN, Existing
-from daemon.batch.manifest import Entry, Manifest
+from daemon.batch.existing import Existing
+from daemon.batch.manifest import Manifest
 from daemon.batch.shard import Shard
 from daemon.batch.shard_log import Failure
 from daemon.output.record import Record
@@ -53,29 +52,15 @@ def survey(
     seconds = 0.0
     for entry in manifest.of(shard):
         progress()
-        state, records = _state(source, existing, entry)
-        if records:
+        if records := existing.of(source / entry.path, entry.path):
             done += 1
             recent += any(_finished_since(record, now - span) for record in records)
             seconds += sum(sum(record.seconds.values()) for record in records)
-        elif (failure := failures.get(entry.path)) is not None and failure.concerns(_now(entry, state)):
+        elif (failure := failures.get(entry.path)) is not None and failure.concerns(entry.now(source)):
             failed += 1
         else:
             to_do, bytes_to_do = to_do + 1, bytes_to_do + entry.size
     return Counts(done, failed, to_do, bytes_to_do, recent, span, seconds / done if done else None)
-
-
-def _state(source: Path, existing: Existing, entry: Entry) -> tuple[stat_result | None, tuple[Record, ...]]:
-    path, state = source / entry.path, None
-    try:
-        state = path.lstat()
-        return state, existing.of(path, entry.path, state)
-    except UNKNOWN:
-        return state, ()
-
-
-def _now(entry: Entry, state: stat_result | None) -> Entry:
-    return entry if state is None else Entry(entry.path, state.st_size, state.st_mtime_ns)
 
 
 def _finished_since(record: Record, begin: datetime) -> bool:

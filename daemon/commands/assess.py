@@ -6,18 +6,16 @@ import sys
 from pathlib import PurePath
 
 from daemon.commands.progress import Progress
-from daemon.commands.shared import micrographs, opened, require_profile, settings_file
+from daemon.commands.shared import micrographs, opened, settings_for_files
 from daemon.errors import MicrographError, TransientError
 from daemon.logs import one_line
-from daemon.settings import config as settings
 
 
 def assess(options: argparse.Namespace) -> int:
     """Estimate each file's error from two halves of its own counts; 0 if at least one could be estimated."""
     from daemon.verdict.halves import assess as assessed
 
-    config = settings.load(settings_file(options))
-    require_profile(config, options.profile)
+    config = settings_for_files(options)
     results: dict[str, dict[str, object]] = {}
     progress = Progress(len(options.files), sys.stderr if options.json else sys.stdout)
     with opened(config, progress) as (weights, backends, reader):

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon.batch.shard import EndedError, Shard
-from daemon.commands.shared import require_profile, settings_file
+from daemon.commands.shared import settings_file, settings_for_files
 from daemon.commands.terminal import wrapped
 from daemon.errors import BackendError, TransientError, UsageError
 from daemon.logs import one_line
-from daemon.settings import config as settings
 from daemon.settings.config import Config
 
 if TYPE_CHECKING:
@@ -53,10 +52,7 @@ def run(options: argparse.Namespace) -> int:
     _require_fitting(options)
     for name in ("source", "out"):  # as the shell shows it: a link keeps its name
         setattr(options, name, Path(os.path.abspath(getattr(options, name))))  # noqa: PTH100
-    config = settings.load(settings_file(options))
-    require_profile(config, options.profile)
-    if options.passes is not None:
-        config = settings.with_profiles(config, passes=options.passes)
+    config = settings_for_files(options, options.passes)
     try:
         if options.status:
             return _status(options, config)
@@ -64,10 +60,8 @@ def run(options: argparse.Namespace) -> int:
             return _submit(options, config)
         return _run(options, config)
     except (TransientError, BackendError, EndedError) as error:
-        from daemon.commands.batch_run import EX_TEMPFAIL
-
         print(wrapped(f"emdenoised: {one_line(str(error))}", stream=sys.stderr), file=sys.stderr)
-        return EX_TEMPFAIL
+        return os.EX_TEMPFAIL
 
 
 def _shard(text: str) -> Shard:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import signal
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 
 from daemon.backends import manifest as weights_of
-from daemon.batch.existing import UNKNOWN, Existing
+from daemon.batch.existing import Existing
 from daemon.batch.manifest import FOLDER, Entry, Manifest, require_source
 from daemon.batch.shard import EndedError, Shard
 from daemon.batch.shard_log import ShardLog, failures, marks
@@ -27,8 +26,6 @@ from daemon.logs import one_line
 from daemon.output.disk import Mounted
 from daemon.settings.config import Config
 
-EX_TEMPFAIL = 75
-"""Not everything could be done now: the same command goes on."""
 _MOST_IN_A_ROW = 3
 """So often may the network fail, each time at another file, before the shard gives up."""
 
@@ -126,7 +123,7 @@ class _Run:
         last: list[Entry] = []
         for entry in entries:
             self._progress.require()
-            if self._has_result(self._source / entry.path, entry):
+            if self._existing.of(self._source / entry.path, entry.path):
                 self.existing += 1
                 self._progress.skip()
             elif entry.path == self._log.suspect:
@@ -164,21 +161,9 @@ class _Run:
         self._progress.say(f"{coloured('failed')}\n    {one_line(cause)}")
         return Failed(cause, error)
 
-    def _has_result(self, path: Path, entry: Entry) -> bool:
-        try:
-            state = path.lstat()
-            return stat.S_ISREG(state.st_mode) and bool(self._existing.of(path, entry.path, state))
-        except UNKNOWN:
-            return False  # denoising it reports the reason
-
     def _fail(self, entry: Entry, failure: Failed) -> None:
         self.failed += 1
-        try:
-            state = (self._source / entry.path).lstat()
-            entry = Entry(entry.path, state.st_size, state.st_mtime_ns)
-        except OSError:
-            pass  # as it was listed
-        self._log.failed(entry, failure.cause, failure.error)
+        self._log.failed(entry.now(self._source), failure.cause, failure.error)
 
 
 def print_status(options: argparse.Namespace, config: Config, manifest: Manifest, shard: Shard) -> int:
@@ -194,7 +179,7 @@ def print_status(options: argparse.Namespace, config: Config, manifest: Manifest
     print(f"to do   {counts.to_do:>9,}  {counts.bytes_to_do / 1e9:,.1f} GB")
     for line in (*_estimates(counts), *(f"begun, not ended: shard {one}" for one in map(one_line, marks(out)))):
         print(line)
-    return EX_TEMPFAIL if counts.to_do else 1 if failed else 0
+    return os.EX_TEMPFAIL if counts.to_do else 1 if failed else 0
 
 
 @contextmanager

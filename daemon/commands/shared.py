@@ -60,10 +60,13 @@ def open_ledger(config: Config, mode: Literal["edit", "read"]) -> Ledger:
     return Ledger(folder, mode)
 
 
-def require_profile(config: Config, name: str | None) -> None:
-    """Raises UsageError for a profile that the settings do not have."""
-    if name is not None and name not in config.profiles:
-        raise UsageError(f"--profile {name}: no profile has this name; use one of: {', '.join(config.profiles)}")
+def settings_for_files(options: argparse.Namespace, passes: int | None = None) -> Config:
+    """The settings, with `passes` in all profiles if given. Raises UsageError if they lack the named profile."""
+    config = settings.load(settings_file(options))
+    if options.profile not in (None, *config.profiles):
+        known = ", ".join(config.profiles)
+        raise UsageError(f"--profile {options.profile}: no profile has this name; use one of: {known}")
+    return config if passes is None else settings.with_profiles(config, passes=passes)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Finished:
     def __init__(self, at: dict[str, datetime | str]) -> None:
         self._at = at
 
-    def of(self, path: Path, relative: str, state: os.stat_result) -> tuple[Record, ...]:
+    def of(self, path: Path, relative: str) -> tuple[Record, ...]:
         if (when := self._at.get(relative)) is None:
             return ()
         text = when if isinstance(when, str) else when.isoformat(timespec="seconds")

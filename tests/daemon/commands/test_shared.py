@@ -37,9 +37,7 @@ def test_the_settings_of_the_installed_service_are_found(unit: Path, command: tu
     assert used(*command, "--config", "mine.yaml") == Path("mine.yaml")
 
 
-def test_the_packages_unit_with_what_the_administrator_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_packages_unit_with_what_the_administrator_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged, own = tmp_path / "lib/emdenoised.service", tmp_path / "etc/emdenoised.service"
     monkeypatch.setattr(systemd_unit, "_PACKAGED", packaged)
     monkeypatch.setattr(systemd_unit, "_OWN", own)

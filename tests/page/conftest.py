@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from chromium import Browser
 from finished import Finished
+from page_over_http import listening
 from selenium import webdriver
 
 from daemon.live_page.routes import Page
-from daemon.live_page.server import Health, Monitor
-from daemon.settings.config import Address, Config
+from daemon.live_page.server import Health
+from daemon.settings.config import Config
 
 SIZE = (1280, 720)
 
@@ -62,12 +63,8 @@ def health() -> dict[str, Health]:
 @pytest.fixture
 def served(finished: Finished, health: dict[str, Health]) -> Iterator[tuple[Page, int]]:
     """The page of these folders and its port, without a daemon."""
-    with closing(Page(finished.config, lambda: health["now"])) as page:
-        monitor = Monitor(Address("127.0.0.1", 0), lambda: Health("ok", ""), bytes)
-        monitor.show(page)
-        assert monitor.port is not None
-        yield page, monitor.port
-        monitor.close()
+    with closing(Page(finished.config, lambda: health["now"])) as page, listening(page) as port:
+        yield page, port
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from finished import Finished, counts, smoothed
 from numpy.typing import NDArray
 from selenium.webdriver.common.keys import Keys
 
+from daemon.formats.contrast import window
 from daemon.live_page.routes import Page
 from daemon.output import preview
 
@@ -41,7 +42,7 @@ def test_handles_gamma_and_lock_change_what_is_drawn_exactly(
     before = sides(browser)
     browser.press("h")
     browser.wait(lambda: len(browser.all("#contrast-plot .handle")) == 2)
-    low, high = preview.window(preview.binned(denoised, 4))
+    low, high = window(preview.binned(denoised, 4))
     assert handle(browser, "raw-0") == pytest.approx(low) and handle(browser, "raw-1") == pytest.approx(high)
     assert browser.attribute("#contrast-auto", "aria-pressed") == "true"
 
@@ -59,7 +60,7 @@ def test_handles_gamma_and_lock_change_what_is_drawn_exactly(
 
     browser.one("#contrast-lock").click()
     browser.wait(lambda: len(browser.all("#contrast-plot .handle")) == 4)
-    own = preview.window(preview.binned(raw, 1))
+    own = window(preview.binned(raw, 1))
     assert (handle(browser, "raw-0"), handle(browser, "raw-1")) == own  # raw alone, automatically
     assert handle(browser, "denoised-1") == pytest.approx(white)
     if pictures:

@@ -1,16 +1,15 @@
 """Retrying from the live page: off by default, and only for the page itself."""
 
-import http.client
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 from finished import Finished, counts
+from page_over_http import ask, listening
 
 from daemon.live_page.routes import Page
-from daemon.live_page.server import Health, Monitor
-from daemon.settings.config import Address, Config
+from daemon.live_page.server import Health
+from daemon.settings.config import Config
 
 
 @pytest.fixture
@@ -25,26 +24,17 @@ def finished(config: Callable[..., Config], request: pytest.FixtureRequest) -> I
 
 @pytest.fixture
 def port(finished: Finished) -> Iterator[int]:
-    with closing(Page(finished.config, lambda: Health("ok", ""))) as page:
-        monitor = Monitor(Address("127.0.0.1", 0), lambda: Health("ok", ""), bytes)
-        monitor.show(page)
-        assert monitor.port is not None
-        yield monitor.port
-        monitor.close()
+    with closing(Page(finished.config, lambda: Health("ok", ""))) as page, listening(page) as port:
+        yield port
 
 
-def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, str]:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        connection.putrequest(method, path, skip_host=True)
-        for name, value in ({"Host": f"127.0.0.1:{port}"} | headers).items():
-            connection.putheader(name.replace("_", "-"), value)
-        connection.endheaders()
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+def post(port: int, path: str, **headers: str) -> tuple[int, str]:
+    reply = ask(port, path, "POST", **headers)
+    return reply.status, reply.body.decode()
 
 
 def token(port: int) -> str | None:
-    found: str | None = json.loads(ask(port, "GET", "/data/state")[1])["token"]
+    found: str | None = ask(port, "/data/state").told["token"]
     return found
 
 
@@ -54,13 +44,13 @@ def own(port: int) -> dict[str, str]:
 
 def test_the_page_retries_one_micrograph(finished: Finished, port: int) -> None:
     job, other = finished.quarantine("a.tif", "broken"), finished.quarantine("sub/a.tif", "broken")
-    assert ask(port, "POST", f"/act/retry/{job.id}", Sec_Fetch_Site="same-origin", **own(port)) == (200, "{}")
+    assert post(port, f"/act/retry/{job.id}", Sec_Fetch_Site="same-origin", **own(port)) == (200, "{}")
     assert finished.ledger.get(job.id).state == "pending" and finished.ledger.get(other.id).state == "quarantined"
     assert finished.ledger.get(job.id).attempts == 0
-    status, text = ask(port, "POST", f"/act/retry/{job.id + 99}", **own(port))
+    status, text = post(port, f"/act/retry/{job.id + 99}", **own(port))
     assert status == 404 and "is not quarantined" in text
     done = finished.add("done.tif", counts(1))
-    assert ask(port, "POST", f"/act/retry/{done.id}", **own(port))[0] == 404
+    assert post(port, f"/act/retry/{done.id}", **own(port))[0] == 404
     assert finished.ledger.get(done.id).state == "done"
 
 
@@ -81,10 +71,10 @@ def test_nobody_else_can(finished: Finished, port: int) -> None:
         (413, good | {"Transfer_Encoding": "chunked"}),
     ]
     for status, headers in refused:
-        assert ask(port, "POST", f"/act/retry/{job.id}", **headers)[0] == status, headers
+        assert post(port, f"/act/retry/{job.id}", **headers)[0] == status, headers
     for path in ("/act/retry/", "/act/retry/-1", "/act/retry/1e3", "/act/purge/1", f"/act/retry/{job.id}/../1"):
-        assert ask(port, "POST", path, **good)[0] == 404, path
-    assert ask(port, "GET", f"/act/retry/{job.id}", **good)[0] == 404
+        assert post(port, path, **good)[0] == 404, path
+    assert ask(port, f"/act/retry/{job.id}", **good).status == 404
     assert finished.ledger.get(job.id).state == "quarantined"
 
 
@@ -92,6 +82,6 @@ def test_nobody_else_can(finished: Finished, port: int) -> None:
 def test_it_is_off_unless_the_settings_allow_it(finished: Finished, port: int) -> None:
     job = finished.quarantine("a.tif", "broken")
     assert token(port) is None and not Config.model_fields["monitor"].default.actions
-    status, text = ask(port, "POST", f"/act/retry/{job.id}", **own(port))
+    status, text = post(port, f"/act/retry/{job.id}", **own(port))
     assert status == 403 and "monitor.actions is false" in text
     assert finished.ledger.get(job.id).state == "quarantined"

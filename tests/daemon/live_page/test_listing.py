@@ -1,9 +1,7 @@
 """The table and the files that the page hands out: what they hold, what they refuse, what a spreadsheet makes of it."""
 
 import csv
-import http.client
 import io
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,12 +9,13 @@ from typing import Any
 
 import pytest
 from finished import Finished, counts
+from page_over_http import ask, listening
 
 from daemon.ledger.database import LedgerUnavailableError
 from daemon.ledger.table import Table
 from daemon.live_page.routes import Page
-from daemon.live_page.server import Health, Monitor
-from daemon.settings.config import Address, Config
+from daemon.live_page.server import Health
+from daemon.settings.config import Config
 
 
 class Clock:
@@ -36,25 +35,14 @@ def finished(config: Callable[..., Config]) -> Iterator[Finished]:
 
 @pytest.fixture
 def port(finished: Finished) -> Iterator[int]:
-    with closing(Page(finished.config, lambda: Health("ok", ""))) as page:
-        monitor = Monitor(Address("127.0.0.1", 0), lambda: Health("ok", ""), bytes)
-        monitor.show(page)
-        assert monitor.port is not None
-        yield monitor.port
-        monitor.close()
+    with closing(Page(finished.config, lambda: Health("ok", ""))) as page, listening(page) as port:
+        yield port
 
 
-def ask(port: int, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        connection.request(method, path)
-        answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-
-
-def told(port: int, path: str) -> Any:
-    status, _, body = ask(port, path)
-    assert status == 200, body
-    return json.loads(body)
+def found(port: int, path: str) -> Any:
+    reply = ask(port, path)
+    assert reply.status == 200, reply.body
+    return reply.told
 
 
 def test_a_row_holds_the_figures_and_the_reason(finished: Finished, port: int) -> None:
@@ -65,53 +53,54 @@ def test_a_row_holds_the_figures_and_the_reason(finished: Finished, port: int) -
         facts={"dose": 12.5, "pixel_size": {"x": 0.4, "y": 0.4, "unit": "angstrom"}, "codes": ["mean"]},
     )
     finished.quarantine("grid/b.tif", "it ends in the middle")
-    first, second = told(port, "/data/table?sort=name&order=asc")["rows"]
+    first, second = found(port, "/data/table?sort=name&order=asc")["rows"]
     assert (first["id"], first["path"], first["dose"], first["verdict"]) == (job.id, "grid/a.tif", 12.5, "check")
     assert first["pixel"] == pytest.approx(0.04) and first["codes"] == ["mean"] and first["seconds"] == 2.01
     assert second["verdict"] == "quarantined" and second["error"] == "it ends in the middle"
-    assert told(port, "/data/table?count=1&from=1&scope=session")["total"] == 2
-    assert [row["path"] for row in told(port, "/data/table?search=B.T")["rows"]] == ["grid/b.tif"]
+    assert found(port, "/data/table?count=1&from=1&scope=session")["total"] == 2
+    assert [row["path"] for row in found(port, "/data/table?search=B.T")["rows"]] == ["grid/b.tif"]
 
 
 @pytest.mark.parametrize("given", ["sort=path;drop", "order=up", "show=x", "scope=x", "from=-1", "count=0", "count=x"])
 def test_a_table_that_makes_no_sense_is_refused(finished: Finished, port: int, given: str) -> None:
-    status, _, body = ask(port, f"/data/table?{given}")
-    assert status == 400 and json.loads(body)["error"]
+    reply = ask(port, f"/data/table?{given}")
+    assert reply.status == 400 and reply.told["error"]
 
 
 def test_the_csv_has_every_row_and_no_formulas(finished: Finished, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     finished.add("=cmd|' /C calc'!A0.tif", counts(1), facts={"codes": ["mean", "dose"]})
     finished.quarantine('b,"\n.tif', "+it\nends")
-    status, headers, body = ask(port, "/data/table.csv?order=asc")
-    assert status == 200 and headers["content-type"].startswith("text/csv")
-    assert headers["content-disposition"] == "attachment; filename*=UTF-8''micrographs.csv"
-    head, first, second = csv.reader(io.StringIO(body.decode()))
+    reply = ask(port, "/data/table.csv?order=asc")
+    assert reply.status == 200 and reply.headers["content-type"].startswith("text/csv")
+    assert reply.headers["content-disposition"] == "attachment; filename*=UTF-8''micrographs.csv"
+    head, first, second = csv.reader(io.StringIO(reply.body.decode()))
     assert head[1] == "path" and first[1] == "'=cmd|' /C calc'!A0.tif" and first[6] == "mean dose"
     assert second[1] == 'b,"\\x0a.tif' and second[7] == "'+it\nends" and second[5] == "quarantined"
-    assert ask(port, "/data/table.csv", "HEAD")[2] == b""
+    assert ask(port, "/data/table.csv", "HEAD").body == b""
 
     def fails(*_: object) -> None:
         raise LedgerUnavailableError("the disk is full")
 
     monkeypatch.setattr(Table, "_rows", fails)
-    assert ask(port, "/data/table.csv")[2].decode().splitlines()[-1] == "incomplete,the disk is full"
+    assert ask(port, "/data/table.csv").body.decode().splitlines()[-1] == "incomplete,the disk is full"
 
 
 def test_the_files_of_a_result_come_as_they_are(finished: Finished, port: int, tmp_path: Path) -> None:
     job = finished.add("grid/ä b.tif", counts(1))
     output = finished.config.folders.output / "grid/ä b.tif"
     for part, path in (("image", output), ("record", output.with_name("ä b.tif.json"))):
-        status, headers, body = ask(port, f"/file/{job.id}/{part}")
-        assert status == 200 and body == path.read_bytes() and headers["content-length"] == str(len(body))
-        assert headers["content-type"] == "application/octet-stream"
-        assert headers["content-disposition"].startswith("attachment; filename*=UTF-8''%C3%A4%20b.tif")
-    assert ask(port, f"/file/{job.id}/image", "HEAD")[2] == b""
+        reply = ask(port, f"/file/{job.id}/{part}")
+        assert reply.status == 200 and reply.body == path.read_bytes()
+        assert reply.headers["content-length"] == str(len(reply.body))
+        assert reply.headers["content-type"] == "application/octet-stream"
+        assert reply.headers["content-disposition"].startswith("attachment; filename*=UTF-8''%C3%A4%20b.tif")
+    assert ask(port, f"/file/{job.id}/image", "HEAD").body == b""
     preview = output.with_name("ä b.tif.png")
-    assert ask(port, f"/file/{job.id}/preview")[0] == 404
+    assert ask(port, f"/file/{job.id}/preview").status == 404
     secret = tmp_path / "secret"
     secret.write_text("secret")
     preview.symlink_to(secret)
-    status, _, body = ask(port, f"/file/{job.id}/preview")
-    assert status == 404 and b"not a plain file" in body
-    files = told(port, f"/data/micrograph/{job.id}")["files"]
+    reply = ask(port, f"/file/{job.id}/preview")
+    assert reply.status == 404 and b"not a plain file" in reply.body
+    files = found(port, f"/data/micrograph/{job.id}")["files"]
     assert files == {"raw": str(finished.config.folders.drop / "grid/ä b.tif"), "result": str(output)}

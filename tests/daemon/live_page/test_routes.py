@@ -1,6 +1,5 @@
 """The live page's answers: what it tells, what it refuses, and that it only reads."""
 
-import http.client
 import json
 import re
 import signal
@@ -13,15 +12,16 @@ from typing import Any
 
 import pytest
 from finished import Finished, counts
+from page_over_http import ask, listening
 from site_of_daemon import LIMIT, Site, folder_state, until
 
 from daemon.ledger.jobs import Ledger
 from daemon.live_page import gallery as gallery_module
 from daemon.live_page.routes import SITE, Page
-from daemon.live_page.server import PROTECTION, Health, Monitor, Request
+from daemon.live_page.server import PROTECTION, Health, Request
 from daemon.live_page.session_curves import BINS, SessionSummary
 from daemon.settings import config as settings
-from daemon.settings.config import Address, Config
+from daemon.settings.config import Config
 
 HOSTILE = '<img src=x onerror="alert(1)">.tif'
 
@@ -55,32 +55,8 @@ def page(finished: Finished, clock: Clock) -> Iterator[Page]:
 
 @pytest.fixture
 def port(page: Page) -> Iterator[int]:
-    monitor = Monitor(Address("127.0.0.1", 0), lambda: Health("ok", ""), bytes)
-    monitor.show(page)
-    assert monitor.port is not None
-    yield monitor.port
-    monitor.close()
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def told(self) -> Any:
-        return json.loads(self.body)
-
-
-def ask(port: int, path: str, method: str = "GET", **headers: str) -> Reply:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        connection.putrequest(method, path, skip_host=True)
-        for name, value in ({"Host": "localhost"} | headers).items():
-            connection.putheader(name.replace("_", "-"), value)
-        connection.endheaders()
-        answer = connection.getresponse()
-        return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    with listening(page) as port:
+        yield port
 
 
 def told(page: Page, path: str, **given: str) -> Any:

@@ -6,11 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from daemon.errors import MicrographError, UsageError
 from daemon.files import save
 from daemon.logs import one_line
+
+if TYPE_CHECKING:
+    from daemon.output.record import Raw
 
 _SQUARE = 1e-3
 """Of the pixel size, in which its sides may differ: RELION has one number for both."""
@@ -61,7 +66,7 @@ class _Result:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write FILE and, beside it, a folder of links named `_denoised`; 0 unless there is nothing to list."""
+    """Write FILE and, beside it, a folder of links named `_denoised`. Raises MicrographError if there is nothing to list."""
     results, star = options.results.resolve(), options.to.resolve()
     if not results.is_dir():
         raise UsageError(f"{options.results}: is no folder; give the folder of the results")
@@ -78,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     if not links:
         why = "all were left out" if left_out else "results have a record, such as a.mrc.json, beside them"
         raise MicrographError(f"{options.results}: has no results to list; {why}")
-    folder = star.with_suffix("")
+    folder = star.parent / _without_blanks(PurePath(star.stem))
     for name, result in links.items():
         _link(folder / name, result.image)
     listed = {str(PurePath(folder.name) / name): result.optics for name, result in sorted(links.items())}
@@ -111,7 +116,7 @@ def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_
             if record.verdict is not None and record.verdict.word == "reject":
                 left_out["with the verdict reject"] += 1
                 continue
-            optics = _optics(record.raw.model_dump(), kv)
+            optics = _optics(record.raw, kv)
             if isinstance(optics, str):
                 left_out[optics] += 1
                 continue
@@ -124,25 +129,24 @@ def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_
             )
 
 
-def _optics(raw: Mapping[str, object], kv: float | None) -> Optics | str:
-    """The optics of a record's raw image, or the reason why RELION cannot use it."""
-    from daemon.formats.units import convert
-    from daemon.micrograph import PixelSize
+def _optics(raw: "Raw", kv: float | None) -> Optics | str:
+    """The optics of a raw image, or the reason why RELION cannot use it."""
+    from daemon.formats.units import convert, pixel_size
 
-    stated, taken = raw["pixel_size"], raw["acquisition"]
-    size = convert(PixelSize(**stated), "angstrom") if isinstance(stated, dict) else None
+    stated = raw.pixel_size and pixel_size(raw.pixel_size.y, raw.pixel_size.x, raw.pixel_size.unit)
+    size = stated and convert(stated, "angstrom")
     if size is None:
         return "without a pixel size"
     if abs(size.y / size.x - 1) > _SQUARE:
         return "whose pixels are not square"
-    voltage = kv or (taken.get("voltage_kv") if isinstance(taken, Mapping) else None)
-    if not isinstance(voltage, int | float):
+    voltage = (raw.acquisition or {}).get("voltage_kv") if kv is None else kv
+    if not isinstance(voltage, int | float) or not 0 < voltage < inf:
         return "whose voltage is unknown: state it with --kv"
     return Optics(round(size.x, 4), float(voltage))
 
 
 def _without_blanks(name: PurePath) -> PurePath:
-    """RELION ends a name at a blank."""
+    """RELION ends a name at a blank, and its names are ASCII."""
     return PurePath(*(re.sub(r"[^\w.+-]", "_", part, flags=re.ASCII) for part in name.parts))
 
 

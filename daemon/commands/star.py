@@ -66,7 +66,7 @@ class _Result:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write FILE and, beside it, a folder of links named `_denoised`. Raises MicrographError if there is nothing to list."""
+    """Write FILE and, beside it, a folder of links named `_denoised`. Raises MicrographError without any to list."""
     results, star = options.results.resolve(), options.to.resolve()
     if not results.is_dir():
         raise UsageError(f"{options.results}: is no folder; give the folder of the results")

@@ -1,4 +1,4 @@
-"""What the live page may change: only with `monitor.actions`, and only asked by the page itself."""
+"""What the live page may change: only with `monitor.actions`, and only at the request of the page itself."""
 
 import hmac
 import logging
@@ -34,9 +34,12 @@ class Actions:
         return ""
 
     def retry(self, number: int) -> None:
-        """Quarantined -> pending, attempts anew. Raises NotThereError, and as the ledger does."""
+        """Job `number`, quarantined or waiting for a retry -> pending, attempts anew.
+
+        Raises NotThereError for any other, LedgerError, LedgerUnavailableError.
+        """
         with Ledger(self._state, "edit") as ledger:
             found = ledger.retry(only=number)
         if not found:
-            raise NotThereError(f"micrograph {number} is not quarantined, or has a newer revision")
+            raise NotThereError(f"micrograph {number} is not quarantined, or has a newer revision: load the page again")
         log.info("%s: retried from the live page", one_line(found[0].path), extra={"micrograph": found[0].path})

@@ -99,7 +99,7 @@ class Gallery:
     ) -> None:
         self._folders, self._reader = folders, reader
         self._memory, self._patience, self._clock = memory, patience, clock
-        self.cache = PictureCache(folders.state / "page", disk)
+        self.cache = PictureCache(folders.pictures, disk)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._opening = threading.Lock()

@@ -19,11 +19,13 @@ _PAGE = 500
 OUTLIERS = 40
 """At most this many of each curve, the farthest off."""
 _SIGMAS = 5.0
+_FEWEST = 8
+"""Micrographs, below which the spread of a session is too uncertain for outliers."""
+_SIGMA_OF_MAD = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 _LEAST = 0.02
 """A spread below this share of the median counts as this share."""
 _OUTCOMES = ("good", "check", "reject", "unjudged", "quarantined")
-
-
 _Key = Literal["dose", "removed_noise", "spikes"]
 _KEYS: tuple[_Key, ...] = get_args(_Key)
 
@@ -133,12 +135,12 @@ def _binned(points: list[_Point], begin: float, end: float) -> tuple[float, list
 
 
 def _outliers(key: _Key, points: list[_Point]) -> list[dict[str, float]]:
-    """Number, time and value of those far from the session's median, by its median deviation."""
+    """Number, time and value of those over _SIGMAS standard deviations from the session's median, farthest first."""
     known = [(point, value) for point in points if (value := getattr(point, key)) is not None]
-    if len(known) < 8:
+    if len(known) < _FEWEST:
         return []
     middle = median(value for _, value in known)
-    spread = max(1.4826 * median(abs(value - middle) for _, value in known), _LEAST * abs(middle))
+    spread = max(_SIGMA_OF_MAD * median(abs(value - middle) for _, value in known), _LEAST * abs(middle))
     far = [(abs(value - middle), point, value) for point, value in known if abs(value - middle) > _SIGMAS * spread]
     far.sort(key=lambda one: one[0], reverse=True)
     return [{"id": point.id, "at": point.at, "value": value} for _, point, value in far[:OUTLIERS]]

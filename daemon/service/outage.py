@@ -1,4 +1,4 @@
-"""The ledger cannot be written, most likely because its disk is full: a line in the log at growing intervals."""
+"""Reports that the ledger cannot be written, most likely because its disk is full: at growing intervals."""
 
 import logging
 import threading
@@ -30,8 +30,12 @@ class Outage:
             self._lines += 1
             self._silent_until = now + self._retry.pause(self._lines)
             waiting = len(self._waiting)
-        what = f"{path!r} is" if path and waiting == 1 else f"{waiting} micrographs are" if waiting else "the queue is"
-        log.error("%s; %s registered later" if waiting else "%s; %s tried again", error, what)
+        if not waiting:
+            log.error("%s; the queue is tried again", error)
+        elif path and waiting == 1:
+            log.error("%s; %r is registered later", error, path)
+        else:
+            log.error("%s; %d micrographs are registered later", error, waiting)
 
     def over(self) -> None:
         """The ledger was written."""

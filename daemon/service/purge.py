@@ -62,7 +62,7 @@ def purge(config: Config, ledger: Ledger, folders: Sequence[PurePosixPath], *, d
             batch = []
     purged.rows += _forget(config, ledger, batch, dry_run)
     if purged.rows and not dry_run:
-        PictureCache(config.folders.state / "page", config.keep.page_mib << 20).clear()
+        PictureCache(config.folders.pictures, config.keep.page_mib << 20).clear()
     return purged
 
 

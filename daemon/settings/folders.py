@@ -60,6 +60,11 @@ class Folders(Group):
         """Where engines for a GPU are kept."""
         return self.state / "engines"
 
+    @property
+    def pictures(self) -> Path:
+        """Where small pictures of the live page are kept."""
+        return self.state / "page"
+
     @model_validator(mode="after")
     def _apart(self) -> "Folders":
         problems = []

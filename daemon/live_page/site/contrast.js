@@ -1,10 +1,10 @@
 // Which values are black and white: one state for the whole page, kept while the browser's tab is open.
 
 const KEPT = "emdenoised contrast";
-const LEVELS = 65536;
 const GAMMAS = [0.2, 5];
 
-/** Codes of a tile count from `ZERO`, in `RANGE` steps from its black to its white (see `deep.py`). */
+/** A tile has `LEVELS` codes. They count from `ZERO`, in `RANGE` steps from its black to its white (see `deep.py`). */
+export const LEVELS = 65536;
 export const RANGE = 255 * 8;
 export const ZERO = 12 * RANGE;
 

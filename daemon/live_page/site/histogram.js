@@ -1,9 +1,10 @@
 // The contrast panel: histograms of the displayed tiles with a handle for black and one for white, gamma, lock.
 
-import { RANGE, ZERO } from "./contrast.js";
+import { LEVELS, RANGE, ZERO } from "./contrast.js";
 import { drawing, number } from "./format.js";
 
-const BINS = 192;
+const BINS = 192; // of the plot
+const CODES = 16; // in each bin of the count
 const SAMPLES = 400_000; // most codes of a plane that are counted
 const PAUSE = 120; // milliseconds between two counts
 const SIDE = 12; // pixels left and right of the plot
@@ -11,7 +12,7 @@ const TAIL = 0.0005; // the share of the pixels that may lie beyond the plot, on
 const STEP = 0.01; // of the plot's width: an arrow key
 
 export class Histogram {
-  #found = []; // {plane, counts, total, tile}, of what is displayed
+  #found = []; // {plane, counts, total, tile} of each displayed plane
   #axis = { low: 0, high: 1 };
   #due = 0;
   #held = null; // {plane, end} of the handle that is dragged
@@ -113,8 +114,7 @@ export class Histogram {
       while (from < to && (sum += counts[from]) < TAIL * total) from += 1;
       sum = 0;
       while (to > from && (sum += counts[to]) < TAIL * total) to -= 1;
-      const value = (bin) => tile.shared[0] + ((bin * 16 - ZERO) / RANGE) * (tile.shared[1] - tile.shared[0]);
-      return [value(from), value(to + 1), ...this.contrast.range(plane, tile)];
+      return [edge(from, tile), edge(to + 1, tile), ...this.contrast.range(plane, tile)];
     });
     const [low, high] = [Math.min(...ends), Math.max(...ends)];
     const spare = 0.04 * (high - low);
@@ -149,11 +149,11 @@ export class Histogram {
     range.forEach((value, end) => this.#handle(named, plane, end, value, top, height));
   }
 
-  /** Counts in BINS bins of the plot, from those in bins of 16 codes, each spread evenly over its values. */
+  /** Counts in the bins of the plot, from those in bins of codes, each spread evenly over its values. */
   #binned(counts, tile) {
     const bins = new Array(BINS).fill(0);
     const { low, high } = this.#axis;
-    const place = (at) => (BINS * (tile.shared[0] + ((at * 16 - ZERO) / RANGE) * (tile.shared[1] - tile.shared[0]) - low)) / (high - low);
+    const place = (at) => (BINS * (edge(at, tile) - low)) / (high - low);
     counts.forEach((count, at) => {
       if (!count) return;
       const [from, to] = [place(at), place(at + 1)];
@@ -222,15 +222,20 @@ export class Histogram {
   }
 }
 
-/** How many pixels of a plane's tiles have each code, in bins of 16 codes. */
+/** The value, in the file's units, at which a bin of codes begins. */
+function edge(bin, { shared: [low, high] }) {
+  return low + ((bin * CODES - ZERO) / RANGE) * (high - low);
+}
+
+/** How many pixels of a plane's tiles have each code, in bins of CODES codes. */
 function counted(plane, tiles) {
   if (!tiles.length) return null;
-  const counts = new Float64Array(4096);
+  const counts = new Float64Array(LEVELS / CODES);
   const all = tiles.reduce((sum, tile) => sum + tile.codes.length, 0);
   const stride = Math.max(1, Math.round(all / SAMPLES) | 1);
   let total = 0;
   for (const { codes } of tiles) {
-    for (let at = 0; at < codes.length; at += stride) counts[codes[at] >> 4] += 1;
+    for (let at = 0; at < codes.length; at += stride) counts[Math.floor(codes[at] / CODES)] += 1;
     total += Math.ceil(codes.length / stride);
   }
   return { plane, counts, total, tile: tiles[0] };

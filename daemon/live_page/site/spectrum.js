@@ -4,6 +4,7 @@ import { pictures } from "./api.js";
 import { length, pixelSize, tag } from "./format.js";
 
 const RINGS = [0.125, 0.25, 0.375]; // cycles per pixel, near which a ring is drawn
+const NEAR = 0.006; // cycles per pixel at zoom 1: a click so near to the mark removes it
 const ROUND = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
 const GAP = 12;
 
@@ -22,8 +23,7 @@ export class SpectrumView {
   #shown = false;
   #turn = 0;
   #asking = false;
-
-  mark = null; // a spot that the user marked: {x, y} in cycles per pixel, y down
+  #mark = null; // a spot that the user marked: {x, y} in cycles per pixel, y down
 
   constructor(root) {
     this.canvas = root.querySelector("#spectrum");
@@ -159,11 +159,11 @@ export class SpectrumView {
 
   /** The spot that the user marked, and its opposite. */
   #drawMark(middle, whole) {
-    if (!this.mark) return;
+    if (!this.#mark) return;
     const { context } = this;
     const ratio = window.devicePixelRatio || 1;
     for (const sign of [1, -1]) {
-      const at = { x: middle.x + sign * this.mark.x * whole, y: middle.y + sign * this.mark.y * whole };
+      const at = { x: middle.x + sign * this.#mark.x * whole, y: middle.y + sign * this.#mark.y * whole };
       for (const [wide, colour] of [[4, "rgba(5, 6, 8, 0.7)"], [2, "#ffd479"]]) {
         context.lineWidth = wide * ratio;
         context.strokeStyle = colour;
@@ -171,7 +171,7 @@ export class SpectrumView {
         context.arc(at.x, at.y, 9 * ratio, 0, 2 * Math.PI);
         context.stroke();
       }
-      if (sign === 1) tag(context, { x: at.x, y: at.y - 24 * ratio }, this.#words(this.mark), { colour: "#ffd479" });
+      if (sign === 1) tag(context, { x: at.x, y: at.y - 24 * ratio }, this.#words(this.#mark), { colour: "#ffd479" });
     }
   }
 
@@ -197,8 +197,8 @@ export class SpectrumView {
   /** Mark the spot under the pointer; the same spot again: no mark. */
   #markAt(event) {
     const found = this.#frequency(event);
-    const near = found && this.mark && Math.hypot(found.x - this.mark.x, found.y - this.mark.y) < 0.006 / this.zoom;
-    this.mark = near ? null : found;
+    const near = found && this.#mark && Math.hypot(found.x - this.#mark.x, found.y - this.#mark.y) < NEAR / this.zoom;
+    this.#mark = near ? null : found;
     this.#draw();
   }
 

@@ -27,7 +27,7 @@ export class Table {
   #at = 0;
   #due = 0;
 
-  /** `pick(micrograph)` is called when the user picks a row, `open()` when it is to be looked at. */
+  /** `pick(micrograph)` is called when the user picks a row, `open()` when the image is wanted. */
   constructor(pick, open) {
     this.pick = pick;
     this.open = open;

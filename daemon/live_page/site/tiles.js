@@ -35,7 +35,8 @@ class DeepTile {
 
   /** Keep the codes only. */
   rest() {
-    this.#canvas = this.#table = null;
+    this.#canvas = null;
+    this.#table = null;
   }
 
   close() {

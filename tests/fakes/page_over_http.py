@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.live_page.routes import Page
-from daemon.live_page.server import Health, Monitor
+from daemon.live_page.server import Health, Monitor, Request
 from daemon.settings.config import Address
 
 
@@ -20,7 +20,7 @@ class Reply:
     body: bytes
 
     @property
-    def told(self) -> Any:
+    def data(self) -> Any:
         return json.loads(self.body)
 
 
@@ -43,3 +43,10 @@ def ask(port: int, path: str, method: str = "GET", **headers: str) -> Reply:
         connection.endheaders()
         answer = connection.getresponse()
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+
+
+def data(page: Page, path: str, **given: str) -> Any:
+    """The same without HTTP."""
+    answer = page.answer(Request(path, given))
+    assert answer is not None
+    return json.loads(answer.body)

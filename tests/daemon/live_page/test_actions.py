@@ -1,14 +1,11 @@
 """Retrying from the live page: off by default, and only for the page itself."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import pytest
 from finished import Finished, counts
-from page_over_http import ask, listening
+from page_over_http import ask
 
-from daemon.live_page.routes import Page
-from daemon.live_page.server import Health
 from daemon.settings.config import Config
 
 
@@ -22,19 +19,13 @@ def finished(config: Callable[..., Config], request: pytest.FixtureRequest) -> I
     one.ledger.close()
 
 
-@pytest.fixture
-def port(finished: Finished) -> Iterator[int]:
-    with closing(Page(finished.config, lambda: Health("ok", ""))) as page, listening(page) as port:
-        yield port
-
-
 def post(port: int, path: str, **headers: str) -> tuple[int, str]:
     reply = ask(port, path, "POST", **headers)
     return reply.status, reply.body.decode()
 
 
 def token(port: int) -> str | None:
-    found: str | None = ask(port, "/data/state").told["token"]
+    found: str | None = ask(port, "/data/state").data["token"]
     return found
 
 

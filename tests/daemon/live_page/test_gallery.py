@@ -25,13 +25,14 @@ from daemon.formats.decoder import Reader
 from daemon.formats.partial import open_result
 from daemon.live_page import deep, pictures
 from daemon.live_page.gallery import AT_ONCE, HELD_SECONDS, BusyError, Gallery, NotThereError
-from daemon.live_page.picture_cache import PictureCache
 from daemon.micrograph import Micrograph, PixelSize
 from daemon.output import preview
 from daemon.output.record import own_record
 from daemon.settings.config import Config
 
 SHAPE = (1100, 1300)
+
+
 MIB = 1 << 20
 
 
@@ -231,38 +232,6 @@ def test_a_profile_has_the_values_of_both_in_the_files_units(finished: Finished,
     assert gallery.profile(result, (3, 4), (3, 4), 1)["raw"] == [raw[3, 4]] * 2
 
 
-def test_values_between_pixels_are_between_them_and_what_is_not_finite_is_left_out() -> None:
-    ramp = np.add.outer(10.0 * np.arange(8), np.arange(9.0))
-    np.testing.assert_allclose(pictures.along(ramp, (1.5, 0.25), (1.5, 3.25), 1), 15.25 + np.arange(4))
-    np.testing.assert_allclose(pictures.along(ramp, (1, 1), (4, 5), 1), np.linspace(11, 45, 6))
-    ramp[2, 2] = np.nan
-    assert np.isnan(pictures.along(ramp, (2, 1), (2, 3), 1)).tolist() == [False, True, False]
-    np.testing.assert_allclose(pictures.along(ramp, (2, 1), (2, 3), 3), [21, 22, 23])
-
-
-def test_the_spectrum_of_white_noise_is_its_variance_and_a_lattice_lies_where_it_should() -> None:
-    noise = np.random.default_rng(0).normal(100, 3, (700, 600))
-    flat = pictures.spectrum(noise)
-    assert (flat.side, flat.factor, flat.power.shape) == (600, 2, (300, 300))
-    assert abs(np.mean(10.0**flat.power) / 9 - 1) < 0.03
-    y, x = np.mgrid[:1024, :1024]
-    lattice = pictures.spectrum(np.cos(2 * np.pi * (x * 0.2 + y * 0.05)))
-    zero, per_step = (lattice.side / 2 + 0.5) / lattice.factor, lattice.factor / lattice.side
-    row, column = np.unravel_index(int(lattice.power.argmax()), lattice.power.shape)
-    frequency = [abs(place + 0.5 - zero) * per_step for place in (row, column)]
-    np.testing.assert_allclose(frequency, [0.05, 0.2], atol=per_step)
-
-
-def test_x_ray_hits_do_not_cover_the_spectrum() -> None:
-    noise = np.random.default_rng(0).poisson(20, (512, 512)).astype(np.float64)
-    clean = pictures.spectrum(noise).power
-    hit = noise.copy()
-    hit[200, 300] = hit[10, 17] = 60_000
-    assert np.median(pictures.spectrum(hit).power) > np.median(clean) + 1
-    filled = pictures.spectrum(hit, [(200, 300, 20.0), (10, 17, 20.0), (5000, 5, 1.0)]).power
-    assert abs(np.median(filled) - np.median(clean)) < 0.01
-
-
 def test_spectra_of_both_have_one_grey_scale_and_hits_of_the_record_are_filled_in(
     finished: Finished, gallery: Gallery
 ) -> None:
@@ -444,68 +413,3 @@ def test_one_without_a_result_says_why(finished: Finished, gallery: Gallery) -> 
     with pytest.raises(NotThereError, match="it is a picture of a cat"):
         gallery.find(finished.quarantine("cat.tif", "it is a picture of a cat"))
     assert own_record(finished.config.folders.output / "cat.tif") is None
-
-
-# The shelf
-
-
-def kept(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def test_a_shelf_keeps_what_was_used_last_within_its_limit(tmp_path: Path) -> None:
-    folder = tmp_path / "page"
-    shelf = PictureCache(folder, 1000)
-    for number in range(30):
-        shelf.put(f"a-{number}", bytes([number]) * 50)
-        os.utime(folder / f"a-{number}", (number, number))
-        assert shelf.get("a-0") == b"\0" * 50, "asked for all the time"
-        assert kept(folder) <= 1000
-    assert shelf.get("a-29") == bytes([29]) * 50 and shelf.get("a-1") is None
-    shelf.put("large", b"x" * 500)
-    assert shelf.get("large") is not None and kept(folder) <= 1000
-    shelf.put("too-large", b"x" * 901)
-    assert shelf.get("too-large") is None
-
-
-def test_a_shelf_finds_what_it_had_and_clears_up_what_was_not_finished(tmp_path: Path) -> None:
-    folder = tmp_path / "page"
-    first = PictureCache(folder, 10_000)
-    for number in range(1, 5):
-        first.put(f"a-{number}", bytes(200))
-        os.utime(folder / f"a-{number}", (number, number))
-    (folder / "a-0.123.tmp").write_bytes(b"half")
-    os.utime(folder / "a-0.123.tmp", (0, 0))
-    (folder / "Not Ours.txt").write_bytes(b"x")
-    second = PictureCache(folder, 500)
-    assert second.get("a-4") == bytes(200)
-    second.put("b", bytes(10))
-    assert sorted(path.name for path in folder.iterdir()) == ["Not Ours.txt", "a-3", "a-4", "b"]
-    (folder / "a-3").unlink()
-    assert second.get("a-3") is None
-
-
-def test_a_shelf_of_nothing_and_one_whose_disk_refuses_cost_nothing(tmp_path: Path) -> None:
-    none = PictureCache(tmp_path / "none", 0)
-    none.put("a", b"x")
-    assert none.get("a") is None and not (tmp_path / "none").exists()
-    (tmp_path / "file").write_bytes(b"")
-    refused = PictureCache(tmp_path / "file", 1000)
-    refused.put("a", b"x")
-    assert refused.get("a") is None
-
-
-def test_a_shelf_is_used_by_many_at_once(tmp_path: Path) -> None:
-    shelf = PictureCache(tmp_path / "page", 5000)
-
-    def use(seed: int) -> None:
-        for number in range(60):
-            name = f"a-{(seed * 7 + number) % 40}"
-            shelf.put(name, name.encode() * 60)
-            found = shelf.get(name)
-            assert found is None or found == name.encode() * 60
-
-    with ThreadPoolExecutor(8) as people:
-        for one in [people.submit(use, seed) for seed in range(8)]:
-            one.result(60)
-    assert kept(tmp_path / "page") <= 5000

@@ -2,47 +2,21 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from finished import Finished, counts
-from page_over_http import ask, listening
+from page_over_http import ask
 
 from daemon.ledger.database import LedgerUnavailableError
 from daemon.ledger.table import Table
-from daemon.live_page.routes import Page
-from daemon.live_page.server import Health
-from daemon.settings.config import Config
-
-
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
-@pytest.fixture
-def finished(config: Callable[..., Config]) -> Iterator[Finished]:
-    one = Finished(config(), Clock())
-    yield one
-    one.ledger.close()
-
-
-@pytest.fixture
-def port(finished: Finished) -> Iterator[int]:
-    with closing(Page(finished.config, lambda: Health("ok", ""))) as page, listening(page) as port:
-        yield port
 
 
 def found(port: int, path: str) -> Any:
     reply = ask(port, path)
     assert reply.status == 200, reply.body
-    return reply.told
+    return reply.data
 
 
 def test_a_row_holds_the_figures_and_the_reason(finished: Finished, port: int) -> None:
@@ -64,7 +38,7 @@ def test_a_row_holds_the_figures_and_the_reason(finished: Finished, port: int) -
 @pytest.mark.parametrize("given", ["sort=path;drop", "order=up", "show=x", "scope=x", "from=-1", "count=0", "count=x"])
 def test_a_table_that_makes_no_sense_is_refused(finished: Finished, port: int, given: str) -> None:
     reply = ask(port, f"/data/table?{given}")
-    assert reply.status == 400 and reply.told["error"]
+    assert reply.status == 400 and reply.data["error"]
 
 
 def test_the_csv_has_every_row_and_no_formulas(finished: Finished, port: int, monkeypatch: pytest.MonkeyPatch) -> None:

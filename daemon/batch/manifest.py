@@ -131,18 +131,6 @@ def freeze(source: Path, out: Path, arrival: Arrival) -> Manifest:
     return made
 
 
-def require_source(source: Path) -> None:
-    """Raise TransientError if the folder of the micrographs is missing or empty: its share is not mounted."""
-    try:
-        with os.scandir(source) as found:
-            if next(found, None) is not None:
-                return
-        problem = "is empty"
-    except OSError as error:
-        problem = f"cannot be listed ({error.strerror})"
-    raise TransientError(f"{source}: {problem}; mount its share, and run the same command again")
-
-
 def _listed(source: Path, out: Path, arrival: Arrival) -> tuple[list[Sighting], list[str]]:
     sightings, unreadable = micrographs_below(source, out, arrival)
     denied = []

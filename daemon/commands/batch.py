@@ -96,6 +96,7 @@ def _run(options: argparse.Namespace, config: Config) -> int:
 def _manifest(options: argparse.Namespace, config: Config) -> "Manifest":
     """The frozen list; made now where there is none, unless the command line demands a certain one."""
     from daemon.batch import manifest as manifests
+    from daemon.output.disk import require_filled
 
     source, out = options.source, options.out
     found = manifests.load(out)
@@ -103,7 +104,7 @@ def _manifest(options: argparse.Namespace, config: Config) -> "Manifest":
         raise TransientError(f"{out}: has no manifest; mount its share, and run the same command again")
     if found is None and options.status:
         raise UsageError(f"{out}: has no manifest; start the batch first: emdenoised batch {source} -o {out}")
-    manifests.require_source(source)
+    require_filled(source)
     if found is None:
         _make(out)
         print(f"listing {source} ...", flush=True)

@@ -13,7 +13,7 @@ from types import FrameType
 
 from daemon.backends import manifest as weights_of
 from daemon.batch.existing import Existing
-from daemon.batch.manifest import FOLDER, Entry, Manifest, require_source
+from daemon.batch.manifest import FOLDER, Entry, Manifest
 from daemon.batch.shard import EndedError, Shard
 from daemon.batch.shard_log import ShardLog, failures, marks
 from daemon.batch.survey import Counts, survey
@@ -23,7 +23,7 @@ from daemon.commands.terminal import coloured
 from daemon.errors import BackendError, EmdenoisedError, MicrographError, ServerError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.logs import one_line
-from daemon.output.disk import Mounted
+from daemon.output.disk import Mounted, require_filled
 from daemon.settings.config import Config
 
 _MOST_IN_A_ROW = 3
@@ -143,7 +143,7 @@ class _Run:
             self.done += 1
             return
         if isinstance(failure.error, OSError | TransientError):  # of this file, or of the whole share?
-            require_source(self._source)
+            require_filled(self._source)
         self._fail(entry, failure)
 
     def _attempt(self, path: Path, entry: Entry, make: Maker) -> Failed | None:
@@ -171,7 +171,7 @@ def print_status(options: argparse.Namespace, config: Config, manifest: Manifest
     out = options.out
     with _existing(options, config) as existing, Progress(shard.share(manifest.entries), sys.stderr) as progress:
         counts = survey(manifest, shard, manifest.source, existing, failures(out), progress=progress.skip)
-    require_source(manifest.source)
+    require_filled(manifest.source)
     failed = counts.failed + (len(manifest.denied) if shard.number == 0 else 0)
     print(f"{one_line(str(manifest.source))} → {one_line(str(out))}, {manifest}")
     print(f"done    {counts.done:>9,} of {shard.share(manifest.entries):,}")

@@ -106,6 +106,18 @@ def _refusal(root: Path, path: Path, error: OSError) -> EmdenoisedError:
     return TransientError(wanted)
 
 
+def require_filled(folder: Path) -> None:
+    """Raise TransientError if a folder is missing or empty, as is the mount point of a share that is away."""
+    try:
+        with os.scandir(folder) as found:
+            if next(found, None) is not None:
+                return
+        problem = "is empty"
+    except OSError as error:
+        problem = f"cannot be listed ({error.strerror})"
+    raise TransientError(f"{folder}: {problem}; mount its share, and run the same command again")
+
+
 @contextmanager
 def held(folder: Path, root: Path) -> Iterator[Path]:
     """Yields a path that leads to this folder below `root` even if a link takes its place meanwhile.

@@ -47,14 +47,19 @@ def purge(config: Config, ledger: Ledger, folders: Sequence[PurePosixPath], *, d
     """Remove what was made of the micrographs in `folders` (relative to the drop folder); `dry_run` only counts.
 
     Only files that a record of this program names are removed, and folders that become empty. Raises LedgerError,
-    LedgerUnavailableError, and OSError if a file cannot be removed: its row stays then, and a repetition goes on there.
+    LedgerUnavailableError, TransientError if there are results and the output folder is missing or empty, and OSError
+    if a file cannot be removed: its row stays then, and a repetition goes on there.
     """
     purged, batch = Purged(), list[Job]()
+    mounted = False
     for job in _jobs(ledger, folders):
         if job.state == "running":
             purged.running += 1
             continue
         for image in results_of(job):
+            if not mounted:  # or the ledger would forget results that come back with their share
+                disk.require_filled(config.folders.output)
+                mounted = True
             _remove(config.folders.output, image, purged, dry_run)
         batch.append(job)
         if len(batch) == _AT_ONCE:

@@ -101,6 +101,19 @@ def test_an_interrupted_purge_is_finished_by_the_next(projects: Projects) -> Non
     assert not (projects.output / "bob").exists()
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_results_on_a_share_that_is_away_are_not_forgotten(projects: Projects, tmp_path: Path, empty: bool) -> None:
+    away = projects.output.rename(tmp_path / "away")
+    if empty:
+        projects.output.mkdir()
+    said = projects.purge("alice", "--yes")
+    assert said.startswith("1: ") and "mount its share, and run the same command again" in said
+    if empty:
+        projects.output.rmdir()
+    away.rename(projects.output)
+    assert "removed: 2 results" in projects.purge("alice", "--yes")
+
+
 def test_micrographs_in_work_and_a_drop_folder_that_is_away(config: Callable[..., Config]) -> None:
     here = config()
     with Ledger(here.folders.state) as ledger:

@@ -17,9 +17,8 @@ from daemon.batch.manifest import FOLDER, Entry, Manifest
 from daemon.batch.shard import EndedError, Shard
 from daemon.batch.shard_log import ShardLog, failures, marks
 from daemon.batch.survey import Counts, survey
-from daemon.commands.one_file import Failed, Maker, maker
+from daemon.commands.one_file import Failed, Maker, failed, maker
 from daemon.commands.progress import Progress
-from daemon.commands.terminal import coloured
 from daemon.errors import BackendError, EmdenoisedError, MicrographError, ServerError, TransientError
 from daemon.formats.decoder import Reader
 from daemon.logs import one_line
@@ -112,7 +111,7 @@ class _Run:
                         raise
                     except BackendError as error:
                         in_a_row += 1
-                        self._fail(entry, self._said(str(error), error))
+                        self._fail(entry, failed(self._progress, str(error), error))
                         if in_a_row == _MOST_IN_A_ROW:
                             raise
                         break
@@ -149,17 +148,13 @@ class _Run:
     def _attempt(self, path: Path, entry: Entry, make: Maker) -> Failed | None:
         if path.is_symlink() or not Path(os.path.realpath(path)).is_relative_to(self._top):
             cause = "is a symbolic link or lies behind one, which is not followed; copy the file itself"
-            return self._said(cause, MicrographError(f"{path}: {cause}"))
+            return failed(self._progress, cause, MicrographError(f"{path}: {cause}"))
         try:
             return make.make(path, PurePosixPath(entry.path))
         except EmdenoisedError:
             raise
         except Exception as error:  # a defect of this program costs one micrograph, and not those after it
-            return self._said(f"internal error, please report it: {error!r}", error)
-
-    def _said(self, cause: str, error: Exception) -> Failed:
-        self._progress.say(f"{coloured('failed')}\n    {one_line(cause)}")
-        return Failed(cause, error)
+            return failed(self._progress, f"internal error, please report it: {error!r}", error)
 
     def _fail(self, entry: Entry, failure: Failed) -> None:
         self.failed += 1

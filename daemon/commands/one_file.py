@@ -26,8 +26,15 @@ class Failed:
     """Why a file has no result, or not all of its sections have one."""
 
     cause: str
-    """In words, without the file's path."""
+    """In words on one line, without the file's path."""
     error: Exception
+
+
+def failed(progress: Progress, cause: str, error: Exception) -> Failed:
+    """Show the cause, and return it."""
+    found = Failed(one_line(cause), error)
+    progress.say(f"{coloured('failed')}\n    {found.cause}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +62,13 @@ class Maker:
         except StorageError:
             raise
         except (MicrographError, TransientError) as error:
-            cause = one_line(str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: "))
-            return self._failed(cause, error)
+            cause = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: ")
+            return failed(self.progress, cause, error)
         except OSError as error:
-            return self._failed(error.strerror or str(error), error)
+            return failed(self.progress, error.strerror or str(error), error)
         except MemoryError as error:
-            return self._failed("not enough memory for this micrograph; close other programs", error)
+            return failed(self.progress, "not enough memory for this micrograph; close other programs", error)
         return None
-
-    def _failed(self, cause: str, error: Exception) -> Failed:
-        self.progress.say(f"{coloured('failed')}\n    {cause}")
-        return Failed(cause, error)
 
     def _denoise(self, one: "Work") -> None:
         from daemon.output import writing

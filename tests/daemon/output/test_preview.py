@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Picture
-from small_images import denoised, micrograph
+from small_results import denoised, micrograph
 
 from daemon.micrograph import PixelSize
 from daemon.output import preview

@@ -5,51 +5,19 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
-from small_images import denoised, micrograph
+from small_results import RAW_SHA, denoised, listing, save
 
 from daemon import formats
-from daemon.errors import MicrographError, StorageError, TransientError
+from daemon.errors import MicrographError, TransientError
 from daemon.micrograph import PixelSize
 from daemon.output import disk as output_disk
 from daemon.output import paths, preview, writing
-from daemon.output.record import Record
-
-RAW_SHA = "ab" * 32
-
-
-def save(
-    root: Path,
-    relative: str = "sub/a.tif",
-    revision: int = 1,
-    kind: formats.Kind = "tiff",
-    sha256: str = RAW_SHA,
-    **more: Any,
-) -> writing.Written:
-    provenance = {"raw": {"name": relative, "sha256": sha256}, "dose": 20.0, **more.pop("extra", {})}
-    return writing.write_outputs(
-        root,
-        PurePath(relative),
-        revision,
-        micrograph(),
-        denoised(),
-        Record.model_validate(provenance),
-        kind=kind,
-        preview_pixels=more.pop("preview_pixels", 64),
-        caption="20 counts/px · low",
-        same_settings=more.pop("same_settings", False),
-    )
-
-
-def listing(root: Path) -> set[str]:
-    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
 
 
 def test_three_files_and_the_json_describes_the_image(tmp_path: Path) -> None:
@@ -272,42 +240,6 @@ def test_a_disk_without_links_is_served_by_a_rename(tmp_path: Path, monkeypatch:
     assert listing(tmp_path) == {"sub/a.tif", "sub/a.tif.json", "sub/a.tif.png"}
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.ENOSPC, "disk is full"),
-        (errno.EDQUOT, "quota"),
-        (errno.EROFS, "read-only"),
-        (errno.EIO, "input/output error"),
-        (errno.ESTALE, "share went away"),
-    ],
-)
-@pytest.mark.parametrize("step", ["write", "flush", "rename"])
-def test_disk_faults_are_tried_again_and_leave_nothing_behind(
-    tmp_path: Path, code: int, words: str, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    (tmp_path / "sub").mkdir()
-    target = {"write": (formats, "write"), "flush": (os, "fsync"), "rename": (Path, "replace")}[step]
-    with monkeypatch.context() as patch:
-        patch.setattr(*target, fail)
-        with pytest.raises(TransientError, match=words) as caught:
-            save(tmp_path)
-    assert "a.tif" in str(caught.value) and listing(tmp_path) == set()
-    assert not save(tmp_path).adopted
-
-
-def test_a_short_write_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(*_: object) -> None:
-        raise OSError("12288 requested and 4096 written")
-
-    monkeypatch.setattr(formats, "write", short)
-    with pytest.raises(TransientError, match="disk is probably full"):
-        save(tmp_path)
-
-
 def test_a_missing_output_folder_is_not_made_up(tmp_path: Path) -> None:
     with pytest.raises(TransientError, match="output folder is gone"):
         save(tmp_path / "unmounted")
@@ -357,88 +289,6 @@ def test_a_link_in_the_place_of_the_image_is_not_followed(tmp_path: Path) -> Non
     with pytest.raises(MicrographError, match="already in the output folder"):
         save(tmp_path / "out")
     assert victim.read_bytes() == b"precious"
-
-
-def test_only_what_nobody_is_writing_any_more_is_cleaned(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    host = output_disk._HOST
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    ours = [f".emdenoised-{host}-{os.getpid()}-ab.tmp", f"sub/.emdenoised-{host}-{ended.pid}-cd.tmp"]
-    old = [".emdenoised-0123.tmp", f"sub/.emdenoised-{host}-{os.getppid()}-ef.tmp"]
-    kept = [f".emdenoised-{host}-{os.getppid()}-ab.tmp", ".emdenoised-elsewhere-1-ab.tmp", ".emdenoised-4567.tmp"]
-    kept += ["a.tmp", ".emdenoised-notes.txt", "sub/.tmp"]
-    for name in (*ours, *old, *kept):
-        (tmp_path / name).write_bytes(b"x")
-    for name in (*old, "a.tmp"):
-        os.utime(tmp_path / name, (1e9, 1e9))
-    assert output_disk.clean_temporary(tmp_path) == 4
-    assert listing(tmp_path) == set(kept)
-
-
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.EILSEQ, errno.EFBIG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR])
-def test_what_ails_one_name_is_that_micrographs_fate(
-    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(formats, "write", fail)
-    with pytest.raises(MicrographError, match=r"a\.tif: cannot be written, "):
-        save(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["sub", "sub/a.tif.json"])
-def test_a_file_where_a_folder_is_needed_or_the_reverse_is_named(tmp_path: Path, name: str) -> None:
-    if name == "sub":
-        (tmp_path / name).write_text("")
-    else:
-        (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(MicrographError, match="move"):
-        save(tmp_path)
-
-
-@pytest.mark.parametrize("everywhere", [False, True])
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENXIO])
-def test_a_refusal_concerns_one_micrograph_unless_the_whole_disk_refuses(
-    tmp_path: Path, code: int, everywhere: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(formats, "write", fail)
-    real = Path.open
-
-    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
-        if self.parent == tmp_path:
-            fail()
-        return real(self, *arguments, **options)
-
-    if everywhere:
-        monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(TransientError) as caught:
-        save(tmp_path)
-    assert isinstance(caught.value, StorageError) is everywhere
-    assert listing(tmp_path) == set()
-
-
-def test_the_place_of_an_unmounted_share_is_not_taken_for_it(tmp_path: Path) -> None:
-    points = {Path("/"), tmp_path}
-    root = tmp_path / "out"
-    root.mkdir()
-    disk = output_disk.Mounted(root, points.__contains__)
-    disk.require()
-    points.remove(tmp_path)
-    for _ in range(2):
-        with pytest.raises(StorageError, match=f"no longer mounted at {tmp_path}"):
-            disk.require()
-    points.add(tmp_path)
-    disk.require()
-    points.add(root)  # something mounted on top is where results go from now on
-    disk.require()
-    points.remove(root)
-    with pytest.raises(StorageError, match="mount it again"):
-        disk.require()
 
 
 def test_results_of_earlier_revisions_are_recognised_without_a_ledger(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def test_every_setting_has_a_description(group: type[BaseModel]) -> None:
         ("backend: {kind: gpu}", "backend.kind = 'gpu': must be auto or cpu or tensorrt or server"),
         ("backend: {kind: server}", "kind: server needs `server.url`, such as gpu.example.org:8001"),
         ("backend: {server: {cert: a.pem}}", "certificate and private key belong together"),
+        ("backend: {server: {ca: 3}}", "backend.server.ca = 3: must be a path, as text"),
         ("backend: {server: {url: 'http://gpu:8001'}}", "backend.server.url = 'http://gpu:8001'"),
         ("backend: {server: {timeout_seconds: 0}}", "must be at least 1; the default is 60"),
         ("backend: {kind: TensorTR}", "(did you mean `tensorrt`?); the default is 'auto'"),

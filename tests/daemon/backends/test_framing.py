@@ -52,7 +52,7 @@ def test_where_memory_runs_out_for_one_micrograph_no_later_one_comes_out_in_its_
     planes, images = [plane(seed) for seed in range(4)], []
     with pytest.raises(MicrographError, match="not enough memory"):
         for done in Copies(fetch).denoise(planes):
-            images.append(done.image)  # noqa: PERF402 - those before the error count
+            images.append(done.image)  # noqa: PERF401 - those before the error count
     assert len(images) == failing
     for image, given in zip(images, planes, strict=False):
         np.testing.assert_allclose(image, given.pixels, atol=1e-3)

@@ -27,7 +27,9 @@ LARGEST_MESSAGE = 2**31 - 1
 QUESTION_SECONDS = 10.0
 """Longest wait for what a server answers without computing."""
 BEAT_SECONDS = 1.0
+"""Between two calls of `progress`, at most."""
 GRACE_SECONDS = 10.0
+"""For gRPC to report that the time is over, before the wait ends without it."""
 CHANNEL = [
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),

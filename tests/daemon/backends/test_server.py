@@ -57,8 +57,10 @@ def plane(seed: int = 0, shape: tuple[int, int] = (64, 64), live: bool = True) -
     return replace(Plane.known(Prepared(pixels, NO_SPIKES, noise_units(20.0), 20.0)), live=live)
 
 
-def test_nothing_else_ever_chooses_a_server() -> None:
-    assert resolve("server") == "server" and resolve("cpu") == "cpu"
+@pytest.mark.parametrize("card", [True, False])
+def test_only_the_setting_chooses_a_server(monkeypatch: pytest.MonkeyPatch, card: bool) -> None:
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda *_: card)
+    assert resolve("server") == "server" and resolve("auto") == ("tensorrt" if card else "cpu")
 
 
 def test_results_are_the_processors_to_the_bit_and_name_the_server(

@@ -4,6 +4,7 @@ The faults of a real server are in tests/field/test_server.py.
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -228,7 +229,7 @@ def test_a_certificate_that_cannot_be_read_is_named(connect: Callable[..., Backe
 def test_a_client_that_is_not_installed_is_named_with_the_command(
     connect: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tritonclient.grpc", None)
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
     with pytest.raises(ConfigError, match=r"-m pip install 'tritonclient\[grpc\]'"):
         connect()
 

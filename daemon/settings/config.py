@@ -115,7 +115,8 @@ class ServerConfig(Group):
     url: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")] | None = None
     """Host and port of its gRPC, such as gpu.example.org:8001; null: there is none."""
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
-    """Name of the model there; null: the name of the weights, such as fast-3."""
+    """Name of the model there; null: the name of the weights, such as fast-3. Profiles with different weights need
+    null."""
     ca: AbsolutePath | None = None
     """PEM file of the authority whose certificate the server must have; null: no TLS, unless `cert` is given."""
     cert: AbsolutePath | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,14 +19,15 @@ from daemon.backends.protocol import Backend
 from daemon.counts import voids
 from daemon.counts.plane import Denoised, Plane
 from daemon.counts.prepare import plane, require_plane
-from daemon.counts.profiles import Choice, scaled, witness
+from daemon.counts.profiles import ASKED_FOR, Choice, scaled, witness
 from daemon.errors import BackendError, ConfigError, MicrographError
 from daemon.micrograph import Image, Micrograph, Pixels
 from daemon.settings.config import BackendConfig, weights_named
 from daemon.settings.profile import Profile
 from daemon.verdict import judge
 
-_BACKENDS = ("auto", "cpu", "tensorrt")
+_Kind = Literal["auto", "cpu", "tensorrt"]
+"""A server needs further settings, which arrays have no place for."""
 _COLOURS = (3, 4)
 """Length of the last axis of a colour picture: RGB, RGBA."""
 
@@ -74,13 +75,14 @@ class Denoiser:
         self,
         weights: str | Path | Profile = "fast",
         *,
-        backend: Literal["auto", "cpu", "tensorrt"] = "auto",
+        backend: _Kind = "auto",
         gain: float | Literal["auto"] = "auto",
         passes: Literal[1, 8] | None = None,
         threads: int = 0,
     ) -> None:
-        if backend not in _BACKENDS:
-            raise ConfigError(f"backend = {backend!r}: use one of 'auto', 'cpu' or 'tensorrt'")
+        if backend not in get_args(_Kind):
+            *names, last = map(repr, get_args(_Kind))
+            raise ConfigError(f"backend = {backend!r}: use one of {', '.join(names)} or {last}")
         try:
             self._profile = _profile(weights, gain, passes)
             settings = BackendConfig(kind=backend, threads=threads)
@@ -147,7 +149,7 @@ class Denoiser:
             for pixels in images:
                 require_plane(pixels)
                 micrograph = Micrograph(pixels, Path("array"), "array")
-                choices.append(scaled(self._profile, "asked for", micrograph, witness(micrograph)))
+                choices.append(scaled(self._profile, ASKED_FOR, micrograph, witness(micrograph)))
                 yield plane(pixels, choices[-1], self.manifest.dose_range)
 
         for done in self._backend.denoise(planes()):
@@ -158,7 +160,7 @@ def denoise(
     image: ArrayLike,
     weights: str | Path | Profile = "fast",
     *,
-    backend: Literal["auto", "cpu", "tensorrt"] = "auto",
+    backend: _Kind = "auto",
     gain: float | Literal["auto"] = "auto",
     passes: Literal[1, 8] | None = None,
     threads: int = 0,
@@ -181,9 +183,7 @@ def _profile(weights: str | Path | Profile, gain: Any, passes: Any) -> Profile:
 def _in_words(error: ValidationError) -> str:
     """One line for each argument that cannot be used."""
     return "\n".join(
-        f"{'backend' if one['loc'][0] == 'kind' else one['loc'][0]} = {one['input']!r}: "
-        f"{one['msg'].removeprefix('Value error, ')}"
-        for one in error.errors()
+        f"{one['loc'][0]} = {one['input']!r}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()
     )
 
 

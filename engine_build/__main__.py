@@ -300,11 +300,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> Path:
     """`--triton`."""
-    if options.flavour == "rtx":
+    if options.flavour == "rtx" or options.targets:
         raise ConfigError(
-            "Triton loads plans of TensorRT, and an engine of TensorRT-RTX is none; leave out --flavour rtx, and use "
-            "--backend tensorrt or onnxruntime"
+            "Triton loads plans of TensorRT, and an engine of TensorRT-RTX is none; leave out --flavour rtx and "
+            "--targets, and use --backend tensorrt or onnxruntime"
         )
+    if options.gate_only:
+        raise ConfigError("--gate-only is for engines: a plan is compared with float32 when it is built; leave it out")
     if not isinstance(options.tile, int):
         raise ConfigError("a server's tiles are square: state one side, as --tile 2048")
     with _alone(options.triton):

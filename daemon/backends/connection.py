@@ -27,7 +27,9 @@ LARGEST_MESSAGE = 2**31 - 1
 QUESTION_SECONDS = 10.0
 """Longest wait for what a server answers without computing."""
 BEAT_SECONDS = 1.0
+"""Between two calls of `progress`, at most."""
 GRACE_SECONDS = 10.0
+"""For gRPC to report that the time is over, before the wait ends without it."""
 CHANNEL = [
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -58,7 +60,7 @@ class Connection:
     """
 
     def __init__(self, settings: ServerConfig, model: str, progress: Callable[[], None]) -> None:
-        self._grpc = client_library()
+        self._grpc = _client_library()
         self._settings, self._model, self._progress = settings, model, progress
         self._client = self._grpc.InferenceServerClient(
             settings.url, creds=_credentials(settings), channel_args=CHANNEL
@@ -71,7 +73,7 @@ class Connection:
             server = self._client.get_server_metadata(client_timeout=patience)
             found = self._client.get_model_config(self._model, client_timeout=patience).config
             parameters = {name: one.string_value for name, one in found.parameters.items()}
-            (units,) = [one for one in found.input if one.name == INPUTS[0]] or [None]
+            units = next((one for one in found.input if one.name == INPUTS[0]), None)
             if units is None:
                 raise ServerError(f"{self.where}: its model {self._model} has no input {INPUTS[0]!r}")
             return About(
@@ -169,7 +171,7 @@ REASONS = {
 """By gRPC's status codes."""
 
 
-def client_library() -> Any:
+def _client_library() -> Any:
     """`tritonclient.grpc`. Raises ConfigError with the command that installs it."""
     try:
         import tritonclient.grpc as library

@@ -1,6 +1,6 @@
 """What a model on a server states of itself, so that a client can tell whether it is the network of its own weights.
 
-`engine_build.triton` writes these parameters into the model's configuration; `connection` reads them.
+`engine_build.triton_repository` writes these parameters into the model's configuration; `connection` reads them.
 """
 
 from collections.abc import Mapping

@@ -163,6 +163,8 @@ class Framed(ABC):
                 for tile, scaling, result in zip(batch.tiles, batch.scalings, batch.result(), strict=True):
                     tiling.place(tile, scaling.to_pixels(result[0]), micrograph.out)
             except MemoryError as error:
+                del batch, micrograph
+                flying.clear()  # a later micrograph that comes out would be taken for this one
                 raise MicrographError(OUT_OF_MEMORY) from error
             del batch
             self.progress()

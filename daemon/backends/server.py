@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from daemon.backends.connection import LARGEST_MESSAGE, Connection, client_library
+from daemon.backends.connection import LARGEST_MESSAGE, Connection
 from daemon.backends.contract import PRIORITY_BACKLOG, PRIORITY_LIVE, Contract
 from daemon.backends.framing import Frame, Framed, Result, Tiles
 from daemon.backends.manifest import Manifest
@@ -43,8 +43,7 @@ class ServerBackend(Framed):
         self._connection: Connection | None = None
         self._checked = 0.0
         self._name = f"server {self._settings.url}: not connected"
-        client_library()
-        Connection(self._settings, self._model, progress).close()  # certificates that cannot be read are found here
+        Connection(self._settings, self._model, progress).close()  # finds a missing client or certificate now
 
     @property
     def name(self) -> str:

@@ -106,7 +106,7 @@ class Choice:
 
 
 ASKED_FOR = "asked for"
-"""The reason for a profile that the command line names."""
+"""The reason for a profile that the caller names."""
 
 
 def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: str | None = None) -> Choice:

@@ -46,8 +46,8 @@ def prune(
 ) -> Pruned:
     """Bring previews and ledger within `config.keep`; `dry_run` only counts.
 
-    Results, their JSON and raw files are never touched, and rows are only dropped if their raw file certainly does not
-    exist. Stops early once `wanted` returns False. Raises LedgerError, LedgerUnavailableError.
+    Results, their JSON and raw files are never touched. Rows are only dropped, and purged files forgotten, if their raw
+    file certainly does not exist. Stops early once `wanted` returns False. Raises LedgerError, LedgerUnavailableError.
     """
     previews = size = rows = 0
     if config.keep.previews_gib is not None:
@@ -75,8 +75,8 @@ def prune(
                     rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
                     batch = []
             rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
-        if not dry_run:
-            ledger.forget_purged(path for path in ledger.purged() if gone(config.folders.drop / path))
+        if not dry_run:  # a list: no share is asked while the ledger is locked
+            ledger.forget_purged([path for path in ledger.purged() if wanted() and gone(config.folders.drop / path)])
     return Pruned(previews, size, rows)
 
 

@@ -28,6 +28,7 @@ from daemon.settings.config import BackendConfig, Retry
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+"""Between two beats while a server is waited for, at most; `stop` is seen as often."""
 IDLE_SECONDS = 30.0
 """While there is nothing to do, a server is asked this often whether it still works, so that the page knows it."""
 

@@ -33,7 +33,8 @@ def supervise(config: Config, once: bool = False, reload: Callable[[], Config] |
 
     On SIGHUP `reload` reads the settings again; without `reload`, with `once` or in a terminal, SIGHUP stops the
     service. Returns the exit status: 0 after a clean stop, 1 after a failure or (`once`) if a micrograph could not be
-    done, 78 if a server has another network than the settings name. Raises the error that prevents the start.
+    done, 78 if settings or weights turned out to be unusable, as with another network on the server. Raises the error
+    that prevents the start.
     """
     return _Supervisor(config, once, reload).run()
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from daemon.errors import ConfigError
 from daemon.settings import folders, yaml_file
-from daemon.settings.folders import Folder, Folders, expand_home
+from daemon.settings.folders import AbsolutePath, Folders, expand_home
 from daemon.settings.profile import SHIPPED, Profiles, Word
 from daemon.settings.yaml_file import Group
 
@@ -115,12 +115,13 @@ class ServerConfig(Group):
     url: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")] | None = None
     """Host and port of its gRPC, such as gpu.example.org:8001; null: there is none."""
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
-    """Name of the model there; null: the name of the weights, such as fast-3."""
-    ca: Folder | None = None
+    """Name of the model there; null: the name of the weights, such as fast-3. Profiles with different weights need
+    null."""
+    ca: AbsolutePath | None = None
     """PEM file of the authority whose certificate the server must have; null: no TLS, unless `cert` is given."""
-    cert: Folder | None = None
+    cert: AbsolutePath | None = None
     """PEM file of this computer's certificate, for a server that asks for one; null: none."""
-    key: Folder | None = None
+    key: AbsolutePath | None = None
     """PEM file of its private key; null: none."""
     timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
     """Seconds after which a request without an answer has failed."""

@@ -24,7 +24,7 @@ def to_path(value: object, info: ValidationInfo) -> Path:
     if isinstance(value, Path):
         return value.absolute()
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be the path of a folder, as text")
+        raise ValueError("must be a path, as text")
     if any(ord(letter) < 32 for letter in value):
         raise ValueError("has a control character in it; write the path in single quotes or without any")
 
@@ -42,17 +42,17 @@ def to_path(value: object, info: ValidationInfo) -> Path:
     return base / expanded
 
 
-Folder = Annotated[Path, BeforeValidator(to_path)]
+AbsolutePath = Annotated[Path, BeforeValidator(to_path)]
 
 
 class Folders(Group):
     """Where micrographs come from, where results go, and where the daemon keeps its state. Absolute paths."""
 
-    drop: Folder
+    drop: AbsolutePath
     """The folder to watch. Files in it are only ever read."""
-    output: Folder
+    output: AbsolutePath
     """The folder for the results, which mirrors the sub-folders of `drop`."""
-    state: Folder
+    state: AbsolutePath
     """The folder of the ledger and the GPU engines; on a local disk, never on a network share."""
 
     @property

@@ -52,6 +52,8 @@ the patch's counts over their mean, at least, because the edge of the light show
 STRONG = 10.0
 """Power of the result over that of the noise from which on a term is structure."""
 TINY = 1e-20
+AROUND = 9
+"""Terms in each sum of `_around`."""
 FEW = 8
 """Patches transformed at a time: they stay in the cache, which takes half the time."""
 GAUSSIANS = (1.0, 1.5, 2.0, 3.0)
@@ -282,7 +284,7 @@ class _Plan:
 
         Sums of `_around`: `common`, of the product of result and raw image; `recorded`, of the raw image's power.
         """
-        chosen = (recorded < (ALONE * 9 * noise).astype(np.float32)) & (self.frequency > RINGS[1])
+        chosen = (recorded < (ALONE * AROUND * noise).astype(np.float32)) & (self.frequency > RINGS[1])
         chance = np.einsum("nij,ij->n", chosen, self.weight)
         sound = (chance > ENOUGH) & (weights > LIT * weights.mean())
         kept, seen = (np.where(chosen, terms, np.float32(0)) for terms in (common, recorded))
@@ -328,11 +330,12 @@ class _Plan:
 
         With a right estimate, the removed part shares only noise that was kept, which adds to `product` of both
         amplitudes. So in a ring with a significantly negative `product` the result holds structure that is not in the
-        raw image. Terms in which both are strong are left out: structure that is a few percent stronger in the result
-        is not invented. `power`: of the result; `recorded`: sums of `_around`, of the raw image's power.
+        raw image. Terms in which both are strong are left out (in the raw image half of STRONG suffices, on average
+        over a term and its neighbours): structure that is a few percent stronger in the result is not invented.
+        `power`: of the result; `recorded`: sums of `_around`, of the raw image's power.
         """
         strong = (STRONG * noise).astype(np.float32)
-        both = (power > strong) & (recorded > strong * (9 / 2))
+        both = (power > strong) & (recorded > strong * (AROUND / 2))
         product, power = np.where(both, 0, product), np.where(both, 0, power)
         products, chances = _average(product, weights) * self.weight, self._chances(power, noise, weights)
         total = 0.0

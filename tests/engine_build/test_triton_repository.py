@@ -115,11 +115,13 @@ def test_names_and_values_cannot_break_out_of_the_text() -> None:
     [
         (["--backend", "tensorrt", "--flavour", "rtx"], "an engine of TensorRT-RTX is none"),
         (["--flavour", "rtx"], "an engine of TensorRT-RTX is none"),
+        (["--targets", "sm86"], "leave out --flavour rtx and --targets"),
+        (["--gate-only"], "--gate-only is for engines"),
         (["--tile", "512x256"], "tiles are square"),
         (["--tile", "64"], "leaves nothing inside halo"),
     ],
 )
-def test_what_no_server_could_load_is_refused_with_the_reason(
+def test_options_that_make_nothing_a_server_can_load_are_refused_with_the_reason(
     words: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["engine_build", "fast", "--triton", str(tmp_path), *words])

@@ -98,8 +98,7 @@ def tile_of(weights: Manifest, asked: int = 0) -> Sides:
 
     The paper's scaling makes the result depend on the tile, so there it is the weights' own.
     """
-    side = asked or (TILE if weights.scaling == NOISE_UNITS else weights.tile)
-    side = -(-side // weights.align) * weights.align
+    side = weights.tile_of(asked or (TILE if weights.scaling == NOISE_UNITS else 0))
     return side, side
 
 

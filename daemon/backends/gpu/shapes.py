@@ -21,7 +21,7 @@ MOST_TILES = 8
 SHARE_OF_CARD = 1 / 4
 """Of the card's memory that a network may take for its tiles."""
 UNKNOWN_CARD = 4 << 30
-"""Bytes that a card is taken to have if it does not tell."""
+"""Bytes that a card is taken to have if its memory is not known."""
 WORTH = 1.1
 """An engine is built if tiles that exist compute so many times the pixels."""
 FRAMES_FIRST = 3
@@ -67,7 +67,7 @@ class Shapes:
     """Chooses tiles for frames: `base`, whose engine always exists, or larger ones that fit.
 
     Args:
-        memory: the card's, bytes; 0 if not known.
+        memory: bytes of the card's that may be used; 0 if not known.
         a_pixel: bytes on the card for each pixel of a tile, all tiles at once together.
     """
 

@@ -16,7 +16,7 @@ from daemon.backends.gpu.network import EngineNetwork, UnreadableError
 from daemon.backends.gpu.nvidia import choose, find_gpu, require_driver
 from daemon.backends.gpu.pipeline import Pipeline, too_large
 from daemon.backends.gpu.provision import Order
-from daemon.backends.gpu.shapes import UNKNOWN_CARD, Serving, Shapes
+from daemon.backends.gpu.shapes import Serving, Shapes
 from daemon.backends.manifest import Manifest
 from daemon.counts.plane import Denoised, Plane
 from daemon.errors import BackendError, EmdenoisedError
@@ -78,7 +78,7 @@ class TensorRtBackend:
         self._shapes = Shapes(
             base,
             Serving(self._halo, blend, manifest.align),
-            min(gpu.memory or UNKNOWN_CARD, settings.gpu_bytes or gpu.memory or UNKNOWN_CARD),
+            min(filter(None, (gpu.memory, settings.gpu_bytes)), default=0),
             scratch / (base[0] * base[1]) + 8 * self._base.batch,
             fixed=bool(settings.tile) or manifest.scaling == "minmax_crop",
         )

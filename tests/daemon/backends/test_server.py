@@ -4,6 +4,7 @@ The faults of a real server are in tests/field/test_server.py.
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -57,8 +58,10 @@ def plane(seed: int = 0, shape: tuple[int, int] = (64, 64), live: bool = True) -
     return replace(Plane.known(Prepared(pixels, NO_SPIKES, noise_units(20.0), 20.0)), live=live)
 
 
-def test_nothing_else_ever_chooses_a_server() -> None:
-    assert resolve("server") == "server" and resolve("cpu") == "cpu"
+@pytest.mark.parametrize("card", [True, False])
+def test_only_the_setting_chooses_a_server(monkeypatch: pytest.MonkeyPatch, card: bool) -> None:
+    monkeypatch.setattr("daemon.backends.driver_answers", lambda *_: card)
+    assert resolve("server") == "server" and resolve("auto") == ("tensorrt" if card else "cpu")
 
 
 def test_results_are_the_processors_to_the_bit_and_name_the_server(
@@ -226,7 +229,7 @@ def test_a_certificate_that_cannot_be_read_is_named(connect: Callable[..., Backe
 def test_a_client_that_is_not_installed_is_named_with_the_command(
     connect: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tritonclient.grpc", None)
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
     with pytest.raises(ConfigError, match=r"-m pip install 'tritonclient\[grpc\]'"):
         connect()
 

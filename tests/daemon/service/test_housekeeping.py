@@ -10,6 +10,7 @@ from site_of_daemon import Site
 
 from daemon.ledger.jobs import Ledger
 from daemon.output import preview
+from daemon.service import housekeeping
 from daemon.service.housekeeping import DAY, Pruned, prune
 from daemon.settings.config import Config
 
@@ -118,3 +119,23 @@ def test_prune_beside_a_running_service_and_a_forgotten_micrograph_that_comes_ba
     status, said = site.finish("once")
     assert status == 0 and "adopted 'a.tif'" in said
     site.check_outputs()
+
+
+def test_purged_files_that_are_gone_are_forgotten_and_a_slow_share_does_not_lock_the_ledger(
+    past: Callable[..., Past], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = past(2, ledger_days=30)
+    one.ledger.purge(one.ledger.recent(9))
+    (one.config.folders.drop / "0.tif").unlink()
+    locked = []
+    real = housekeeping.gone
+
+    def gone(path: Path) -> bool:
+        locked.append(one.ledger._db.in_transaction)
+        return real(path)
+
+    monkeypatch.setattr(housekeeping, "gone", gone)
+    one.prune(wanted=lambda: False)
+    assert not locked and one.ledger.purged() == ["0.tif", "1.tif"], "it stops when the service stops"
+    one.prune()
+    assert locked == [False, False] and one.ledger.purged() == ["1.tif"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeBackend
+from site_of_daemon import until
 
 from daemon.counts.plane import Denoised, Plane
 from daemon.errors import ConfigError, ServerError, WeightsError
@@ -18,15 +19,6 @@ from daemon.ledger.jobs import Ledger
 from daemon.service import supervisor
 from daemon.service.service import Service
 from daemon.settings.config import Config
-
-LIMIT = 60.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 class FakeServer(FakeBackend):

@@ -27,7 +27,7 @@ from scipy.stats import poisson
 from skimage.restoration import denoise_nl_means, denoise_tv_bregman, denoise_tv_chambolle, denoise_wavelet
 
 from daemon import backends
-from daemon.backends import cpu, manifest, passes, protocol, tiling
+from daemon.backends import cpu, framing, manifest, passes, protocol, tiling
 from daemon.counts import plane, prepare, scaling, spikes, stand_ins
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import ANSCOMBE, minmax_crop, noise_units
@@ -162,7 +162,7 @@ def digest_of(*modules: ModuleType) -> str:
     return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:8]
 
 
-SERVING = digest_of(backends, passes, protocol, cpu, plane, prepare, scaling, spikes, stand_ins, tiling)
+SERVING = digest_of(backends, passes, protocol, cpu, framing, plane, prepare, scaling, spikes, stand_ins, tiling)
 """Digest of the code that serves weights: rows measured with other code are measured again."""
 _SETTINGS = 1
 """Increased when parameters of a method above change."""

@@ -6,8 +6,9 @@
 # make bundle [FLAVOUR=rtx|tensorrt|cpu]   one archive that installs on a computer without internet
 # make deb [FLAVOUR=...]      the same as a Debian package: apt install ./emdenoised_....deb
 # make gpu    what this computer's NVIDIA card needs: TensorRT for it, and pycuda, compiled once
+# make doctor tests this installation, with the settings of make run
+# make gpu-test, make gpu-benchmark   the tests that need an NVIDIA GPU, and how fast it is
 # make triton a Triton server for the tests of backend.kind: server (447 MB); without it they are skipped
-# make gpu-test, make gpu-benchmark   the same for what needs an NVIDIA GPU, and how fast it is
 # Needs: Python 3.10 or later with venv, and a package index.
 
 PYTHON ?= python3

@@ -32,13 +32,13 @@ emdenoised {version} for computers without internet ({what})
 
 To install it into /opt/emdenoised, unpack this archive, and in its folder:
 
-    sudo ./install.sh               (--help tells more, such as another folder)
+    sudo ./install.sh               (--help lists more options, such as another folder)
     sudo ./install.sh --service     also the system service and its settings, if there are none yet
 
 Needed on the computer: Linux on {machine} with a C library of {libc} or later, and Python {python} with venv
 (Debian, Ubuntu: apt install python3-venv).{driver}
 
-What is in it: `wheels`, what is installed; `weights`, the networks and their model cards, to look at; the settings and
+What is in it: `wheels`, what is installed; `weights`, the networks and their model cards, to read; the settings and
 the service file; THIRD-PARTY.md, the licence of each package, and sbom.cdx.json, the same in CycloneDX; SHA256SUMS,
 which install.sh checks first.
 
@@ -60,7 +60,7 @@ def collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
         pinned = Path(place) / "constraints.txt"
         pinned.write_text(f"pycuda=={PYCUDA}\n")
         run(*pip, "--constraint", pinned, *built, f"{own}{EXTRAS[flavour]}",
-            failing=f"not everything that emdenoised needs could be had{NVIDIAS if flavour == 'tensorrt' else ''}",
+            failing=f"not everything that emdenoised needs could be fetched{NVIDIAS if flavour == 'tensorrt' else ''}",
         )  # fmt: skip
     for source in [*wheels.glob("*.tar.gz"), *wheels.glob("*.zip")]:
         raise BuildError(f"{source.name}: is no wheel; it could not be installed without a compiler")
@@ -71,7 +71,7 @@ def collect_source(wheels: Path, gpl: Path) -> str:
     (wheel,) = wheels.glob(f"{READER}-*.whl")
     version = wheel.name.split("-")[1]
     run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", READER, "--dest", gpl,
-        f"{READER}=={version}", failing=f"the source of {READER} {version} could not be had")  # fmt: skip
+        f"{READER}=={version}", failing=f"the source of {READER} {version} could not be fetched")  # fmt: skip
     with zipfile.ZipFile(wheel) as archive:
         licences = [name for name in archive.namelist() if re.search(r"\.dist-info/(.*/)?(LICEN[CS]E|COPYING)", name)]
         if not licences:
@@ -158,15 +158,20 @@ def make(flavour: str, out: Path, cache: Path) -> Path:
     return archive
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(about: str | None) -> argparse.ArgumentParser:
+    """The options that archive and Debian package share."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--flavour", choices=EXTRAS, default="rtx",
         help="rtx: for GeForce RTX and RTX workstation cards; tensorrt: for other NVIDIA cards; cpu: for none (rtx)",
     )  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, default=ROOT / "dist", help="folder for the archive (dist)")
+    parser.add_argument("-o", "--out", type=Path, default=ROOT / "dist", help="folder for the finished file (dist)")
     parser.add_argument("--cache", type=Path, default=ROOT / "build", help="keeps the built pycuda (build)")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    options = command_line(__doc__).parse_args()
     try:
         archive = make(options.flavour, options.out, options.cache)
     except BuildError as error:

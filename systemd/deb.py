@@ -4,7 +4,6 @@ In it: a virtual environment in /opt/emdenoised, made of the bundle's wheels; un
 and source. It installs without internet where Debian or Ubuntu has the same version of Python as this one.
 """
 
-import argparse
 import hashlib
 import os
 import platform
@@ -84,7 +83,7 @@ def write_documents(source: Path, stage: Path) -> None:
 
 
 def write_control(stage: Path, version: str, flavour: str) -> None:
-    """DEBIAN/: what dpkg knows of the package, and its scripts."""
+    """DEBIAN/: what dpkg needs to know of the package, and its scripts."""
     folder = stage / "DEBIAN"
     folder.mkdir()
     files = sorted(path for path in stage.rglob("*") if path.is_file() and not path.is_symlink())
@@ -107,9 +106,16 @@ def architecture() -> str:
 
 def make(source: Path, revision: int, out: Path) -> Path:
     """The package of what an unpacked bundle holds. Raises BuildError."""
-    python, _, flavour = (source / "FOR").read_text().split()
+    stated = source / "FOR"
+    if not stated.is_file():
+        raise BuildError(f"{source}: is no unpacked bundle, since it has no file FOR: make one with `make bundle`")
+    python, machine, flavour = stated.read_text().split()
     if python != bundle.PYTHON:
         raise BuildError(f"{source}: is for Python {python}; run this with python{python}")
+    if machine != platform.machine():
+        raise BuildError(
+            f"{source}: is for {machine}, and this computer is {platform.machine()}; make the package there"
+        )
     upstream = re.sub(r"(a|b|rc|[.]dev)(?=[0-9])", r"~\1", bundle.version())  # 1.0rc2 comes before 1.0
     version = f"{upstream}-{revision}+{flavour}"
     out.mkdir(parents=True, exist_ok=True)
@@ -133,12 +139,11 @@ def make(source: Path, revision: int, out: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flavour", choices=bundle.EXTRAS, default="rtx", help="as for the bundle (rtx)")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="an unpacked bundle (default: collect its contents)")
+    parser = bundle.command_line(__doc__)
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="an unpacked bundle, instead of collecting its contents"
+    )
     parser.add_argument("--revision", type=int, default=1, help="of the package, for the same version (1)")
-    parser.add_argument("-o", "--out", type=Path, default=ROOT / "dist", help="folder for the package (dist)")
-    parser.add_argument("--cache", type=Path, default=ROOT / "build", help="keeps the built pycuda (build)")
     options = parser.parse_args()
     try:
         if shutil.which("dpkg-deb") is None:

@@ -8,7 +8,7 @@ REMOVE=no
 READER=yes
 NAME='' DROP='' OUTPUT='' GROUP='' PORT=''
 CONFIG=/etc/emdenoised/config.yaml
-# Says that a folder is ours: an installation that was interrupted can be repeated.
+# Marks a folder as ours, so that an installation that was interrupted can be repeated.
 MARK=.emdenoised
 UNITS=/etc/systemd/system
 UNIT=$UNITS/emdenoised.service
@@ -20,12 +20,12 @@ usage() {
 usage: install.sh [--service [--drop DIR] [--output DIR] [--group GROUP] [--name NAME] [--port PORT]]
                   [--without-reader] [--uninstall] [PREFIX]
 
-Installs emdenoised into PREFIX ($PREFIX), a virtual environment of its own, or renews the one that is there.
+Installs emdenoised into PREFIX ($PREFIX), a virtual environment of its own, or renews an existing one.
 --service    also sets the system service up and starts it (as root): user, group, folders, settings. The folders are
              DIR, the group that may use them GROUP (\`emdenoised-setup --help\` explains these and the others).
              Settings that exist are kept, but for what is named here; a service that runs is started again.
 --without-reader  leaves out RosettaSciIO, under the GPL-3.0, which reads DM3, DM4, SER, EMD and HyperSpy files.
---uninstall  removes PREFIX, and with --service the service. Settings, ledger and results stay; it says where they are.
+--uninstall  removes PREFIX, and with --service the service. Settings, ledger and results stay; it reports where they are.
 PYTHON=...  the Python to use (python3).
 TEXT
 }
@@ -87,7 +87,7 @@ HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 PYTHON=${PYTHON:-python3}
 read -r WANTED MACHINE FLAVOUR < "$HERE/FOR" || fail "$HERE/FOR is missing: unpack the bundle again"
 
-command -v "$PYTHON" > /dev/null || fail "$PYTHON is not there; install Python $WANTED, or set PYTHON"
+command -v "$PYTHON" > /dev/null || fail "$PYTHON was not found; install Python $WANTED, or set PYTHON"
 FOUND=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$FOUND" = "$WANTED" ] || fail "this bundle is for Python $WANTED, and $PYTHON is $FOUND; set PYTHON=python$WANTED, or make a bundle with Python $FOUND"
 [ "$(uname -m)" = "$MACHINE" ] || fail "this bundle is for $MACHINE, and this computer is $(uname -m)"
@@ -119,7 +119,7 @@ case "$FLAVOUR" in rtx) EXTRA='rtx' ;; tensorrt) EXTRA='gpu' ;; *) EXTRA='' ;; e
 [ "$READER" = no ] || EXTRA="$EXTRA,formats"
 EXTRA=${EXTRA:+"[${EXTRA#,}]"}
 for OWN in "$HERE"/wheels/emdenoised-*.whl; do :; done
-# By path, so that a bundle of the same version replaces what is there; the rest only where it is older.
+# By path, so that a bundle of the same version replaces the installed one; the rest only where it is older.
 "$PREFIX/bin/python" -m pip install --quiet --upgrade --find-links "$HERE/wheels" "$OWN$EXTRA"
 "$PREFIX/bin/python" -m pip install --quiet --force-reinstall --no-deps "$OWN"
 "$PREFIX/bin/emdenoised" --version

@@ -229,7 +229,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(bundle: Path, tmp_path
 
 def test_a_python_that_is_not_there_and_an_option_that_is_none_are_named(bundle: Path, tmp_path: Path) -> None:
     done = run(bundle / "install.sh", tmp_path / "prefix", PYTHON="python2.1")
-    assert "python2.1 is not there" in done.stderr
+    assert "python2.1 was not found" in done.stderr
     done = run(bundle / "install.sh", "--sevrice")
     assert "unknown option --sevrice" in done.stderr
     done = run(bundle / "install.sh", "--drop")

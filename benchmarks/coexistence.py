@@ -67,10 +67,10 @@ def service(place: Path, drop: Path, backlog: int) -> Iterator[tuple[subprocess.
     for number in range(backlog):
         pixels[0, 0] = number
         tifffile.imwrite(drop / f"backlog-{number}.tif", pixels)
-    command = [sys.executable, "-m", "emdenoised", "run", "--config", str(config)]
+    command = ["nice", "-n", str(NICE), sys.executable, "-m", "emdenoised", "run", "--config", str(config)]
     log = place / "log"
     with log.open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, preexec_fn=lambda: os.nice(NICE) and None)
+        process = subprocess.Popen(command, stdout=said, stderr=said)
     try:
         end = time.monotonic() + START_SECONDS
         while "denoised '" not in log.read_text():

@@ -3,7 +3,7 @@
 `python benchmarks/queue_model.py -o benchmarks/results/queue.json`: one card serves the frames of many microscopes one
 after the other, in the order in which they come. Each microscope records independently: the times between two frames
 are gamma-distributed with a coefficient of variation of 0.5 (people and stages are irregular; a Poisson process, 1.0,
-is given for comparison). A burst is all microscopes at the same moment. Seconds a minute on one core.
+is given for comparison). A burst is all microscopes at the same moment. Takes a minute on one core.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A real Triton server, and each way in which it fails: everything waits, and nothing is lost, doubled or counted.
 
-The server is installed by `make triton`. EMDENOISED_SERVER_KILLS says how often it is killed while a camera writes.
+The server is installed by `make triton`. EMDENOISED_SERVER_KILLS sets how often it is killed while a camera writes.
 """
 
 import contextlib

@@ -11,10 +11,10 @@ from daemon.settings import config as settings
 
 UNIT = Path(__file__).parents[2] / "systemd" / "emdenoised.service"
 
-pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-
 
 def analyse(*command: str) -> str:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
     done = subprocess.run(["systemd-analyze", *command], capture_output=True, text=True, timeout=60)
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze is too old for it")

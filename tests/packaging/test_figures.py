@@ -41,6 +41,15 @@ def test_the_verdicts_tables() -> None:
         assert f"|{label}|{reported}|" in QUALITY
 
 
+def test_what_judging_costs() -> None:
+    document = " ".join((ROOT / "docs" / "verdict.md").read_text("utf-8").split())
+    shares = {row["side"]: row["share"] for row in result("verdict.json")["processor seconds, side by side"]}
+    small = [share * 100 for side, share in shares.items() if side <= 1024]
+    assert f"takes {min(small):.0f} % to {max(small):.0f} % of the network's processor time up to 1024²" in document
+    assert max(share for side, share in shares.items() if side > 1024) <= 0.02
+    assert "and 2 % or less from 2048² on" in document
+
+
 def test_the_share_of_healthy_micrographs_that_are_good() -> None:
     document = " ".join((ROOT / "docs" / "verdict.md").read_text("utf-8").split())
     before, now = result("healthy-before.json"), result("healthy.json")

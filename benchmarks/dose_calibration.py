@@ -193,6 +193,8 @@ def page(found: Row) -> str:
         version=found["emdenoised"],
         integer=found["milliseconds_2048"]["uint16"],
         floating=found["milliseconds_2048"]["float32"],
+        kinds=len(KINDS),
+        trained=len(TRAINING),
         simulated="\n".join(_simulated(found)),
         doubts="\n".join(_doubts(found["detectors"])),
         files="\n".join(_files(found["real"])),

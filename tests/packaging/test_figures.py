@@ -90,6 +90,23 @@ def test_the_shares_of_gain_and_noise() -> None:
     assert f"({cameras['pedestal']['gain']['within_10_percent']:.0%} of them".replace("%", " %") in told
 
 
+def test_the_specimens_drawn_again() -> None:
+    document = " ".join((ROOT / "docs" / "dose.md").read_text("utf-8").split())
+    redrawn = result("dose-redrawn.json")["simulation"]
+    everything = redrawn["all"]["noise_variance"]
+    share, images = f"{everything['within_10_percent'] * 100:.0f} %", everything["images"]
+    assert f"{share} of {images} images of 512² within 10 %" in document
+    assert f"(Of {images} images of other scenes {share}:" in " ".join(QUALITY.split())
+    assert f"{everything['worst_error']:.0f} times its variance" in document
+    outside = {
+        kind: 100 - 100 * group["noise_variance"]["within_10_percent"] for kind, group in redrawn["kind"].items()
+    }
+    assert f"{outside['grains']:.0f} % of the grains and {outside['phase_contrast']:.0f} % of the images of" in document
+    assert all(redrawn["dose"][few]["noise_variance"]["within_10_percent"] == 1 for few in ("1.0", "5.0", "30.0"))
+    determined = redrawn["all"]["gain_where_told"]
+    assert determined["within_10_percent"] == 1 and f"all {determined['images']} images are within 10 %" in document
+
+
 def test_what_was_counted_in_the_field() -> None:
     field, fuzz = result("field.json"), result("fuzz.json")
     assert f"{fuzz['inputs']:,} inputs" in FIELD
@@ -233,5 +250,5 @@ def test_the_camera_beside_the_service() -> None:
 def test_the_page_of_dose_and_gain_has_the_words_of_its_template() -> None:
     """`benchmarks/dose_calibration.py` writes the page anew: what was written by hand would be lost."""
     page = (ROOT / "docs" / "dose.md").read_text("utf-8")
-    for part in re.split(r"\{\w+\}", (ROOT / "benchmarks" / "dose_page.md").read_text("utf-8")):
+    for part in re.split(r"\{\w+\}|\n\n", (ROOT / "benchmarks" / "dose_page.md").read_text("utf-8")):
         assert part.strip() in page

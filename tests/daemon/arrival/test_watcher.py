@@ -166,7 +166,7 @@ def test_names_that_are_not_utf_8_survive(drop: Path) -> None:
 
 
 def test_a_missing_folder_and_a_file_in_its_place_are_named(drop: Path) -> None:
-    with pytest.raises(FolderGoneError, match="nowhere: the drop folder cannot be listed: No such file"):
+    with pytest.raises(FolderGoneError, match="nowhere: this folder cannot be listed: No such file"):
         scan(drop / "nowhere", RULES)
     write(drop / "file")
     with pytest.raises(FolderGoneError, match="Not a directory"):

@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -46,7 +47,7 @@ def polled(port: int) -> Iterator[list[int]]:
         while not over.is_set():
             try:
                 seen.extend(ask(port, path)[0] for path in ("/data/state", "/data/list", "/data/session"))
-            except OSError:  # killed, or not there yet
+            except (OSError, HTTPException):  # killed, perhaps in the middle of an answer, or not yet listening
                 over.wait(0.05)
 
     thread = threading.Thread(target=look)

@@ -15,7 +15,7 @@ from site_of_daemon import Site, until
 
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
-from daemon.formats import RawFile
+from daemon.formats import RawFile, decoder
 from daemon.formats.decoder import Reader
 from daemon.service import raw_file
 
@@ -170,8 +170,9 @@ def test_threads_do_not_wait_for_each_other(reader: Reader, compressed: Callable
     ],
 )
 def test_what_brings_its_reader_down_costs_one_micrograph(
-    compressed: Callable[..., Path], name: str, error: type[Exception], said: str
+    compressed: Callable[..., Path], name: str, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(decoder, "_PATIENCE", PATIENT)  # a second of processor time takes long on a busy machine
     before = children()
     with Reader(LIMIT, 1, STAGED) as reader:
         with pytest.raises(error, match=rf"{name}: .*{said}"):
@@ -180,9 +181,13 @@ def test_what_brings_its_reader_down_costs_one_micrograph(
     assert children() == before
 
 
-def test_what_is_stuck_is_given_up_and_tried_again(compressed: Callable[..., Path]) -> None:
+def test_what_is_stuck_is_given_up_and_tried_again(
+    compressed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Reader(LIMIT, 0.2, STAGED) as reader:
-        reader.read(compressed("first.tif"))  # it is running now
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "_PATIENCE", 5 * PATIENT)
+            reader.read(compressed("first.tif"))  # it is running now
         with pytest.raises(TransientError, match=r"stuck\.tif: is not read after 1 s"):
             reader.read(compressed("stuck.tif"))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.counts.noise import PILE, Estimate, Spectra, patch_spectra
-from daemon.counts.noise_fit import spread
+from daemon.counts.point_spread import spread
 from daemon.counts.scaling import sharing
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.counts.noise import MOST_CORRELATED, MOST_MISSING, TINY, Estimate, Spectra, patch_spectra, without_border
-from daemon.counts.noise_fit import Smear, smear
+from daemon.counts.point_spread import Smear, smear
 from daemon.counts.scaling import Noise
 from daemon.errors import MicrographError
 from daemon.micrograph import Pixels

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from daemon.counts import apart
-from daemon.counts.apart import Apart
+from daemon.counts import no_specimen
 from daemon.counts.gain import NEGATIVE, NO_COUNTS, Measured, finite_mean, measure
+from daemon.counts.no_specimen import NoSpecimen
 from daemon.counts.noise import CORRELATED
 from daemon.counts.reason import Reason
 from daemon.counts.scaling import Noise, sharing
@@ -46,7 +46,7 @@ class DoseEvidence:
     """Gain for each incident electron, units, as the file states it; `Measured.gain` is for each count."""
     stated_dose: float | None = None
     """Mean incident electrons per pixel, as the file states them."""
-    apart: Apart = field(default_factory=Apart, compare=False, repr=False)
+    apart: NoSpecimen = field(default_factory=NoSpecimen, compare=False, repr=False)
     """Pixels without specimen, which are left out of the measurement."""
 
     def as_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
         if profile.dose is None or (profile.gain == "auto" and seen.measured is None):
             continue
         choice = scaled(profile, why, micrograph, seen)
-        dose = choice.counts(finite_mean(apart.measurable(micrograph.pixels, seen.apart)))
+        dose = choice.counts(finite_mean(no_specimen.measurable(micrograph.pixels, seen.apart)))
         if choice.dose_known and profile.dose[0] <= dose <= profile.dose[1]:
             stated.append(f"measured {dose:.3g} counts per pixel")
             return replace(choice, why=f"{profile.name}: {', '.join(stated)}")
@@ -137,18 +137,18 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
     return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph, seen)
 
 
-def witness(micrograph: Micrograph, separate: Apart | None = None) -> DoseEvidence:
+def witness(micrograph: Micrograph, separate: NoSpecimen | None = None) -> DoseEvidence:
     """The counts as image and file show them, without any profile.
 
     `separate`: the pixels without specimen; None: they are found here. Raises MicrographError if no pixel was recorded.
     """
     taken = micrograph.acquisition
-    separate = apart.find(micrograph) if separate is None else separate
+    separate = no_specimen.find(micrograph) if separate is None else separate
     per_unit = taken.electrons_per_unit
     measured, unmeasured = None, None
     try:
         whole = np.issubdtype(micrograph.pixels.dtype, np.integer)
-        measured = measure(apart.measurable(micrograph.pixels, separate), whole)
+        measured = measure(no_specimen.measurable(micrograph.pixels, separate), whole)
     except MicrographError as error:
         unmeasured = str(error)
     return DoseEvidence(

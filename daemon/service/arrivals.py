@@ -14,7 +14,7 @@ from daemon.errors import TransientError
 from daemon.ledger.jobs import Ledger
 from daemon.service.accounts import Accounts
 from daemon.service.blockage import Blockage
-from daemon.service.outage import Outage
+from daemon.service.ledger_outage import LedgerOutage
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Arrivals:
         ledger: Ledger,
         watcher: Watcher,
         blockage: Blockage,
-        outage: Outage,
+        outage: LedgerOutage,
         by_section: Callable[[str], bool | None],
     ) -> None:
         self.settled = False

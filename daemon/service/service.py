@@ -1,14 +1,14 @@
 """The running service: reading, network and writing overlap through bounded queues; the ledger keeps account.
 
     arrival thread    watch → tracker → ledger → dispatch (`daemon.service.arrivals`)
-    reader threads    hash, read, choose the profile (`daemon.service.making`)
+    reader threads    hash, read, choose the profile (`daemon.service.workers`)
     network thread    the only one that uses the backends (`daemon.service.inference`)
-    writer threads    judge, preview, JSON, image, ledger (`daemon.service.making`)
+    writer threads    judge, preview, JSON, image, ledger (`daemon.service.workers`)
     keeper thread     once an hour, old previews and forgotten micrographs (`daemon.service.housekeeping`)
     main thread       signals, watchdog, status (`daemon.service.supervisor`)
 
 At most `backend.queue` + 2 micrographs are in memory, however many wait in the folder; with a GPU 2 more, or up to 16
-where they are small enough for the computer's memory (`daemon.service.places`). With a server as with a GPU.
+where they are small enough for the computer's memory (`daemon.service.memory_limit`). With a server as with a GPU.
 """
 
 import logging
@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.core import Metric
 
-from daemon.arrival.tracker import Lanes
 from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
 from daemon.backends.gpu.buffers import memory_available
@@ -38,10 +37,11 @@ from daemon.service.arrivals import Arrivals
 from daemon.service.blockage import Blockage
 from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
-from daemon.service.making import Making
+from daemon.service.lanes import Lanes
+from daemon.service.ledger_outage import LedgerOutage
+from daemon.service.memory_limit import MemoryLimit
 from daemon.service.metrics import Metrics, gauge, graphics_card, queue_figures
-from daemon.service.outage import Outage
-from daemon.service.places import Places
+from daemon.service.workers import Workers
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ READERS = {"cpu": 2, "tensorrt": 4, "server": 4}
 WRITERS = {"cpu": 1, "tensorrt": 4, "server": 4}
 AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1, "server": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
-MOST_PLACES = {"cpu": 0, "tensorrt": 16, "server": 16}
+MOST_IN_MEMORY = {"cpu": 0, "tensorrt": 16, "server": 16}
 """Micrographs in memory at most, where they are small enough: as many as keep readers, card and writers at work."""
 STUCK_SECONDS = 300.0
 """A reader or writer that needs longer for one micrograph is reported: its share or disk probably hangs."""
@@ -94,7 +94,7 @@ class Service:
         self._stopping = threading.Event()
         self.watcher = Watcher(config.folders.drop, config.arrival)
         self._blockage = Blockage(config.retry, self._folder_away, self.watcher.wake)
-        self._outage = Outage(config.retry)
+        self._outage = LedgerOutage(config.retry)
         self.arrivals = Arrivals(config, self.ledger, self.watcher, self._blockage, self._outage, self._by_section)
         self._accounts = Accounts(
             config.folders.drop, self.ledger, self._metrics, self.arrivals.forgotten, self.watcher.wake
@@ -112,11 +112,11 @@ class Service:
             config.retry,
             idle_canary_seconds,
         )
-        self.making = Making(
+        self.workers = Workers(
             config, weights, self.ledger, self._accounts, self._metrics, self._blockage, self.inference.put
         )
         always = config.backend.queue + 2 + AHEAD[kind]
-        self._places = Places(always, MOST_PLACES[kind], memory_available())
+        self._in_memory = MemoryLimit(always, MOST_IN_MEMORY[kind], memory_available())
         self._dispatching = threading.Lock()
         self._at_work: dict[int, tuple[str, float]] = {}
         """By reader or writer thread: the path in work, and since when (monotonic seconds)."""
@@ -223,7 +223,7 @@ class Service:
             if thread.ident is not None:
                 thread.join()
         self._readers.shutdown(cancel_futures=True)
-        self.making.close()
+        self.workers.close()
         for writer in self._writers:
             writer.shutdown()
         for job in self._in_hand.values():
@@ -251,7 +251,7 @@ class Service:
         """Prune once an hour; not at the start, when other work is more urgent."""
         while not self._stopping.wait(HOUSEKEEPING_SECONDS):
             try:
-                self.making.output.require()
+                self.workers.output.require()
                 pruned = prune(self.config, self.ledger, wanted=lambda: not self._stopping.is_set())
             except EmdenoisedError as error:
                 log.warning("%s; old previews are removed later", error)
@@ -266,31 +266,31 @@ class Service:
         return self.watcher.health.state == "degraded"
 
     def _by_section(self, relative: str) -> bool | None:
-        return self.making.by_section(relative)
+        return self.workers.by_section(relative)
 
     # From the ledger to readers, network and writers
 
     def _dispatch(self) -> None:
         """Give jobs to the readers while memory has room. Called by any thread."""
         with self._dispatching:
-            while not self._stopping.is_set() and not self.blocked and self._places.take():
+            while not self._stopping.is_set() and not self.blocked and self._in_memory.take():
                 try:
                     job = self.ledger.claim(self._lanes.live_next())
                 except TransientError as error:
                     self._outage.met(error)
                     job = None
                 if job is None:
-                    self._places.leave()
+                    self._in_memory.leave()
                     return
                 self._outage.over()
-                self._places.sized(job.size)
+                self._in_memory.sized(job.size)
                 self._in_hand[id(job)] = job
-                self._readers.submit(self._guarded, self._step, job, self.making.read, job)
+                self._readers.submit(self._guarded, self._step, job, self.workers.read, job)
 
     def _step(self, job: Job, step: Callable[..., bool], *arguments: object) -> None:
         self._at_work[threading.get_ident()] = job.path, time.monotonic()
         try:
-            if not self.making.attempt(job, step, *arguments):
+            if not self.workers.attempt(job, step, *arguments):
                 return
         finally:
             del self._at_work[threading.get_ident()]
@@ -298,7 +298,7 @@ class Service:
 
     def _leave(self, job: Job) -> None:
         del self._in_hand[id(job)]
-        self._places.leave()
+        self._in_memory.leave()
         self._dispatch()
 
     # Reports of the network thread (see `inference.Inference`)
@@ -307,7 +307,7 @@ class Service:
         # One thread for all files whose results could get the same name: they must not race for it.
         alike = claimed.job.path.rpartition("/")[2].partition(".")[0]
         writer = self._writers[hash(alike) % len(self._writers)]
-        writer.submit(self._guarded, self._step, claimed.job, self.making.write, claimed, denoised)
+        writer.submit(self._guarded, self._step, claimed.job, self.workers.write, claimed, denoised)
 
     def _refused(self, claimed: Claimed, error: MicrographError) -> None:
         self._accounts.quarantine(claimed.job, f"{claimed.work.raw.path}: {error}")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from daemon.backends.manifest import Manifest
 from daemon.backends.protocol import Backend
-from daemon.counts import apart, lines
-from daemon.counts.apart import Apart
+from daemon.counts import lines, no_specimen
+from daemon.counts.no_specimen import NoSpecimen
 from daemon.counts.noise import WINDOW
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, DoseEvidence
@@ -92,7 +92,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
 
     Raises MicrographError, with the measurement, if its values are not plain counts.
     """
-    pixels = apart.picture(pixels, choice.evidence.apart)
+    pixels = no_specimen.picture(pixels, choice.evidence.apart)
     height, width = pixels.shape
     top, left = (max(0, (side - LARGEST) // 2) for side in (height, width))
     middle = pixels[top : top + LARGEST, left : left + LARGEST]
@@ -105,7 +105,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
     if evidence.reasons:
         raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
-    known = DoseEvidence(apart=Apart(lines=bad))  # in both halves
+    known = DoseEvidence(apart=NoSpecimen(lines=bad))  # in both halves
     plain = Choice(choice.profile, "a half", 1.0, 0.0, evidence=known)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
     done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))

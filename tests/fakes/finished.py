@@ -34,12 +34,13 @@ def smoothed(pixels: NDArray[Any]) -> Image:
 
 @dataclass
 class Clock:
-    """Each question comes a second after the one before."""
+    """Each question comes `step` seconds after the one before."""
 
     now: float = 1_700_000_000.0
+    step: float = 1.0
 
     def __call__(self) -> float:
-        self.now += 1.0
+        self.now += self.step
         return self.now
 
 

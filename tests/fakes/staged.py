@@ -31,7 +31,7 @@ from daemon.counts.plane import Prepared
 from daemon.errors import BackendError
 from daemon.formats import decoder
 from daemon.ledger.jobs import Ledger
-from daemon.service import inference, making
+from daemon.service import inference, workers
 
 
 def _fail(one: Prepared) -> None:
@@ -118,7 +118,7 @@ match sys.argv[1]:
         staged = "import os; from daemon import formats as f; from daemon.formats import decoder; r = f.read; "
         staged += "f.read = lambda raw, *most, **o: ("
         staged += "os.abort() if raw.path.name == 'crash.tif' else r(raw, *most, **o)); decoder.main()"
-        making.Reader = lambda *limits, **more: decoder.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
+        workers.Reader = lambda *limits, **more: decoder.Reader(*limits, staged, **more)  # type: ignore[misc, assignment]
     case "hands-off":
         inference.open_backend = _forgetful
         sys.addaudithook(_keep_hands_off)

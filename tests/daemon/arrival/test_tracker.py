@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.arrival import rules
-from daemon.arrival.tracker import Arrived, Lanes, Sighting, Tracker
+from daemon.arrival.tracker import Arrived, Sighting, Tracker
 from daemon.errors import MicrographError, TransientError
 from daemon.formats import Completeness
 from daemon.settings.config import Arrival
@@ -382,12 +382,6 @@ def test_whatever_happens_each_version_is_handed_over_once_and_only_after_it_set
         handed[arrived.sighting.path] = arrived.sighting
     assert handed == folder
     assert tracker.unfinished == 0
-
-
-def test_lanes_give_every_nth_turn_to_the_backlog() -> None:
-    lanes = Lanes(4)
-    assert [lanes.live_next() for _ in range(8)] == [True, True, True, False] * 2
-    assert not any(Lanes(1).live_next() for _ in range(3))
 
 
 @pytest.mark.parametrize(

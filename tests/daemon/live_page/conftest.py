@@ -5,8 +5,10 @@ from contextlib import closing
 
 import pytest
 from finished import Clock, Finished
+from gallery_pictures import make
 from page_over_http import listening
 
+from daemon.live_page.gallery import Gallery
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health
 from daemon.settings.config import Config
@@ -22,6 +24,13 @@ def finished(config: Callable[..., Config], clock: Clock) -> Iterator[Finished]:
     one = Finished(config(), clock)
     yield one
     one.ledger.close()
+
+
+@pytest.fixture
+def gallery(finished: Finished, clock: Clock) -> Iterator[Gallery]:
+    one = make(finished, clock)
+    yield one
+    one.close()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
 from daemon.service.accounts import Accounts
 from daemon.service.blockage import Blockage
-from daemon.service.making import Making
 from daemon.service.metrics import Metrics
+from daemon.service.workers import Workers
 from daemon.settings.config import Config, Retry
 
 
@@ -31,7 +31,7 @@ def test_one_line_for_each_attempt_and_none_for_others_in_hand(
     blockage = Blockage(Retry(first_seconds=5, factor=2), lambda: False, lambda: None)
     accounts = cast(Accounts, SimpleNamespace(release=lambda job: None))
     settings: Config = config()
-    making = Making(settings, {}, cast(Ledger, None), accounts, Metrics(), blockage, lambda claimed: None)
+    workers = Workers(settings, {}, cast(Ledger, None), accounts, Metrics(), blockage, lambda claimed: None)
 
     def refused(job: Job) -> bool:
         raise StorageError("/out/a.tif: cannot be written now, the disk is full")
@@ -39,8 +39,8 @@ def test_one_line_for_each_attempt_and_none_for_others_in_hand(
     job = cast(Job, SimpleNamespace(path="a.tif"))
     for time in (100.0, 100.1, 104.9, 105.0, 105.2, 114.9, 115.0):
         now[0] = time
-        making.attempt(job, refused, job)
-    making.close()
+        workers.attempt(job, refused, job)
+    workers.close()
     assert [record.getMessage().rpartition("; ")[2] for record in caplog.records] == [
         f"the queue is kept and everything waits {pause} s" for pause in (5, 10, 20)
     ]

@@ -199,7 +199,7 @@ def test_an_output_share_that_is_unmounted_is_waited_for(bench: Bench) -> None:
     mounted = threading.Event()
     mounted.set()
     service = bench.start()
-    service.making.output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
+    service.workers.output = Mounted(bench.output, lambda path: path == bench.output and mounted.is_set())
     bench.write("a.tif", 1)
     until(lambda: bench.images() == {"a.tif"})
     mounted.clear()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daemon.backends import manifest
 from daemon.backends.cpu import CpuBackend
 from daemon.commands import main
-from daemon.counts.apart import Apart
+from daemon.counts.no_specimen import NoSpecimen
 from daemon.counts.plane import Denoised, Plane
 from daemon.counts.prepare import plane
 from daemon.counts.profiles import Choice, DoseEvidence
@@ -130,7 +130,7 @@ def test_what_is_not_plain_counts_is_not_applicable(backend: CpuBackend, change:
 
 def test_pixels_of_the_fill_value_are_the_stated_reason(backend: CpuBackend) -> None:
     counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.uint16)
-    filled = replace(PLAIN, evidence=DoseEvidence(apart=Apart(filled=np.arange(9))))
+    filled = replace(PLAIN, evidence=DoseEvidence(apart=NoSpecimen(filled=np.arange(9))))
     with pytest.raises(MicrographError, match=r"not applicable: .*hold the fill value"):
         assess(counts, filled, MANIFEST, backend)
 

@@ -19,7 +19,7 @@ Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Apart:
+class NoSpecimen:
     """The pixels of one micrograph (H, W) without specimen; places are flat, row * W + column, ascending."""
 
     bar: range = range(0)
@@ -75,7 +75,7 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(several[:6]) + (f" and {len(several) - 6} more" if len(several) > 6 else "")
 
 
-def find(micrograph: Micrograph) -> Apart:
+def find(micrograph: Micrograph) -> NoSpecimen:
     """Find the pixels without specimen. Raises MicrographError if all are."""
     pixels, metadata = micrograph.pixels, micrograph.metadata
     bar = micrograph.bar
@@ -89,7 +89,7 @@ def find(micrograph: Micrograph) -> Apart:
     found = lines.find(_numbers(pixels, filled)[rows]) + rows.start * pixels.shape[1]
     if len(filled):
         found = np.setdiff1d(found, filled, assume_unique=True)
-    return Apart(bar, metadata["data_bar"]["by"] if bar else "", filled, found)
+    return NoSpecimen(bar, metadata["data_bar"]["by"] if bar else "", filled, found)
 
 
 def _beside(bar: range, height: int) -> slice:
@@ -97,7 +97,7 @@ def _beside(bar: range, height: int) -> slice:
     return slice(0, bar.start or height) if bar.start >= height - bar.stop or not bar else slice(bar.stop, height)
 
 
-def measurable(pixels: Pixels, apart: Apart) -> Pixels:
+def measurable(pixels: Pixels, apart: NoSpecimen) -> Pixels:
     """What noise is measured in: the picture (h, W) beside the bar, lines replaced, NaN where it is filled."""
     return picture(_numbers(lines.replaced(pixels, apart.lines), apart.filled), apart)
 
@@ -111,6 +111,6 @@ def _numbers(pixels: Pixels, filled: Indices) -> Pixels:
     return numbers
 
 
-def picture(pixels: Pixels, apart: Apart) -> Pixels:
+def picture(pixels: Pixels, apart: NoSpecimen) -> Pixels:
     """The rows (h, W) beside the bar: a view."""
     return pixels[_beside(apart.bar, len(pixels))]

@@ -12,10 +12,10 @@ from daemon.backends.canary import NO_SPIKES
 from daemon.counts import profiles
 from daemon.counts.gain import Measured, measure
 from daemon.counts.noise import patch_spectra
-from daemon.counts.noise_fit import smear
-from daemon.counts.noise_spectrum import Cells
 from daemon.counts.plane import Prepared
+from daemon.counts.point_spread import smear
 from daemon.counts.scaling import Noise, neighbours, sharing
+from daemon.counts.spectrum_model import Cells
 from daemon.micrograph import Acquisition, Micrograph
 from daemon.settings.profile import Profile
 from daemon.verdict import judge

@@ -11,7 +11,7 @@ from daemon.settings.config import Retry
 log = logging.getLogger(__name__)
 
 
-class Outage:
+class LedgerOutage:
     """Used by any thread. Files and jobs try several times a second: the log must not fill the disk as well."""
 
     def __init__(self, retry: Retry, clock: Callable[[], float] = time.monotonic) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.counts.noise import TINY, Estimate, Spectra
-from daemon.counts.noise_spectrum import LEAST, WIDEST, Cells, Fit, Spectrum, fitted, model
 from daemon.counts.scaling import neighbours, sharing
+from daemon.counts.spectrum_model import LEAST, WIDEST, Cells, Fit, Spectrum, fitted, model
 from daemon.errors import MicrographError
 
 Values = NDArray[np.float64]

@@ -27,7 +27,7 @@ from daemon.settings.config import Config
 log = logging.getLogger(__name__)
 
 
-class Making:
+class Workers:
     """Used by several threads. A step returns True when the job has ended, False after `put` (to the network)."""
 
     def __init__(

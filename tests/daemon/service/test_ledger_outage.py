@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from daemon.ledger.database import LedgerUnavailableError
-from daemon.service.outage import Outage
+from daemon.service.ledger_outage import LedgerOutage
 from daemon.settings.config import Retry
 
 FULL = LedgerUnavailableError("ledger.db: the disk is full")
@@ -20,7 +20,7 @@ class Clock:
 
 def test_one_line_a_retry_with_the_number_of_waiting_files(caplog: pytest.LogCaptureFixture) -> None:
     clock, retry = Clock(), Retry()
-    outage = Outage(retry, clock)
+    outage = LedgerOutage(retry, clock)
     with caplog.at_level(logging.INFO):
         for _ in range(600):  # a minute, ten attempts a second
             for path in ("a.tif", "b.tif", "c.tif"):
@@ -34,7 +34,7 @@ def test_one_line_a_retry_with_the_number_of_waiting_files(caplog: pytest.LogCap
 
 
 def test_the_end_is_reported_once_and_the_next_outage_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage(Retry(), Clock())
+    outage = LedgerOutage(Retry(), Clock())
     with caplog.at_level(logging.INFO):
         outage.over()
         outage.met(FULL)

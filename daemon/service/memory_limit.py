@@ -10,7 +10,7 @@ SHARE = 1 / 4
 """Of the memory that was available at the start."""
 
 
-class Places:
+class MemoryLimit:
     """Counts micrographs in memory; called by any thread.
 
     Args:

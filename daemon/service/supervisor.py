@@ -11,6 +11,7 @@ from collections.abc import Callable
 from daemon import logs
 from daemon.backends import manifest
 from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
+from daemon.files import is_folder
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health, Monitor
 from daemon.service.metrics import Metrics
@@ -155,7 +156,7 @@ class _Supervisor:
 
     def _ready(self) -> None:
         backend, folders = self._service.inference.backend_name or "waiting for the server", self._config.folders
-        doing = "watching" if folders.drop.is_dir() else "waiting for the drop folder"
+        doing = "watching" if is_folder(folders.drop) else "waiting for the drop folder"
         log.info("ready: %s; %s %s, results go to %s", backend, doing, folders.drop, folders.output)
         if self._page is not None and self._monitor is not None:
             log.info("the live page is %s", self._monitor.address)

@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -54,6 +55,7 @@ RATE_SECONDS = 600.0
 """The rate is an average over this time."""
 _RATED = 60
 _WIDEST = 200
+_FOR_ALL = ("/login.js", "/page.css", "/icon.svg")
 _ENDED: tuple[State, ...] = ("done", "quarantined")
 _WAITING: tuple[State, ...] = ("running", "pending", "retry")
 _BY_STATE: Mapping[str, tuple[State, ...]] = {"all": _ENDED, "quarantined": ("quarantined",), "waiting": _WAITING}
@@ -119,6 +121,14 @@ class Page:
             if (match := pattern.fullmatch(request.path)) is not None:
                 return _guarded(answer, request, *match.groups())
         return None
+
+    def ask_for_token(self, request: Request) -> Answer:
+        """Answer a request without the token: the page that asks for it, and its parts."""
+        if request.path == "/":
+            return replace(self._files["/login.html"], status=401, etag="")
+        if request.path in _FOR_ALL:
+            return self._files[request.path]
+        return _json({"error": "this page asks for a token: load it again"}, 401)
 
     def act(self, request: Request) -> Answer | None:
         """Answer a POST. None if there is no such path."""

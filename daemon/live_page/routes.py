@@ -1,6 +1,6 @@
 """The paths of the live page and their answers; micrographs are named by their number in the ledger.
 
-All only read, except a POST of /act/retry/7 (see `actions`).
+All only read, except a POST of /act/retry/7 or /act/acknowledge/7 (see `actions`).
 
 /, /page.css, ...                         the page itself (`daemon/live_page/site`)
 /data/state                               health, figures, and whether anything is new: cheap, asked all the time
@@ -132,31 +132,32 @@ class Page:
 
     def act(self, request: Request) -> Answer | None:
         """Answer a POST. None if there is no such path."""
-        match = re.fullmatch(f"/act/retry/{_NUMBER}", request.path)
-        return None if match is None else _guarded(self._retry, request, *match.groups())
+        match = re.fullmatch(f"/act/(retry|acknowledge)/{_NUMBER}", request.path)
+        return None if match is None else _guarded(self._act, request, *match.groups())
 
-    def _retry(self, request: Request, number: str) -> Answer:
+    def _act(self, request: Request, action: str, number: str) -> Answer:
         if why := self._actions.why_not(request):
             return _json({"error": why}, 403)
-        self._actions.retry(int(number))
+        (self._actions.retry if action == "retry" else self._actions.acknowledge)(int(number))
         return _json({})
 
     # Data
 
     def _state(self, _: Request) -> Answer:
         """Reads only indices of the ledger, so it is quick however many micrographs that holds."""
-        health, counts = self._health(), self._ledger.counts()
+        health, counts, problems = self._health(), self._ledger.counts(), self._ledger.problems()
         latest, newest = self._ledger.recent(1), self._ledger.recent(1, "done")
         return _json(
             {
                 "version": __version__,
                 "health": {"state": health.state, "detail": health.detail, "backend": health.backend},
                 "counts": counts,
+                "problems": problems,
                 "waiting": sum(counts[state] for state in _WAITING),
                 "oldest_waiting": self._ledger.oldest_waiting(),
                 "per_hour": self._per_hour(),
                 # With the counts, because after a clock was set back the newest job is not the latest by time.
-                "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
+                "changed": "-".join([*map(_place, latest), *map(str, counts.values()), str(problems)]),
                 "newest": _brief(newest[0]) if newest else None,
                 "token": self._actions.token,
             }
@@ -316,6 +317,7 @@ def _brief(job: Job) -> dict[str, Any]:
         "verdict": job.verdict if job.state == "done" else None,
         "profile": job.profile,
         "error": job.error,
+        "acknowledged": job.acknowledged,
         "size": job.size,
         "facts": dict(job.facts),
     }

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from daemon.errors import EmdenoisedError
-from daemon.ledger.job import State
+from daemon.ledger.jobs import Ledger
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 VERDICTS = ("good", "check", "reject")
@@ -111,10 +111,10 @@ def graphics_card(device: int) -> list[Metric]:
         nvml.nvmlShutdown()
 
 
-def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[], float]) -> list[Metric]:
+def queue_figures(ledger: Ledger) -> list[Metric]:
     """Gauges of the ledger; empty while it cannot be read."""
     try:
-        found, waiting = counts(), oldest()
+        found, waiting, problems = ledger.counts(), ledger.oldest_waiting(), ledger.problems()
     except EmdenoisedError:
         return []
     return [
@@ -124,6 +124,8 @@ def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[]
             {state: float(number) for state, number in found.items()},
             "state",
         ),
+        gauge("open_problems", "Quarantined and rejected micrographs that nobody has acknowledged.",
+              {"": float(problems)}),
         gauge("oldest_waiting_seconds", "How long the oldest waiting micrograph has waited; 0 if none waits.",
               {"": waiting}),
     ]  # fmt: skip

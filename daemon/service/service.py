@@ -198,7 +198,7 @@ class Service:
         state = self.health.state
         return [
             gauge("healthy", "1 if /healthz reports ok, else 0.", {"": float(state == "ok")}),
-            *queue_figures(self.ledger.counts, self.ledger.oldest_waiting),
+            *queue_figures(self.ledger),
             *card,
         ]
 

@@ -15,8 +15,8 @@ from daemon.commands import command_line
 from daemon.commands.main import main
 
 COMMANDS = (
-    "run", "once", "check", "doctor", "status", "retry", "prune", "purge", "denoise", "assess", "batch", "report",
-    "replay", "star", "calibrate", "demo",
+    "run", "once", "check", "doctor", "status", "retry", "acknowledge", "prune", "purge", "denoise", "assess", "batch",
+    "report", "replay", "star", "calibrate", "demo",
 )  # fmt: skip
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 

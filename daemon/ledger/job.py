@@ -42,6 +42,8 @@ class Job:
     """Figures of the result's record for lists of micrographs (`record.Record.summary`)."""
     acknowledged: float | None = None
     """When a person marked it as seen, quarantined or rejected as it is; None: nobody has."""
+    waited: float = 0.0
+    """Seconds it waited for its turn; only of what `Ledger.claim` returns."""
 
 
 def from_row(row: sqlite3.Row) -> Job:

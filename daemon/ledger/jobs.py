@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ class Ledger(PurgedFiles):
             for query in order:
                 if (row := self._db.execute(query).fetchone()) is not None:
                     job = self.get(row["id"])
-                    return self._move(job, ("pending",), state="running", attempts=job.attempts + 1)
+                    waited = max(0.0, now - max(job.updated, job.not_before))
+                    taken = self._move(job, ("pending",), state="running", attempts=job.attempts + 1)
+                    return replace(taken, waited=waited)
             return None
 
     def next_retry(self) -> float | None:

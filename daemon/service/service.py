@@ -32,14 +32,14 @@ from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
 from daemon.live_page.server import Health
 from daemon.output.disk import clean_temporary
-from daemon.service import session_weights
+from daemon.service import pressure, session_weights
 from daemon.service.accounts import Accounts
 from daemon.service.arrivals import Arrivals
 from daemon.service.blockage import Blockage
 from daemon.service.housekeeping import prune
 from daemon.service.inference import Claimed, Inference
 from daemon.service.making import Making
-from daemon.service.metrics import Metrics, gauge, graphics_card, queue_figures
+from daemon.service.metrics import Metrics, gauge, graphics_card, limits, queue_figures
 from daemon.service.outage import Outage
 from daemon.service.places import Places
 from daemon.settings.config import Config
@@ -199,6 +199,8 @@ class Service:
         return [
             gauge("healthy", "1 if /healthz reports ok, else 0.", {"": float(state == "ok")}),
             *queue_figures(self.ledger),
+            *limits(self.config.backend),
+            *pressure.figures(),
             *card,
         ]
 
@@ -283,6 +285,7 @@ class Service:
                     self._places.leave()
                     return
                 self._outage.over()
+                self._metrics.waited(job.waited, job.live)
                 self._places.sized(job.size)
                 self._in_hand[id(job)] = job
                 self._readers.submit(self._guarded, self._step, job, self.making.read, job)

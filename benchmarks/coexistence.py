@@ -1,22 +1,24 @@
 """Does the camera's software notice the service? A simulated camera alone, and beside the service at full load.
 
-`python benchmarks/coexistence.py -o benchmarks/results/coexistence.json`: in pairs, alone and beside, so that other
-load on the computer meets both alike. The camera records a frame each `--period` seconds and writes it, flushed, into
-the drop folder; a frame that finds all places of its buffer taken is lost. One service, with the unit's priority and
-a backlog that it does not finish, is stopped (SIGSTOP) while the camera is alone. The unit's other means (CPUWeight,
-IOWeight in a slice of its own) need systemd and are not used here: with them it takes less.
+`sudo python benchmarks/coexistence.py -o benchmarks/results/coexistence.json`: in pairs, alone and beside, so that
+other load on the computer meets both alike. The camera records a frame each `--period` seconds and writes it, flushed,
+into the drop folder; a frame that finds all places of its buffer taken is lost. One service, with a backlog that it does
+not finish, is stopped (SIGSTOP) while the camera is alone.
+
+As with the units of systemd, camera and service are in control groups of their own, of weight 100 and that of
+systemd/emdenoised.slice. Both are in a group that is heavy, so that other work on the computer counts little: without
+that the figures are those of the other work. IOWeight is not used: it needs a scheduler of the disk that knows weights.
 """
 
 import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,62 @@ from typing import Any
 import numpy as np
 import tifffile
 
-NICE = 5
-"""As in systemd/emdenoised.service."""
+SLICE = Path(__file__).parents[1] / "systemd/emdenoised.slice"
+OTHERS = 20
+"""So many times as much as one process outside, where both want the processor."""
 BUFFER = 4
 """Frames that the camera holds while the disk is slow."""
 SIDE = 2048
 START_SECONDS = 300.0
-SEEN = ("median", "p95")
+PARTS = ("awake", "written", "flushed", "named")
+RESAMPLED = 2000
+
+
+def weight_of_slice() -> int:
+    """The weight of the processor that the shipped slice has."""
+    return next(int(line.split("=")[1]) for line in SLICE.read_text().splitlines() if line.startswith("CPUWeight="))
+
+
+@contextmanager
+def control_groups(weight: int) -> Iterator[Path]:
+    """Puts this process, the camera, into a control group; yields that of the service. Version 1 or 2; needs root."""
+    first = Path("/sys/fs/cgroup/cpu")
+    top = first if first.is_dir() else Path("/sys/fs/cgroup")
+    groups = [top / "emdenoised-coexistence"]
+    groups += [groups[0] / name for name in ("camera", "service")]
+    for group, wanted in zip(groups, (100 * OTHERS, 100, weight), strict=True):
+        group.mkdir(exist_ok=True)
+        if top == first:
+            (group / "cpu.shares").write_text(str(1024 * wanted // 100))
+            continue
+        (group / "cpu.weight").write_text(str(wanted))
+        if group == groups[0]:
+            (group / "cgroup.subtree_control").write_text("+cpu")
+    (groups[1] / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield groups[2]
+    finally:
+        (top / "cgroup.procs").write_text(str(os.getpid()))
+        for group in reversed(groups):
+            end = time.monotonic() + 10
+            while (group / "cgroup.procs").read_text() and time.monotonic() < end:  # the service's last child ends
+                time.sleep(0.1)
+            group.rmdir()
 
 
 def record(drop: Path, name: str, frames: int, period: float) -> dict[str, Any]:
-    """What a camera sees: seconds from a frame's exposure to its name on the disk, and frames lost."""
+    """What a camera sees: milliseconds of each frame from its exposure to its name on the disk, and frames lost.
+
+    `parts`: the same by step: until the camera runs, until the file is written, flushed to the disk, renamed.
+    """
     pixels = np.random.default_rng(0).poisson(30, (SIDE, SIDE)).astype(np.uint16)
-    latencies, lost = [], 0
-    begin = time.monotonic()
+    steps: list[list[float]] = []
+    lost, begin = 0, time.monotonic()
     for number in range(frames):
         exposed = begin + number * period
         time.sleep(max(0.0, exposed - time.monotonic()))
-        if time.monotonic() - exposed > BUFFER * period:
+        times = [exposed, time.monotonic()]
+        if times[1] - exposed > BUFFER * period:
             lost += 1
             continue
         unfinished = drop / f".{name}-{number}"
@@ -49,14 +89,19 @@ def record(drop: Path, name: str, frames: int, period: float) -> dict[str, Any]:
         with unfinished.open("wb") as stream:
             tifffile.imwrite(stream, pixels)
             stream.flush()
+            times.append(time.monotonic())
             os.fsync(stream.fileno())
+        times.append(time.monotonic())
         unfinished.rename(drop / f"{name}-{number}.tif")
-        latencies.append(time.monotonic() - exposed)
-    return {"lost": lost, "median": statistics.median(latencies), "p95": float(np.quantile(latencies, 0.95))}
+        times.append(time.monotonic())
+        steps.append([round(1000 * one, 1) for one in np.diff(times)])
+    return {"lost": lost, "milliseconds": [round(sum(one), 1) for one in steps], "parts": steps}
 
 
 @contextmanager
-def service(place: Path, drop: Path, backlog: int) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], int]]]:
+def service(
+    place: Path, drop: Path, backlog: int, group: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], int]]]:
     """The service at work, and how many micrographs it has done."""
     config = place / "config.yaml"
     config.write_text(
@@ -67,7 +112,8 @@ def service(place: Path, drop: Path, backlog: int) -> Iterator[tuple[subprocess.
     for number in range(backlog):
         pixels[0, 0] = number
         tifffile.imwrite(drop / f"backlog-{number}.tif", pixels)
-    command = ["nice", "-n", str(NICE), sys.executable, "-m", "emdenoised", "run", "--config", str(config)]
+    join = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    command = [*join, sys.executable, "-m", "emdenoised", "run", "--config", str(config)]
     log = place / "log"
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
@@ -89,13 +135,14 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--period", type=float, default=1.0)
+    parser.add_argument("--weight", type=int, default=weight_of_slice(), help="of the service; the camera has 100")
     options = parser.parse_args()
-    backlog = options.pairs * options.frames
+    backlog = 20 + options.pairs * options.frames // 4
     pairs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+    with tempfile.TemporaryDirectory(dir=Path.home()) as folder, control_groups(options.weight) as group:
         drop = Path(folder) / "drop"
         drop.mkdir()
-        with service(Path(folder), drop, backlog) as (process, done):
+        with service(Path(folder), drop, backlog, group) as (process, done):
             for number in range(options.pairs):
                 found: dict[str, Any] = {}
                 for kind in ("alone", "beside")[:: 1 if number % 2 else -1]:
@@ -103,23 +150,43 @@ def main() -> int:
                     before = done()
                     found[kind] = record(drop, f"{number}-{kind}", options.frames, options.period)
                     found[kind]["denoised meanwhile"] = done() - before
-                pairs.append({**found, "ratio": {name: found["beside"][name] / found["alone"][name] for name in SEEN}})
-                print(json.dumps(pairs[-1]), flush=True)
+                pairs.append(found)
+                print(json.dumps(ratios(pairs)), flush=True)
             if done() >= backlog:
                 raise RuntimeError("the service had nothing left to do: the load was not full")
     options.out.write_text(json.dumps(summary(options, pairs), indent=1) + "\n")
     return 0
 
 
+def ratios(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median and 95th percentile of all frames beside, over those of all frames alone."""
+    beside, alone = ([one for pair in pairs for one in pair[kind]["milliseconds"]] for kind in ("beside", "alone"))
+    return {
+        name: float(np.quantile(beside, at) / np.quantile(alone, at)) for name, at in (("median", 0.5), ("p95", 0.95))
+    }
+
+
 def summary(options: argparse.Namespace, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    drawn = [
+        ratios([pairs[at] for at in random.integers(len(pairs), size=len(pairs))])["p95"] for _ in range(RESAMPLED)
+    ]
+    parts = {
+        kind: dict(
+            zip(PARTS, np.quantile([row for one in pairs for row in one[kind].pop("parts")], 0.95, axis=0), strict=True)
+        )
+        for kind in ("alone", "beside")
+    }
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cores": os.cpu_count(),
         "load of the computer": os.getloadavg()[1],
         "frame": [SIDE, SIDE],
         "period": options.period,
-        "nice": NICE,
-        "ratio": {name: statistics.median(one["ratio"][name] for one in pairs) for name in SEEN},
+        "weight": {"camera": 100, "service": options.weight},
+        "ratio": ratios(pairs),
+        "ratio p95, 95 % interval over pairs": [float(np.quantile(drawn, at)) for at in (0.025, 0.975)],
+        "p95 of the steps, milliseconds": parts,
         "lost": {kind: sum(one[kind]["lost"] for one in pairs) for kind in ("alone", "beside")},
         "denoised meanwhile": sum(one["beside"]["denoised meanwhile"] for one in pairs),
         "pairs": pairs,

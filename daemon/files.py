@@ -85,6 +85,14 @@ def is_network(fstype: str) -> bool:
     return fstype in _NETWORK or fstype.startswith("fuse.")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder can be reached now: unlike `Path.is_dir`, False also for that of a share that has failed."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _unescape(text: str) -> str:
     """The kernel writes space, tab, newline and backslash as octal escapes of bytes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -29,7 +29,7 @@ from watchdog.observers.api import BaseObserver
 from daemon.arrival import rules
 from daemon.arrival.tracker import Sighting
 from daemon.errors import TransientError
-from daemon.files import filesystem_type, is_network
+from daemon.files import filesystem_type, is_folder, is_network
 from daemon.settings.config import Arrival
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,8 @@ class Watcher:
         self._logged_kinds: set[str] = set()
         self._earliest = self._latest = clock()
         self._back_off = 0.0
+        self._missing_at_start = not is_folder(root)
+        """Then whoever starts the service has reported it (`settings.folders.prepare`)."""
 
     def wait(self, until: float | None = None) -> bool:
         """Return True when a scan is due (an event, monotonic time `until`, the clock), False after `wake`."""
@@ -220,7 +222,7 @@ class Watcher:
         interrupted = self._back_off > 0
         if interrupted:
             log.info("%s is back", self._root)
-        self._back_off = 0.0
+        self._back_off, self._missing_at_start = 0.0, False
         self.health = self._watching(listing)
         self._report(listing)
         interval = self._arrival.rescan_seconds if self._observer else self._arrival.poll_seconds
@@ -243,7 +245,9 @@ class Watcher:
         try:
             found = self._root.stat()
         except OSError as error:
-            raise FolderGoneError(f"{self._root}: the drop folder is missing: {_words(error)}") from error
+            raise FolderGoneError(
+                f"{self._root}: the drop folder is missing ({_words(error)}); mount the share it is on, or create it"
+            ) from error
         # A share may not keep inode numbers; it is polled, so only its device matters.
         identity = (found.st_dev, 0 if self._network else found.st_ino)
         if identity != self._identity:
@@ -296,7 +300,7 @@ class Watcher:
             observer.join(timeout=5)
 
     def _degrade(self, gone: FolderGoneError) -> None:
-        if self._back_off == 0:
+        if self._back_off == 0 and not self._missing_at_start:
             log.warning("%s; the service waits for it, nothing is lost", gone)
         # The watch is made again, because after a rename there and back it is alive but sends no events.
         self._stop_observer()

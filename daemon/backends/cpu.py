@@ -37,8 +37,7 @@ class CpuBackend(Framed):
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         options = onnxruntime.SessionOptions()
-        cores = len(os.sched_getaffinity(0))
-        options.intra_op_num_threads = max(1, cores - 1) if threads == "auto" else threads or cores
+        options.intra_op_num_threads = cores_of(threads)
         options.log_severity_level = 4
         # A plan of the memory for each shape of tile nearly doubles the peak, and is no faster.
         options.enable_mem_pattern = False
@@ -83,6 +82,12 @@ class CpuBackend(Framed):
     def close(self) -> None:
         """See `Backend`."""
         del self._session
+
+
+def cores_of(threads: int | Literal["auto"]) -> int:
+    """How many processor threads a setting means: 0 is all cores, auto all but one."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores - 1) if threads == "auto" else threads or cores
 
 
 def _in_words(threads: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from daemon import __version__
 from daemon.commands import assess, batch, calibrate, denoise, purge, star
 from daemon.commands.run import run_check, run_once, run_service
-from daemon.commands.status import run_prune, run_retry, run_status
+from daemon.commands.status import run_acknowledge, run_prune, run_retry, run_status
 from daemon.ledger import sessions
 from daemon.settings import config as settings
 
@@ -138,18 +138,20 @@ def _add_service(commands: _Commands) -> None:
         "emdenoised status",
         "emdenoised status --json",
     ).add_argument("--json", action="store_true", help="print as JSON")
-    commands.add(
-        "retry",
-        run_retry,
-        "try quarantined micrographs again; a running service does so at once",
-        "emdenoised retry",
-        "emdenoised retry 'grid 2/*'",
-    ).add_argument(
-        "pattern",
-        nargs="?",
-        default="*",
-        help="only those whose path below the drop folder, or name, matches, such as 'low/*' (default: all)",
-    )
+    for name, run, text in (
+        ("retry", run_retry, "try quarantined micrographs again; a running service does so at once"),
+        (
+            "acknowledge",
+            run_acknowledge,
+            "mark quarantined and rejected micrographs as seen, so that they no longer count as open problems",
+        ),
+    ):
+        commands.add(name, run, text, f"emdenoised {name}", f"emdenoised {name} 'grid 2/*'").add_argument(
+            "pattern",
+            nargs="?",
+            default="*",
+            help="only those whose path below the drop folder, or name, matches, such as 'low/*' (default: all)",
+        )
     commands.add(
         "prune",
         run_prune,

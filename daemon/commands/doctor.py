@@ -1,6 +1,8 @@
 """`emdenoised doctor`: tests this installation and gives a remedy for each fault."""
 
 import argparse
+import getpass
+import grp
 import os
 import platform
 import pwd
@@ -24,11 +26,13 @@ from daemon.backends.gpu.nvidia import find_gpu
 from daemon.commands import systemd_unit
 from daemon.commands.shared import folders_of, settings_file
 from daemon.commands.terminal import coloured, wrapped
-from daemon.errors import EmdenoisedError
+from daemon.errors import ConfigError, EmdenoisedError
 from daemon.files import filesystem_type, is_network
 from daemon.formats import rosettasciio
+from daemon.live_page import access
 from daemon.settings import config as settings
 from daemon.settings.config import Config
+from daemon.settings.monitor import Address, SocketFile
 
 LEAST_FREE = 5 << 30
 UNIT = systemd_unit.UNIT
@@ -141,21 +145,52 @@ def events(config: Config) -> Iterator[Finding]:
 
 
 def monitor(config: Config) -> Iterator[Finding]:
-    address = config.monitor.listen
-    if address is None or address.port == 0:
+    address, file = config.monitor.address, config.monitor.token_file
+    try:
+        access.load(file)
+    except ConfigError as error:
+        yield Finding("fault", str(error), "without it there is neither a live page nor metrics")
+    if isinstance(address, SocketFile):
+        yield from _socket(address)
+    elif address is not None and address.port != 0:
+        yield _port(address)
+
+
+def _socket(where: SocketFile) -> Iterator[Finding]:
+    folder = where.path.parent
+    if not folder.is_dir():
+        yield Finding(
+            "fault", f"monitor.listen: {folder} is missing", f"make the folder {folder} for the service's user"
+        )
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("fault", f"monitor.listen: {folder} cannot be written", "give the service's user the right to")
+    if where.group is None:
         return
+    try:
+        members = grp.getgrnam(where.group)
+    except KeyError:
+        yield Finding("fault", f"monitor.group: there is no group {where.group}", f"sudo groupadd {where.group}")
+        return
+    if os.geteuid() != 0 and members.gr_gid not in (os.getegid(), *os.getgroups()):
+        yield Finding(
+            "fault",
+            f"monitor.group: this user is not a member of {where.group}",
+            f"sudo usermod -aG {where.group} {getpass.getuser()}, and start the service again",
+        )
+
+
+def _port(address: Address) -> Finding:
     with socket.socket(address.family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address.host, address.port))
         except OSError as error:
-            yield Finding(
+            return Finding(
                 "note",
                 f"monitor.listen: port {address.port} cannot be used ({error.strerror}): no live page http://{address}/",
                 "if the service is running, it has the port; else choose another port, or null",
             )
-        else:
-            yield Finding("ok", f"live page and metrics: port {address.port} is free")
+    return Finding("ok", f"live page and metrics: port {address.port} is free")
 
 
 def unit(config: Config) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     )
     if refused:
         yield "<h2>Not denoised</h2>"
-        rows = ((_clock(job.updated), job.path, "quarantined", job.error or "") for job in refused)
+        rows = ((_clock(job.updated), job.path + _seen(job), "quarantined", job.error or "") for job in refused)
         yield from html.table(("when", "file", "state", "reason"), rows, ("quarantined",), dated=True)
     yield "<details><summary>Hashes</summary>"
     yield "<p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"
@@ -100,7 +100,7 @@ def _results(job: Job) -> Iterator[_Result]:
         if record is not None and record.spikes is not None:  # a thousand places each, of which the page shows none
             record = record.model_copy(update={"spikes": record.spikes.model_copy(update={"listed": ()})})
         word = job.verdict if found.section is None else _verdict(record).word
-        name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "")
+        name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "") + _seen(job)
         yield _Result(job, name, found.image, str(word or "none"), record)
 
 
@@ -242,6 +242,10 @@ def _settings(config: Config, records: Sequence[Record]) -> Iterator[str]:
 
 def _verdict(record: Record | None) -> VerdictFound:
     return (record and record.verdict) or VerdictFound()
+
+
+def _seen(job: Job) -> str:
+    return "" if job.acknowledged is None else " (acknowledged)"
 
 
 def _clock(seconds: float) -> str:

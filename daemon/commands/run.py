@@ -37,7 +37,10 @@ def run_once(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """The settings in words, if `run` could start with them and their weights."""
+    from daemon.live_page import access
+
     config, path = settings_of(options), settings_file(options)
+    access.load(config.monitor.token_file)
     if problems := list(_unusable_weights(config)):
         raise WeightsError("\n".join(f"{path}: {problem}" for problem in problems))
     print(f"{path}: usable")

@@ -1,4 +1,4 @@
-"""`emdenoised status`, `retry` and `prune`: the ledger, whether or not the service runs."""
+"""`emdenoised status`, `retry`, `acknowledge` and `prune`: the ledger, whether or not the service runs."""
 
 import argparse
 import json
@@ -16,13 +16,14 @@ def run_status(options: argparse.Namespace) -> int:
     config = settings_of(options)
     drop = config.folders.drop
     with open_ledger(config, "read") as ledger:
-        counts = ledger.counts()
+        counts, problems = ledger.counts(), ledger.problems()
         recent, set_aside = ledger.recent(10), ledger.recent(1_000_000 if options.json else 100, "quarantined")
     if options.json:
         print(
             json.dumps(
                 {
                     "counts": counts,
+                    "problems": problems,
                     "recent": [asdict(job) for job in recent],
                     "quarantined": [asdict(job) for job in set_aside],
                 },
@@ -33,6 +34,8 @@ def run_status(options: argparse.Namespace) -> int:
         return 0
     print(f"{drop} → {config.folders.output} (settings: {settings_file(options)})")
     print(", ".join(f"{number} {state}" for state, number in counts.items()))
+    if problems:
+        print(f"{problems} quarantined or rejected that nobody has acknowledged (emdenoised acknowledge)")
     if used := {_weights(job): None for job in recent if job.state == "done"}:
         print(f"weights of the latest: {', '.join(used)}")
     for job in recent:
@@ -45,7 +48,8 @@ def run_status(options: argparse.Namespace) -> int:
         print("quarantined; tried again when the files change, or with: emdenoised retry")
         for job in set_aside:
             reason = one_line(without_paths(job.error or "", drop, job.path))
-            print(wrapped(f"  {job.path!r}: {reason}"))
+            seen = "" if job.acknowledged is None else " (acknowledged)"
+            print(wrapped(f"  {job.path!r}{seen}: {reason}"))
         if (more := counts["quarantined"] - len(set_aside)) > 0:
             print(f"  and {more} more: emdenoised status --json")
     return 0
@@ -65,6 +69,15 @@ def run_retry(options: argparse.Namespace) -> int:
     for job in jobs:
         print(f"again: {job.path!r}")
     print(f"{len(jobs)} to be tried again" if jobs else f"nothing quarantined matches {options.pattern!r}")
+    return 0
+
+
+def run_acknowledge(options: argparse.Namespace) -> int:
+    with open_ledger(settings_of(options), "edit") as ledger:
+        jobs = ledger.acknowledge(options.pattern)
+    for job in jobs:
+        print(f"acknowledged: {job.path!r}")
+    print(f"{len(jobs)} acknowledged" if jobs else f"no open problem matches {options.pattern!r}")
     return 0
 
 

@@ -79,6 +79,12 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # Raw files whose results were purged: not to be denoised again by themselves.
     "CREATE TABLE purged (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns TEXT NOT NULL) WITHOUT ROWID;",
+    # When a person marked a quarantined or rejected micrograph as seen. The others are open problems.
+    """
+    ALTER TABLE jobs ADD COLUMN acknowledged REAL;
+    CREATE INDEX problems ON jobs (state, verdict, acknowledged) WHERE acknowledged IS NULL
+        AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'));
+    """,
 )
 """Each brings the schema from its index to the next version (PRAGMA user_version). Never change one: append."""
 

@@ -40,6 +40,10 @@ class Job:
     """Of the result: good, check or reject."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Figures of the result's record for lists of micrographs (`record.Record.summary`)."""
+    acknowledged: float | None = None
+    """When a person marked it as seen, quarantined or rejected as it is; None: nobody has."""
+    waited: float = 0.0
+    """Seconds it waited for its turn; only of what `Ledger.claim` returns."""
 
 
 def from_row(row: sqlite3.Row) -> Job:

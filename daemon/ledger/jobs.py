@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from daemon.settings.names import folded
 
 _HELD = "9e999"
 """Infinity in SQL: `not_before` of jobs whose reader is not installed."""
+_PROBLEMS = (
+    "jobs INDEXED BY problems "
+    "WHERE acknowledged IS NULL AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'))"
+)
+"""In SQL, as the index has it: quarantined or rejected, and nobody has marked it as seen."""
 _WORST_FIRST = ("reject", "check", "good")
 
 
@@ -107,7 +113,9 @@ class Ledger(PurgedFiles):
             for query in order:
                 if (row := self._db.execute(query).fetchone()) is not None:
                     job = self.get(row["id"])
-                    return self._move(job, ("pending",), state="running", attempts=job.attempts + 1)
+                    waited = max(0.0, now - max(job.updated, job.not_before))
+                    taken = self._move(job, ("pending",), state="running", attempts=job.attempts + 1)
+                    return replace(taken, waited=waited)
             return None
 
     def next_retry(self) -> float | None:
@@ -249,9 +257,24 @@ class Ledger(PurgedFiles):
             return [
                 self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
                 for job in candidates
-                if only in (None, job.id)
-                and any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
+                if only in (None, job.id) and _matches(job, wanted)
             ]
+
+    def acknowledge(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
+        """Mark open problems as seen by a person, chosen as by `retry`; returns these. Their state stays.
+
+        What is done with such a micrograph later, also by itself, makes it a problem anew if it fails again.
+        """
+        wanted, now = folded(pattern), self._clock()
+        with self._transaction():
+            found = [
+                job
+                for job in self._many(f"SELECT * FROM {_PROBLEMS} ORDER BY id")
+                if only in (None, job.id) and _matches(job, wanted)
+            ]
+            numbers = [(now, job.id) for job in found]
+            self._db.executemany("UPDATE jobs SET acknowledged = ? WHERE id = ?", numbers)
+        return found
 
     # Queries
 
@@ -270,6 +293,11 @@ class Ledger(PurgedFiles):
             rows = self._db.execute("SELECT state, jobs FROM tally")
             found.update({row["state"]: row["jobs"] for row in rows})
         return found
+
+    def problems(self) -> int:
+        """How many micrographs are quarantined or rejected and not acknowledged."""
+        with self._explained():
+            return int(self._db.execute(f"SELECT count(*) FROM {_PROBLEMS}").fetchone()[0])
 
     def busy(self) -> bool:
         """Whether any job is pending or running."""
@@ -332,6 +360,8 @@ class Ledger(PurgedFiles):
         now = self.get(job.id)
         if now.state not in allowed:
             raise LedgerError(f"{self.path}: {job.path} is {now.state} and not {' or '.join(allowed)}")
+        if "state" in changes:
+            changes["acknowledged"] = None
         names = ", ".join(f"{name} = ?" for name in changes)
         values = (*changes.values(), self._clock(), job.id)
         self._db.execute(f"UPDATE jobs SET {names}, updated = ? WHERE id = ?", values)
@@ -343,6 +373,10 @@ class Ledger(PurgedFiles):
 
     def _many(self, query: str, *values: Any) -> list[Job]:
         return [from_row(row) for row in self._db.execute(query, values)]
+
+
+def _matches(job: Job, wanted: str) -> bool:
+    return any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
 
 
 def _worse(one: str | None, other: str | None) -> str | None:

@@ -80,6 +80,8 @@ class Row:
     """Of the verdict's reasons."""
     error: str | None
     seconds: float | None
+    acknowledged: bool
+    """Whether a person marked it as seen."""
 
 
 class Table(Connection):
@@ -161,13 +163,14 @@ class Table(Connection):
         """Rows by their numbers, in this order; without those that were removed meanwhile."""
         columns = ", ".join(f"{_VALUES[name]} AS {name}" for name in ("dose", "pixel", "verdict", "seconds"))
         marks = ", ".join("?" * len(numbers))
-        query = f"SELECT id, path, revision, updated, error, json_extract(facts, '$.codes') AS codes, {columns}"
+        plain = "id, path, revision, updated, error, acknowledged"
+        query = f"SELECT {plain}, json_extract(facts, '$.codes') AS codes, {columns}"
         with self._explained():
             found = {
                 row["id"]: Row(
                     row["id"], os.fsdecode(row["path"]), row["revision"], row["updated"], row["verdict"],
                     _number(row["dose"]), _number(row["pixel"]), _words(row["codes"]), row["error"],
-                    _number(row["seconds"]),
+                    _number(row["seconds"]), row["acknowledged"] is not None,
                 )
                 for row in self._db.execute(f"{query} FROM jobs WHERE id IN ({marks})", tuple(numbers))
             }  # fmt: skip

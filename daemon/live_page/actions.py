@@ -43,3 +43,11 @@ class Actions:
         if not found:
             raise NotThereError(f"micrograph {number} is not quarantined, or has a newer revision: load the page again")
         log.info("%s: retried from the live page", one_line(found[0].path), extra={"micrograph": found[0].path})
+
+    def acknowledge(self, number: int) -> None:
+        """Mark job `number`, quarantined or rejected, as seen by a person. Raises as `retry` does."""
+        with Ledger(self._state, "edit") as ledger:
+            found = ledger.acknowledge(only=number)
+        if not found:
+            raise NotThereError(f"micrograph {number} is no open problem any more: load the page again")
+        log.info("%s: acknowledged on the live page", one_line(found[0].path), extra={"micrograph": found[0].path})

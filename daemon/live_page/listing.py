@@ -13,7 +13,7 @@ LONGEST_SEARCH = 200
 ROWS = 200
 """Most rows in one answer."""
 _HEAD = ("time", "path", "revision", "dose (counts per pixel)", "pixel size (nm)", "verdict", "reason codes", "reason",
-         "seconds")  # fmt: skip
+         "seconds", "acknowledged")  # fmt: skip
 _LINES = 500
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a cell that begins with one of these for a formula."""
@@ -66,6 +66,7 @@ def _plain(row: Row, readable: Callable[[str], str]) -> dict[str, Any]:
     return {
         "id": row.id, "path": readable(row.path), "revision": row.revision, "updated": row.updated, "dose": row.dose,
         "pixel": row.pixel, "verdict": row.verdict, "codes": row.codes, "error": row.error, "seconds": row.seconds,
+        "acknowledged": row.acknowledged,
     }  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def _cells(row: Row, readable: Callable[[str], str]) -> tuple[object, ...]:
     return (
         when, _text(readable(row.path)), row.revision, row.dose, row.pixel, row.verdict, " ".join(row.codes),
         _text(row.error or ""), None if row.seconds is None else round(row.seconds, 3),
+        "yes" if row.acknowledged else "",
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The paths of the live page and their answers; micrographs are named by their number in the ledger.
 
-All only read, except a POST of /act/retry/7 (see `actions`).
+All only read, except a POST of /act/retry/7 or /act/acknowledge/7 (see `actions`).
 
 /, /page.css, ...                         the page itself (`daemon/live_page/site`)
 /data/state                               health, figures, and whether anything is new: cheap, asked all the time
@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -54,6 +55,7 @@ RATE_SECONDS = 600.0
 """The rate is an average over this time."""
 _RATED = 60
 _WIDEST = 200
+_FOR_ALL = ("/login.js", "/page.css", "/icon.svg")
 _ENDED: tuple[State, ...] = ("done", "quarantined")
 _WAITING: tuple[State, ...] = ("running", "pending", "retry")
 _BY_STATE: Mapping[str, tuple[State, ...]] = {"all": _ENDED, "quarantined": ("quarantined",), "waiting": _WAITING}
@@ -120,33 +122,42 @@ class Page:
                 return _guarded(answer, request, *match.groups())
         return None
 
+    def ask_for_token(self, request: Request) -> Answer:
+        """Answer a request without the token: the page that asks for it, and its parts."""
+        if request.path == "/":
+            return replace(self._files["/login.html"], status=401, etag="")
+        if request.path in _FOR_ALL:
+            return self._files[request.path]
+        return _json({"error": "this page asks for a token: load it again"}, 401)
+
     def act(self, request: Request) -> Answer | None:
         """Answer a POST. None if there is no such path."""
-        match = re.fullmatch(f"/act/retry/{_NUMBER}", request.path)
-        return None if match is None else _guarded(self._retry, request, *match.groups())
+        match = re.fullmatch(f"/act/(retry|acknowledge)/{_NUMBER}", request.path)
+        return None if match is None else _guarded(self._act, request, *match.groups())
 
-    def _retry(self, request: Request, number: str) -> Answer:
+    def _act(self, request: Request, action: str, number: str) -> Answer:
         if why := self._actions.why_not(request):
             return _json({"error": why}, 403)
-        self._actions.retry(int(number))
+        (self._actions.retry if action == "retry" else self._actions.acknowledge)(int(number))
         return _json({})
 
     # Data
 
     def _state(self, _: Request) -> Answer:
         """Reads only indices of the ledger, so it is quick however many micrographs that holds."""
-        health, counts = self._health(), self._ledger.counts()
+        health, counts, problems = self._health(), self._ledger.counts(), self._ledger.problems()
         latest, newest = self._ledger.recent(1), self._ledger.recent(1, "done")
         return _json(
             {
                 "version": __version__,
                 "health": {"state": health.state, "detail": health.detail, "backend": health.backend},
                 "counts": counts,
+                "problems": problems,
                 "waiting": sum(counts[state] for state in _WAITING),
                 "oldest_waiting": self._ledger.oldest_waiting(),
                 "per_hour": self._per_hour(),
                 # With the counts, because after a clock was set back the newest job is not the latest by time.
-                "changed": "-".join([*map(_place, latest), *map(str, counts.values())]),
+                "changed": "-".join([*map(_place, latest), *map(str, counts.values()), str(problems)]),
                 "newest": _brief(newest[0]) if newest else None,
                 "token": self._actions.token,
             }
@@ -306,6 +317,7 @@ def _brief(job: Job) -> dict[str, Any]:
         "verdict": job.verdict if job.state == "done" else None,
         "profile": job.profile,
         "error": job.error,
+        "acknowledged": job.acknowledged,
         "size": job.size,
         "facts": dict(job.facts),
     }

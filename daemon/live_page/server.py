@@ -1,6 +1,7 @@
-"""A small web server on a loopback address: /metrics for Prometheus, /healthz for programs that watch services.
+"""A small web server for this computer only: /metrics for Prometheus, /healthz for programs that watch services.
 
-All other paths are answered by the `Site` that `Monitor.show` sets: the live page.
+All other paths are answered by the `Site` that `Monitor.show` sets: the live page. With a token in the settings,
+only those who have it see the site (`access`); metrics, which name no file, and whether all is well are for everybody.
 """
 
 import json
@@ -8,12 +9,14 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, quote
 
-from daemon.settings.config import Address
+from daemon.live_page import socket_file
+from daemon.live_page.access import Access
+from daemon.settings.monitor import Address, SocketFile
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Health:
 
 ACTIONS = "/act/"
 """Paths that a POST may have."""
+LOG_IN = "/act/log-in"
 TOKEN = "X-Emdenoised-Token"
 
 
@@ -79,6 +83,8 @@ class Answer:
     """Of all `parts`, bytes, where it is known."""
     save_as: str = ""
     """Name under which the browser saves it instead of showing it."""
+    cookie: str = ""
+    """What the browser keeps and sends with further requests (Set-Cookie)."""
 
 
 class Site(Protocol):
@@ -92,47 +98,58 @@ class Site(Protocol):
         """Answer a POST below ACTIONS from a page of this server. None if there is no such path."""
         ...
 
+    def ask_for_token(self, request: Request) -> Answer:
+        """Answer a request without the token of this server."""
+        ...
+
     def tidy(self) -> None:
         """Called about twice a second by the thread that listens."""
         ...
 
 
 class Monitor:
-    """Answers until `close`. If its port is in use, it logs a warning and does nothing.
+    """Answers until `close`. If its port or socket cannot be used, it logs a warning and does nothing.
 
-    `health` and `metrics` are called by several threads.
+    `health` and `metrics` are called by several threads. `access`: who may see the site; None: who can connect.
     """
 
-    def __init__(self, address: Address, health: Callable[[], Health], metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        address: Address | SocketFile,
+        health: Callable[[], Health],
+        metrics: Callable[[], bytes],
+        access: Access | None = None,
+    ) -> None:
+        self.listens = False
         self.port: int | None = None
-        """The port it listens on; None if it does not listen."""
+        """The port it listens on, if it does and it is not a socket."""
         try:
-            self._server = _Server(address, health, metrics)
+            self._server = _Server(address, health, metrics, access)
         except OSError as error:
-            log.warning(
-                "monitor.listen: port %d cannot be used (%s): neither the live page http://%s/ nor metrics are served; "
-                "end the program that has the port (another emdenoised?), or choose another one", address.port,
-                error.strerror, address,
-            )  # fmt: skip
+            log.warning("%s", _unusable(address, error))
             return
-        self.port = int(self._server.server_address[1])
+        self.listens = True
+        if isinstance(address, Address):
+            self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True)
         self._thread.start()
 
     @property
     def address(self) -> str:
-        """The URL for a browser on this computer."""
+        """The URL for a browser on this computer, or the path of the socket."""
+        if self.port is None:
+            return str(self._server.server_address)
         host = self._server.server_address[0]
         return f"http://{f'[{host!s}]' if self._server.address_family == socket.AF_INET6 else host!s}:{self.port}/"
 
     def show(self, site: Site | None) -> None:
         """Set the site, which answers requests other than for health and metrics."""
-        if self.port is not None:
+        if self.listens:
             self._server.site = site
 
     def close(self) -> None:
         """Stop listening."""
-        if self.port is not None:
+        if self.listens:
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
@@ -145,13 +162,34 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, address: Address, health: Callable[[], Health], metrics: Callable[[], bytes]) -> None:
-        self.address_family = address.family
-        self.health, self.metrics = health, metrics
+    def __init__(
+        self,
+        address: Address | SocketFile,
+        health: Callable[[], Health],
+        metrics: Callable[[], bytes],
+        access: Access | None,
+    ) -> None:
+        self.file = address if isinstance(address, SocketFile) else None
+        self._bound = False
+        self.address_family = socket.AF_UNIX if isinstance(address, SocketFile) else address.family
+        self.health, self.metrics, self.access = health, metrics, access
         self.site: Site | None = None
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self.of_site = threading.BoundedSemaphore(SITE_AT_ONCE)
-        super().__init__((address.host, address.port), _Handler)
+        where: Any = str(address) if isinstance(address, SocketFile) else (address.host, address.port)
+        super().__init__(where, _Handler)
+
+    def server_bind(self) -> None:
+        if self.file is None:
+            super().server_bind()
+        else:
+            socket_file.bind(self.socket, self.file)
+            self._bound = True
+
+    def server_close(self) -> None:
+        super().server_close()
+        if self.file is not None and self._bound:  # or it is that of another service
+            self.file.path.unlink(missing_ok=True)
 
     def process_request(self, request: object, client_address: object) -> None:
         assert isinstance(request, socket.socket)
@@ -197,6 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
         match path:
             case "/healthz":
                 health = self.server.health()
+                if not self._known():  # the reason may name a micrograph
+                    health = replace(health, detail="", backend="")
                 text = json.dumps(asdict(health)) + "\n"
                 self._answer(Answer(200 if health.state == "ok" else 503, "application/json", text.encode()))
             case "/metrics":
@@ -212,6 +252,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(Answer(403, "text/plain", b"only the live page may ask for this\n"))
         elif self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self._answer(Answer(413, "text/plain", b"send no body\n"))
+        elif path == LOG_IN:
+            self._answer(self._logged_in())
         else:
             self._answer_of_site(path, query)
 
@@ -231,10 +273,26 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             request = Request(path, given, self.headers.get("If-None-Match", ""), self.headers.get(TOKEN, ""))
-            found = site.act(request) if self.command == "POST" else site.answer(request)
+            if not self._known():
+                found: Answer | None = site.ask_for_token(request)
+            else:
+                found = site.act(request) if self.command == "POST" else site.answer(request)
             self._answer(found or _elsewhere(path))
         finally:
             self.server.of_site.release()
+
+    def _known(self) -> bool:
+        """Whether who asks may see the site."""
+        return self.server.access is None or self.server.access.allows(self.headers)
+
+    def _logged_in(self) -> Answer:
+        access = self.server.access
+        if access is None:
+            return _elsewhere(LOG_IN)
+        if not access.has_token(self.headers):
+            log.info("the live page was asked for with a wrong token")
+            return Answer(403, "application/json", b'{"error":"this is not the token"}')
+        return Answer(200, "application/json", b"{}", cookie=access.cookie)
 
     def _for_another_page(self) -> bool:
         """Whether a foreign page sent the request: it cannot read the answer, but causes work. Links are allowed."""
@@ -245,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _from_own_page(self) -> bool:
         """Whether a script of a page that this server sent has made the request."""
+        if self.server.file is not None and self.headers.get("Sec-Fetch-Site") == "same-origin":
+            return True  # a web server in front of the socket has another name and its own certificate
         return (
             self.headers.get("Origin", "").lower() == f"http://{self.headers.get('Host', '')}".lower()
             and self.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
@@ -265,6 +325,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "private, no-cache" if answer.etag else "no-store")
         if answer.etag:
             self.send_header("ETag", answer.etag)
+        if answer.cookie:
+            self.send_header("Set-Cookie", answer.cookie)
         if answer.retry_after:
             self.send_header("Retry-After", str(answer.retry_after))
         for name, value in PROTECTION.items():
@@ -276,6 +338,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's word
         log.debug(format, *arguments)
+
+
+def _unusable(address: Address | SocketFile, error: OSError) -> str:
+    """Why nobody can connect, and what to do."""
+    why = error.strerror or str(error)
+    if isinstance(address, SocketFile):
+        return (
+            f"monitor.listen: {address} cannot be used: {why}; neither the live page nor metrics are served until then"
+        )
+    return (
+        f"monitor.listen: port {address.port} cannot be used ({why}): neither the live page http://{address}/ nor "
+        "metrics are served; end the program that has the port (another emdenoised?), or choose another one"
+    )
 
 
 def _elsewhere(path: str) -> Answer:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
+from daemon.files import is_folder
 from daemon.formats.safe_open import open_folder
 
 LEFTOVER_SECONDS = 86_400.0
@@ -94,7 +95,7 @@ def _refusal(root: Path, path: Path, error: OSError) -> EmdenoisedError:
         return StorageError(f"{path}: cannot be written now, {what}; it is tried again")
     what = _DISK.get(code) or _OTHER.get(code) or f"{error.strerror}: check the output folder"
     wanted = f"{path}: cannot be written now, {what}; it is tried again"
-    if code in _DISK or not root.is_dir():
+    if code in _DISK or not is_folder(root):
         return StorageError(wanted)
     if code in _NAME:
         return MicrographError(f"{path}: cannot be written, {_NAME[code]}")

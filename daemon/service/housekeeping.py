@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.files import is_folder
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
 from daemon.output import preview
@@ -61,7 +62,7 @@ def prune(
             left -= length
             if length and left < 0 and (dry_run or _remove(picture)):
                 previews, size = previews + 1, size + length
-    if config.keep.ledger_days is not None and config.folders.drop.is_dir():
+    if config.keep.ledger_days is not None and is_folder(config.folders.drop):
         before = clock() - config.keep.ledger_days * DAY
         for state in ("done", "quarantined"):
             batch: list[Job] = []

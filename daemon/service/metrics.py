@@ -8,10 +8,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from daemon.backends.cpu import cores_of
 from daemon.errors import EmdenoisedError
-from daemon.ledger.job import State
+from daemon.ledger.jobs import Ledger
+from daemon.settings.config import BackendConfig
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+WAITS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0, 360_000.0)
+LANES = ("live", "backlog")
 VERDICTS = ("good", "check", "reject")
 OUTCOMES = ("done", "adopted", "unchanged", "retried", "held", "quarantined", "forgotten", "released")
 
@@ -36,6 +40,15 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._waited = Histogram(
+            "emdenoised_waiting_seconds",
+            "How long a micrograph waited for its turn, from its registration or the end of a pause after a failure.",
+            ["lane"],
+            buckets=WAITS,
+            registry=self._registry,
+        )
+        for lane in LANES:
+            self._waited.labels(lane)
         self._verdicts = Counter("emdenoised_verdicts", "Results by verdict.", ["verdict"], registry=self._registry)
         for verdict in VERDICTS:
             self._verdicts.labels(verdict)
@@ -49,6 +62,10 @@ class Metrics:
     def count(self, outcome: str) -> None:
         """Count a micrograph; `outcome` is one of OUTCOMES."""
         self._outcomes.labels(outcome).inc()
+
+    def waited(self, seconds: float, live: bool) -> None:
+        """Count the wait of a micrograph whose turn it is."""
+        self._waited.labels(LANES[not live]).observe(seconds)
 
     def finished(self, seconds: Mapping[str, float], raw_bytes: int, spikes: int, verdict: str) -> None:
         """Count a result: seconds by step, bytes of the raw file, spikes filled in, and one of VERDICTS."""
@@ -111,10 +128,10 @@ def graphics_card(device: int) -> list[Metric]:
         nvml.nvmlShutdown()
 
 
-def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[], float]) -> list[Metric]:
+def queue_figures(ledger: Ledger) -> list[Metric]:
     """Gauges of the ledger; empty while it cannot be read."""
     try:
-        found, waiting = counts(), oldest()
+        found, waiting, problems = ledger.counts(), ledger.oldest_waiting(), ledger.problems()
     except EmdenoisedError:
         return []
     return [
@@ -124,6 +141,17 @@ def queue_figures(counts: Callable[[], Mapping[State, int]], oldest: Callable[[]
             {state: float(number) for state, number in found.items()},
             "state",
         ),
+        gauge("open_problems", "Quarantined and rejected micrographs that nobody has acknowledged.",
+              {"": float(problems)}),
         gauge("oldest_waiting_seconds", "How long the oldest waiting micrograph has waited; 0 if none waits.",
               {"": waiting}),
     ]  # fmt: skip
+
+
+def limits(backend: BackendConfig) -> list[Metric]:
+    """Gauges of what the settings allow the service to take of the computer."""
+    found = [gauge("threads", "Processor threads that the network may use.", {"": float(cores_of(backend.threads))})]
+    if backend.gpu_bytes is not None:
+        text = "Memory of the graphics card that the settings allow (backend.gpu_memory)."
+        found.append(gauge("gpu_memory_limit_bytes", text, {"": float(backend.gpu_bytes)}))
+    return found

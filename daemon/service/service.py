@@ -31,7 +31,7 @@ from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
 from daemon.live_page.server import Health
 from daemon.output.disk import clean_temporary
-from daemon.service import session_weights
+from daemon.service import pressure, session_weights
 from daemon.service.accounts import Accounts
 from daemon.service.arrivals import Arrivals
 from daemon.service.blockage import Blockage
@@ -40,7 +40,7 @@ from daemon.service.inference import Claimed, Inference
 from daemon.service.lanes import Lanes
 from daemon.service.ledger_outage import LedgerOutage
 from daemon.service.memory_limit import MemoryLimit
-from daemon.service.metrics import Metrics, gauge, graphics_card, queue_figures
+from daemon.service.metrics import Metrics, gauge, graphics_card, limits, queue_figures
 from daemon.service.workers import Workers
 from daemon.settings.config import Config
 
@@ -198,7 +198,9 @@ class Service:
         state = self.health.state
         return [
             gauge("healthy", "1 if /healthz reports ok, else 0.", {"": float(state == "ok")}),
-            *queue_figures(self.ledger.counts, self.ledger.oldest_waiting),
+            *queue_figures(self.ledger),
+            *limits(self.config.backend),
+            *pressure.figures(),
             *card,
         ]
 
@@ -283,6 +285,7 @@ class Service:
                     self._in_memory.leave()
                     return
                 self._outage.over()
+                self._metrics.waited(job.waited, job.live)
                 self._in_memory.sized(job.size)
                 self._in_hand[id(job)] = job
                 self._readers.submit(self._guarded, self._step, job, self.workers.read, job)

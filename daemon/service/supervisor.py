@@ -11,6 +11,8 @@ from collections.abc import Callable
 from daemon import logs
 from daemon.backends import manifest
 from daemon.errors import ConfigError, EmdenoisedError, TransientError, WeightsError
+from daemon.files import is_folder
+from daemon.live_page import access
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health, Monitor
 from daemon.service.metrics import Metrics
@@ -18,6 +20,7 @@ from daemon.service.service import Service
 from daemon.service.systemd import Notifier, watchdog_interval
 from daemon.settings import config as settings
 from daemon.settings.config import EX_CONFIG, Config
+from daemon.settings.monitor import MonitorConfig
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +98,10 @@ class _Supervisor:
             try:
                 self._ready()
                 while (why := self._loop()) == "reload":
-                    listened = self._config.monitor.listen
+                    before = self._config.monitor
                     if not self._renew():
                         return 0
-                    if self._config.monitor.listen != listened:
+                    if _listens_anew(before, self._config.monitor):
                         self._listen()
                     else:
                         self._show_page()
@@ -131,16 +134,21 @@ class _Supervisor:
         if self._monitor is not None:
             self._monitor.close()
         self._metrics.ask(lambda: self._service.figures())
-        address = self._config.monitor.listen
+        address = self._config.monitor.address
         self._monitor = None
         if address is not None and not self._once:
-            self._monitor = Monitor(address, self._health, self._metrics.text)
+            try:
+                allowed = access.load(self._config.monitor.token_file)
+            except ConfigError as error:
+                log.error("%s; until then neither the live page nor metrics are served", error)
+            else:
+                self._monitor = Monitor(address, self._health, self._metrics.text, allowed)
         self._show_page()
 
     def _show_page(self) -> None:
         """Show a page with the current settings; the previous one answers until then."""
         before, self._page = self._page, None
-        if self._monitor is not None and self._monitor.port is not None and self._config.monitor.page:
+        if self._monitor is not None and self._monitor.listens and self._config.monitor.page:
             try:
                 self._page = Page(self._config, self._health)
             except EmdenoisedError as error:
@@ -155,7 +163,7 @@ class _Supervisor:
 
     def _ready(self) -> None:
         backend, folders = self._service.inference.backend_name or "waiting for the server", self._config.folders
-        doing = "watching" if folders.drop.is_dir() else "waiting for the drop folder"
+        doing = "watching" if is_folder(folders.drop) else "waiting for the drop folder"
         log.info("ready: %s; %s %s, results go to %s", backend, doing, folders.drop, folders.output)
         if self._page is not None and self._monitor is not None:
             log.info("the live page is %s", self._monitor.address)
@@ -260,3 +268,8 @@ class _Supervisor:
         while stopper.is_alive():
             stopper.join(TICK)
             self._beat()
+
+
+def _listens_anew(before: MonitorConfig, now: MonitorConfig) -> bool:
+    """Whether new settings concern the server itself, and not only what it shows. A token may have changed."""
+    return (before.address, before.token_file) != (now.address, now.token_file) or now.token_file is not None

@@ -10,6 +10,7 @@ from daemon.backends.manifest import Weights
 from daemon.backends.protocol import OUT_OF_MEMORY
 from daemon.counts.plane import Denoised
 from daemon.errors import MicrographError, ReaderMissingError, StorageError, TransientError
+from daemon.files import is_folder
 from daemon.formats import RawFile
 from daemon.formats.decoder import Reader
 from daemon.ledger.database import LedgerUnavailableError
@@ -160,7 +161,7 @@ class Workers:
         except ReaderMissingError as error:
             self._accounts.hold(job, str(error))
         except TransientError as error:
-            if self._blockage.holds or not self._config.folders.drop.is_dir():
+            if self._blockage.holds or not is_folder(self._config.folders.drop):
                 self._blockage.missing(error)
                 self._accounts.release(job)
             elif isinstance(error, raw_file.ChangedError):

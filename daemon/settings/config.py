@@ -1,19 +1,15 @@
 """The settings of the daemon: one strict model of config.yaml, read once at start and never changed."""
 
 import hashlib
-import ipaddress
 import json
 import re
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
-    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,6 +19,7 @@ from pydantic import (
 from daemon.errors import ConfigError
 from daemon.settings import folders, yaml_file
 from daemon.settings.folders import AbsolutePath, Folders, expand_home
+from daemon.settings.monitor import MonitorConfig
 from daemon.settings.profile import SHIPPED, Profiles, Word
 from daemon.settings.yaml_file import Group
 
@@ -226,59 +223,6 @@ class Log(Group):
     """The least important messages to write; info has one line per micrograph."""
     format: Literal["text", "json"] = "text"
     """text: lines for people; json: one object a line, for programs that collect logs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A loopback address to listen on, and a port; port 0: any that is free."""
-
-    host: str
-    port: int
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """IPv4 or IPv6."""
-        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _to_address(value: object) -> Address | None:
-    if value is None or isinstance(value, Address):
-        return value
-    match = (
-        re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([0-9.]+|localhost)):(\d{1,5})", value)
-        if isinstance(value, str)
-        else None
-    )
-    if match is None or int(match[3]) > 65_535:
-        raise ValueError("must be an address and a port, such as 127.0.0.1:8642, or null")
-    try:
-        found = ipaddress.ip_address("127.0.0.1" if match[2] == "localhost" else match[1] or match[2])
-    except ValueError as error:
-        raise ValueError("has no valid address; write 127.0.0.1 and a port, such as 127.0.0.1:8642") from error
-    if not found.is_loopback:
-        raise ValueError(
-            "is not this computer's own address: it would be open to the network; write 127.0.0.1 and, to look from "
-            "elsewhere, use an SSH tunnel or a web server that asks who it is"
-        )
-    return Address(str(found), int(match[3]))
-
-
-class MonitorConfig(Group):
-    """The web server for people and programs on this computer."""
-
-    listen: Annotated[
-        Address | None, BeforeValidator(_to_address), PlainSerializer(lambda one: None if one is None else str(one))
-    ] = Address("127.0.0.1", 8642)
-    """Address and port of the live page, /metrics and /healthz; null: nothing listens."""
-    page: bool = True
-    """Whether to serve the live page: the micrographs, before and after, at full resolution."""
-    page_memory_mib: int = Field(default=256, ge=0, le=1_000_000)
-    """MiB of micrographs that the page holds in memory while they are displayed."""
-    actions: bool = False
-    """Whether the page may retry quarantined micrographs; every user of this computer can then do so."""
 
 
 class Config(Group):

@@ -9,7 +9,7 @@ from typing import Any
 
 from daemon.live_page.routes import Page
 from daemon.live_page.server import Health, Monitor, Request
-from daemon.settings.config import Address
+from daemon.settings.monitor import Address
 
 
 @dataclass

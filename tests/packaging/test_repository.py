@@ -122,9 +122,10 @@ def test_only_the_monitor_listens_and_nothing_else_opens_the_network() -> None:
         "commands/doctor.py",
         "formats/decoder.py",
         "live_page/server.py",
+        "live_page/socket_file.py",
         "output/disk.py",
         "service/systemd.py",
-        "settings/config.py",
+        "settings/monitor.py",
     }
 
 

@@ -23,7 +23,7 @@ def test_the_newest_is_large_with_all_that_is_known_of_it(
                  "network 2 s", "read 10 ms"):  # fmt: skip
         assert told in facts
     assert browser.text("#bar span").endswith(" nm") and browser.shown("#divider")
-    assert [browser.text(f"#{name}") for name in ("waiting", "done", "quarantined")] == ["0", "2", "0"]
+    assert [browser.text(f"#{name}") for name in ("waiting", "done", "problems")] == ["0", "2", "0"]
     assert browser.text("#health span") == "running, fake: fast"
     browser.wait(lambda: len(browser.all("#strip img")) == 2)
     bar = browser.one("#bar i").size["width"]

@@ -72,6 +72,8 @@ def test_the_ledger_is_opened_and_knows_its_micrographs(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         assert ledger.counts() == {"pending": 0, "running": 0, "retry": 0, "done": 3, "quarantined": 1}
         jobs = {job.path: job for job in sessions.find(ledger)}
+        assert all(job.acknowledged is None for job in jobs.values()) and ledger.problems() == 1
+        assert [job.path for job in ledger.acknowledge("broken*")] == ["broken.tif"] and ledger.problems() == 0
     assert set(jobs) == {"low/a.tif", "grid 2/b.mrc", "tilt.st", "broken.tif"}
     facts = dict(loaded("judged.json").summary["facts"])
     for later in ("weights", "codes", "removed_noise"):

@@ -13,10 +13,12 @@ const TAKEN = {
   recorded: ["Recorded", String],
 };
 
-export function showFacts(root, micrograph) {
+/** `acknowledge()`: called by a button of a micrograph that is an open problem, if given. */
+export function showFacts(root, micrograph, acknowledge = null) {
   root.replaceChildren(...[
     ...heading(micrograph),
     ...verdict(micrograph),
+    ...seen(micrograph, acknowledge),
     ...image(micrograph),
     ...taken(micrograph),
     ...timings(micrograph),
@@ -38,16 +40,23 @@ export function showRefusal(root, micrograph, retry = null) {
     element("p", "badge", `${MARKS[word]} ${WORDS[word]}`),
     element("p", "reason", reason(micrograph) || "The ledger has no reason."),
     element("p", "remedy", `${micrograph.path}. ${next}`),
-    ...(retry && word === "quarantined" ? [retrier(retry)] : []));
+    ...(retry && word === "quarantined" ? [actor("retry", "Retry", "Try this micrograph again now", retry)] : []));
 }
 
-function retrier(retry) {
-  const button = element("button", "retry", "Retry", { type: "button", title: "Try this micrograph again now" });
+/** A button that has the daemon do something, and then states what came of it. */
+function actor(kind, words, title, act) {
+  const button = element("button", kind, words, { type: "button", title });
   button.addEventListener("click", async () => {
     button.disabled = true;
-    button.textContent = await retry();
+    button.textContent = await act();
   });
   return button;
+}
+
+function seen(micrograph, acknowledge) {
+  if (micrograph.acknowledged !== null) return [element("p", "where", `acknowledged ${time(micrograph.acknowledged)}`)];
+  if (!acknowledge || !["reject", "quarantined"].includes(outcome(micrograph))) return [];
+  return [actor("acknowledge", "Acknowledge", "Mark it as seen: it no longer counts as a problem", acknowledge)];
 }
 
 function heading({ path, revision, shown, updated, state }) {

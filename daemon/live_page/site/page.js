@@ -147,7 +147,7 @@ class Page {
     this.#changed = state.changed;
   }
 
-  #figures({ health, counts, waiting, per_hour: rate }) {
+  #figures({ health, counts, problems, waiting, per_hour: rate }) {
     const shown = find("#health");
     shown.dataset.state = health.state;
     const words = health.state === "ok" ? `running, ${health.backend.split(",")[0]}` : `${health.state}: ${health.detail}`;
@@ -156,11 +156,12 @@ class Page {
     find("#waiting").textContent = waiting;
     find("#rate").textContent = number(rate);
     find("#done").textContent = counts.done;
-    find("#quarantined").textContent = counts.quarantined;
+    find("#problems").textContent = problems;
     this.#warn(health.state === "degraded" || health.state === "failed" ? words : ""); // in full: the header may cut it
   }
 
   #away(error) {
+    if (error.status === 401) location.reload(); // the token has changed: the daemon asks for it
     find("#health").dataset.state = "away";
     find("#health").lastElementChild.textContent = "no answer";
     const why = error.status === undefined ? "The daemon does not answer; this page continues by itself when it does." : `The daemon reports: ${error.message}`;
@@ -198,14 +199,14 @@ class Page {
 
   /** Request the displayed micrograph again if the strip has a newer entry of it. */
   async #again() {
-    const now = this.strip.micrographs.find((one) => one.id === this.#selected?.id);
-    if (now && now.place !== this.#selected.place) await this.#select(now.id, now.place);
+    const [now, known] = [this.strip.micrographs.find((one) => one.id === this.#selected?.id), this.#selected];
+    if (now && (now.place !== known.place || now.acknowledged !== known.acknowledged)) await this.#select(now.id, "anew");
   }
 
   #show(micrograph) {
     this.#selected = micrograph;
     try {
-      showFacts(find("#facts"), micrograph);
+      showFacts(find("#facts"), micrograph, this.#token && (() => this.#act("acknowledge", micrograph.id, "Acknowledged")));
     } catch { // an edited record must not stop the page
       find("#facts").replaceChildren(
         element("h2", "", micrograph.path.split("/").pop()),
@@ -214,16 +215,16 @@ class Page {
     const refused = micrograph.state === "quarantined" || (micrograph.state === "retry" && !micrograph.shown);
     if (micrograph.shown) this.viewer.show(micrograph);
     else this.viewer.show(null, micrograph.missing ?? (refused ? "" : "Not done yet."));
-    showRefusal(find("#refusal"), refused && !micrograph.shown ? micrograph : null, this.#token && (() => this.#retry(micrograph.id)));
+    showRefusal(find("#refusal"), refused && !micrograph.shown ? micrograph : null, this.#token && (() => this.#act("retry", micrograph.id, "It is tried again")));
     this.#showSpectrum();
   }
 
-  /** Have the daemon try a micrograph again; returns what came of it, in words. */
-  async #retry(id) {
+  /** Have the daemon do something with a micrograph; returns `done`, or why it did not. */
+  async #act(name, id, done) {
     try {
-      await act(`act/retry/${id}`, this.#token);
-      await this.#select(id, "retried");
-      return "It is tried again";
+      await act(`act/${name}/${id}`, this.#token);
+      await this.#select(id, "anew");
+      return done;
     } catch (error) {
       return error.status === undefined ? "The daemon does not answer" : error.message;
     }

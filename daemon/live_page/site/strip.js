@@ -17,7 +17,7 @@ export class Strip {
   show = "all";
   micrographs = [];
   #starts = [""]; // where each page up to this one begins
-  #shots = new Map(); // by id and place: the button of each
+  #shots = new Map(); // by id, place and whether it is acknowledged: the button of each
   #more = false;
   #asking = null;
   #again = false;
@@ -97,7 +97,7 @@ export class Strip {
     this.#more = more;
     const shots = new Map();
     for (const one of micrographs) {
-      const key = `${one.id} ${one.place}`;
+      const key = `${one.id} ${one.place} ${one.acknowledged}`;
       shots.set(key, this.#shots.get(key) ?? this.#shot(one));
     }
     for (const [key, item] of this.#shots) if (!shots.has(key)) this.#forget(item);
@@ -149,8 +149,9 @@ export class Strip {
     const word = outcome(micrograph);
     const name = micrograph.path.split("/").pop();
     const button = element("button", "shot", "", {
-      type: "button", "data-id": micrograph.id, "data-outcome": word, title: micrograph.path, "aria-label": `${name}: ${word}`,
+      type: "button", "data-id": micrograph.id, "data-outcome": word, title: micrograph.path, "aria-label": `${name}: ${word}${micrograph.acknowledged === null ? "" : ", acknowledged"}`,
     });
+    if (micrograph.acknowledged !== null) button.dataset.acknowledged = "";
     const picture = element("span", "picture");
     picture.append(element("span", "mark", MARKS[word], { "aria-hidden": "true" }));
     if (micrograph.error && word !== "good") picture.append(element("span", "why", reason(micrograph)));

@@ -14,9 +14,11 @@ const COLUMNS = [
   ["dose", "Dose", ({ dose }) => number(dose)],
   ["pixel", "Pixel size", ({ pixel }) => (pixel === null ? "–" : length(pixel, "nm"))],
   ["verdict", "Verdict", ({ verdict }) => `${MARKS[verdict]} ${verdict}`],
-  ["code", "Reason", ({ codes, error, verdict }) => (verdict === "quarantined" || verdict === "waiting" ? error ?? "" : codes.join(", "))],
+  ["code", "Reason", (row) => (row.acknowledged ? `acknowledged; ${why(row)}` : why(row))],
   ["seconds", "Seconds", ({ seconds }) => number(seconds)],
 ];
+
+const why = ({ codes, error, verdict }) => (verdict === "quarantined" || verdict === "waiting" ? error ?? "" : codes.join(", "));
 
 export class Table {
   visible = false;

@@ -165,12 +165,21 @@ def test_an_outage_is_degraded_with_growing_pauses_and_ends_by_itself(
     assert sum("waits for it" in one.getMessage() for one in caplog.records) == 1
 
 
-def test_a_folder_that_is_missing_at_the_start_is_waited_for(drop: Path, clock: Clock) -> None:
+def test_a_folder_that_is_missing_at_the_start_is_waited_for_and_reported_once_by_the_start(
+    drop: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     drop.rmdir()
     with fake(drop, clock) as watcher:
         assert watcher.scan() is None
+        assert state(watcher) == "degraded" and not caplog.records
         write(drop / "a.tif")
         assert names(watcher) == ["a.tif"]
+        drop.rename(drop.with_name("away"))
+        assert watcher.scan() is None
+    assert [one.getMessage() for one in caplog.records] == [
+        f"{drop}: the drop folder is missing (No such file or directory); mount the share it is on, or create it; "
+        "the service waits for it, nothing is lost"
+    ]
 
 
 def test_the_empty_mount_point_of_a_share_is_not_taken_for_the_share(drop: Path, clock: Clock) -> None:

@@ -15,8 +15,8 @@ from daemon.commands import command_line
 from daemon.commands.main import main
 
 COMMANDS = (
-    "run", "once", "check", "doctor", "status", "retry", "prune", "purge", "denoise", "assess", "batch", "report",
-    "replay", "star", "calibrate", "demo",
+    "run", "once", "check", "doctor", "status", "retry", "acknowledge", "prune", "purge", "denoise", "assess", "batch",
+    "report", "replay", "star", "calibrate", "demo",
 )  # fmt: skip
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 
@@ -55,7 +55,7 @@ def test_the_help_of_each_command_has_an_example_that_works(
     assert examples
     for example in examples:
         words = example.partition(f"emdenoised {command}")[2].replace("'", "").split()
-        if command in ("retry", "report"):  # a name with a space in it
+        if command in ("retry", "acknowledge", "report"):  # a name with a space in it
             words = [word for word in words if word not in ("2", "2/*")]
         assert command_line.parser().parse_args([command, *words]).run
 

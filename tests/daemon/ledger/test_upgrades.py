@@ -25,7 +25,8 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path, clo
     clock.now = 1_760_000_100.0
     with start(tmp_path, clock) as ledger:
         now = [tuple(row) for row in ledger._db.execute("SELECT * FROM jobs ORDER BY id")]
-        assert now == [(*row, 0, None, "{}") for row in before]  # no section of a stack, no verdict
+        assert now == [(*row, 0, None, "{}", None) for row in before]  # no section of a stack, no verdict, not seen
+        assert ledger.problems() == 1
         assert ledger.counts() == {"pending": 3, "running": 1, "retry": 1, "done": 2, "quarantined": 1}
         assert ledger.oldest_waiting() == 96.0
         assert [job.path for job in ledger.recover()] == ["running.tif"]

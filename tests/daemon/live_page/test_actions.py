@@ -1,4 +1,4 @@
-"""Retrying from the live page: off by default, and only for the page itself."""
+"""Retrying and acknowledging from the live page: off by default, and only for the page itself."""
 
 from collections.abc import Callable, Iterator
 
@@ -45,6 +45,25 @@ def test_the_page_retries_one_micrograph(finished: Finished, port: int) -> None:
     assert finished.ledger.get(done.id).state == "done"
 
 
+def test_the_page_acknowledges_one_problem(finished: Finished, port: int) -> None:
+    job = finished.quarantine("a.tif", "broken")
+    rejected, good = finished.add("r.tif", counts(1), verdict="reject"), finished.add("g.tif", counts(2))
+    before = ask(port, "/data/state").data
+    assert before["problems"] == 2
+    for one in (job, rejected):
+        assert post(port, f"/act/acknowledge/{one.id}", **own(port)) == (200, "{}")
+    after = ask(port, "/data/state").data
+    assert after["problems"] == 0 and after["counts"] == before["counts"] and after["changed"] != before["changed"]
+    assert ask(port, f"/data/micrograph/{job.id}").data["acknowledged"] > 0
+    rows = ask(port, "/data/table").data["rows"]
+    assert {row["path"]: row["acknowledged"] for row in rows} == {"a.tif": True, "r.tif": True, "g.tif": False}
+    lines = ask(port, "/data/table.csv").body.decode().splitlines()
+    assert lines[0].endswith(",acknowledged") and sum(line.endswith(",yes") for line in lines) == 2
+    for number in (job.id, good.id, 99):
+        status, text = post(port, f"/act/acknowledge/{number}", **own(port))
+        assert status == 404 and "no open problem" in text
+
+
 def test_nobody_else_can(finished: Finished, port: int) -> None:
     job = finished.quarantine("a.tif", "broken")
     good = own(port)
@@ -62,17 +81,19 @@ def test_nobody_else_can(finished: Finished, port: int) -> None:
         (413, good | {"Transfer_Encoding": "chunked"}),
     ]
     for status, headers in refused:
-        assert post(port, f"/act/retry/{job.id}", **headers)[0] == status, headers
+        for action in ("retry", "acknowledge"):
+            assert post(port, f"/act/{action}/{job.id}", **headers)[0] == status, headers
     for path in ("/act/retry/", "/act/retry/-1", "/act/retry/1e3", "/act/purge/1", f"/act/retry/{job.id}/../1"):
         assert post(port, path, **good)[0] == 404, path
     assert ask(port, f"/act/retry/{job.id}", **good).status == 404
-    assert finished.ledger.get(job.id).state == "quarantined"
+    assert finished.ledger.get(job.id).state == "quarantined" and finished.ledger.problems() == 1
 
 
 @pytest.mark.parametrize("finished", [False], indirect=True)
 def test_it_is_off_unless_the_settings_allow_it(finished: Finished, port: int) -> None:
     job = finished.quarantine("a.tif", "broken")
     assert token(port) is None and not Config.model_fields["monitor"].default.actions
-    status, text = post(port, f"/act/retry/{job.id}", **own(port))
-    assert status == 403 and "monitor.actions is false" in text
-    assert finished.ledger.get(job.id).state == "quarantined"
+    for action in ("retry", "acknowledge"):
+        status, text = post(port, f"/act/{action}/{job.id}", **own(port))
+        assert status == 403 and "monitor.actions is false" in text
+    assert finished.ledger.get(job.id).state == "quarantined" and finished.ledger.problems() == 1

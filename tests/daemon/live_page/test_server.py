@@ -24,7 +24,7 @@ from daemon.live_page import server as monitor_module
 from daemon.live_page.server import AT_ONCE, SITE_AT_ONCE, Answer, Health, Monitor, Request
 from daemon.service.metrics import VERDICTS, Metrics, gauge, graphics_card
 from daemon.settings import config as settings
-from daemon.settings.config import Address
+from daemon.settings.monitor import Address
 
 HERE = Address("127.0.0.1", 0)
 

@@ -381,7 +381,9 @@ def test_once_without_a_drop_folder_says_so(site: Site) -> None:
     assert process.wait(LIMIT) == 0
     first, *_ = site.said(process).splitlines()
     assert f"{site.drop}: the drop folder is missing; mount the share it is on, or create it (--create-drop)" in first
-    assert f"waiting for the drop folder {site.drop}, results go to" in site.said(process)
+    said = site.said(process)
+    assert said.count("drop folder is missing") == 1
+    assert f"waiting for the drop folder {site.drop}, results go to" in said
     status, said = site.finish("once")
     assert status == 1 and "the drop folder is missing" in said
     assert site.finish("once", "--create-drop")[0] == 0

@@ -1,11 +1,13 @@
 """Local disks and network shares are distinguished by their mounts."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from daemon import files
-from daemon.files import filesystem_type, is_network
+from daemon.files import filesystem_type, is_folder, is_network
 
 MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -73,3 +75,13 @@ def test_this_machine_answers_and_others_are_unknown(tmp_path: Path, monkeypatch
 )
 def test_network_filesystems_are_known(fstype: str, network: bool) -> None:
     assert is_network(fstype) is network
+
+
+def test_a_folder_of_a_share_that_has_failed_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_folder(tmp_path) and not is_folder(tmp_path / "missing")
+
+    def failed(path: Path, **_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(Path, "stat", failed)
+    assert not is_folder(tmp_path)

@@ -173,13 +173,15 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     """
     size = readable(like.pixel_size) if like.pixel_size else None
     text = json.dumps(description, sort_keys=True)
+    known, ends = _finite(pixels)
     # The writers of tifffile are strict about their metadata, so each container gets its own form.
     if pixels.nbytes >= _CLASSIC_LIMIT or like.metadata.get("ome"):
         size = convert(size, "nm") if size and size.unit == "angstrom" else size  # napari takes OME's Å for µm
         form = _as_ome(size, text) | {"bigtiff": pixels.nbytes >= _CLASSIC_LIMIT}
     else:
-        form = _as_imagej(size, text, _contrast(pixels, like.bar))
-    tags = _for_hyperspy(size) + _for_imod(pixels) + tiff_values.extra_tags(like.metadata)
+        picture = _finite(np.delete(pixels, like.bar, axis=0))[0] if like.bar else known
+        form = _as_imagej(size, text, window(picture) if picture.size else None)
+    tags = _for_hyperspy(size) + _for_imod(ends) + tiff_values.extra_tags(like.metadata)
     tifffile.imwrite(
         path, pixels, photometric="minisblack", software=f"emdenoised {__version__}", extratags=tags, **form
     )
@@ -211,23 +213,18 @@ def _as_imagej(size: PixelSize | None, text: str, contrast: tuple[float, float] 
     return form
 
 
-def _contrast(pixels: Image, bar: range) -> tuple[float, float] | None:
-    """The values to show as black and white; None without finite pixels."""
-    known = _finite(np.delete(pixels, bar, axis=0) if len(bar) else pixels)
-    return window(known) if known.size else None
-
-
-def _for_imod(pixels: Image) -> list[tuple[int, str, int, Any, bool]]:
+def _for_imod(ends: Image) -> list[tuple[int, str, int, Any, bool]]:
     """SMinSampleValue and SMaxSampleValue: without them 3dmod shows 0 to 255."""
-    known = _finite(pixels)
-    if not known.size:
-        return []
-    return [(340, "f", 1, float(known.min()), True), (341, "f", 1, float(known.max()), True)]
+    return [(code, "f", 1, float(end), True) for code, end in zip((340, 341), ends, strict=False)]
 
 
-def _finite(pixels: Image) -> Image:
-    """The finite pixels, in any shape."""
-    return pixels if (finite := np.isfinite(pixels)).all() else pixels[finite]
+def _finite(pixels: Image) -> tuple[Image, Image]:
+    """The finite pixels, in any shape; the least and the largest of them (2,), (0,) without any."""
+    ends = np.array([pixels.min(), pixels.max()])
+    if np.isfinite(ends).all():  # as no NaN or Inf leaves them
+        return pixels, ends
+    known = pixels[np.isfinite(pixels)]
+    return known, np.array([known.min(), known.max()]) if known.size else known
 
 
 def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool]]:

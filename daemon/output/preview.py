@@ -24,6 +24,8 @@ _SMALLEST = 256
 _STRIP_PIXELS = 1 << 19
 RUNS = 3
 """zlib's strategy Z_RLE."""
+_GREYS = bytes(level for level in range(256) for _ in range(3))
+"""A palette, red, green and blue: each number is the grey of its own value."""
 _GAP = 4
 _BACKGROUND, _INK, _DIM, _BOX = 18, 255, 190, 28
 
@@ -86,9 +88,12 @@ def save(picture: Picture.Image, path: Path, writer: str) -> None:
     """Write a PNG that names its `writer`. Raises OSError."""
     info = PngInfo()
     info.add_text("Software", writer)
+    indexed = picture.copy()
+    indexed.putpalette(_GREYS)
     with path.open("wb") as stream:
-        # Noise does not compress: to look for runs only takes a good half of the time, for a file that is no larger.
-        picture.save(stream, "PNG", compress_level=1, compress_type=RUNS, pnginfo=info)
+        # Noise does not compress. To look for runs only, and with a palette for no filter that suits each row, takes a
+        # third of the time; the file is about a quarter larger.
+        indexed.save(stream, "PNG", compress_level=1, compress_type=RUNS, pnginfo=info)
 
 
 def written_by(path: Path) -> str | None:

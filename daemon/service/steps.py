@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePath
 
@@ -247,13 +248,16 @@ def provenance(
         verdict=VerdictFound.model_validate(verdict.as_json()),
         warnings=warnings,
         seconds=dict(work.seconds),
-        versions={
-            "emdenoised": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "onnxruntime", "tifffile", "mrcfile")},
-        },
+        versions=_versions(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of what this process runs."""
+    packages = {name: version(name) for name in ("numpy", "onnxruntime", "tifffile", "mrcfile")}
+    return {"emdenoised": __version__, "python": platform.python_version(), **packages}
 
 
 def _raw(work: Work) -> Raw:

@@ -260,7 +260,7 @@ def _compare(
     # taken as even.
     darkest = max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose
     total = removed = squares = worst = most = 0.0
-    units = np.array([[gain], [gain], [gain**2]])
+    units, shared = np.array([[gain], [gain], [gain**2]]), sharing(choice.psf)
     for top in range(0, height, BLOCK):
         rows = slice(top, min(top + BLOCK, height))
         band = shift, level, square = _band(rows, pixels, denoised, spikes, scaling, room)
@@ -272,7 +272,7 @@ def _compare(
         if min(height, width) >= BLOCK:
             shifts, levels, powers = _blocks(band / units)
             noise = np.maximum(levels + dose, darkest)
-            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise / sharing(choice.psf))).max()))
+            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise / shared)).max()))
             most = max(most, float((powers / noise).max()))
     if not np.isfinite((total, removed, squares)).all():
         return None

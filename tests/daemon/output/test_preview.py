@@ -83,3 +83,12 @@ def test_nan_constant_and_signed_images_make_a_picture() -> None:
     broken[3:9] = np.nan
     for raw in (broken, flat.astype(np.int16) * -1, flat.astype(np.float64)):
         assert preview.render(raw, flat, pixels=64, size=None, title="a", caption="").width > 2 * 64
+
+
+def test_the_file_has_the_pictures_greys_and_names_its_writer(tmp_path: Path) -> None:
+    picture = Picture.fromarray(np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 48))
+    preview.save(picture, tmp_path / "a.png", "emdenoised")
+    with Picture.open(tmp_path / "a.png") as found:
+        np.testing.assert_array_equal(np.asarray(found.convert("L")), np.asarray(picture))
+    assert picture.mode == "L", "the picture itself is not changed"
+    assert preview.written_by(tmp_path / "a.png") == "emdenoised"

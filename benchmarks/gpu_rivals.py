@@ -79,7 +79,7 @@ class Rivals:
         }
 
     def release(self) -> None:
-        """What PyTorch keeps of the card's memory would be missing to whoever is measured next."""
+        """What PyTorch keeps of the card's memory would be missing for the next measurement."""
         gc.collect()
         if not self.dry:
             torch._dynamo.reset()  # noqa: SLF001

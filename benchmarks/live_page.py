@@ -187,7 +187,7 @@ def until(condition: Any) -> None:
     end = time.monotonic() + 600
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError("waited in vain")
+            raise TimeoutError("the condition never held")
         time.sleep(0.02)
 
 

@@ -50,7 +50,7 @@ from engine_build.half import finite, half_body
 
 log = logging.getLogger("engine_build")
 
-GATE_SIDE = 256
+_GATE_SIDE = 256
 """Side of the gate's tiles on the processor, pixels; a GPU is judged on its own tiles."""
 
 
@@ -246,7 +246,7 @@ def _require_shape(model: onnx.ModelProto, sides: Sides, folder: Path) -> None:
 
 
 def _gate_side(model: onnx.ModelProto, sides: Sides) -> int:
-    return max(_sides(model)) or min(*sides, GATE_SIDE)
+    return max(_sides(model)) or min(*sides, _GATE_SIDE)
 
 
 def _tile(text: str) -> int | Sides:

@@ -164,7 +164,7 @@ def export(
     if (effect := record.get("before_after", {}).get("verdict")) in WORSE and not force:
         raise ConfigError(
             f"{run}: on held-out files this fine-tuning {WORSE[effect]} (figures: its report); train on more or other "
-            "micrographs, or export it all the same with --force"
+            "micrographs, or export it nevertheless with --force"
         )
     # Round first, so that all measurements are of the shipped weights.
     try:

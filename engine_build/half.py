@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-CONVOLUTIONS = {"Conv", "ConvTranspose"}
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
 FLOAT_ARGUMENTS = {"Resize": {1, 2}}
 """Inputs that stay float32 by the operator's definition: sizes and scales."""
 LARGEST_HALF = 65_504.0
@@ -89,10 +89,10 @@ def body_of(nodes: Iterable[NodeProto]) -> list[NodeProto]:
     after: set[str] = set()
     before: set[str] = set()
     for node in nodes:  # in topological order, as ONNX requires
-        if node.op_type in CONVOLUTIONS or after & set(node.input):
+        if node.op_type in _CONVOLUTIONS or after & set(node.input):
             after |= set(node.output)
     for node in reversed(nodes):
-        if node.op_type in CONVOLUTIONS or before & set(node.output):
+        if node.op_type in _CONVOLUTIONS or before & set(node.output):
             before |= set(node.input) | set(node.output)
     body = [node for node in nodes if after & before & set(node.output)]
     if not body:

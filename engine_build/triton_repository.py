@@ -16,9 +16,9 @@ Backend = Literal["onnxruntime", "tensorrt"]
 Processor = Literal["gpu", "cpu"]
 
 FILES: dict[Backend, str] = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
-QUEUE_SECONDS = 50
+_QUEUE_SECONDS = 50
 """A request that waits longer in the server's queue is refused: its client is about to give it up."""
-QUEUE_LENGTH = 256
+_QUEUE_LENGTH = 256
 """Requests of each priority that may wait; further ones are refused, so that the server's memory stays bounded."""
 
 
@@ -78,8 +78,8 @@ def _queues() -> str:
     """Dynamic batching without delay: tiles that wait are computed together, none waits for others."""
     policies = [
         f"  priority_queue_policy {{\n    key: {level}\n    value {{ timeout_action: REJECT "
-        f"default_timeout_microseconds: {QUEUE_SECONDS * 10**6} allow_timeout_override: true "
-        f"max_queue_size: {QUEUE_LENGTH} }}\n  }}"
+        f"default_timeout_microseconds: {_QUEUE_SECONDS * 10**6} allow_timeout_override: true "
+        f"max_queue_size: {_QUEUE_LENGTH} }}\n  }}"
         for level in (PRIORITY_LIVE, PRIORITY_BACKLOG)
     ]
     head = f"  max_queue_delay_microseconds: 0\n  priority_levels: 2\n  default_priority_level: {PRIORITY_BACKLOG}"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Loads the NVIDIA driver's modules and makes its nodes in /dev, as whoever first uses a card on a desktop does. The
+# Loads the NVIDIA driver's modules and makes its nodes in /dev, as the first program that uses a card on a desktop does. The
 # service may do neither. Run by emdenoised-gpu.service, as root; what exists is left as it is.
 set -u
 

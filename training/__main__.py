@@ -49,7 +49,7 @@ def main() -> int:
         parser.exit(
             1,
             f"{parser.prog}: {where}{error.strerror or error}; make room, check the rights, or choose another --out; "
-            "the same command goes on from what was saved\n",
+            "the same command continues from the last checkpoint\n",
         )
     return status
 

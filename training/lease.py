@@ -49,9 +49,9 @@ log = logging.getLogger(__name__)
 PLATEAU, RUN, EVALUATION, LOG = "plateau", "run", "evaluation.json", "log.txt"
 SCENE_SIDE, SCENES_A_PIECE = 320, 56
 """Side of simulated scenes, pixels, and number that one process draws at a time."""
-AFTERWARDS = 20.0
+_AFTERWARDS = 20.0
 """Seconds kept for the evaluation."""
-EVALUATED = 4
+_EVALUATED = 4
 """Times as many crops as during the training are evaluated in the end."""
 
 
@@ -208,7 +208,7 @@ def run(options: argparse.Namespace) -> int:
         validate = validator(recipe, content.unseen)
     taken = time.monotonic() - began
     log.info("%s: %d micrographs and %d scenes after %.0f s", place.described, len(content.truths), scenes, taken)
-    deadline = Deadline(began + 60 * options.minutes - AFTERWARDS, options.steps, options.finish)
+    deadline = Deadline(began + 60 * options.minutes - _AFTERWARDS, options.steps, options.finish)
     course = LeaseCourse(content, stock, validate, options.out, options.work, compiled, options.save_every)
     if options.finish < 1:
         spent = read(plateau / CHECKPOINT, place.device)["spent"] if (plateau / CHECKPOINT).exists() else 0.0
@@ -244,7 +244,7 @@ def compiles(recipe: Recipe, place: Place) -> bool:
 
 def evaluate(content: Pack, out: Path, place: Place) -> None:
     """Write figures of the weights, and of those it started from, on more crops than during the training."""
-    crops = EVALUATED * content.recipe.validation_crops
+    crops = _EVALUATED * content.recipe.validation_crops
     measured = validator(replace(content.recipe, validation_crops=crops), content.unseen)
     found: dict[str, Any] = {"crops": crops, "hardware": place.described}
     weights = {"trained": (out / RUN / WEIGHTS).read_bytes(), "started_from": content.start}

@@ -14,7 +14,7 @@ from training.data.samples import Drawn
 
 Loss = Callable[[Tensor, Drawn], Tensor]
 
-EASY = 1e-4
+_EASY = 1e-4
 """Error (variance over noise variance) below which an easy crop no longer gains weight in `balanced`."""
 
 
@@ -35,17 +35,17 @@ def balanced(output: Tensor, batch: Drawn) -> Tensor:
     With the plain squared error, crops of high dose and contrast dominate; with its logarithm, which is PSNR, easy
     faint ones do. The fourth root is a compromise.
     """
-    return (_crop_errors(output, batch) + EASY).pow(0.25).mean()
+    return (_crop_errors(output, batch) + _EASY).pow(0.25).mean()
 
 
 def root(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the root of their mean squared error: full contrast counts more than in `balanced`."""
-    return (_crop_errors(output, batch) + EASY).sqrt().mean()
+    return (_crop_errors(output, batch) + _EASY).sqrt().mean()
 
 
 def logarithmic(output: Tensor, batch: Drawn) -> Tensor:
     """Mean over crops of the logarithm of their mean squared error: PSNR up to a factor."""
-    return (_crop_errors(output, batch) + EASY).log().mean()
+    return (_crop_errors(output, batch) + _EASY).log().mean()
 
 
 def mse(output: Tensor, batch: Drawn) -> Tensor:

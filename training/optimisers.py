@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.presets import Recipe
 
-MUON_MOMENTUM = 0.95
+_MUON_MOMENTUM = 0.95
 ADAMW_SHARE = 0.5
 """Rate of AdamW over that of Muon in one network."""
 
@@ -28,7 +28,7 @@ class ConvolutionMuon(torch.optim.Muon):
         self._weights = tuple(weights)
         self._matrices = tuple(nn.Parameter(as_matrix(weight.detach())) for weight in weights)
         super().__init__(
-            self._matrices, rate, weight_decay=decay, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"
+            self._matrices, rate, weight_decay=decay, momentum=_MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"
         )
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -27,7 +27,7 @@ from training.presets import Recipe
 
 log = logging.getLogger(__name__)
 
-STEPS = (0.25, 0.5, 1.0)
+_STEPS = (0.25, 0.5, 1.0)
 """Grey levels over an image's own noise, tried in turn until the file is small enough."""
 FINEST, COARSEST = 1 / 4095, 1 / 64
 """Limits of a grey level, as a share of the grey range."""
@@ -47,7 +47,7 @@ class Pack:
 def pack(content: Pack, path: Path, limit: int) -> int:
     """Write a pack of at most `limit` bytes; returns its size. Raises ConfigError if it would be larger."""
     size = 0
-    for share in STEPS:
+    for share in _STEPS:
         written = _npz(content, share)
         size = len(written)
         if size <= limit:

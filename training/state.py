@@ -20,7 +20,7 @@ from training.network import BATCHNORM_MOMENTUM
 from training.optimisers import optimisers
 from training.presets import Recipe
 
-HALF_FAST = ("amx_bf16", "avx512_bf16")
+_HALF_FAST = ("amx_bf16", "avx512_bf16")
 """Names in /proc/cpuinfo of instructions that make bfloat16 faster."""
 
 
@@ -149,7 +149,7 @@ def fast_half(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bo
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     known = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return any(name in known for name in HALF_FAST)
+    return any(name in known for name in _HALF_FAST)
 
 
 @torch.no_grad()

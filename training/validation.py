@@ -22,7 +22,7 @@ STEP = 2**40
 SCENES, SIDE = 24, 320
 """Simulated scenes, different from those of the training, and their side in pixels."""
 
-BANDS: Mapping[str, Draw] = {
+_BANDS: Mapping[str, Draw] = {
     "low": Draw(low=1.0, ordinary=0.0, full_contrast=1.0),
     "ordinary": Draw(low=0.0, ordinary=1.0, full_contrast=1.0),
     "faint": Draw(low=1.0, ordinary=0.0, full_contrast=0.0, contrasts=(0.05, 0.2)),
@@ -43,7 +43,7 @@ def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
         low = {"low": 1.0, "ordinary": 0.0, "all": 0.5}[recipe.doses]
         return partial(_paper, PaperDraw(recipe.crop, low), unseen, recipe)
     scenes = simulate.bank(recipe.seed + 1, SCENES, max(SIDE, recipe.crop))
-    each = max(1, recipe.validation_crops // len(BANDS))
+    each = max(1, recipe.validation_crops // len(_BANDS))
     checks = {
         name: [
             batch(
@@ -52,7 +52,7 @@ def validator(recipe: Recipe, unseen: Sequence[Truth]) -> Validate:
             for first in range(0, each, 16)
             for size in [min(16, each - first)]
         ]
-        for name, draw in BANDS.items()
+        for name, draw in _BANDS.items()
     }
 
     def measured(network: nn.Module, _: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ STUCK_SECONDS = 60.0
 """Time without any change after which an incomplete file is handed over, to be quarantined with the reason. If it
 changes later, it is evaluated again, so a slow copy loses nothing."""
 
-LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 30.0
 """Longest time between two probes of a file that does not change."""
 
 # A camera delivers a few micrographs a second at most. More than this many new files, faster than they drain, are a
@@ -116,7 +116,7 @@ class Tracker:
     ) -> None:
         """Process one scan of the whole folder, ended at monotonic time `now` and begun at `began`.
 
-        `interrupted`: the folder was unavailable since the last scan. Nobody could write to it, so an unchanged file
+        `interrupted`: the folder was unavailable since the last scan. It could not be written to, so an unchanged file
         proves nothing, and settling starts again.
         """
         began = now if began is None else began
@@ -300,7 +300,7 @@ class Tracker:
         if now - file.held_since >= hold:
             text = f"{reason}; it has not changed for {now - file.since:.0f} s"
             return self._hand_over(file, truncated=text) if proven else self._hand_over(file, warning=text)
-        file.pause = min(2 * file.pause or max(self.arrival.settle_seconds, 0.5), LONGEST_PAUSE)
+        file.pause = min(2 * file.pause or max(self.arrival.settle_seconds, 0.5), _LONGEST_PAUSE)
         self._plan(file, min(now + file.pause, file.held_since + hold))
         return None
 

@@ -7,16 +7,16 @@ from daemon.counts.plane import Plane, Prepared, Spikes
 from daemon.counts.scaling import noise_units
 from daemon.errors import BackendError, MicrographError
 
-CANARY_DOSE = 20.0
-CANARY_SIDE = 256
+_CANARY_DOSE = 20.0
+_CANARY_SIDE = 256
 NO_SPIKES = Spikes(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
 
 
 def canary(backend: Backend) -> None:
     """Denoise the canary tile. Raises BackendError unless its squared error is at least halved."""
     rng = np.random.default_rng(0)
-    wave = np.sin(np.arange(CANARY_SIDE) / 9)
-    truth = CANARY_DOSE * (1 + 0.5 * wave[:, None] * wave)
+    wave = np.sin(np.arange(_CANARY_SIDE) / 9)
+    truth = _CANARY_DOSE * (1 + 0.5 * wave[:, None] * wave)
     counts = rng.poisson(truth).astype(np.uint16)
     dose = float(counts.mean())
     try:

@@ -24,13 +24,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # every failure is reported her
 
 LARGEST_MESSAGE = 2**31 - 1
 """Bytes: gRPC's limit."""
-QUESTION_SECONDS = 10.0
+_QUESTION_SECONDS = 10.0
 """Longest wait for what a server answers without computing."""
 BEAT_SECONDS = 1.0
 """Between two calls of `progress`, at most."""
 GRACE_SECONDS = 10.0
 """For gRPC to report that the time is over, before the wait ends without it."""
-CHANNEL = [
+_CHANNEL = [
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.enable_http_proxy", 0),  # gRPC obeys http_proxy even for this computer's own address
@@ -63,13 +63,13 @@ class Connection:
         self._grpc = _client_library()
         self._settings, self._model, self._progress = settings, model, progress
         self._client = self._grpc.InferenceServerClient(
-            settings.url, creds=_credentials(settings), channel_args=CHANNEL
+            settings.url, creds=_credentials(settings), channel_args=_CHANNEL
         )
 
     def about(self) -> About:
         """Ask the server for its version, and for the model. Raises ServerError."""
         with self._explained():
-            patience = min(QUESTION_SECONDS, self._settings.timeout_seconds)
+            patience = min(_QUESTION_SECONDS, self._settings.timeout_seconds)
             server = self._client.get_server_metadata(client_timeout=patience)
             found = self._client.get_model_config(self._model, client_timeout=patience).config
             parameters = {name: one.string_value for name, one in found.parameters.items()}
@@ -154,13 +154,13 @@ class Connection:
                     "repository again with `python -m engine_build`, and see backend.tile and backend.batch"
                 ) from error
             raise ServerError(
-                f"{self.where}, model {self._model}: {REASONS.get(code, 'it failed')} ({code}: {text})"
+                f"{self.where}, model {self._model}: {_REASONS.get(code, 'it failed')} ({code}: {text})"
             ) from error
         except ValueError as error:  # gRPC's, of a closed channel or an answer that is none
             raise ServerError(f"{self.where}: {error}") from error
 
 
-REASONS = {
+_REASONS = {
     "UNAVAILABLE": "it does not answer, or refuses more requests",
     "DEADLINE_EXCEEDED": "no answer in time",
     "NOT_FOUND": "the model is not loaded",

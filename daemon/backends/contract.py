@@ -12,7 +12,7 @@ INPUTS = ("units", "level")
 OUTPUT = "denoised"
 FLOAT32 = "float32"
 HALF = "float16 body, float32 around it"
-PRECISIONS = (FLOAT32, HALF)
+_PRECISIONS = (FLOAT32, HALF)
 """Those that this version accepts; the second only from a model that has passed the gate."""
 PRIORITY_LIVE, PRIORITY_BACKLOG = 1, 2
 """Triton's levels: 1 goes before 2."""
@@ -48,8 +48,8 @@ class Contract:
             return f"{stated}, and these weights are {weights}"
         if self.halo != str(weights.halo):
             return f"has halo {self.halo or 'unknown'}, and these weights need {weights.halo}"
-        if self.precision not in PRECISIONS:
-            return f"computes in {self.precision or 'an unknown precision'}, and not in {' or '.join(PRECISIONS)}"
+        if self.precision not in _PRECISIONS:
+            return f"computes in {self.precision or 'an unknown precision'}, and not in {' or '.join(_PRECISIONS)}"
         if self.precision != FLOAT32 and not self.gate:
             return f"computes in {self.precision} and has passed no gate"
         return None

@@ -14,7 +14,7 @@ from daemon.settings.config import BackendConfig
 
 TRUSTED_SECONDS = 10.0
 """So long a model counts as the one that was checked: a server may load another one under its name."""
-ENVELOPE = 1 << 16
+_ENVELOPE = 1 << 16
 """Bytes of a request besides its tiles, at most."""
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class ServerBackend(Framed):
     ) -> None:
         frame = Frame(tile=manifest.tile_of(settings.tile), halo=manifest.halo, batch=settings.batch)
         super().__init__(folder, manifest, frame, progress)
-        if frame.batch * frame.tile**2 * 4 + ENVELOPE > LARGEST_MESSAGE:
+        if frame.batch * frame.tile**2 * 4 + _ENVELOPE > LARGEST_MESSAGE:
             raise ConfigError(
                 f"{frame.batch} tiles of {frame.tile} pixels exceed the 2 GiB of one request; lower backend.batch or "
                 "backend.tile"

@@ -7,7 +7,7 @@ from daemon.errors import EmdenoisedError
 
 
 class EndedError(EmdenoisedError):
-    """The shard was asked to end; the same command goes on."""
+    """The shard was asked to end; the same command continues it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class _Interruptible(Progress):
     def require(self) -> None:
         """Raise EndedError if the shard was asked to end."""
         if self.asked:
-            raise EndedError("asked to end (SIGTERM); the same command goes on from here")
+            raise EndedError("asked to end (SIGTERM); the same command continues from here")
 
     @contextmanager
     def listening(self) -> Iterator[None]:

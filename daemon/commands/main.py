@@ -16,7 +16,7 @@ from daemon.settings.config import EX_CONFIG
 
 EX_USAGE = 2
 """Wrong arguments, as argparse has it."""
-EX_PIPE = 141
+_EX_PIPE = 141
 """The reader of the output has gone, as a shell reports SIGPIPE."""
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except BrokenPipeError:  # such as `emdenoised status | head`
         _silence()
-        return EX_PIPE
+        return _EX_PIPE
     except OSError as error:
         print(f"emdenoised: the output cannot be written: {error.strerror}", file=sys.stderr)
         _silence()

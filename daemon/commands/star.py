@@ -87,12 +87,12 @@ def run(options: argparse.Namespace) -> int:
     for name, result in links.items():
         _link(folder / name, result.image)
     listed = {str(PurePath(folder.name) / name): result.optics for name, result in sorted(links.items())}
-    save(star, star_file(listed, options.cs, options.amplitude_contrast).encode("ascii"))
+    save(star, _star_file(listed, options.cs, options.amplitude_contrast).encode("ascii"))
     print(f"{options.to}: {len(listed)} denoised micrographs, for picking only; links to them in {folder.name}/")
     return 0
 
 
-def star_file(listed: Mapping[str, Optics], cs: float, amplitude_contrast: float) -> str:
+def _star_file(listed: Mapping[str, Optics], cs: float, amplitude_contrast: float) -> str:
     """The tables of optics and micrographs, as RELION has them from version 3.1 on. `listed`: by micrographs' names."""
     groups = {optics: number for number, optics in enumerate(dict.fromkeys(listed.values()), 1)}
     optics = "\n".join(

@@ -20,21 +20,21 @@ from daemon.settings.camera_file import Camera, Defects
 
 Values = NDArray[np.float64]
 
-SAME = 0.02
+_SAME = 0.02
 """Relative difference of means below which frames have the same brightness."""
 SATURATED = 1e-3
 """Share of the pixels in the highest value from which on a frame is saturated."""
 UNEVEN, BLOCK = 1.5, 32
 """Ratio of the brightest to the darkest parts of a flat, in blocks of so many pixels, from which on it is no flat."""
-OUTLIER = 8.0
+_OUTLIER = 8.0
 """Standard deviations beyond which a pixel is an X-ray hit, hot or dead."""
 BENT = 0.05
 """Relative deviation of the variance from its line beyond which the camera is not linear."""
-BLIND = 0.5
+_BLIND = 0.5
 """Share of the light below which a pixel is dead."""
 LISTED = 1000
 """Defective pixels listed, at most."""
-FAINT = 3.0
+_FAINT = 3.0
 """Standard errors by which the light of a level must exceed the darks."""
 
 
@@ -90,7 +90,7 @@ class Level:
 def _robust_mean(image: Values) -> float:
     middle = float(np.median(image))
     scale = 1.4826 * float(np.median(np.abs(image - middle)))
-    good = np.abs(image - middle) <= OUTLIER * scale if scale > 0 else np.ones_like(image, bool)
+    good = np.abs(image - middle) <= _OUTLIER * scale if scale > 0 else np.ones_like(image, bool)
     return float(image[good].mean())
 
 
@@ -98,7 +98,7 @@ def _variance(difference: Values) -> float:
     """Variance of noise, without outliers."""
     difference = difference - np.median(difference)
     scale = 1.4826 * float(np.median(np.abs(difference)))
-    good = np.abs(difference) <= OUTLIER * scale if scale > 0 else np.ones_like(difference, bool)
+    good = np.abs(difference) <= _OUTLIER * scale if scale > 0 else np.ones_like(difference, bool)
     return float(np.square(difference[good]).mean())
 
 
@@ -138,7 +138,7 @@ class Frames:
                 "it without a specimen, aperture or beam edge, with the beam spread evenly"
             )
         mean = float(frame.mean())
-        level = next((one for one in self.flats if abs(mean / one.mean - 1) < SAME), None) if mean else None
+        level = next((one for one in self.flats if abs(mean / one.mean - 1) < _SAME), None) if mean else None
         if level is None:
             level = Level(mean)
             self.flats.append(level)
@@ -229,10 +229,10 @@ def _remarks(frames: Frames, dark: Level | None) -> list[str]:
     if alone:
         remarks.append(
             f"{alone} brightness(es) have a single frame and were left out: take two or more of each; if they were "
-            f"meant to be alike, the lamp drifts by more than {SAME:.0%} between frames"
+            f"meant to be alike, the lamp drifts by more than {_SAME:.0%} between frames"
         )
     drift = max((one.drift for one in frames.flats), default=0.0)
-    if drift > SAME / 4:
+    if drift > _SAME / 4:
         remarks.append(f"the light changed by up to {drift:.1%} between frames of one brightness; this was corrected")
     if dark is None:
         remarks.append(
@@ -252,7 +252,7 @@ def _transfer(levels: Sequence[Level], dark: Level | None) -> tuple[Estimate, fl
     centre, height = np.average(mean, weights=weight), np.average(variance, weights=weight)
     spread_ = float((weight * np.square(mean - centre)).sum())
     slope = float((weight * (mean - centre) * (variance - height)).sum() / spread_) if spread_ > 0 else 0.0
-    if slope <= FAINT / sqrt(spread_ or inf):
+    if slope <= _FAINT / sqrt(spread_ or inf):
         raise MicrographError(
             "the noise of the flats does not grow with their brightness, so they are no raw exposures of counts; use "
             "frames as the camera records them, without averaging, filtering or gain correction by themselves"
@@ -296,11 +296,11 @@ def _defects(level: Level, dark: Level | None, offset: float) -> Defects:
     light = _detail(level.average)
     bright = level.centre - offset
     noise = 1.4826 * float(np.median(np.abs(light)))
-    dead = light < -max(BLIND * bright, OUTLIER * noise)
-    hot = light > max(BLIND * bright, OUTLIER * noise)
+    dead = light < -max(_BLIND * bright, _OUTLIER * noise)
+    hot = light > max(_BLIND * bright, _OUTLIER * noise)
     if dark is not None:
         glow = _detail(dark.average)
-        hot |= glow > OUTLIER * 1.4826 * float(np.median(np.abs(glow)))
+        hot |= glow > _OUTLIER * 1.4826 * float(np.median(np.abs(glow)))
     hot &= ~dead
     rows, columns = (_lines(light, axis) for axis in (1, 0))
     places = np.argwhere(hot | dead)[:LISTED]
@@ -318,4 +318,4 @@ def _lines(light: Values, axis: int) -> tuple[int, ...]:
     middle = np.median(light, axis=axis)
     scale = 1.4826 * float(np.median(np.abs(middle - np.median(middle))))
     apart = np.abs(middle - np.median(middle))
-    return tuple(int(one) for one in np.flatnonzero(apart > OUTLIER * scale)) if scale else ()
+    return tuple(int(one) for one in np.flatnonzero(apart > _OUTLIER * scale)) if scale else ()

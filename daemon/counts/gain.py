@@ -24,14 +24,14 @@ Values = NDArray[np.float64]
 SMALLEST = 16
 """Shortest side of an image that is measured, pixels."""
 NO_COUNTS = "the pixel values are not plain counts"
-ADVICE = "state gain and offset in a profile if you know them"
-COUNTS_LIKE = 0.12
+_ADVICE = "state gain and offset in a profile if you know them"
+_COUNTS_LIKE = 0.12
 """Largest difference of gain and slope (beyond its error) from 1 for integers to be counts."""
 ERRORS, SLACK = 2.5, 0.03
 """Allowed difference from a value: so many standard errors plus such a share of it."""
 SIGNIFICANT = 5.0
 """Standard errors by which a slope must differ from 0 before a pedestal is estimated from it."""
-CREDIBLE_DOSE = (0.05, 5000.0)
+_CREDIBLE_DOSE = (0.05, 5000.0)
 """Range of mean counts per pixel outside which values are not proportional to counts."""
 PEDESTAL_DOSE = 1000.0
 """Counts per pixel assumed where the zero of counts is unknown: the noise is then nearly even."""
@@ -205,12 +205,12 @@ def measure(pixels: Pixels, whole: bool | None = None) -> Measured:
         floor, share, _ = _terms(seen)
         gain = sigma / sqrt(PEDESTAL_DOSE)  # the effective one
         even = f"even noise of {sigma:.3g} units was measured and used; the dose is not known"
-        remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {ADVICE}"
+        remark = f"{NO_COUNTS}, nor does their noise grow as that of counts: {even}; {_ADVICE}"
         reading = _Reading(gain / share, finite_mean(pixels) - (line.at(average) - floor) / gain, inf, remark)
     if seen is None and correlation > MOST_CORRELATED:
         remark = (
             f"{NO_COUNTS}: neighbouring pixels are alike ({correlation:+.2f}), as after interpolation, filtering "
-            f"or compression; noise of {sigma:.3g} units was found and used; the dose is not known; {ADVICE}"
+            f"or compression; noise of {sigma:.3g} units was found and used; the dose is not known; {_ADVICE}"
         )
         reading = _Reading(reading.gain, reading.offset, inf, remark)
     return Measured(
@@ -259,17 +259,17 @@ def _counts(line: Line, average: float, whole: bool, seen: Smear | None) -> _Rea
     floor, share, vague = _terms(seen)
     ratio = (line.at(average) - floor) / average
     gain = ratio / share
-    if not CREDIBLE_DOSE[0] <= average / gain <= CREDIBLE_DOSE[1]:
+    if not _CREDIBLE_DOSE[0] <= average / gain <= _CREDIBLE_DOSE[1]:
         return None
     error = min(hypot(line.error, line.height.error / average) / ratio, UNDETERMINED)
-    if seen is None and whole and abs(ratio - 1) < COUNTS_LIKE and line.fits(1.0, COUNTS_LIKE):
+    if seen is None and whole and abs(ratio - 1) < _COUNTS_LIKE and line.fits(1.0, _COUNTS_LIKE):
         return _Reading(1.0, 0.0, error, None)
     if not line.fits(ratio, SLACK + vague):
         return None
     error = min(hypot(error, vague), UNDETERMINED)
     doubt = "" if error <= DETERMINED else " if the value 0 is no count (the brightness varies too little to tell)"
     remark = (
-        f"{NO_COUNTS}: their noise fits {gain:.3g} units per count{_smeared(seen)}{doubt}, which was used; {ADVICE}"
+        f"{NO_COUNTS}: their noise fits {gain:.3g} units per count{_smeared(seen)}{doubt}, which was used; {_ADVICE}"
     )
     return _Reading(gain, 0.0, error, remark)
 
@@ -286,10 +286,10 @@ def _on_pedestal(line: Line, average: float, darkest: float, seen: Smear | None)
         return None
     offset = min(offset, darkest)
     gain = (line.at(average) - floor) / (average - offset) / share
-    if not CREDIBLE_DOSE[0] <= (average - offset) / gain <= CREDIBLE_DOSE[1]:
+    if not _CREDIBLE_DOSE[0] <= (average - offset) / gain <= _CREDIBLE_DOSE[1]:
         return None
     fit = f"{gain:.3g} units per count{_smeared(seen)} and {offset:.3g} units at zero counts"
-    remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {ADVICE}"
+    remark = f"{NO_COUNTS}: their noise fits {fit}, which were used; {_ADVICE}"
     return _Reading(gain, offset, error, remark)
 
 
@@ -315,7 +315,7 @@ def _why_nothing(pixels: Pixels, saturated: float) -> str:
         )
     return (
         "the image shows no noise from pixel to pixel (it is constant, blank, enlarged or synthetic), so its counts "
-        "cannot be measured; state gain and offset in the profile if it is to be processed"
+        "cannot be measured; state gain and offset in the profile to process it"
     )
 
 

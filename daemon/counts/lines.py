@@ -34,13 +34,13 @@ EXACT = 1 << 15
 """Rows whose 16-bit pixels add up to 32 bits."""
 TOGETHER = 8
 """Pieces evaluated together: few calls, and little memory."""
-REACH = 5
+_REACH = 5
 """Pixels to either side that count as background."""
 USUAL = 0.8
 """Share of the background's lines that must be as even as the neighbours: there may be another line among them."""
 SIGNIFICANT = 1.0
 """Standard deviations of single pixels by which a line must differ; the median of a piece has a ninth of that."""
-SUSPECT = 6.0
+_SUSPECT = 6.0
 """Deviations, by the median, from which on a mean is worth a test."""
 WIDEST = 4
 """Constant lines side by side: more may be a border, or a saturated part of the picture."""
@@ -61,7 +61,7 @@ def _mask(pixels: Pixels) -> NDArray[np.bool_]:
     """Marks these pixels (H, W)."""
     bad = np.zeros(pixels.shape, np.bool_)
     height, width = pixels.shape
-    if min(height, width) < 2 * REACH:
+    if min(height, width) < 2 * _REACH:
         return bad
     with np.errstate(all="ignore"):
         for first, last, column in _along(pixels):
@@ -96,7 +96,7 @@ def replaced(pixels: Pixels, places: Indices) -> Pixels:
 def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
     """Defective pieces of columns: first row, row after the last, column."""
     height, width = pixels.shape
-    if width < 4 * REACH or height < PART:
+    if width < 4 * _REACH or height < PART:
         return
     edges = [int(edge) for edge in np.linspace(0, height, max(1, height // LENGTH) + 1)]
     found = np.zeros((2, len(edges) - 1, width), np.bool_)
@@ -156,10 +156,10 @@ def _constant(part: Pixels) -> NDArray[np.bool_]:
 
 def _stands_out(part: Pixels, same: NDArray[np.bool_], first: int, last: int) -> bool:
     """Whether columns `first` to `last` - 1, each of one value, are unlike all of those beside that vary."""
-    near = np.arange(max(0, first - REACH), min(part.shape[1], last + REACH))
+    near = np.arange(max(0, first - _REACH), min(part.shape[1], last + _REACH))
     near = near[~same[near]]
     near = near[np.isfinite(part[:, near]).any(axis=0)]
-    if len(near) < REACH:
+    if len(near) < _REACH:
         return False
     means = _means(part[:, near])
     background, beside = float(np.median(means)), means[(near == first - 1) | (near == last)]
@@ -181,15 +181,15 @@ def _suspects(means: Values) -> Indices:
     known = odd[np.isfinite(odd)]
     if not len(known):
         return np.empty(0, np.intp)
-    return np.flatnonzero(odd > SUSPECT * 1.48 * float(np.median(known)))
+    return np.flatnonzero(odd > _SUSPECT * 1.48 * float(np.median(known)))
 
 
 def _around(parts: list[Pixels], columns: list[Indices]) -> Values:
-    """Means (n, pieces, 2 REACH + 2) of columns and those beside them in pieces of PART rows; NaN where there are none.
+    """Means (n, pieces, 2 _REACH + 2) of columns and their neighbours in pieces of PART rows; NaN where there are none.
 
     `columns`: of each part (h, W), n in all.
     """
-    reach = np.arange(-REACH, REACH + 2)
+    reach = np.arange(-_REACH, _REACH + 2)
     longest = max(len(part) for part in parts) // PART
     windows = [np.empty((0, longest, len(reach)))]
     for part, chosen in zip(parts, columns, strict=True):
@@ -209,12 +209,12 @@ def _around(parts: list[Pixels], columns: list[Indices]) -> Values:
 
 def _defective(means: Values, lines: int) -> NDArray[np.bool_]:
     """Which of these (n,) are `lines` defective columns side by side. `means`: as `_around` gives them."""
-    means = means[:, :, : 2 * REACH + lines]
+    means = means[:, :, : 2 * _REACH + lines]
     columns = np.arange(means.shape[2])
-    inside = (columns >= REACH) & (columns < REACH + lines)
-    beside = (columns == REACH - 1) | (columns == REACH + lines)
+    inside = (columns >= _REACH) & (columns < _REACH + lines)
+    beside = (columns == _REACH - 1) | (columns == _REACH + lines)
     known: NDArray[np.bool_] = np.any(np.isfinite(means), axis=1)  # others hold no number in any row
-    found: NDArray[np.bool_] = np.all(known[:, inside], axis=1) & (known[:, ~inside].sum(axis=1) >= REACH)
+    found: NDArray[np.bool_] = np.all(known[:, inside], axis=1) & (known[:, ~inside].sum(axis=1) >= _REACH)
     means = means[found]
     background = _median(means[:, :, ~inside], axis=2)[:, :, None]
     excess = _median(means - background, axis=1)

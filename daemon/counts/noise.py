@@ -28,20 +28,20 @@ RINGS = (0.71, 0.58, 0.5, 0.44, 0.38, 0.32, 0.26, 0.2, 0.14)
 """Edges of rings of spatial frequency, cycles per pixel, from the finest detail inwards."""
 STRUCTURE = 0.01
 """Share by which a ring may exceed the finer ones, beyond its error, before it is taken to show the specimen."""
-BLURRED = (0.17, 0.24, 0.31, 0.38, 0.44)
+_BLURRED = (0.17, 0.24, 0.31, 0.38, 0.44)
 COARSE = (0.03, 0.10, 0.17)
 """Edges of rings of spatial frequency, cycles per pixel: those that show a blur, and those that a specimen reaches."""
 FLATTEST, FEWEST = 0.6, 8
 """Share of the patches in which a blur is measured, and the fewest: those with the least coarse detail."""
 WIDEST = 1.2
 """Standard deviation, pixels, of the widest blur of noise that is believed, and on which the network was trained."""
-NOISE_ALONE = (0.6, 1.25)
+_NOISE_ALONE = (0.6, 1.25)
 """Range of the coarse rings' power over that of blurred noise, in which they show noise alone."""
 FEW = 14
 """Patches transformed at a time: they stay in the cache."""
 TINY = 1e-300
 """Units²: no noise."""
-HIT = 12.0
+_HIT = 12.0
 """A pixel so many standard deviations from its patch's mean is an X-ray hit or dead, and left out."""
 MOST_MISSING = 0.01
 """Largest share of a patch's pixels that are not finite, or saturated."""
@@ -165,14 +165,14 @@ class Spectra:
             terms = power[:, chosen]
             return float(np.square(radius[chosen]).mean()), level(terms).value if terms.size else 0.0
 
-        squares, levels = np.array([ring(*edges) for edges in pairwise(BLURRED)]).T
+        squares, levels = np.array([ring(*edges) for edges in pairwise(_BLURRED)]).T
         if not (levels > 0).all():
             return 1.0
         slope, height = np.polyfit(squares, np.log(levels), 1)
         if not -np.square(2 * np.pi * WIDEST) < slope < 0:
             return 1.0
         for square, found in (ring(*edges) for edges in pairwise(COARSE)):
-            if not NOISE_ALONE[0] < found / np.exp(height + slope * square) < NOISE_ALONE[1]:
+            if not _NOISE_ALONE[0] < found / np.exp(height + slope * square) < _NOISE_ALONE[1]:
                 return 1.0
         weight = np.where((x > 0) & (x < 0.5), 2.0, 1.0) * np.ones_like(y)
         return max(1.0, float(np.average(np.exp(height + slope * np.square(radius)), weights=weight)))
@@ -299,7 +299,7 @@ def _cut_hits(patches: Values, mean: Values) -> None:
     """Remove X-ray hits and dead pixels from patches of mean 0, and their share from `mean` (n,), in place."""
     deviation = np.sqrt(np.einsum("ijk,ijk->i", patches, patches) / patches[0].size) if len(patches) else np.empty(0)
     for _ in range(4):  # a hit hides a fainter one
-        limit = HIT * deviation
+        limit = _HIT * deviation
         worst = np.flatnonzero((patches.max((1, 2), initial=0) > limit) | (patches.min((1, 2), initial=0) < -limit))
         if not len(worst):
             break

@@ -25,7 +25,7 @@ Values = NDArray[np.float64]
 
 RINGS = (0.36, 0.28, 0.22, 0.18, 0.14)
 """Inner edges of the frequencies used, cycles per pixel, tried in turn."""
-BROAD = 0.14
+_BROAD = 0.14
 """Cycles per pixel; coarser detail selects the flat patches, and is not fitted."""
 GROUP, FLAT, FEWEST = 24, 0.5, 8
 """Fewest patches of like brightness in a group; the share of them that counts as flat, and the fewest."""
@@ -33,21 +33,21 @@ ENOUGH, VAGUE = 0.04, 0.3
 """Relative error of N at which no further ring is added, and beyond which a fit cannot forecast the next."""
 EXCESS, SURE = 0.01, 1.5
 """Share plus number of standard errors by which a ring must exceed the forecast to show the specimen."""
-MISFIT = 1.6
+_MISFIT = 1.6
 """Mean square deviation of the cells, in standard errors, up to which the model describes the spectrum."""
-DISTINCT = 2.0
+_DISTINCT = 2.0
 """Standard errors by which read-out, or a leak of structure, must differ from 0 to be kept."""
-GUESSES = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.25, 1.5)
+_GUESSES = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.25, 1.5)
 """Point spreads, pixels, from which a fit may start."""
-WHITE = 1.6
+_WHITE = 1.6
 """Mean square deviation of the cells from one level, in standard errors, up to which the noise counts as white."""
 LEAST_SPREAD, LEAST_SHARE = 0.33, 0.2
 """Point spread, pixels, below which pixels hardly share counts; smallest share of the counts in the noise."""
 CLEAR, GROWS = 4.0, 0.15
 """Standard errors by which a point spread must differ from 0; largest share of the growth in white noise."""
-LIFTED = 1.056
+_LIFTED = 1.056
 """Mean level of a cell of white noise over its power: the bias of a median of few, correlated terms."""
-NARROW = 0.003
+_NARROW = 0.003
 """Share of the counts' variance that a point spread must take from pixels to count as one."""
 CERTAIN = 0.15
 """Largest relative error of the noise of single pixels."""
@@ -55,10 +55,10 @@ CERTAIN = 0.15
 
 @cache
 def _guesses(side: tuple[int, int]) -> tuple[NDArray[np.bool_], Values]:
-    """The cells of fine detail (cells,), and the mean transfer in each of them of each of GUESSES (guesses, c)."""
+    """The cells of fine detail (cells,), and the mean transfer in each of them of each of _GUESSES (guesses, c)."""
     cells = Cells.of(side)
     used = cells.radius > RINGS[1]
-    return used, np.array([cells.transfer(psf**2, used)[0].mean(axis=1) for psf in GUESSES])
+    return used, np.array([cells.transfer(psf**2, used)[0].mean(axis=1) for psf in _GUESSES])
 
 
 def _start(seen: Spectrum) -> Values | None:
@@ -66,7 +66,7 @@ def _start(seen: Spectrum) -> Values | None:
     used, transfers = _guesses(seen.cells.side)
     level, error = seen.level[used], np.maximum(seen.error[used], TINY)
     flat = float(np.average(level, weights=1 / level))
-    if float(np.square((level / flat - 1) / error).mean()) < WHITE:
+    if float(np.square((level / flat - 1) / error).mean()) < _WHITE:
         return None
     counted, white = transfers / level, 1 / level
     ones = np.ones_like(level)
@@ -78,10 +78,10 @@ def _start(seen: Spectrum) -> Values | None:
     floor = np.maximum(floor, 0)
     off = np.square(size[:, None] * counted + floor[:, None] * white - ones).sum(axis=1)
     best = int(np.argmin(np.where(size > 0, off, np.inf)))
-    share = sharing(GUESSES[best]) * float(size[best])
+    share = sharing(_GUESSES[best]) * float(size[best])
     if not share > LEAST_SHARE / 2 * (share + float(floor[best])):
         return None
-    return np.array([log(float(size[best])), GUESSES[best] ** 2, float(floor[best]), 0.0])
+    return np.array([log(float(size[best])), _GUESSES[best] ** 2, float(floor[best]), 0.0])
 
 
 def _searched(seen: Spectrum) -> Fit | None:
@@ -97,7 +97,7 @@ def _searched(seen: Spectrum) -> Fit | None:
         if best is not None and forecasts and _exceeds(seen, best, used & ~best.used):
             break
         fit = fitted(seen, used, best.parameters if best is not None and forecasts else start)
-        if best is not None and fit.misfit > MISFIT and best.vagueness < 1:
+        if best is not None and fit.misfit > _MISFIT and best.vagueness < 1:
             break
         best = fit
         if fit.vagueness < ENOUGH:
@@ -162,7 +162,7 @@ class Smear:
         return (
             self.psf.value > max(LEAST_SPREAD, CLEAR * self.psf.error)
             and self.psf.value < WIDEST - 0.01
-            and self.misfit < MISFIT
+            and self.misfit < _MISFIT
             and counted > LEAST_SHARE * (counted + self.readout.value)
             and self.counted.error < self.counted.value
             and self.error < CERTAIN
@@ -176,7 +176,7 @@ def smear(spectra: Spectra) -> Smear | None:
     if len(spectra) < FEWEST or (cells.radius > RINGS[0]).sum() < FEWEST:
         return None
     levels = cells.levels(spectra.power)
-    groups = _flat(levels[:, cells.radius < BROAD].mean(axis=1), spectra.mean)
+    groups = _flat(levels[:, cells.radius < _BROAD].mean(axis=1), spectra.mean)
     seen = _spectrum(cells, levels, groups)
     if not (seen.level > 0).all():
         return None
@@ -193,12 +193,12 @@ def _simplest(seen: Spectrum, free: Fit) -> tuple[Fit, float]:
     The error includes the change of N by leaving them out.
     """
     error = np.sqrt(np.diag(free.covariance))
-    kept = free.parameters > DISTINCT * error
+    kept = free.parameters > _DISTINCT * error
     if kept[2:].all():
         return free, free.vagueness
     terms = bool(kept[2]), bool(kept[3])
     fit = fitted(seen, free.used, np.where(kept | (np.arange(4) < 2), free.parameters, 0), *terms)
-    if fit.cost - free.cost > DISTINCT**2:
+    if fit.cost - free.cost > _DISTINCT**2:
         return free, free.vagueness
     apart = abs(float(fit.parameters[0] - free.parameters[0]))
     return fit, hypot(fit.vagueness, min(free.vagueness, apart))
@@ -283,13 +283,13 @@ def spread(seen: Sequence[Spectra], readout: float | None) -> tuple[Estimate, tu
     start = _start(spectrum)
     if start is None:  # almost white
         start = np.array([log(power), LEAST_SPREAD**2, 0.0, 0.0])
-    start[2] = start[2] if readout is None else LIFTED * readout
+    start[2] = start[2] if readout is None else _LIFTED * readout
     found = fitted(spectrum, cells.radius > 0, start, readout=readout is None, leak=False)
     width = sqrt(float(found.parameters[1]))
     fit = model(cells, found.parameters, found.used)[0]
     error = min(sqrt(found.covariance[1, 1]) / (2 * max(width, 0.1)), WIDEST)
     taken, doubt = 1 - sharing(width), sharing(width) - sharing(width + error)
-    psf = Estimate(width, error) if taken > max(NARROW, 3 * doubt) else Estimate(0.0, min(error, LEAST_SPREAD))
+    psf = Estimate(width, error) if taken > max(_NARROW, 3 * doubt) else Estimate(0.0, min(error, LEAST_SPREAD))
     edges = np.linspace(0.05, 0.7, 14)
     rings = [(cells.radius >= low) & (cells.radius < high) for low, high in pairwise(edges)]
     table = (

@@ -19,17 +19,17 @@ from daemon.settings import camera_file
 from daemon.settings.config import Config
 from daemon.settings.profile import Profile
 
-AGREE = 1.2
+_AGREE = 1.2
 """A gain stated by the file is used if the image's noise agrees with it within this factor."""
-DISAGREE = 1.5
+_DISAGREE = 1.5
 """Factor between measured and stated noise from which on a warning is due, if nothing explains it."""
-EFFICIENCY = 0.4
+_EFFICIENCY = 0.4
 """Detective quantum efficiency of a poor camera: its noise is that of this share of the incident electrons."""
-SAME_VOLTAGE = 1.0
+_SAME_VOLTAGE = 1.0
 """Difference of high tensions, kV, that is ignored."""
 SATURATED = 1e-3
 """Share of pixels in the highest value from which on a warning is due."""
-MUCH_SATURATED = 1e-2
+_MUCH_SATURATED = 1e-2
 """Share from which on the result should be checked; from the same share on a patch is left out of the measurement
 (`noise.MOST_MISSING`). Below it, as with bright edges in an SEM image, the other pixels are denoised as usual."""
 
@@ -174,10 +174,10 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEvidenc
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
         choice = _spread(Choice(profile, why, profile.gain, summed, evidence=seen), measured)
         remarks = []
-        doubts = [] if measured is None else against_profile(choice, measured)
+        doubts = [] if measured is None else _against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
-    elif by_file is not None and (offset := offset_by_file(by_file, measured)) is not None:
+    elif by_file is not None and (offset := _offset_by_file(by_file, measured)) is not None:
         stated = Choice(profile, why, by_file, offset, evidence=replace(seen, gain_from="file"))
         choice = _spread(stated, measured)
         remarks, doubts = [], []
@@ -195,8 +195,8 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEvidenc
         )
         remarks, doubts = [Reason("gain", measured.remark)] if measured.remark else [], []
     if measured is not None:
-        doubts += against_file(choice, seen, measured)
-        (doubts if measured.saturated >= MUCH_SATURATED else remarks).extend(saturation(measured))
+        doubts += _against_file(choice, seen, measured)
+        (doubts if measured.saturated >= _MUCH_SATURATED else remarks).extend(saturation(measured))
     return replace(choice, doubts=tuple(doubts), remarks=tuple(remarks))
 
 
@@ -226,7 +226,7 @@ def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEv
             )
         )
     volts = micrograph.acquisition.voltage_kv
-    if volts is not None and camera.voltage_kv is not None and abs(volts - camera.voltage_kv) > SAME_VOLTAGE:
+    if volts is not None and camera.voltage_kv is not None and abs(volts - camera.voltage_kv) > _SAME_VOLTAGE:
         doubts.append(
             Reason(
                 "camera-voltage",
@@ -235,7 +235,7 @@ def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEv
             )
         )
     if seen.measured is not None:
-        doubts += against_profile(choice, seen.measured)
+        doubts += _against_profile(choice, seen.measured)
     return choice, doubts
 
 
@@ -245,30 +245,30 @@ def _spread(stated: Choice, measured: Measured | None) -> Choice:
         return stated
     choice = replace(stated, readout=sqrt(measured.readout.value) / stated.gain, psf=measured.psf)
     expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
-    agrees = expected > 0 and 1 / DISAGREE <= measured.variance / expected <= DISAGREE
+    agrees = expected > 0 and 1 / _DISAGREE <= measured.variance / expected <= _DISAGREE
     return choice if agrees else stated
 
 
-def offset_by_file(gain: float, measured: Measured) -> float | None:
+def _offset_by_file(gain: float, measured: Measured) -> float | None:
     """The value at zero counts if the file's `gain` is right; None if the image contradicts it."""
     effective = gain * sharing(measured.psf)
     counted = measured.variance - measured.readout.value
     offset = measured.mean - counted / effective  # the one that gives an average pixel its noise
     if measured.determines_gain:
-        if not 1 / AGREE <= measured.gain / gain <= AGREE:
+        if not 1 / _AGREE <= measured.gain / gain <= _AGREE:
             return None
         return offset if measured.offset else 0.0
-    if measured.mean > 0 and 1 / AGREE <= counted / (effective * measured.mean) <= AGREE:
+    if measured.mean > 0 and 1 / _AGREE <= counted / (effective * measured.mean) <= _AGREE:
         return 0.0
     # Little noise may mean a pedestal, or noise that was smoothed; much of it a subtracted background.
     possible = measured.unexplained < CORRELATED if offset > 0 else measured.negative > NEGATIVE
     return offset if possible and offset <= measured.darkest and measured.line.fits(effective) else None
 
 
-def against_profile(choice: Choice, measured: Measured) -> list[Reason]:
+def _against_profile(choice: Choice, measured: Measured) -> list[Reason]:
     """A warning if the image's noise does not fit counts with the gain and offset of the profile."""
     expected = choice.noise.effective_gain * (measured.mean - choice.noise.effective_offset)
-    if expected <= 0 or 1 / DISAGREE <= measured.variance / expected <= DISAGREE:
+    if expected <= 0 or 1 / _DISAGREE <= measured.variance / expected <= _DISAGREE:
         return []
     plain = (choice.gain, choice.offset) == (1.0, 0.0)
     subject = NO_COUNTS if plain else "the pixel values do not fit the profile"
@@ -291,27 +291,27 @@ def against_profile(choice: Choice, measured: Measured) -> list[Reason]:
     return [Reason("profile", f"{subject}: {times}{stated}; {fits}{cause}; {remedy}")]
 
 
-def against_file(choice: Choice, seen: DoseEvidence, measured: Measured) -> list[Reason]:
+def _against_file(choice: Choice, seen: DoseEvidence, measured: Measured) -> list[Reason]:
     """Warnings if stated and measured gain or dose differ by more than a camera explains.
 
     A camera that detects only some of the electrons, or with unequal signals, shows more noise, as if there were fewer;
     one that spreads them over neighbours, as interpolation does, less noise in fine detail, as if there were more.
     """
     remarks = []
-    most = DISAGREE * smoothing(measured.unexplained)
+    most = _DISAGREE * _smoothing(measured.unexplained)
     camera = "the calibrated camera's gain was used"
     used = {"profile": "the profile's gain was used", "camera": camera, "image": "the measured gain was used"}
     by_file = seen.units_per_electron
     if by_file is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
         gain = measured.gain if measured.determines_gain else measured.variance / sharing(measured.psf) / measured.mean
         # Without a slope, less noise than stated may as well be a pedestal.
-        if gain / by_file > 1 / EFFICIENCY or (measured.determines_gain and gain / by_file < 1 / most):
+        if gain / by_file > 1 / _EFFICIENCY or (measured.determines_gain and gain / by_file < 1 / most):
             remarks.append(
                 f"the file states {by_file:.3g} units per electron, but the noise of its image fits "
                 f"{gain:.3g}; {used[choice.evidence.gain_from]}; check the camera's settings"
             )
     dose = choice.counts(measured.mean)
-    if seen.stated_dose is not None and choice.dose_known and not EFFICIENCY <= dose / seen.stated_dose <= most:
+    if seen.stated_dose is not None and choice.dose_known and not _EFFICIENCY <= dose / seen.stated_dose <= most:
         remarks.append(
             f"the file states {seen.stated_dose:.3g} electrons per pixel, but {dose:.3g} counts per pixel were found "
             f"(gain {choice.gain:.3g}, offset {choice.offset:.3g}); if the camera adds a pedestal or scales its "
@@ -320,7 +320,7 @@ def against_file(choice: Choice, seen: DoseEvidence, measured: Measured) -> list
     return [Reason("file", text) for text in remarks]
 
 
-def smoothing(correlation: float) -> float:
+def _smoothing(correlation: float) -> float:
     """Noise of coarse detail over that of single pixels, for this correlation of neighbours along both axes."""
     return (1 + 2 * correlation) ** 2 if correlation > CORRELATED else 1.0
 

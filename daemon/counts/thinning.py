@@ -18,17 +18,17 @@ WHOLE = 1e-3
 """A value counts as whole within this; gain and offset are known to no more digits."""
 MOST_CORRELATED = 0.05
 """Largest correlation of the noise of neighbouring pixels."""
-GAIN_TOLERANCE = 0.12
+_GAIN_TOLERANCE = 0.12
 """Largest difference of noise variance over mean from 1; the parts then share at most 3 % of the noise."""
 ERRORS = 3.0
 """Standard errors that are allowed on top of each limit."""
-SCALED_8_BIT = 250
+_SCALED_8_BIT = 250
 """Highest value from which on an 8-bit image was scaled or clipped."""
-MOST_EMPTY = 0.1
+_MOST_EMPTY = 0.1
 """Share of empty grey levels in the middle of a well-filled histogram from which on it was stretched."""
-LARGEST_ERROR = 0.2
+_LARGEST_ERROR = 0.2
 """Largest relative error of the noise variance; images below about 100 × 100 pixels exceed it."""
-SAMPLE = 1 << 22
+_SAMPLE = 1 << 22
 """Pixels tested, at most."""
 
 
@@ -58,7 +58,7 @@ def thin(rng: np.random.Generator, counts: Image, share: float) -> tuple[Image, 
 
 def examine(counts: Pixels, stored: str) -> CountsTest:
     """Measure whether `counts` (H, W), finite, are plain counts. `stored`: the dtype they had in the file ("uint8")."""
-    sample = counts.reshape(-1)[:: max(1, counts.size // SAMPLE)].astype(np.float64)
+    sample = counts.reshape(-1)[:: max(1, counts.size // _SAMPLE)].astype(np.float64)
     dose, lowest, highest = float(counts.mean(dtype=np.float64)), float(counts.min()), float(counts.max())
     not_whole = float((np.abs(sample - np.rint(sample)) > WHOLE).mean())
     reasons: list[str] = []
@@ -76,10 +76,10 @@ def examine(counts: Pixels, stored: str) -> CountsTest:
             f"{not_whole:.2%} of the values are not whole numbers: the image was averaged, flattened, resampled or "
             "aligned after counting; state gain and offset if the file stores scaled counts"
         )
-    if stored in ("uint8", "int8") and highest >= SCALED_8_BIT:
+    if stored in ("uint8", "int8") and highest >= _SCALED_8_BIT:
         reasons.append(f"the file is 8-bit and its values reach {highest:g}: scaled for display, or clipped")
     if not not_whole:
-        reasons += histogram_reasons(np.rint(sample).astype(np.int64))
+        reasons += _histogram_reasons(np.rint(sample).astype(np.int64))
     spectra = patch_spectra(without_border(counts))
     spectra = spectra.where(spectra.mean > 0)
     if not len(spectra):
@@ -88,15 +88,15 @@ def examine(counts: Pixels, stored: str) -> CountsTest:
     mean = spectra.mean
     power = spectra.corner() / mean[:, None]
     ratio, correlation = level(power), max(spectra.correlations(mean), key=lambda one: abs(one.value))
-    if ratio.error > LARGEST_ERROR * ratio.value:
+    if ratio.error > _LARGEST_ERROR * ratio.value:
         reasons.append(f"{counts.shape[1]} × {counts.shape[0]} pixels are too few to tell whether they are counts")
     if abs(correlation.value) > max(MOST_CORRELATED, ERRORS * correlation.error):
         reasons.append(
             f"the noise of neighbouring pixels is correlated ({correlation.value:+.2f}, where counts have 0): the "
             "detector spreads each electron, or the image was interpolated or filtered"
         )
-    for found, brightness in ((ratio, None), *by_brightness(power, mean)):
-        if abs(found.value - 1) > GAIN_TOLERANCE + ERRORS * found.error:
+    for found, brightness in ((ratio, None), *_by_brightness(power, mean)):
+        if abs(found.value - 1) > _GAIN_TOLERANCE + ERRORS * found.error:
             where = "" if brightness is None else f" where the mean is {brightness:.3g} ({ratio.value:.3g} overall)"
             reasons.append(
                 f"the noise variance is {found.value:.3g} times the mean{where}, and counts have 1: the values are "
@@ -106,11 +106,11 @@ def examine(counts: Pixels, stored: str) -> CountsTest:
     return CountsTest(dose, lowest, highest, not_whole, ratio.value, correlation.value, tuple(reasons))
 
 
-def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
+def _histogram_reasons(values: NDArray[np.int64]) -> list[str]:
     """Reasons from the histogram of whole numbers: saturation and stretching."""
     reasons = []
     bottom = int(values.min())
-    if int(values.max()) - bottom >= SAMPLE:
+    if int(values.max()) - bottom >= _SAMPLE:
         return [f"the values span {int(values.max()) - bottom:d} levels, more than any camera counts"]
     number = np.bincount(values - bottom)
     top = int(number[-1])
@@ -124,12 +124,12 @@ def histogram_reasons(values: NDArray[np.int64]) -> list[str]:
     share = np.cumsum(number[1:]) / max(1, values.size - int(number[0]))
     low, high = (int(level) for level in np.searchsorted(share, (0.05, 0.95)))
     middle = number[1 + low : 2 + high]
-    if len(middle) >= 8 and values.size > 100 * len(middle) and (empty := float((middle == 0).mean())) > MOST_EMPTY:
+    if len(middle) >= 8 and values.size > 100 * len(middle) and (empty := float((middle == 0).mean())) > _MOST_EMPTY:
         reasons.append(f"{empty:.0%} of the grey levels in the middle of the histogram are empty: it was stretched")
     return reasons
 
 
-def by_brightness(power: NDArray[np.float64], mean: NDArray[np.float64]) -> list[tuple[Estimate, float]]:
+def _by_brightness(power: NDArray[np.float64], mean: NDArray[np.float64]) -> list[tuple[Estimate, float]]:
     """Variance over mean, and mean, for the darker and the brighter half of patches; empty for few patches.
 
     `power` (n, terms): spectral power over the mean; `mean` (n,): counts per pixel.

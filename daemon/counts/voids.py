@@ -14,8 +14,8 @@ from daemon.micrograph import Image, Pixels
 
 Indices = NDArray[np.intp]
 
-RADIUS = 4
-CROWD = 25
+_RADIUS = 4
+_CROWD = 25
 """A pixel belongs to a region if so many of the 9 x 9 pixels around it, itself one of them, have no number: the corner
 of a region has 25."""
 
@@ -26,12 +26,12 @@ def find(missing: Indices, shape: tuple[int, int]) -> Indices:
     Rows or columns at the edge of the image without any number are regions however thin.
     """
     height, width = shape
-    if len(missing) < min(CROWD, height, width):
+    if len(missing) < min(_CROWD, height, width):
         return NOWHERE
     mask = np.zeros(shape, np.bool_)
     mask.reshape(-1)[missing] = True
     rows, columns = np.divmod(missing, width)
-    crowded = _around(mask)[rows, columns] >= CROWD
+    crowded = _around(mask)[rows, columns] >= _CROWD
     border = _border(np.all(mask, axis=1))[rows] | _border(np.all(mask, axis=0))[columns]
     return missing[crowded | border]
 
@@ -58,9 +58,9 @@ def as_json(void: Indices, pixels: Pixels) -> dict[str, Any]:
 
 
 def _around(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number of marked pixels within `RADIUS` of each pixel."""
-    side = 2 * RADIUS + 1
-    sums = np.pad(mask, ((RADIUS + 1, RADIUS), (RADIUS + 1, RADIUS))).astype(np.int32).cumsum(0).cumsum(1)
+    """Number of marked pixels within `_RADIUS` of each pixel."""
+    side = 2 * _RADIUS + 1
+    sums = np.pad(mask, ((_RADIUS + 1, _RADIUS), (_RADIUS + 1, _RADIUS))).astype(np.int32).cumsum(0).cumsum(1)
     return np.asarray(sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side])
 
 

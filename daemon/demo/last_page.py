@@ -1,4 +1,4 @@
-"""The end of the demo: the live page stays for a minute, for whoever watches the terminal."""
+"""The end of the demo: the live page stays for a minute if the demo runs in a terminal."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def address(log: Path) -> str | None:
 def show(page: str, wait: Callable[[float], None] | None = None) -> None:
     """Print the page's address, open it where there is a display, and wait for a key or a minute.
 
-    Returns at once where nobody watches: in a pipe, in the background, or in continuous integration (CI is set).
+    Returns at once where no person watches: in a pipe, in the background, or in continuous integration (CI is set).
     """
     if not _watched():
         return

@@ -31,7 +31,7 @@ PARSER_ERRORS: tuple[type[Exception], ...] = (
 )
 """Exceptions that third-party parsers raise for damaged or hostile bytes."""
 
-STACK_ALLOWANCE = 100
+_STACK_ALLOWANCE = 100
 """A stack may hold this many times `max_pixels` in all; only one plane of it is in memory at a time."""
 
 
@@ -106,7 +106,7 @@ def number(text: str | None) -> float | None:
 
 def check_pixels(path: Path, height: int, width: int, frames: int, max_pixels: int) -> None:
     """Raises MicrographError for more pixels than allowed, before memory is allocated."""
-    if height * width > max_pixels or height * width * frames > STACK_ALLOWANCE * max_pixels:
+    if height * width > max_pixels or height * width * frames > _STACK_ALLOWANCE * max_pixels:
         shape = f"{frames} x {height} x {width}" if frames > 1 else f"{height} x {width}"
         raise MicrographError(
             f"{path}: claims {shape} pixels, more than max_pixels = {max_pixels} allows; "

@@ -18,7 +18,7 @@ WORDS: Mapping[str, str] = {
 }
 NEVER_SUMMED = ("tilts", "pieces", "channels")
 """Kinds that cannot be summed to one exposure."""
-TILT_STEP = 0.05
+_TILT_STEP = 0.05
 """Degrees: readings of one angle vary by less."""
 _DOSE_FRACTIONS = re.compile(r"\bdose[ _-]?frac", re.IGNORECASE)
 _TIME = ("s", "sec", "second", "seconds", "ms", "us", "µs", "min", "h")
@@ -82,7 +82,7 @@ def of_axis(name: str, unit: str, by: str) -> Stack | None:
 def of_tilts(angles: Iterable[float], by: str) -> Stack | None:
     """A tilt series, where the angles of its sections (degrees) differ."""
     known = [angle for angle in angles if abs(angle) <= 180]
-    return Stack("tilts", by) if len(known) > 1 and max(known) - min(known) > TILT_STEP else None
+    return Stack("tilts", by) if len(known) > 1 and max(known) - min(known) > _TILT_STEP else None
 
 
 def of_places(places: Iterable[tuple[Any, ...]], are: Literal["pieces", "places"], by: str) -> Stack | None:

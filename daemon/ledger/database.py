@@ -262,7 +262,7 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> EmdenoisedError:
             " and start it again: finished images are recognised by their JSON and not made twice"
         )
     if "disk is full" in text:
-        return LedgerUnavailableError(f"{path}: the disk is full; free some space, the service goes on by itself")
+        return LedgerUnavailableError(f"{path}: the disk is full; free some space, then the service continues")
     if "disk I/O error" in text:
         return LedgerUnavailableError(f"{path}: the disk cannot be read or written; check that it has free space")
     if "locked" in text:

@@ -31,7 +31,7 @@ def opened(path: Path) -> tuple[int, Iterator[bytes]]:
 
 
 def _pieces(path: Path, identity: tuple[int, int], size: int) -> Iterator[bytes]:
-    # Opened with the first piece, because a HEAD asks for none; a pipe of that name would hold the thread for ever.
+    # Opened with the first piece, because a HEAD asks for none; opening a pipe of that name would block the thread.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
         state = os.fstat(stream.fileno())
         while size > 0 and identity == (state.st_dev, state.st_ino) and (piece := stream.read(min(_PIECE, size))):

@@ -40,9 +40,9 @@ ShownPlane = Literal["raw", "denoised", "residual"]
 AT_ONCE = 2
 PATIENCE_SECONDS = 2.0
 HELD_SECONDS = 60.0
-THUMBNAIL = 192
+_THUMBNAIL = 192
 """Longest side, pixels."""
-RESIDUAL_SIGMAS = 4.0
+_RESIDUAL_SIGMAS = 4.0
 """Black and white of the residual, in its own standard deviations at that level."""
 _NICE = 5
 _SAMPLE = 2048
@@ -176,7 +176,7 @@ class Gallery:
         def draw() -> bytes:
             with self._explained(result):
                 denoised = self._open(result, "denoised")
-                small = binned(denoised.pixels, ceil(max(denoised.pixels.shape) / THUMBNAIL))
+                small = binned(denoised.pixels, ceil(max(denoised.pixels.shape) / _THUMBNAIL))
                 return pictures.jpeg(grey(small, *window(small)))
 
         return self._kept(f"{result.key}-thumbnail", draw)
@@ -326,7 +326,7 @@ class Gallery:
             left = binned(raw.pixels[middle], 1 << level) - binned(denoised.pixels[middle], 1 << level)
             # By quartiles, because it contains X-ray hits.
             low, high = np.percentile(left, (25, 75))
-            spread = RESIDUAL_SIGMAS * float(high - low) / 1.349
+            spread = _RESIDUAL_SIGMAS * float(high - low) / 1.349
             raw.memo[name] = (-spread, spread) if spread > 0 else (-1.0, 1.0)
         return raw.memo[name]
 

@@ -14,11 +14,11 @@ from daemon.output.preview import Sliceable, binned
 
 TILE = 512
 """Side of a tile, pixels."""
-SPECTRUM_SIDE = 2048
+_SPECTRUM_SIDE = 2048
 """Largest side of the central square that is transformed, pixels."""
-SPECTRUM_SHOWN = 512
+_SPECTRUM_SHOWN = 512
 """Largest side of the spectrum's picture, pixels."""
-DECADES = 2.0
+_DECADES = 2.0
 """Distance of the spectrum's black below the noise of the raw image."""
 SAMPLES = 2000
 """Most points of a line profile."""
@@ -61,9 +61,9 @@ def tile_of(pixels: Sliceable, level: int, row: int, column: int) -> Image | Non
 
 def spectrum_size(shape: tuple[int, int]) -> tuple[int, int]:
     """`side` and `factor` (see `ShownSpectrum`) for an image (H, W)."""
-    side = min(*shape, SPECTRUM_SIDE)
+    side = min(*shape, _SPECTRUM_SIDE)
     side -= side % 2 if side > 1 else 0
-    return side, max(1, ceil(side / SPECTRUM_SHOWN))
+    return side, max(1, ceil(side / _SPECTRUM_SHOWN))
 
 
 def spectrum(pixels: Sliceable, filled: Sequence[tuple[int, int, float]] = ()) -> ShownSpectrum:
@@ -88,8 +88,8 @@ def spectrum(pixels: Sliceable, filled: Sequence[tuple[int, int, float]] = ()) -
 
 
 def spectrum_window(reference: ShownSpectrum) -> tuple[float, float]:
-    """Black and white for a spectrum and those compared with it: DECADES below its median, and its 99.95 % quantile."""
-    return float(np.median(reference.power)) - DECADES, float(np.quantile(reference.power, 0.9995))
+    """Black and white of a spectrum and of those compared: _DECADES below its median, and its 99.95 % quantile."""
+    return float(np.median(reference.power)) - _DECADES, float(np.quantile(reference.power, 0.9995))
 
 
 def along(pixels: Sliceable, begin: tuple[float, float], end: tuple[float, float], width: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ LONGEST = 20_000
 BINS = 60
 _SHORTEST_BIN = 10.0
 _PAGE = 500
-OUTLIERS = 40
+_OUTLIERS = 40
 """At most this many of each curve, the farthest off."""
 _SIGMAS = 5.0
 _FEWEST = 8
@@ -143,7 +143,7 @@ def _outliers(key: _Key, points: list[_Point]) -> list[dict[str, float]]:
     spread = max(_SIGMA_OF_MAD * median(abs(value - middle) for _, value in known), _LEAST * abs(middle))
     far = [(abs(value - middle), point, value) for point, value in known if abs(value - middle) > _SIGMAS * spread]
     far.sort(key=lambda one: one[0], reverse=True)
-    return [{"id": point.id, "at": point.at, "value": value} for _, point, value in far[:OUTLIERS]]
+    return [{"id": point.id, "at": point.at, "value": value} for _, point, value in far[:_OUTLIERS]]
 
 
 def _mean(key: _Key, points: list[_Point]) -> float | None:

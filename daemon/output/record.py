@@ -27,7 +27,7 @@ from daemon.formats import turned
 from daemon.micrograph import Pixels
 from daemon.output.paths import beside
 
-REASONS_KEPT = 3
+_REASONS_KEPT = 3
 """At most this many reasons of a verdict are in the ledger; the JSON has them all."""
 WRITER = "emdenoised"
 _RECORD_LIMIT = 16 << 20
@@ -209,8 +209,8 @@ class Record(_Part):
             "shape": self.raw.shape,
             "pixel_size": None if size is None else size.model_dump(),
             "spikes": spikes.count or 0,
-            "reasons": verdict.reasons[:REASONS_KEPT],
-            "codes": verdict.codes[:REASONS_KEPT],
+            "reasons": verdict.reasons[:_REASONS_KEPT],
+            "codes": verdict.codes[:_REASONS_KEPT],
             "removed_noise": (verdict.model_extra or {}).get("removed_noise"),
             "backend": self.backend,
             "weights": {
@@ -238,7 +238,7 @@ def own_record(image: Path) -> Record | None:
 def read_record(path: Path) -> Record | None:
     """The record in a JSON file; None if it does not exist, is damaged or was written by another program."""
     try:
-        with formats.RawFile(path).open() as stream:  # a pipe of that name would hold the writer for ever
+        with formats.RawFile(path).open() as stream:  # opening a pipe of that name would block the writer
             content = json.loads(stream.read(_RECORD_LIMIT))  # what is longer is cut, and then no JSON
     except (FileNotFoundError, MicrographError, ValueError, RecursionError):
         return None

@@ -71,7 +71,7 @@ def write_outputs(
     with ExitStack() as stack:
         stack.enter_context(explained(root, folder / relative.name))
         _make_folder(root, folder)
-        # By this path nothing is written elsewhere, whoever exchanges a sub-folder for a link now.
+        # By this path nothing is written elsewhere, even if a sub-folder is exchanged for a link now.
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
         _refuse_foreign(here, folder, _free(root, here, relative, revision, kind)[1], appearing=True)

@@ -19,7 +19,7 @@ from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
 
-OVERDUE_SECONDS = 1.0
+_OVERDUE_SECONDS = 1.0
 
 
 class Arrivals:
@@ -93,7 +93,7 @@ class Arrivals:
         with contextlib.suppress(TransientError):  # the ledger's disk is full: the next rescan asks again
             if (retry := self._ledger.next_retry()) is not None:
                 # A retry that is overdue waits for memory, and each job that ends dispatches it: no need to hurry.
-                due.append(max(now + (retry or OVERDUE_SECONDS), self._blockage.until))
+                due.append(max(now + (retry or _OVERDUE_SECONDS), self._blockage.until))
         return min(due) if due else None
 
     def _register(self, arrived: Arrived, now: float, accounts: Accounts) -> None:

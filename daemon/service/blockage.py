@@ -7,7 +7,7 @@ from collections.abc import Callable
 from daemon.errors import StorageError, TransientError
 from daemon.settings.config import Retry
 
-FOLDER_AWAY_SECONDS = 1.0
+_FOLDER_AWAY_SECONDS = 1.0
 """Pause after a reader found the drop folder missing, until the watcher finds it missing too."""
 
 
@@ -50,7 +50,7 @@ class Blockage:
 
     def missing(self, error: TransientError) -> None:
         """The drop folder is missing: pause."""
-        self.until = max(self.until, time.monotonic() + FOLDER_AWAY_SECONDS)
+        self.until = max(self.until, time.monotonic() + _FOLDER_AWAY_SECONDS)
         self.why = str(error)
         self._wake()
 

@@ -5,7 +5,7 @@ from collections import deque
 
 WEIGHT = 8
 """Bytes of memory for each byte of a raw file: its pixels, the float32 result, and what is written."""
-REMEMBERED = 32
+_REMEMBERED = 32
 SHARE = 1 / 4
 """Of the memory that was available at the start."""
 
@@ -23,10 +23,10 @@ class MemoryLimit:
         self._always, self._most = always, max(always, most)
         self._budget = 0 if available is None else int(available * SHARE)
         self._taken, self._lock = 0, threading.Lock()
-        self._sizes: deque[int] = deque(maxlen=REMEMBERED)
+        self._sizes: deque[int] = deque(maxlen=_REMEMBERED)
 
     def take(self) -> bool:
-        """A place, if one is free for a micrograph as large as the largest of late."""
+        """Count one more, if memory allows for a micrograph as large as the largest of the last few; False: wait."""
         with self._lock:
             if self._taken >= self._always:
                 largest = max(self._sizes, default=0)
@@ -36,12 +36,12 @@ class MemoryLimit:
             return True
 
     def sized(self, nbytes: int) -> None:
-        """Note the size of the file that took the last place."""
+        """Note the size of the file that was counted last."""
         with self._lock:
             self._sizes.append(nbytes)
 
     def leave(self) -> None:
-        """Give a place back."""
+        """One less is in memory."""
         with self._lock:
             assert self._taken > 0
             self._taken -= 1

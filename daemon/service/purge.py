@@ -48,7 +48,7 @@ def purge(config: Config, ledger: Ledger, folders: Sequence[PurePosixPath], *, d
 
     Only files that a record of this program names are removed, and folders that become empty. Raises LedgerError,
     LedgerUnavailableError, TransientError if there are results and the output folder is missing or empty, and OSError
-    if a file cannot be removed: its row stays then, and a repetition goes on there.
+    if a file cannot be removed: its row stays then, and the next purge continues there.
     """
     purged, batch = Purged(), list[Job]()
     mounted = False

@@ -41,11 +41,11 @@ def _as_before(asked: str, new: Weights, name: str, sha256: object, job: Job) ->
     try:
         old = manifest.verified(name)
     except WeightsError as error:
-        log.warning("the session began with weights %s, which cannot be loaded (%s); it goes on with %s", name, error,
+        log.warning("the session began with weights %s, which cannot be loaded (%s); it continues with %s", name, error,
                     new.manifest)  # fmt: skip
         return new
     if _sha256(old) != sha256:
-        log.warning("the session began with other weights of the name %s (%r); it goes on with %s", name, job.path,
+        log.warning("the session began with other weights of the name %s (%r); it continues with %s", name, job.path,
                     new.manifest)  # fmt: skip
         return new
     log.info(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
-SOCKET = "NOTIFY_SOCKET"
+_SOCKET = "NOTIFY_SOCKET"
 _SEND_SECONDS = 1.0
 """Longest time that a full or stuck socket holds the caller."""
 
@@ -20,7 +20,7 @@ class Notifier:
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        address = environ.get(SOCKET, "")
+        address = environ.get(_SOCKET, "")
         # "@" stands for the zero byte of Linux's abstract names; other kinds of address are ignored.
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
 

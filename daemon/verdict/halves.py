@@ -30,11 +30,11 @@ LARGEST = 2048
 """Side of the central part of a larger image that is evaluated, pixels."""
 BLOCK, FEWEST = 64, 4
 """Side, pixels, of the blocks whose spread gives the errors, and the fewest blocks along each axis."""
-THRESHOLD = 1 / 7
+_THRESHOLD = 1 / 7
 """Of the Fourier ring correlation of two halves, where their detail ends (Rosenthal and Henderson, 2003: 0.143)."""
-CHANCE = 4.0
+_CHANCE = 4.0
 """Standard errors of a ring's correlation, below which it may be chance."""
-PEAK_PERCENTILE = 99.9
+_PEAK_PERCENTILE = 99.9
 """Of the denoised half: the peak for PSNR."""
 
 
@@ -115,7 +115,7 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     (first, second), (ours, other) = (tuple(one.image for one in done), halves)
     error, deviation = _error(((first, other), (second, ours)), sound)
     dose = float(np.mean([half[sound].mean(dtype=np.float64) for half in halves]))
-    peak = float(np.percentile(first, PEAK_PERCENTILE))
+    peak = float(np.percentile(first, _PEAK_PERCENTILE))
     for image, half in ((first, ours), (second, other)):
         half[~sound] = image[~sound]
     raw, denoised = _correlation(ours, other), _correlation(first, second)
@@ -166,7 +166,7 @@ def _invented(denoised: tuple[Image, Image], halves: tuple[Image, Image], dose: 
     excess = (one * two.conj() - (one * other.conj() + two * ours.conj()) / 2).real * twins
     chance = (np.square(np.abs(one)) + np.square(np.abs(two))) / 8 * noise * np.square(twins)
     common, variance = (np.bincount(ring, terms, RINGS + 1)[:RINGS] for terms in (excess, chance))
-    beyond = common > CHANCE * np.sqrt(WINDOW * variance)
+    beyond = common > _CHANCE * np.sqrt(WINDOW * variance)
     return float(common[beyond].sum() / (noise * twins.sum()))
 
 
@@ -179,7 +179,7 @@ def _correlation(first: Image, second: Image) -> NDArray[np.float64]:
 def _detail(correlation: NDArray[np.float64], shape: tuple[int, ...]) -> float | None:
     """Period, pixels, of the finest ring that agrees significantly; None if there is none."""
     terms = free_terms(shape)
-    above = np.flatnonzero(correlation >= np.maximum(THRESHOLD, CHANCE / np.sqrt(np.maximum(terms, 1))))
+    above = np.flatnonzero(correlation >= np.maximum(_THRESHOLD, _CHANCE / np.sqrt(np.maximum(terms, 1))))
     return float(2 * RINGS / (above[-1] + 0.5)) if len(above) else None
 
 

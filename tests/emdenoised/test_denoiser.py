@@ -207,7 +207,7 @@ def test_weights_are_named_found_in_a_folder_or_by_a_profile(denoiser: Denoiser,
             np.testing.assert_array_equal(other.denoise(image), denoiser.denoise(image))
 
 
-def test_after_close_it_says_what_to_do(counts: Counts) -> None:
+def test_use_after_close_is_an_error_with_the_remedy(counts: Counts) -> None:
     closed = Denoiser(backend="cpu")
     closed.close()
     closed.close()

@@ -37,7 +37,7 @@ class Browser:
         return WebDriverWait(self.driver, LIMIT, 0.02).until(lambda _: condition())
 
     def settled(self) -> None:
-        """Until all that is to be seen is drawn."""
+        """Wait until everything visible is drawn."""
         self.wait(lambda: self.run("return document.body.dataset.settled") == "true")
         self.run("return new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
         self.wait(lambda: self.run("return document.body.dataset.settled") == "true")

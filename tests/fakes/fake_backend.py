@@ -1,4 +1,4 @@
-"""A backend that smooths, in no time, and fails when told to: the service's partner in tests."""
+"""A fast backend for tests of the service: it smooths, and fails on request."""
 
 import threading
 from collections import deque

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def until(condition: Callable[[], object], pause: float = 0.02) -> None:
     end = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition never held"
         time.sleep(pause)
 
 
@@ -37,7 +37,7 @@ def folder_state(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def free_port() -> int:
-    """Of this computer's own address, for whoever listens there next."""
+    """A port of this computer's own address that no process listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -82,7 +82,7 @@ class Site:
                 stderr=subprocess.STDOUT,
                 cwd=self.root,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
-                # Whoever runs the tests under nohup has them ignore SIGHUP, and the daemon would keep to that.
+                # Under nohup the tests ignore SIGHUP, and the daemon would inherit that.
                 preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
             )
         self.started.append(process)
@@ -104,7 +104,7 @@ class Site:
         assert process.poll() is None, self.said(process)
 
     def lost_files(self, process: subprocess.Popen[bytes]) -> list[str]:
-        """The ledger's files that a process has open and nobody else can reach any more."""
+        """The ledger's files that a process has open and no other process can open any more."""
         links = []
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             for one in Path(f"/proc/{process.pid}/fd").iterdir():

@@ -2,8 +2,8 @@
 
 impatient: files that cannot be complete are given up after a second, not a minute.
 quick: the network is a box filter, which takes no time.
-kill-at: the process kills itself at the STAGED_CALLS-th call that changes a disk; where it is said before.
-mounts: the kernel's list of mounts is the file named by STAGED_MOUNTS; whoever asks for events on a share is caught.
+kill-at: the process kills itself at the STAGED_CALLS-th call that changes a disk; at the place that it prints before.
+mounts: the kernel's list of mounts is the file named by STAGED_MOUNTS; a request for events on a share fails the test.
 poisoned: a graphics card whose context fails after STAGED_CALLS waits; without it, a sound one.
 building: an engine is being built and does not get finished.
 crashing-codec: the codec for files called crash.tif aborts its process.
@@ -44,7 +44,7 @@ def _build(settings: object, weights: object, engines: object, progress: Callabl
 
 
 def _forgetful(*arguments: object, **options: object) -> FakeBackend:
-    """One that keeps nothing of what it was given: memory is looked at."""
+    """A session that keeps none of its inputs, for tests that measure memory."""
     backend = FakeBackend()
     backend.given = deque(maxlen=0)  # type: ignore[assignment]
     return backend

@@ -131,7 +131,7 @@ def test_15_a_file_that_another_program_holds_is_waited_for(site: Site) -> None:
     site.check_outputs()
 
 
-def test_a_name_that_is_used_again_makes_a_result_of_its_own_each_time(site: Site) -> None:
+def test_a_name_used_again_gets_a_new_revision_each_time(site: Site) -> None:
     process = site.launch("run", staged="quick")
     site.ready(process)
     means = []
@@ -151,7 +151,7 @@ def test_a_name_that_is_used_again_makes_a_result_of_its_own_each_time(site: Sit
     assert [job.state for job in jobs(site)] == ["done"] * 4
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_done_as_what_it_became(site: Site) -> None:
+def test_a_file_replaced_while_it_is_read_is_denoised_as_the_new_one(site: Site) -> None:
     """It is swapped for another a hundred times, without a pause; the last one stays."""
     process = site.launch("run", staged="quick")
     site.ready(process)

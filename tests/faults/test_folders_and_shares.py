@@ -32,7 +32,7 @@ def test_04_a_share_that_vanishes_is_waited_for_without_loss(site: Site) -> None
     site.check_outputs()
 
 
-def test_05_a_share_that_sends_no_events_is_polled_and_that_is_said(site: Site) -> None:
+def test_05_a_share_that_sends_no_events_is_polled_and_this_is_logged(site: Site) -> None:
     process = site.launch("run", staged="mounts", environ=mounts(site, site.drop, "cifs"))
     until(lambda: "is polled every" in site.said(process))
     assert "cifs sends no events" in site.said(process)
@@ -122,7 +122,7 @@ NASTY = [
 ]
 
 
-def test_names_that_nobody_would_choose(site: Site) -> None:
+def test_unusual_file_names(site: Site) -> None:
     content = as_tiff(poisson(50), site.root)
     for name in NASTY:
         (Path(os.fsdecode(os.fsencode(site.drop) + b"/" + name))).write_bytes(content)

@@ -8,7 +8,7 @@ from fault_steps import grow, jobs, poisson, stopped
 from site_of_daemon import Site, until
 
 
-def test_of_a_growing_tilt_series_only_new_sections_are_done_whoever_is_killed_meanwhile(site: Site) -> None:
+def test_only_new_sections_of_a_growing_tilt_series_are_denoised_also_after_a_kill(site: Site) -> None:
     sections = [poisson(60 + number) for number in range(6)]
     process = site.launch("run", staged="quick")
     site.ready(process)
@@ -42,7 +42,7 @@ def test_of_a_growing_tilt_series_only_new_sections_are_done_whoever_is_killed_m
                 assert float(mrc.data.mean()) == pytest.approx(raw.mean(), rel=1e-3)
 
 
-def test_a_movie_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all_its_frames(site: Site) -> None:
+def test_a_movie_that_grows_with_pauses_ends_as_the_sum_of_all_frames(site: Site) -> None:
     """A frame is added, then the header counts it: each pause shows a whole file. That it is a movie, its name says."""
     sections = [poisson(20 + number) for number in range(3)]
     process = site.launch("run", staged="quick")
@@ -60,7 +60,7 @@ def test_a_movie_that_grows_and_is_whole_at_every_pause_ends_with_the_sum_of_all
             assert float(mrc.data.mean()) == pytest.approx(sum(one.mean() for one in sections[:number]), rel=1e-3)
 
 
-def test_a_stack_that_nobody_calls_a_movie_is_never_summed_however_it_grows(site: Site) -> None:
+def test_a_growing_stack_without_evidence_of_frames_is_never_summed(site: Site) -> None:
     """SerialEM adds pieces of a map to a file that says nothing of what they are."""
     sections = [poisson(20 + number) for number in range(3)]
     process = site.launch("run", staged="quick")
@@ -78,7 +78,7 @@ def test_a_stack_that_nobody_calls_a_movie_is_never_summed_however_it_grows(site
             assert float(mrc.data.mean()) == pytest.approx(raw.mean(), rel=1e-3)
 
 
-def test_the_profile_says_whether_a_stack_is_summed_or_each_frame_is_a_micrograph(site: Site) -> None:
+def test_the_profile_decides_whether_a_stack_is_summed(site: Site) -> None:
     auto = {"gain": "auto"}
     tilts = {**auto, "frames": "each", "match": {"folder": "tilts"}}
     site.configure(profiles={"tilts": tilts, "auto": auto}, default_profile="auto")

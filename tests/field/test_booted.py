@@ -75,7 +75,7 @@ def micrograph(machine: Machine, name: str, **options: Any) -> Path:
     return machine.root / "srv/denoised" / name
 
 
-def test_the_unit_runs_restarts_reloads_and_is_as_closed_as_it_says(machine: Machine) -> None:
+def test_the_unit_runs_restarts_reloads_and_is_as_confined_as_stated(machine: Machine) -> None:
     install(machine)
     machine.boot()
     machine.inside("systemctl", "start", "emdenoised")  # returns when READY=1 was said

@@ -103,7 +103,7 @@ def apt(machine: Machine, *words: str) -> str:
                           "APT::Sandbox::User=root", *words)  # fmt: skip
 
 
-def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue_in_hand(
+def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue(
     packages: tuple[Path, Path], machine: Machine
 ) -> None:
     for package, name in zip(packages, ("first", "second"), strict=True):

@@ -49,7 +49,7 @@ def _scratch(suffix: str) -> Path:
 def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
     """Look at, then read, a file of these bytes, as the daemon does: what is compressed is decoded by a child process.
 
-    Nothing but MicrographError may come of it. `crashes` is told of codecs that brought that process down.
+    It may raise MicrographError only. `crashes` gets the codecs that crashed that process.
     """
     from daemon import formats
     from daemon.errors import MicrographError

@@ -10,7 +10,7 @@ KNOWN = sorted(path for name in TARGETS for path in (CORPUS / name).iterdir())
 
 
 @pytest.mark.parametrize("path", KNOWN, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_nothing_but_our_own_errors_comes_of_it(path: Path) -> None:
+def test_damaged_files_raise_only_our_own_errors(path: Path) -> None:
     target(path.parent.name)(path.read_bytes())
 
 

@@ -92,7 +92,7 @@ def test_memory_on_the_card_is_the_same_after_a_thousand_micrographs(cuda: Cuda)
     one.close()
 
 
-def test_a_card_that_cannot_hold_a_micrograph_says_so_and_goes_on(cuda: Cuda) -> None:
+def test_a_card_that_cannot_hold_a_micrograph_reports_it_and_continues(cuda: Cuda) -> None:
     one = Pipeline(cuda, Single(Copy(512, 1)), WEIGHTS, halo=32)
     small = np.random.default_rng(0).poisson(20, (256, 256)).astype(np.uint16)
     hungry = [cuda.device(1 << 30)]

@@ -45,7 +45,7 @@ def check(found: dict[str, Any], out: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_dry_run_goes_through_every_step_and_says_that_it_was_one(tmp_path: Path) -> None:
+def test_a_dry_run_takes_every_step_and_is_marked_as_dry(tmp_path: Path) -> None:
     found = run(tmp_path)
     assert found["card"].startswith("none")
     check(found, tmp_path)

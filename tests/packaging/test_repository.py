@@ -81,12 +81,12 @@ def test_no_module_of_the_daemon_imports_training_or_its_tools() -> None:
     assert not (HEAVY | {"training", "engine_build"}) & set(modules)
 
 
-def test_every_package_says_that_it_is_typed() -> None:
+def test_every_package_is_marked_as_typed() -> None:
     for package in ("daemon", "emdenoised", "training", "engine_build"):
         assert (ROOT / package / "py.typed").is_file()
 
 
-def test_nothing_at_run_time_can_be_made_to_run_what_a_file_says() -> None:
+def test_no_code_at_run_time_executes_the_content_of_files() -> None:
     """No pickles, no eval, YAML by a loader that makes plain values only."""
     for path in sorted((ROOT / "daemon").rglob("*.py")):
         tree = ast.parse(path.read_text())

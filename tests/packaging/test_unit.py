@@ -120,7 +120,7 @@ def test_what_setup_cannot_use_is_refused_before_anything_is_made(words: list[st
     assert done.returncode == 1 and says in done.stderr
 
 
-def test_nobody_else_sees_its_state() -> None:
+def test_the_state_is_closed_to_other_users() -> None:
     assert "\nStateDirectoryMode=0700\n" in UNIT.read_text()
 
 

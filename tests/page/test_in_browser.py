@@ -230,7 +230,7 @@ def test_results_appear_within_a_second_and_a_restart_is_survived(browser: Brows
     process.terminate()
     assert process.wait(60) == 0
     browser.wait(lambda: "does not answer" in browser.text("#banner") and browser.shown("#banner"))
-    browser.press("1")  # what was loaded can still be looked at
+    browser.press("1")  # what was loaded can still be viewed
     process = site.launch("run", staged="quick")
     site.ready(process)
     browser.wait(lambda: not browser.shown("#banner"))

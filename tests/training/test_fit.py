@@ -257,7 +257,7 @@ def test_another_folder_of_data_in_the_same_out_is_refused(data: Path, tmp_path:
     assert json.loads((tmp_path / "run" / RECORD).read_text())["micrographs"] == ["a_1.tif", "b_1.tif", "c_1.tif"]
 
 
-def test_a_source_on_both_sides_is_said(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_on_both_sides_is_reported(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fit(FitOrder(data, tmp_path / "run", validation=data), TINY, Budget(steps=1))
     assert "is in training and validation" in caplog.text
@@ -284,7 +284,7 @@ def test_a_training_with_flat_crops_and_the_grid_loss_runs_and_is_validated_on_s
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no folder", "empty folder"])
-def test_nothing_to_learn_from_is_said_in_words(tmp_path: Path, missing: bool) -> None:
+def test_an_empty_training_set_is_reported(tmp_path: Path, missing: bool) -> None:
     folder = tmp_path / "data"
     if not missing:
         folder.mkdir()
@@ -292,7 +292,7 @@ def test_nothing_to_learn_from_is_said_in_words(tmp_path: Path, missing: bool) -
         fit(FitOrder(folder, tmp_path / "run"), TINY, Budget(steps=1))
 
 
-def test_the_command_says_so_without_a_traceback(tmp_path: Path) -> None:
+def test_the_command_reports_errors_without_a_traceback(tmp_path: Path) -> None:
     done = launch(command(tmp_path / "nowhere", tmp_path / "run"))
     assert done.returncode == 1
     assert "nowhere: no such folder" in done.stderr

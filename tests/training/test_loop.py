@@ -142,7 +142,7 @@ def test_another_recipe_does_not_go_on_from_this_one(tmp_path: Path, drawn: Draw
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\3\4 and then nothing"])
-def test_a_damaged_checkpoint_is_said_and_kept(tmp_path: Path, drawn: Drawer, content: bytes) -> None:
+def test_a_damaged_checkpoint_is_reported_and_kept(tmp_path: Path, drawn: Drawer, content: bytes) -> None:
     out = run(tmp_path / "run", drawn, budget=Budget(steps=1))
     (out / CHECKPOINT).write_bytes(content)
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: damaged .*delete it"):

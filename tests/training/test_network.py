@@ -152,7 +152,7 @@ def test_batchnorm_forgets_at_the_papers_rate_and_no_convolution_before_it_has_a
     assert len(norms) == len(convolutions) - 1
 
 
-def test_weights_start_as_xavier_says() -> None:
+def test_weights_start_by_xaviers_rule() -> None:
     torch.manual_seed(0)
     checked = 0
     for module in Ede2018(0.25).modules():

@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 
 Rule = Literal["clean", "paper"]
 
-NO_TRUTH = "C"
+_NO_TRUTH = "C"
 """Grade, in the column `quality` of a list of sources, of a micrograph too noisy for training."""
 
-NOISE_OVER_RANGE = 0.035
+_NOISE_OVER_RANGE = 0.035
 """A micrograph whose own noise exceeds this share of its grey range is binned before it may serve as truth."""
 
-PAPER_SIDE = 512
+_PAPER_SIDE = 512
 """Shortest side, pixels, that binning as in the paper must leave."""
 
 MAX_PIXELS = 2**28
 
-HOT_REMARK = 0.1
+_HOT_REMARK = 0.1
 """Share of the range that the 99.99 % quantile must reach."""
 SATURATED_REMARK, SATURATED_REFUSED = 0.02, 0.5
 """Shares of pixels at the highest value from which on a micrograph gets a remark, and is refused."""
@@ -89,8 +89,8 @@ def load_truths(
         bar.show(number, len(files))
         name = path.relative_to(folder)
         listed = named.get(path.stem) or named.get(path.name)
-        if listed and listed.quality == NO_TRUTH:
-            log.info("skipped: %s: graded %s in %s, too noisy for training", path, NO_TRUTH, sources)
+        if listed and listed.quality == _NO_TRUTH:
+            log.info("skipped: %s: graded %s in %s, too noisy for training", path, _NO_TRUTH, sources)
             skipped += 1
             continue
         try:
@@ -143,13 +143,13 @@ def prepare(path: Path, smallest: int, rule: Rule) -> PreparedTruth:
     if rule == "clean":
         return PreparedTruth(*clean_versions(image, smallest), remarks)
     versions, binned = paper_version(image)
-    if float(np.percentile(versions[0], 99.99)) < HOT_REMARK:
+    if float(np.percentile(versions[0], 99.99)) < _HOT_REMARK:
         remarks += ("a few pixels far brighter than all others, which section 3.1 would leave black: infill them",)
     if binned == (1,):
-        remarks += (f"not downsized by two: less than {PAPER_SIDE} pixels would be left on the short side",)
-    if min(versions[0].shape) < PAPER_SIDE:
+        remarks += (f"not downsized by two: less than {_PAPER_SIDE} pixels would be left on the short side",)
+    if min(versions[0].shape) < _PAPER_SIDE:
         remarks += (
-            f"smaller than the paper's crops of {PAPER_SIDE} pixels: crops are smaller, or mirrored at the edge",
+            f"smaller than the paper's crops of {_PAPER_SIDE} pixels: crops are smaller, or mirrored at the edge",
         )
     return PreparedTruth(versions, binned, remarks)
 
@@ -204,7 +204,7 @@ def clean_versions(image: Image, smallest: int) -> tuple[list[Image], tuple[int,
     factor = 1
     while min(image.shape) >= smallest and len(versions) < 2:
         smaller = bin2(image)
-        if own_noise(image) < NOISE_OVER_RANGE * spread or min(smaller.shape) < smallest:
+        if own_noise(image) < _NOISE_OVER_RANGE * spread or min(smaller.shape) < smallest:
             versions.append(image)
             binned.append(factor)
         image = smaller
@@ -214,7 +214,7 @@ def clean_versions(image: Image, smallest: int) -> tuple[list[Image], tuple[int,
 
 def paper_version(image: Image) -> tuple[list[Image], tuple[int, ...]]:
     """A micrograph binned by two, as in section 3.1, if its short side stays at least 512; else as it is; in [0, 1]."""
-    factor = 2 if min(image.shape) >= 2 * PAPER_SIDE else 1
+    factor = 2 if min(image.shape) >= 2 * _PAPER_SIDE else 1
     image = bin2(image) if factor == 2 else image
     low = image.min()
     return [((image - low) / max(float(image.max() - low), 1e-12)).astype(np.float32)], (factor,)

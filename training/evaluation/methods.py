@@ -43,9 +43,9 @@ RECORD, WEIGHTS = "record.json", "model.safetensors"
 
 Family = Literal["nine", "bm3d", "weights", "identity"]
 
-TV_WEIGHT = 0.1
-TV_TOLERANCE = 2e-4
-TV_ITERATIONS = 200
+_TV_WEIGHT = 0.1
+_TV_TOLERANCE = 2e-4
+_TV_ITERATIONS = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,14 +92,14 @@ def wavelet(noisy: Image) -> Image:
 def chambolle(noisy: Image) -> Image:
     """scikit-image's Chambolle total variation: weight 0.1, until the cost changes by less than 2e-4, or 200 times."""
     return np.asarray(
-        denoise_tv_chambolle(noisy, weight=TV_WEIGHT, eps=TV_TOLERANCE, max_num_iter=TV_ITERATIONS), np.float32
+        denoise_tv_chambolle(noisy, weight=_TV_WEIGHT, eps=_TV_TOLERANCE, max_num_iter=_TV_ITERATIONS), np.float32
     )
 
 
 def bregman(noisy: Image) -> Image:
     """scikit-image's split Bregman anisotropic total variation, with the same weight, tolerance and iterations."""
     return np.asarray(
-        denoise_tv_bregman(noisy, weight=TV_WEIGHT, eps=TV_TOLERANCE, max_num_iter=TV_ITERATIONS, isotropic=False),
+        denoise_tv_bregman(noisy, weight=_TV_WEIGHT, eps=_TV_TOLERANCE, max_num_iter=_TV_ITERATIONS, isotropic=False),
         np.float32,
     )
 
@@ -152,7 +152,7 @@ NINE: dict[str, tuple[str, Callable[[Image], Image]]] = {
     "bregman": ("Bregman TV", bregman),
     "nl_means": ("Non-local means", nl_means),
 }
-SLOW = {"bregman", "nl_means"}
+_SLOW = {"bregman", "nl_means"}
 _PACKAGES = {"gaussian": "opencv-python-headless", "bilateral": "opencv-python-headless",
              "median": "opencv-python-headless", "wiener": "scipy"}  # fmt: skip
 
@@ -180,7 +180,7 @@ def _identity(name: str) -> str:
 def methods(names: Sequence[str] = ()) -> dict[str, Method]:
     """The nine, bm3d and identity, or those named. Raises ConfigError for a name that is none of them."""
     made: dict[str, Method] = {
-        name: Method(name, label, "nine", name in SLOW, _identity(name), _on_unit_scale(restore))
+        name: Method(name, label, "nine", name in _SLOW, _identity(name), _on_unit_scale(restore))
         for name, (label, restore) in NINE.items()
         if not names or name in names
     }

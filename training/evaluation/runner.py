@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 ROWS = "instances.jsonl"
 FLUSH_SECONDS = 20.0
-MAPPED = ("low", "ordinary")
+_MAPPED = ("low", "ordinary")
 """Regimes of figure 5."""
 
 
@@ -108,7 +108,7 @@ def measure_all(
                         log.warning("skipped: %s", reason)
                         break
                 row, error = rows.measure(method, instance)
-                if key.regime in MAPPED:
+                if key.regime in _MAPPED:
                     place = (key.regime, method.name)
                     if place not in maps:
                         file = out / "errors" / f"{key.regime}.{method.name}.npz"

@@ -20,21 +20,21 @@ from training.evaluation.rows import Row
 STRATA = ("all", "clean", "simulated")
 JUDGED = ("clean", "simulated")
 
-CLEAN_DECIBELS = 6.0
+_CLEAN_DECIBELS = 6.0
 
 PSNR = {"low": (0.3, 1.0), "ordinary": (0.2, 0.5), "contrast_0.05": (0.3, 1.0), "contrast_0.2": (0.3, 1.0)}
 """Regime → PSNR over BM3D, dB: limit and aim. Low dose at contrast 1 is `low` itself."""
 
-UNDER_NINE = {"low": (0.246, 0.21), "ordinary": (0.437, 0.39)}
+_UNDER_NINE = {"low": (0.246, 0.21), "ordinary": (0.437, 0.39)}
 """Regime → share by which MSE, and 1 - SSIM, must be below those of the best of the nine."""
 
-MSE_BEYOND_BM3D = 0.15
+_MSE_BEYOND_BM3D = 0.15
 """The aim for the MSE: BM3D's own share under the best of the nine, plus this."""
 
-TIME = 1 / 50
+_TIME = 1 / 50
 """Time over BM3D's."""
 
-RIVAL = "bm3d"
+_RIVAL = "bm3d"
 
 Grouped = Mapping[str, Mapping[str, Row]]
 """Method → key → row."""
@@ -50,7 +50,7 @@ def stratum(rows: Sequence[Row], regime: str, name: str) -> dict[str, dict[str, 
         best: dict[str, float] = {}
         for row in mine:
             best[row.key] = min(best.get(row.key, np.inf), row.noise)
-        margin = 10 ** (CLEAN_DECIBELS / 10)
+        margin = 10 ** (_CLEAN_DECIBELS / 10)
         mine = [row for row in mine if row.truth_noise**2 * margin <= best[row.key]]
     grouped: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in mine:
@@ -94,7 +94,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     return summary
 
 
-def comparisons(rows: Sequence[Row], rival: str = RIVAL) -> list[dict[str, Any]]:
+def comparisons(rows: Sequence[Row], rival: str = _RIVAL) -> list[dict[str, Any]]:
     """Every method against the rival on the pairs both have: mean difference in PSNR (dB) and its 95 % interval."""
     result = []
     for regime in _regimes(rows):
@@ -160,14 +160,14 @@ def acceptance(rows: Sequence[Row], candidate: str, nine: Sequence[str], side: i
     entries = []
     for name in JUDGED:
         entries += [_psnr_entry(rows, candidate, regime, name, *limits) for regime, limits in PSNR.items()]
-        for regime, (less_mse, less_ssim) in UNDER_NINE.items():
+        for regime, (less_mse, less_ssim) in _UNDER_NINE.items():
             grouped = stratum(rows, regime, name)
 
             def share(method: str, error: Callable[[Row], float], grouped: Grouped = grouped) -> float | None:
                 return _share_under(grouped, method, nine, error)
 
-            margin = share(RIVAL, _mse)
-            aim_mse = None if margin is None else round(margin + MSE_BEYOND_BM3D, 4)
+            margin = share(_RIVAL, _mse)
+            aim_mse = None if margin is None else round(margin + _MSE_BEYOND_BM3D, 4)
             number = len(shared(grouped, (candidate, *nine)))
             entries.append(_entry("MSE under the best of the nine, share", regime, name, number, less_mse, aim_mse,
                                   share(candidate, _mse)))  # fmt: skip
@@ -177,9 +177,9 @@ def acceptance(rows: Sequence[Row], candidate: str, nine: Sequence[str], side: i
             entries.append(_entry("standard deviation of MSE over the lowest other", regime, name, number, 1.0, None,
                                   spread, "<="))  # fmt: skip
     times = seconds(rows, side)
-    ratio = times[candidate] / times[RIVAL] if candidate in times and times.get(RIVAL) else None
+    ratio = times[candidate] / times[_RIVAL] if candidate in times and times.get(_RIVAL) else None
     entries.append(_entry(f"time per {side}² over BM3D's, same core", "every", "every",
-                          sum(row.method == candidate for row in rows), TIME, None, ratio, "<="))  # fmt: skip
+                          sum(row.method == candidate for row in rows), _TIME, None, ratio, "<="))  # fmt: skip
     return [{"method": candidate} | entry for entry in entries]
 
 
@@ -197,7 +197,7 @@ def _entry(
 
 
 def _psnr_entry(rows: Sequence[Row], candidate: str, regime: str, name: str, must: float, aim: float) -> dict[str, Any]:
-    found = _difference(stratum(rows, regime, name), candidate, RIVAL)
+    found = _difference(stratum(rows, regime, name), candidate, _RIVAL)
     figure = "PSNR over BM3D, dB"
     if found is None:
         return _entry(figure, regime, name, 0, must, aim, None)
@@ -228,10 +228,10 @@ def _share_under(grouped: Grouped, method: str, nine: Sequence[str], error: Call
 
 def _spread_over_lowest(grouped: Grouped, candidate: str, nine: Sequence[str]) -> tuple[float | None, int]:
     """Standard deviation of a candidate's MSE over the lowest among the nine and BM3D, on pairs they all have."""
-    keys = shared(grouped, (candidate, *nine, RIVAL))
+    keys = shared(grouped, (candidate, *nine, _RIVAL))
     if len(keys) < 2:
         return None, len(keys)
-    lowest = min(_spread(grouped[name], keys) for name in (*nine, RIVAL))
+    lowest = min(_spread(grouped[name], keys) for name in (*nine, _RIVAL))
     return (_spread(grouped[candidate], keys) / lowest if lowest else None), len(keys)
 
 

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from daemon.micrograph import Image
 from training.data.truths import own_noise
 
-ALIGN_SIDE = 1024
-ALIGN_BAND = (4.0, 0.2)
+_ALIGN_SIDE = 1024
+_ALIGN_BAND = (4.0, 0.2)
 """Exposures are compared between 4 waves per image and 0.2 cycles per pixel (the latter a Gaussian's σ)."""
-IN_COMMON = 3.0
+_IN_COMMON = 3.0
 """Standard errors by which unshifted exposures must agree."""
 FOUND, MOVED = 6.0, 4.0
 """Standard errors by which a significant shift must exceed all others, and be better than none."""
-APART = 0.15
+_APART = 0.15
 """Largest displacement of exposures, pixels: averaged over both directions, it costs 11 % at Nyquist's frequency and
 3 % at half of it; half a pixel costs 100 % and 29 %."""
-SAME_NOISE = 0.97
+_SAME_NOISE = 0.97
 """Largest correlation of the finest detail of two exposures."""
 
 
@@ -44,7 +44,7 @@ class Alignment:
 
     def refusal(self) -> str | None:
         """The reason why they are not two exposures of one field, or None."""
-        if self.finest_detail > SAME_NOISE:
+        if self.finest_detail > _SAME_NOISE:
             return (
                 f"its two exposures are one and the same, noise included (correlation {self.finest_detail:.3f}); "
                 "independent exposures are needed"
@@ -55,12 +55,12 @@ class Alignment:
                 f"{self.better_by:.0f} standard errors): the specimen moved, or they show different fields; align them"
             )
         away = float(np.hypot(*self.offset))
-        if away > APART and away > MOVED * self.offset_error:
+        if away > _APART and away > MOVED * self.offset_error:
             return (
-                f"its exposures are {away:.2f} pixels apart (at most {APART:g} are let through): learnt from, they "
+                f"its exposures are {away:.2f} pixels apart (at most {_APART:g} are let through): learnt from, they "
                 "would teach the network to blur; align them"
             )
-        if self.agreement < IN_COMMON:
+        if self.agreement < _IN_COMMON:
             return (
                 f"its exposures have nothing in common above their noise ({self.agreement:.1f} standard errors): "
                 "different fields of view, or too few counts to tell"
@@ -70,7 +70,7 @@ class Alignment:
 
 def compare(first: Image, second: Image) -> Alignment:
     """Cross-correlate two exposures (H, W), in counts. Their noise is at least that of counts."""
-    height, width = (min(ALIGN_SIDE, extent) for extent in first.shape)
+    height, width = (min(_ALIGN_SIDE, extent) for extent in first.shape)
     middle = tuple(
         slice((full - used) // 2, (full - used) // 2 + used)
         for full, used in zip(first.shape, (height, width), strict=True)
@@ -81,7 +81,7 @@ def compare(first: Image, second: Image) -> Alignment:
     white = [float((window**2).sum()) * max(float(image.mean()), own_noise(image) ** 2) for image in images]
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     waves = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None, :] * width)
-    band = np.exp(-0.5 * (frequency / ALIGN_BAND[1]) ** 2) * (waves > ALIGN_BAND[0])
+    band = np.exp(-0.5 * (frequency / _ALIGN_BAND[1]) ** 2) * (waves > _ALIGN_BAND[0])
     correlation = np.fft.irfft2(spectra[0] * spectra[1].conj() * band, s=(height, width))
     signal = [np.maximum(np.abs(f) ** 2 - n, 0) for f, n in zip(spectra, white, strict=True)]
     twice = np.full(band.shape, 2.0)

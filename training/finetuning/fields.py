@@ -36,7 +36,7 @@ PARTNERS = (("a", "b"), ("1", "2"), ("odd", "even"), ("odd", "evn"), ("half1", "
 
 GROUPS = 8
 """Interleaved groups into which a movie's frames are summed, at most: enough ways to divide it."""
-SPIKES = 1e-3
+_SPIKES = 1e-3
 """Largest share of X-ray hits and hot pixels for thinning: their replacements are no counts."""
 VERSION = 1
 
@@ -202,9 +202,9 @@ def _countable(
     counts, filled = _counts(path, micrograph.pixels, reading.gain, reading.offset * frames)
     evidence = examine(counts, str(micrograph.metadata.get("dtype", "")) if frames == 1 else "")
     reasons = list(evidence.reasons)
-    if filled > SPIKES:
+    if filled > _SPIKES:
         reasons.append(
-            f"{filled:.2%} of the pixels are X-ray hits, hot or not finite, more than the {SPIKES:.1%} allowed"
+            f"{filled:.2%} of the pixels are X-ray hits, hot or not finite, more than the {_SPIKES:.1%} allowed"
         )
     if reasons:
         raise MicrographError(f"{path}: cannot be thinned, which needs plain counts: {'; '.join(reasons)}")

@@ -98,7 +98,7 @@ class Networks(Protocol):
     """Which network runs on frames of a shape (H, W)."""
 
     def ready(self, shape: tuple[int, int]) -> bool:
-        """Whether `of` answers at once; if not, it is to be asked while nothing is in flight."""
+        """Whether `of` answers at once; if not, ask while nothing is in flight."""
         ...
 
     def of(self, shape: tuple[int, int]) -> Network:

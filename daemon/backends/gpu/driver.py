@@ -1,6 +1,6 @@
 """Does an NVIDIA driver answer? libcuda itself is asked; anything later may crash without one.
 
-Where the kernel's module is loaded and libcuda fails all the same, the card is not ready yet or cannot be reached:
+Where the kernel's module is loaded and libcuda still fails, the card is not ready yet or cannot be reached:
 that is waited for, and then it is an error, for a service that stayed on the processor would do so unnoticed. libcuda
 may keep its first answer for the life of a process, so there each attempt is a process of its own.
 """

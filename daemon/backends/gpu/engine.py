@@ -114,7 +114,7 @@ def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: Sides, 
 
 
 def default_folder() -> Path:
-    """Where engines lie when no configuration says so: the user's cache."""
+    """The default folder of engines: the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "emdenoised" / "engines"
 

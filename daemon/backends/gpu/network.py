@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableError(BackendError):
-    """An engine whose manifest fits and which TensorRT does not load all the same: it is to be built again, once."""
+    """An engine whose manifest fits but which TensorRT does not load: it is built again, once."""
 
     def __init__(self, why: str, tile: Sides) -> None:
         super().__init__(why)

@@ -27,7 +27,7 @@ DRIVER_VERSION = Path("/sys/module/nvidia/version")
 RTX_CARDS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """Turing to Blackwell: what TensorRT-RTX is made for. An engine for one of them is built for that one."""
 RTX_TARGETS = RTX_CARDS[1:]
-"""What an engine runs on that is built for nobody in particular, as far as the builder knows them: Turing has other
+"""The cards on which an engine built for no particular card runs, as far as the builder knows them: Turing has other
 matrix units, and an engine for it and the others is larger and not as quick."""
 
 
@@ -52,7 +52,7 @@ class Gpu:
 
 
 def find_gpu(device: int = 0) -> Gpu | None:
-    """The card `device`, asked of libcuda itself and without making a context; None if there is no such card.
+    """The card `device`, as libcuda itself reports it, without making a context; None if there is no such card.
 
     To be asked before TensorRT is: without a driver it hands out objects whose use is a segmentation fault.
     """

@@ -1,4 +1,4 @@
-"""The engine that is needed here and now: the one that lies there, or one made by a child process.
+"""The engine for this card and these weights: the existing one, or one built by a child process.
 
 The builder imports what the daemon never does, and may crash: so it is a process of its own.
 """

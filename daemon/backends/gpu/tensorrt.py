@@ -188,10 +188,10 @@ class TensorRtBackend:
         if large:
             self._shapes.lower()
             self._chosen.clear()
-            log.warning("the GPU's memory is full; going on with tiles of %d x %d", *reversed(self._base.tile))
+            log.warning("the GPU's memory is full; continuing with tiles of %d x %d", *reversed(self._base.tile))
         elif self._base.batch > 1:
             log.warning(
-                "the GPU's memory is full with %d tiles at once; going on with 1: set backend.batch: 1, or close other "
+                "the GPU's memory is full with %d tiles at once; now 1: set backend.batch: 1, or close other "
                 "programs that use the GPU",
                 self._base.batch,
             )

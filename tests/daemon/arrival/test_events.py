@@ -48,7 +48,7 @@ def test_reading_a_file_does_not_wake_it(drop: Path, real: Watcher) -> None:
     assert not kinds & {"FileOpenedEvent", "FileClosedNoWriteEvent", "FileModifiedEvent", "FileSystemEvent"}
 
 
-def test_after_a_rename_there_and_back_it_hears_again(drop: Path, real: Watcher, hint: threading.Event) -> None:
+def test_after_two_renames_the_watch_works_again(drop: Path, real: Watcher, hint: threading.Event) -> None:
     """The trap: the watch looks alive, and no event ever comes again."""
     drop.rename(drop.with_name("away"))
     assert real.scan() is None

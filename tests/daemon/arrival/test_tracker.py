@@ -319,7 +319,7 @@ def test_a_flood_is_backlog_in_the_order_it_was_written_and_does_not_delay_a_liv
     tracker.observe(flood, 1.0)
     first = tracker.ready(1.0)
     assert paths(first) == [f"{number:05d}.tif" for number in range(256)]
-    assert tracker.next_due() == 1.0, "more is waiting to be looked at"
+    assert tracker.next_due() == 1.0, "more files wait for their probe"
     arrived = list(first)
     tracker.observe([*flood, live], 21.0)
     tracker.observe([*flood, live], 22.0)

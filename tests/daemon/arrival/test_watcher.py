@@ -1,4 +1,4 @@
-"""The watcher: what a scan sees, when the next one is due, and how it mends itself. The clock is a fake; tests of real
+"""The watcher: when the next scan is due, and how it recovers. The clock is a fake; tests of real
 events wait for the event, with a limit, never for time to pass."""
 
 import logging

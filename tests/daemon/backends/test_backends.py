@@ -96,7 +96,7 @@ def images(counts: Callable[..., NDArray[np.uint16]]) -> list[NDArray[np.uint16]
     ]
 
 
-def test_it_says_what_it_is_and_passes_the_canary(opener: Opener) -> None:
+def test_a_backend_has_a_name_and_passes_the_canary(opener: Opener) -> None:
     backend = opener()
     assert backend.name.startswith(opener.kind)
     canary(backend)
@@ -157,9 +157,9 @@ def test_a_spike_is_replaced_by_its_stand_in(
     image, hit = images[0], images[0].copy()
     hit[3, 4] = 30_000
     spikes = Spikes(np.array([3]), np.array([4]), np.array([image[3, 4]], np.float32))
-    clean, mended = opener().denoise([prepared(image, dose=20.0), prepared(hit, spikes, dose=20.0)])
-    np.testing.assert_allclose(mended.image, clean.image, atol=1e-3)
-    assert mended.prepared.spikes is spikes
+    clean, filled = opener().denoise([prepared(image, dose=20.0), prepared(hit, spikes, dose=20.0)])
+    np.testing.assert_allclose(filled.image, clean.image, atol=1e-3)
+    assert filled.prepared.spikes is spikes
 
 
 def test_tiles_at_once_change_nothing_and_every_batch_is_progress(
@@ -350,7 +350,7 @@ def test_a_gpu_that_cannot_be_used_is_an_error_that_names_the_remedy(
         open_backend(BackendConfig(kind=kind), manifest.verified(WEIGHTS), tmp_path)
 
 
-def test_where_pycuda_is_missing_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_pycuda_the_command_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("daemon.backends.gpu.tensorrt.find_gpu", lambda device: CARD)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(BackendError, match=r"^pycuda cannot be imported.*`make gpu`.*bundle"):
@@ -367,7 +367,7 @@ def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path) -> Non
         open_backend(BackendConfig(kind="cpu"), manifest.verified(tmp_path), tmp_path)
 
 
-def test_the_network_runtime_reports_to_nobody(tmp_path: Path) -> None:
+def test_the_network_runtime_sends_no_telemetry(tmp_path: Path) -> None:
     script = (
         "from emdenoised import Denoiser; import numpy as np;"
         "Denoiser(backend='cpu').denoise(np.random.default_rng(0).poisson(9, (64, 64)))"

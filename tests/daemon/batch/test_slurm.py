@@ -65,7 +65,7 @@ def scontrol(tmp_path: Path, status: int, restarts: str, log: Path) -> int:
 def test_75_is_queued_again_and_others_are_not(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert [scontrol(tmp_path, status, "0", log) for status in (0, 1, 78)] == [0, 1, 78] and not log.exists()
-    assert scontrol(tmp_path, 75, "100", log) == 75 and not log.exists(), "not for ever"
+    assert scontrol(tmp_path, 75, "100", log) == 75 and not log.exists(), "it gives up after some tries"
     assert scontrol(tmp_path, 75, "", log) == 75 and log.read_text() == "requeue 7_2\n"
 
 

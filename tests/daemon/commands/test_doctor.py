@@ -68,7 +68,7 @@ def test_a_bad_configuration_is_the_one_fault_that_hides_the_others(
     assert "1 fault to fix" in capsys.readouterr().out
 
 
-def test_a_driver_that_is_loaded_and_does_not_answer_is_told_from_none(
+def test_a_driver_that_does_not_answer_is_distinguished_from_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("daemon.backends.gpu.driver.LOADED", tmp_path)

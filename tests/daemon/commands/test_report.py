@@ -129,7 +129,7 @@ def test_fewer_pictures_keep_the_doubtful_ones(session: Site, tmp_path: Path) ->
     assert html.escape(NASTY) not in text
 
 
-def test_results_that_were_moved_are_said_to_be(session: Site, tmp_path: Path) -> None:
+def test_moved_results_are_reported(session: Site, tmp_path: Path) -> None:
     config = shared.settings_of(command_line.parser().parse_args(["check", "--config", str(session.config)]))
     moved = [replace(job, output="/no/such.tif") for job in jobs(session) if job.state == "done"]
     report.write(config, moved, "x", tmp_path / "page.html", 9)
@@ -160,7 +160,7 @@ def _claiming(png: bytes, side: int) -> bytes:
     return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
 
 
-def test_a_session_nobody_had_is_an_error_that_says_what_one_is(
+def test_an_empty_session_is_an_error_that_defines_a_session(
     session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(session, "report", "grid 9", "-o", str(tmp_path / "x.html")) == 2

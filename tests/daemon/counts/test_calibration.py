@@ -176,7 +176,7 @@ def test_a_profile_takes_everything_from_its_camera(calibrated: Path) -> None:
     assert (choice.psf, choice.readout) == (pytest.approx(0.7, abs=0.05), pytest.approx(1, rel=0.1))
 
 
-def test_an_image_of_another_camera_is_said_to_be(calibrated: Path) -> None:
+def test_an_image_of_another_camera_is_reported(calibrated: Path) -> None:
     profile = settings(calibrated, "{camera: mine}").profiles["mine"]
     other = shot(50.0, Detector(gain=12.0, offset=100.0))
     (warning,) = profiles.scaled(profile, "", other, profiles.witness(other)).warnings

@@ -94,7 +94,7 @@ def test_white_noise_is_never_taken_for_smeared(kind: str) -> None:
         assert found.smear is None and found.psf == 0.0 and found.readout.value == 0.0
 
 
-def test_read_out_is_told_where_smearing_sets_it_apart() -> None:
+def test_read_out_is_estimated_where_smearing_separates_it() -> None:
     found = measure(taken("membranes", 80.0, 0.2, Detector(gain=2.0, psf=0.9, readout=1.5)))
     assert found.noise.readout == pytest.approx(1.5, rel=0.1)
     bare = measure(taken("membranes", 80.0, 0.2, Detector(gain=2.0, psf=0.9)))

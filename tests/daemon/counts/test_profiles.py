@@ -163,7 +163,7 @@ def test_a_camera_that_detects_half_of_the_electrons_explains_its_noise() -> Non
     ],
     ids=["scaled", "pedestal", "even"],
 )
-def test_a_profile_whose_gain_the_noise_contradicts_is_said_to_be_wrong(pixels: NDArray[Any], words: str) -> None:
+def test_a_profile_whose_gain_the_noise_contradicts_is_reported(pixels: NDArray[Any], words: str) -> None:
     choice = chosen(PLAIN, micrograph(pixels))
     assert (choice.gain, choice.offset) == (1.0, 0.0)
     (warning,) = choice.warnings
@@ -185,7 +185,7 @@ def test_a_constant_image_is_refused_where_it_must_be_measured_and_served_where_
     assert choice.evidence.unmeasured is not None and "shows no noise" in choice.evidence.unmeasured
 
 
-def test_a_float_image_with_negative_counts_is_served_and_its_user_told() -> None:
+def test_a_float_image_with_negative_counts_is_denoised_with_a_remark() -> None:
     """A background was subtracted: counts below none."""
     choice = chosen(AUTO, micrograph((counts(30) - 30.0).astype(np.float32)))
     assert choice.offset == pytest.approx(-30, rel=0.1) and choice.counts(0.0) == pytest.approx(30, rel=0.1)
@@ -195,7 +195,7 @@ def test_a_float_image_with_negative_counts_is_served_and_its_user_told() -> Non
     assert "not plain counts" in warning and "gain: auto" in warning
 
 
-def test_a_saturated_image_is_said_to_be() -> None:
+def test_a_saturated_image_is_reported() -> None:
     for profile in (AUTO, PLAIN):
         choice = chosen(profile, micrograph(np.minimum(counts(100), 130)))
         assert any("share the highest value: the camera or the file is saturated" in one for one in choice.warnings)

@@ -17,7 +17,7 @@ gains = st.floats(1e-3, 1e3)
 
 @given(doses, gains, st.floats(-1e4, 1e4), st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
-def test_there_and_back_is_exact_to_rounding_and_carries_the_mean(
+def test_scaling_and_back_is_exact_to_rounding_and_keeps_the_mean(
     dose: float, gain: float, offset: float, seed: int
 ) -> None:
     counts = np.random.default_rng(seed).poisson(dose, (32, 32))

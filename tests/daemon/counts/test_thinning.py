@@ -122,13 +122,13 @@ def blurred(counts: Counts) -> Counts:
     ids=["not whole", "gain", "pedestal", "negative", "correlated", "8-bit", "saturated", "constant", "tiny"],
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_is_not_counts_is_refused_with_what_was_measured(
+def test_values_that_are_no_counts_are_refused_with_the_measurement(
     spoil: Callable[[Counts], Any], stored: str, reason: str, seed: int
 ) -> None:
     reasons = "; ".join(examine(spoil(counted(60, seed)), stored).reasons)
     assert re.search(reason, reasons), reasons
 
 
-def test_a_stretched_histogram_is_told_by_its_gaps() -> None:
+def test_a_stretched_histogram_is_recognised_by_its_gaps() -> None:
     reasons = examine(2 * counted(60), "uint16").reasons
     assert any("grey levels" in reason and "empty" in reason for reason in reasons)

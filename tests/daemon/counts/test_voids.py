@@ -49,7 +49,7 @@ def test_defects_are_no_regions() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.mrc"])
-def test_a_void_stays_a_void_and_the_record_says_where(tmp_path: Path, name: str) -> None:
+def test_a_void_stays_a_void_and_is_in_the_record(tmp_path: Path, name: str) -> None:
     image = np.random.default_rng(0).poisson(50, SHAPE).astype(np.float32)
     image[:, 80:] = np.nan
     image[10, 10] = np.nan

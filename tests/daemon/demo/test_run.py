@@ -179,7 +179,7 @@ def test_at_a_terminal_the_daemon_stays_with_its_page_until_a_key(
         ("ends badly", "stopped with exit code 4 instead of 0"),
     ],
 )
-def test_demo_fails_and_says_why(
+def test_a_demo_that_fails_gives_the_reason(
     mode: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.run(stand_in(tmp_path, monkeypatch, mode), timeout=80, pace=0, count=1) == 1
@@ -188,7 +188,7 @@ def test_demo_fails_and_says_why(
     assert "the stand-in is here" in told, "the end of the daemon's log"
 
 
-def test_demo_that_runs_out_of_time_says_what_it_was_waiting_for(
+def test_a_demo_that_runs_out_of_time_names_the_missing_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.run(stand_in(tmp_path, monkeypatch, "works"), timeout=0, pace=0, count=1) == 1

@@ -151,7 +151,7 @@ def test_a_ser_file_whose_pixels_cannot_be_metres_is_a_diffraction_pattern(tmp_p
         ("STEM nP SA Zoom Diffraction", True, True),
     ],
 )
-def test_the_emi_file_beside_it_says_what_the_microscope_showed(
+def test_acquisition_is_read_from_the_emi_file_beside_it(
     tmp_path: Path, mode: str, camera: bool, pattern: bool
 ) -> None:
     path = ser(tmp_path / "a_1.ser", 2e-9)

@@ -27,7 +27,7 @@ def denoised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return denoise
 
 
-def test_a_unit_that_cannot_be_true_is_said_and_not_passed_on(tmp_path: Path, denoised: Any) -> None:
+def test_an_impossible_unit_is_reported_and_not_passed_on(tmp_path: Path, denoised: Any) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, COUNTS, imagej=True, resolution=(0.25, 0.25), metadata={"unit": "m"})
     status, said, record = denoised(path)

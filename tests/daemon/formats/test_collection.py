@@ -65,7 +65,7 @@ def test_the_table_has_all_files_of_the_collection() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
-def test_a_file_is_read_as_its_table_says_or_refused_for_its_reason(row: dict[str, str], reader: Reader) -> None:
+def test_a_file_is_read_or_refused_as_the_table_states(row: dict[str, str], reader: Reader) -> None:
     path = COLLECTION / row["file"]
     if path.name in REFUSED:
         with pytest.raises(MicrographError, match=REFUSED[path.name]) as caught:

@@ -181,7 +181,7 @@ def test_what_brings_its_reader_down_costs_one_micrograph(
     assert children() == before
 
 
-def test_what_is_stuck_is_given_up_and_tried_again(
+def test_a_decoder_that_hangs_is_ended_and_tried_again(
     compressed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Reader(LIMIT, 0.2, STAGED) as reader:

@@ -35,7 +35,7 @@ def read(path: Path, data: np.ndarray[Any, Any], **header: Any) -> Micrograph:
     ],
     ids=["no-stamp", "imod-unsigned", "imod-signed", "no-statistics", "imod-unsigned-no-statistics"],
 )
-def test_unsigned_bytes_are_read_unsigned_and_a_contradiction_is_told_with_both_readings(
+def test_unsigned_bytes_are_read_unsigned_and_a_contradiction_is_reported_with_both_readings(
     tmp_path: Path, header: dict[str, Any], contradicted: bool
 ) -> None:
     found = read(tmp_path / "a.mrc", BYTES, **header)
@@ -59,7 +59,7 @@ def test_signed_bytes_are_read_signed(tmp_path: Path, header: dict[str, Any], co
     assert any(text.startswith("read as signed") for text in found.warnings) == contradicted
 
 
-def test_where_nothing_tells_the_standard_holds_and_the_other_reading_is_told(tmp_path: Path) -> None:
+def test_without_evidence_the_standard_holds_and_the_other_reading_is_reported(tmp_path: Path) -> None:
     high = BYTES // 4 + np.uint8(150)
     found = read(tmp_path / "a.mrc", high, stated=NOTHING)
     np.testing.assert_array_equal(found.pixels, high.view(np.int8))
@@ -93,7 +93,7 @@ def test_every_section_of_a_stack_is_read_alike(tmp_path: Path, section: int | N
     [{"flags": 16}, {"flags": 17}, {"mode": 101}, {"label": b"SerialEMCCD: Dose frac. image, 4 bits packed  r/f 0"}],
     ids=["flag", "flag-and-sign", "mode", "label"],
 )
-def test_packed_values_are_refused_however_they_are_said(tmp_path: Path, header: dict[str, Any]) -> None:
+def test_packed_values_are_refused_however_they_are_marked(tmp_path: Path, header: dict[str, Any]) -> None:
     with pytest.raises(MicrographError, match="packed 4-bit values"):
         read(tmp_path / "a.mrc", BYTES, stated=(0, 15, 3), **header)
 

@@ -23,7 +23,7 @@ def stack(path: Path, sections: int = 3) -> Path:
     return path
 
 
-def test_serialems_mdoc_says_how_each_section_was_taken(tmp_path: Path) -> None:
+def test_each_sections_acquisition_is_read_from_serialems_mdoc(tmp_path: Path) -> None:
     path = stack(tmp_path / "tilt.mrc")
     (tmp_path / "tilt.mrc.mdoc").write_text(
         "PixelSpacing = 2.0\nVoltage = 300\n\n[T = SerialEM]\n\n"
@@ -68,7 +68,7 @@ def test_the_dose_of_a_sum_is_that_of_its_frame_set_and_not_of_one_section(tmp_p
         assert (taken.voltage_kv, taken.electrons_per_pixel) == (300, expected)
 
 
-def test_an_mdoc_that_is_a_link_or_nonsense_is_no_matter(tmp_path: Path) -> None:
+def test_an_mdoc_that_is_a_link_or_unreadable_is_ignored(tmp_path: Path) -> None:
     path = stack(tmp_path / "tilt.mrc")
     secret = tmp_path / "secret"
     secret.write_text("Voltage = 300\n")
@@ -130,7 +130,7 @@ def test_serialems_extended_header(tmp_path: Path) -> None:
     assert formats.read(path, LIMIT).acquisition == Acquisition(magnification=42000)  # nobody says what the sum had
 
 
-def test_an_extended_header_that_is_too_short_or_unknown_says_nothing(tmp_path: Path) -> None:
+def test_an_extended_header_that_is_too_short_or_unknown_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "tilt.mrc"
     serialem(path, 1 | 8 | 32, [[-6000, 420]])  # the dose it announces is not there
     assert formats.read(path, LIMIT).acquisition == Acquisition(magnification=42000)

@@ -136,7 +136,7 @@ def _shaped(path: Path, axes: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_file_says_what_its_sections_are(tmp_path: Path, config: Callable[..., Config], kind: str) -> None:
+def test_the_kind_of_sections_is_read_from_the_file(tmp_path: Path, config: Callable[..., Config], kind: str) -> None:
     name, make, are = KINDS[kind]
     path = make(tmp_path / name)
     one = config()

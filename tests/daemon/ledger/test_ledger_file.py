@@ -52,7 +52,7 @@ def test_status_and_retry_work_beside_a_running_service(tmp_path: Path) -> None:
         assert reader.counts()["running"] == 1, "also when no service runs"
 
 
-def test_looking_at_a_ledger_that_does_not_exist_says_so_and_makes_none(tmp_path: Path) -> None:
+def test_reading_a_ledger_that_does_not_exist_is_an_error_and_creates_none(tmp_path: Path) -> None:
     modes: tuple[Mode, ...] = ("read", "edit")
     for mode in modes:
         with pytest.raises(LedgerError, match="the service has not run"):

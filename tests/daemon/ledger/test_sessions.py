@@ -61,7 +61,7 @@ def test_today_is_a_day(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("named", ["2026-11-19", "2026-13-40", "grid 3", ""])
-def test_a_session_nobody_had(ledger: Ledger, named: str) -> None:
+def test_an_empty_session(ledger: Ledger, named: str) -> None:
     with pytest.raises(UsageError, match="no micrographs of it; a session is 'last'"):
         sessions.find(ledger, named)
 

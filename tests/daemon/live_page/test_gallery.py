@@ -15,7 +15,7 @@ from daemon.live_page.gallery import AT_ONCE, HELD_SECONDS, BusyError, Gallery, 
 from daemon.output.record import own_record
 
 
-def test_memory_is_bounded_and_let_go_of_after_a_while(finished: Finished, clock: Clock) -> None:
+def test_memory_is_bounded_and_released_after_a_while(finished: Finished, clock: Clock) -> None:
     clock.step = 0.0
     jobs = [finished.add(f"{number}.tif", counts(number, (512, 1024))) for number in range(4)]  # raw 1 MiB each
     gallery = make(finished, clock, memory=2 * MIB)
@@ -32,7 +32,7 @@ def test_memory_is_bounded_and_let_go_of_after_a_while(finished: Finished, clock
     gallery.close()
 
 
-def test_what_does_not_fit_into_memory_is_shown_all_the_same(finished: Finished, clock: Clock) -> None:
+def test_an_image_larger_than_the_memory_is_still_shown(finished: Finished, clock: Clock) -> None:
     job = finished.add("a.tif", counts(1, (600, 700)))
     tight, roomy = make(finished, clock, memory=1000, disk=0), make(finished, clock, disk=0)
     for plane in ("raw", "residual"):
@@ -68,7 +68,7 @@ def test_small_pictures_are_made_once_also_across_restarts(
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_who_would_wait_too_long_is_told_to_come_back(finished: Finished, gallery: Gallery) -> None:
+def test_a_request_that_would_wait_too_long_gets_busy(finished: Finished, gallery: Gallery) -> None:
     result = gallery.find(finished.add("a.tif", counts(1)))
     go, begun = threading.Event(), threading.Semaphore(0)
 
@@ -170,7 +170,7 @@ def test_a_damaged_record_is_a_clear_answer(finished: Finished, gallery: Gallery
         gallery.find(job)
 
 
-def test_one_without_a_result_says_why(finished: Finished, gallery: Gallery) -> None:
+def test_a_micrograph_without_a_result_gives_the_reason(finished: Finished, gallery: Gallery) -> None:
     with pytest.raises(NotThereError, match="it is a picture of a cat"):
         gallery.find(finished.quarantine("cat.tif", "it is a picture of a cat"))
     assert own_record(finished.config.folders.output / "cat.tif") is None

@@ -73,7 +73,7 @@ def test_a_raw_tile_states_the_contrast_that_would_suit_it_alone(finished: Finis
     assert deep.HEAD.unpack_from(gallery.tile(result, "denoised", 0, 1, 1))[2:] == shared * 2
 
 
-def test_what_is_beyond_the_image_is_not_there(finished: Finished, gallery: Gallery) -> None:
+def test_tiles_beyond_the_image_do_not_exist(finished: Finished, gallery: Gallery) -> None:
     result = gallery.find(finished.add("a.tif", counts(1, SHAPE)))
     for place in ((0, 3, 0), (0, 0, 3), (3, 0, 0), (2, 0, 1), (10**6, 0, 0), (0, 10**6, 10**6)):
         with pytest.raises(NotThereError):

@@ -25,7 +25,7 @@ HOSTILE = '<img src=x onerror="alert(1)">.tif'
 # What it tells
 
 
-def test_the_state_says_how_the_service_is_and_what_is_newest(finished: Finished, page: Page) -> None:
+def test_the_state_has_the_services_health_and_the_newest_micrograph(finished: Finished, page: Page) -> None:
     empty = data(page, "/data/state")
     assert empty["newest"] is None and empty["waiting"] == 0
     first = finished.add("a.tif", counts(1))
@@ -56,7 +56,7 @@ def test_one_micrograph_with_all_that_is_known_of_it(finished: Finished, page: P
     assert missing["shown"] is None and "moved or deleted" in missing["missing"]
 
 
-def test_one_that_was_set_aside_says_why(finished: Finished, page: Page) -> None:
+def test_a_quarantined_micrograph_gives_the_reason(finished: Finished, page: Page) -> None:
     job = finished.quarantine("cat.tif", "it is a picture of a cat")
     found = data(page, f"/data/micrograph/{job.id}")
     assert found["state"] == "quarantined" and found["error"] == "it is a picture of a cat" and found["shown"] is None
@@ -89,7 +89,7 @@ def test_the_list_goes_through_everything_once_by_outcome(finished: Finished, pa
         assert found == numbers, show
 
 
-def test_names_that_are_no_text_and_names_that_are_html_are_told_as_they_are(
+def test_names_that_are_no_text_or_html_are_passed_on_unchanged(
     finished: Finished, page: Page, port: int
 ) -> None:
     raw = counts(1, (16, 16))
@@ -254,7 +254,7 @@ def test_a_record_that_makes_no_sense_is_an_answer_too(finished: Finished, port:
     assert ask(port, "/data/list").status == 200
 
 
-def test_micrographs_are_let_go_of_when_nobody_looks_any_more(
+def test_micrographs_are_released_when_no_page_is_open(
     finished: Finished, page: Page, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = finished.add("a.tif", counts(1, (16, 16)))

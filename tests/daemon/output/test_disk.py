@@ -51,7 +51,7 @@ def test_a_short_write_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         save(tmp_path)
 
 
-def test_only_what_nobody_is_writing_any_more_is_cleaned(tmp_path: Path) -> None:
+def test_only_abandoned_temporary_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     host = output_disk._HOST
     ended = subprocess.Popen([sys.executable, "-c", ""])

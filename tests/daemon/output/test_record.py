@@ -60,6 +60,6 @@ def test_it_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"writer": "somebody"}', '{"dose": 3}'])
-def test_what_is_not_ours_is_none(tmp_path: Path, text: str) -> None:
+def test_a_record_of_another_program_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     assert read_record(tmp_path / "a.json") is None

@@ -129,7 +129,7 @@ def test_imod_shows_all_values_from_least_to_greatest(tmp_path: Path, ome: bool)
 
 
 @TIFFS
-def test_an_image_without_numbers_is_written_all_the_same(tmp_path: Path, ome: bool) -> None:
+def test_an_image_without_numbers_is_still_written(tmp_path: Path, ome: bool) -> None:
     path = written(tmp_path / "a.tif", "tiff", ome=ome, image=np.full_like(IMAGE, np.nan))
     assert 340 not in tags_of(path) and np.isnan(tifffile.imread(path)).all()
 

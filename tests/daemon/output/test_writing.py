@@ -170,7 +170,7 @@ def test_a_pipe_in_a_results_place_is_refused_and_not_waited_for(tmp_path: Path,
     assert listing(tmp_path) == {name}
 
 
-def test_a_foreign_picture_is_told_from_ours(tmp_path: Path) -> None:
+def test_a_foreign_picture_is_distinguished_from_ours(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     Picture.new("L", (8, 8)).save(tmp_path / "sub/a.tif.png")
     with pytest.raises(MicrographError, match="already in the output folder"):

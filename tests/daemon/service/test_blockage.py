@@ -25,7 +25,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return clock
 
 
-def test_one_line_for_each_attempt_and_none_for_others_in_hand(
+def test_one_line_for_each_attempt_and_none_for_other_jobs(
     now: list[float], caplog: pytest.LogCaptureFixture, config: Any
 ) -> None:
     blockage = Blockage(Retry(first_seconds=5, factor=2), lambda: False, lambda: None)

@@ -21,7 +21,7 @@ from daemon.service import service as service_module
 from daemon.settings.config import Config
 
 
-def test_a_share_that_hangs_is_told_by_the_health(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_that_hangs_shows_in_the_health(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs, goes_on = threading.Event(), threading.Event()
     real = writing.write_outputs
 
@@ -42,7 +42,7 @@ def test_a_share_that_hangs_is_told_by_the_health(bench: Bench, monkeypatch: pyt
     bench.finish()
 
 
-def test_a_full_disk_pauses_keeps_the_queue_and_goes_on_by_itself(
+def test_a_full_disk_pauses_keeps_the_queue_and_resumes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = threading.Event()

@@ -107,7 +107,7 @@ def test_a_touched_stack_of_a_vendors_format_is_not_done_again(bench: Bench, cou
     assert bench.images() == names and len(bench.backend.given) == 3 and bench.states() == {"a.hspy#1": "done"}
 
 
-def test_a_file_touched_while_it_is_in_hand_has_one_output(bench: Bench) -> None:
+def test_a_file_touched_while_it_is_processed_has_one_output(bench: Bench) -> None:
     gate, inside = threading.Event(), threading.Event()
 
     def hook(one: Prepared) -> None:

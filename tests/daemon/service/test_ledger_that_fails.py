@@ -35,7 +35,7 @@ def test_a_crash_between_image_and_ledger_is_made_good_by_adoption(
     assert (image.stat().st_mtime_ns, image.stat().st_ino) == before and len(bench.backend.given) == 1
 
 
-def test_a_ledger_that_refuses_for_a_while_is_told_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_that_the_ledger_refuses_are_repeated_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     refusing, refused = threading.Event(), threading.Event()
     refusing.set()
 

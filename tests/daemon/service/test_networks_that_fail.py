@@ -31,7 +31,7 @@ def test_a_micrograph_the_backend_refuses_costs_that_one_only(bench: Bench, ahea
 
 
 def test_one_of_many_refused_by_a_backend_that_reads_ahead(bench: Bench) -> None:
-    # All are waiting before the first is looked at, so those read ahead of the refused one must be given again.
+    # All are waiting before the first is computed, so those read ahead of the refused one must be given again.
     gate = threading.Event()
 
     def hook(one: Prepared) -> None:

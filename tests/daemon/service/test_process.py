@@ -148,7 +148,7 @@ def test_hostile_files_are_quarantined_with_a_reason_and_stop_nothing(site: Site
         assert words in reasons[name], reasons[name]
         assert "error(" not in reasons[name].lower() and "errno" not in reasons[name].lower()
 
-    # Quarantined: not looked at again, until it changes.
+    # Quarantined: not read again until it changes.
     site.write("garbage.tif", 3)
     status, said = site.finish("once", staged="impatient")
     assert status == 0, said

@@ -155,7 +155,7 @@ def settings(tmp_path: Path, **profiles: dict[str, Any]) -> config.Config:
     return config.load(path)
 
 
-def test_a_profile_says_whether_its_stacks_are_summed(tmp_path: Path) -> None:
+def test_a_profile_decides_whether_its_stacks_are_summed(tmp_path: Path) -> None:
     one = settings(
         tmp_path,
         tilts={"frames": "each", "match": {"folder": "tilts"}},

@@ -206,7 +206,7 @@ def test_windows_editors_are_understood(write: Any, tmp_path: Path, encoding: st
         max_leaves=12,
     )
 )
-def test_whatever_the_file_says_it_is_loaded_or_refused_in_words(
+def test_any_file_is_loaded_or_refused_with_a_message(
     tmp_path_factory: pytest.TempPathFactory, values: object
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "anything.yaml"

@@ -105,7 +105,7 @@ def made(write: Any, drop: str = "drop", output: str = "out", state: str = "deep
     return load(write(f"folders: {{drop: {drop}, output: {output}, state: {state}}}\n"))
 
 
-def test_missing_folders_are_created_but_the_drop_folder_only_when_told(write: Any, tmp_path: Path) -> None:
+def test_missing_folders_are_created_but_the_drop_folder_only_on_request(write: Any, tmp_path: Path) -> None:
     loaded = made(write)
     with pytest.raises(TransientError, match="the drop folder is missing; mount the share"):
         prepare_folders(loaded)

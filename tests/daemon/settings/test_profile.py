@@ -33,7 +33,7 @@ def test_rules_on_folder_and_name(folder: str | None, name: str | None, path: st
     assert Match(folder=folder, name=name).path_fits(PurePath(path)) is fits
 
 
-def test_a_profile_without_rules_says_so() -> None:
+def test_a_profile_without_rules_is_described_so() -> None:
     assert not Match().states_a_rule
     assert all(rule.states_a_rule for rule in (Match(folder="a"), Match(name="a"), Match(measured=True)))
 

@@ -122,7 +122,7 @@ def test_x_rays_are_no_error_of_the_network(backend: CpuBackend) -> None:
         (lambda counts: np.full_like(counts, 9), "constant"),
     ],
 )
-def test_what_is_not_plain_counts_is_not_applicable(backend: CpuBackend, change: object, reason: str) -> None:
+def test_halves_do_not_apply_to_values_that_are_no_counts(backend: CpuBackend, change: object, reason: str) -> None:
     counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.float32)
     with pytest.raises(MicrographError, match=f"not applicable: .*{reason}"):
         assess(change(counts), PLAIN, MANIFEST, backend)  # type: ignore[operator]

@@ -184,7 +184,7 @@ def plainly(
     st.integers(0, 5),
     st.integers(0, 100),
 )
-def test_every_figure_is_what_it_says_whatever_the_arithmetic(
+def test_every_figure_agrees_with_plain_arithmetic(
     dtype: str, dose: float, units: tuple[float, float], shape: tuple[int, int], spiked: int, seed: int
 ) -> None:
     gain, offset = units

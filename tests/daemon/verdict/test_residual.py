@@ -86,7 +86,7 @@ def test_a_wrong_gain_shows_in_the_noise(raw: Image, gain: float, expected: floa
     assert examine(raw, truth(), gain).noise == pytest.approx(expected, rel=0.1)
 
 
-def test_what_a_point_spread_does_to_the_noise_is_told_from_the_raw_image_alone() -> None:
+def test_the_noise_behind_a_point_spread_is_estimated_from_the_raw_image() -> None:
     sigma, side = 0.7, 512
     kernel = np.exp(-(np.arange(-4, 5) ** 2) / (2 * sigma**2))
     kernel /= kernel.sum()
@@ -116,7 +116,7 @@ def test_any_size_is_examined(shape: tuple[int, int]) -> None:
     assert examine(raw, np.full(shape, DOSE)).noise == pytest.approx(1, abs=0.4)
 
 
-def test_an_image_without_noise_says_nothing() -> None:
+def test_an_image_without_noise_gives_no_estimate() -> None:
     flat = np.full((256, 256), 7.0)
     choice = Choice(Profile(name="p"), "test", 1.0, 0.0)
     assert residual.examine(flat, flat.astype(np.float32), NO_SPIKES, choice, noise_units(7.0), 0.0) is None
@@ -169,7 +169,7 @@ def test_an_error_between_the_patches_counts_too() -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
-def test_noise_that_was_kept_is_told_from_structure(raw: Image, share: float) -> None:
+def test_noise_that_was_kept_is_distinguished_from_structure(raw: Image, share: float) -> None:
     assert examine(raw, truth() + share * (raw - truth())).kept_alone == pytest.approx(share, abs=0.05)
     assert examine(raw, truth()).kept_alone < 0.05
 

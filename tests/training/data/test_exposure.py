@@ -144,7 +144,7 @@ def test_doses_follow_the_papers_laws() -> None:
 
 @given(st.floats(1, 3000), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
-def test_a_pair_is_made_as_section_3_1_says(dose: float, seed: int) -> None:
+def test_a_pair_is_made_as_in_section_3_1(dose: float, seed: int) -> None:
     crop = waves()
     pair = paper_pair(np.random.default_rng(seed), crop, dose)
     counts = np.random.default_rng(seed).poisson(np.float32(dose) * crop)

@@ -52,7 +52,7 @@ def test_crops_come_in_eight_symmetries() -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (10, 64), (65, 1)])
-def test_a_micrograph_smaller_than_a_crop_is_continued_by_its_mirror_image_and_that_is_said_once(
+def test_a_micrograph_smaller_than_a_crop_is_mirrored_with_one_warning(
     shape: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     samples._say_mirrored.cache_clear()
@@ -107,7 +107,7 @@ def test_a_batch_is_in_noise_units() -> None:
     assert np.all(np.abs(noise - 1) < 0.08)
 
 
-def test_doses_and_contrasts_are_shared_out_as_the_draw_says() -> None:
+def test_doses_and_contrasts_have_the_shares_of_the_draw() -> None:
     rng = np.random.default_rng(0)
     # A mean grey of 0.4: the low law begins at 10 mean counts, the ordinary one at 80 and ends at 1000.
     doses = np.array([mean_dose(Draw(), rng, 0.4) for _ in range(8000)])

@@ -52,7 +52,7 @@ def test_families_are_drawn_in_their_shares_and_those_without_one_alike() -> Non
     assert list(islice(turns(HELD_OUT), 8)) == [*HELD_OUT, *HELD_OUT]
 
 
-def test_nobody_asks_for_the_held_out_families_by_default() -> None:
+def test_held_out_families_are_not_drawn_by_default() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(bank(3, 4, 64), bank(3, 4, 64, TRAINING), strict=True))
     assert set(TRAINING.values()).isdisjoint(HELD_OUT.values())
     assert specimen.scene in HELD_OUT.values()
@@ -61,7 +61,7 @@ def test_nobody_asks_for_the_held_out_families_by_default() -> None:
 
 @pytest.mark.parametrize("name", HELD_OUT)
 def test_held_out_scenes_have_no_noise_of_their_own(name: str) -> None:
-    """Finer detail than two pixels could not be told from noise, and no optics pass it."""
+    """Finer detail than two pixels could not be distinguished from noise, and no optics pass it."""
     shares = []
     for seed in range(4):
         spectrum = np.abs(np.fft.rfft2(HELD_OUT[name](np.random.default_rng(seed), 256) - 0.5)) ** 2
@@ -80,7 +80,7 @@ def imported(source: Path) -> set[str]:
     return names
 
 
-def test_training_never_sees_what_is_held_out() -> None:
+def test_held_out_families_are_never_trained_on() -> None:
     """What is measured on these families, the demo's camera among them, is honest only while no training saw them."""
     sources = sorted(Path(training.__file__).parent.rglob("*.py"))
     assert len(sources) > 10

@@ -125,7 +125,7 @@ def test_what_cannot_be_a_truth_is_reported_and_skipped(tmp_path: Path, caplog: 
         assert word in said[name][0]
 
 
-def test_what_is_odd_but_usable_is_used_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusual_but_usable_files_are_used_with_a_remark(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = 1000 * smooth(200)
     tifffile.imwrite(tmp_path / "display.tif", (image / 5).astype(np.uint8))
     tifffile.imwrite(tmp_path / "negative.tif", image.astype(np.int16) - 200)
@@ -183,7 +183,7 @@ def test_a_source_is_guessed_from_folder_or_name(path: str, source: str) -> None
     assert guess_source(Path(path)) == source
 
 
-def test_sources_come_from_a_table_and_what_it_leaves_out_is_said(
+def test_sources_come_from_a_table_and_omissions_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "data"
@@ -335,7 +335,7 @@ def test_a_cache_that_cannot_be_written_leaves_the_images_in_memory(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_cache_deleted_in_use_is_said_in_words(tmp_path: Path) -> None:
+def test_a_cache_deleted_in_use_is_reported(tmp_path: Path) -> None:
     save(tmp_path / "data" / "a.tif")
     (truth,) = load_truths(tmp_path / "data", tmp_path / "cache")
     for file in (tmp_path / "cache").iterdir():

@@ -56,7 +56,7 @@ def test_only_exposures_at_which_the_rival_keeps_the_vacancy_count() -> None:
     assert not any(row["required"] for row in nothing.numbers["exposures"])
 
 
-def test_without_a_rival_a_vacancy_that_nobody_could_see_does_not_count() -> None:
+def test_without_a_rival_an_invisible_vacancy_does_not_count() -> None:
     found = defect_guards.vacancy(constant, 2, exposures=[(100, 1.0), (3, 0.05)]).numbers["exposures"]
     assert [row["required"] for row in found] == [True, False]
 

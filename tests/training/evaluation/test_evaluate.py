@@ -128,7 +128,7 @@ def test_sources_and_modalities_from_a_table(micrographs: Path, tmp_path: Path) 
     assert [(s.source, s.modality) for s in subjects] == [("X", "TEM"), ("Y", "STEM-ADF"), ("b", "")]
 
 
-def test_a_folder_without_micrographs_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_micrographs_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         pairs.real_subjects(tmp_path / "nowhere", None, None)
 
@@ -345,7 +345,7 @@ def test_slow_methods_see_the_first_of_the_same_pairs(micrographs: Path) -> None
         (("--methods", "magic"), "magic"),
     ],
 )
-def test_what_cannot_be_done_is_said(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_an_impossible_order_is_reported(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate.run(parse("--out", tmp_path / "out", *arguments))
 

@@ -78,7 +78,7 @@ def test_a_verdict_is_plain_json() -> None:
         assert written["statistic"]
 
 
-def test_what_is_not_a_number_is_not_reached() -> None:
+def test_a_goal_whose_figure_is_nan_is_not_reached() -> None:
     guard = Guard("x", float("nan"), "<=", 1.0, "x", {})
     assert not guard.ok
     assert guard.as_json()["worst"] is None
@@ -115,7 +115,7 @@ def test_one_specimen_that_loses_everything_is_not_hidden_by_the_others() -> Non
     assert guard.numbers["worst_kind"] == "1"
 
 
-def test_a_change_nobody_would_see_counts_as_none() -> None:
+def test_an_invisible_change_counts_as_none() -> None:
     before, _ = correlations(4)
     assert guards.judge_rings(before, before - 0.5 * guards.UNNOTICED, ["gold"] * 4).ok
     assert not guards.judge_rings(before, before - 2 * guards.UNNOTICED, ["gold"] * 4).ok
@@ -130,7 +130,7 @@ def test_rings_beyond_half_of_nyquist_may_be_given_up() -> None:
     assert not guards.judge_rings(before, after, ["gold"] * 4).ok
 
 
-def test_one_exposure_says_nothing_about_rings() -> None:
+def test_rings_need_more_than_one_exposure() -> None:
     with pytest.raises(ValueError, match="two exposures"):
         guards.judge_rings(np.ones((3, 1, metrics.RINGS)), np.ones((3, 1, metrics.RINGS)), ["gold"] * 3)
 

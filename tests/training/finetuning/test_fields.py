@@ -75,7 +75,7 @@ def test_a_pair_becomes_a_field_in_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tiff", "imagej", "mrc", "hspy"])
-def test_frames_of_a_stack_are_told_apart_and_add_up(tmp_path: Path, kind: str) -> None:
+def test_frames_of_a_stack_are_read_singly_and_add_up(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)
     frames = np.stack([exposure(rng, 2, 3.0) for _ in range(11)]).astype(np.uint16)
     if kind == "mrc":

@@ -20,10 +20,10 @@ from skimage.exposure import equalize_adapthist
 from daemon.micrograph import Image
 from training.evaluation import metrics
 
-MSE_RANGE = (0.0, 1.2e-3)
-SSIM_RANGE = (0.0, 1.0)
-CORNER = 16
-ENLARGED = 64
+_MSE_RANGE = (0.0, 1.2e-3)
+_SSIM_RANGE = (0.0, 1.0)
+_CORNER = 16
+_ENLARGED = 64
 
 INSTANT = 1e-3
 """Seconds below which a method is drawn as instant."""
@@ -93,7 +93,7 @@ def densities(doses: Mapping[str, Mapping[str, Errors]], style: Mapping[str, Sty
         panels = figure.subplots(len(doses), 2, squeeze=False)
         for row, (title, methods) in enumerate(doses.items()):
             for axes, quantity in zip(panels[row], ("mse", "ssim"), strict=True):
-                low, high = MSE_RANGE if quantity == "mse" else SSIM_RANGE
+                low, high = _MSE_RANGE if quantity == "mse" else _SSIM_RANGE
                 unit = 1e3 if quantity == "mse" else 1.0
                 curves = {label: metrics.kde(getattr(errors, quantity), low, high) for label, errors in methods.items()}
                 peak = max((float(density.max()) for _, density in curves.values()), default=0.0) or 1.0
@@ -121,8 +121,8 @@ def error_maps(maps: Mapping[str, Image]) -> bytes:
             flat = np.clip((values.astype(np.float64) - low) / ((high - low) or 1.0), 0, 1)
             whole.imshow(equalize_adapthist(flat, nbins=1024), cmap="gray")
             whole.set_title(f"{title}: mean {values.mean():.4f}, from {values.min():.4f} to {values.max():.4f}")
-            shown = corner.imshow(values[:CORNER, :CORNER], cmap="viridis", interpolation="nearest")
-            corner.set_title(f"top left {CORNER} × {CORNER} px")
+            shown = corner.imshow(values[:_CORNER, :_CORNER], cmap="viridis", interpolation="nearest")
+            corner.set_title(f"top left {_CORNER} × {_CORNER} px")
             bar = figure.colorbar(shown, ax=corner, location="bottom", shrink=0.95)
             bar.set_label("mean absolute error, [0, 1] scale")
             bar.ax.locator_params(nbins=4)
@@ -150,14 +150,14 @@ def examples(rows: Sequence[tuple[str, Mapping[str, Image]]]) -> bytes:
             for column, title in enumerate(columns):
                 whole, part = panels[2 * row, column], panels[2 * row + 1, column]
                 whole.imshow(images[title], interpolation="antialiased", **grey)
-                part.imshow(images[title][:ENLARGED, :ENLARGED], interpolation="nearest", **grey)
+                part.imshow(images[title][:_ENLARGED, :_ENLARGED], interpolation="nearest", **grey)
                 for axes in (whole, part):
                     axes.set(xticks=[], yticks=[])
                     axes.spines[:].set_visible(False)
                 if row == 0:
                     whole.set_title(title)
             panels[2 * row, 0].set_ylabel(caption, fontsize=8)
-            panels[2 * row + 1, 0].set_ylabel(f"{ENLARGED} × {ENLARGED} px", fontsize=8)
+            panels[2 * row + 1, 0].set_ylabel(f"{_ENLARGED} × {_ENLARGED} px", fontsize=8)
         return _png(figure, grey=True)
 
 

@@ -36,7 +36,7 @@ class Clock:
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *codes: int) -> list[int]:
-    """libcuda gives these codes, one after another, the last for ever; returns those it gave."""
+    """libcuda gives these codes, one after another, the last repeatedly; returns those it gave."""
     given: list[int] = []
 
     def tell() -> Iterator[int]:
@@ -160,7 +160,7 @@ def test_a_service_whose_card_does_not_answer_leaves_the_ledger_to_one_with_the_
     assert service.failure is None
 
 
-def test_why_there_is_no_gpu_is_said_in_words(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_there_is_no_gpu_is_explained(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, 0)
     assert "no GPU 3" in driver.why_no_gpu(3)
     answers(monkeypatch, driver.NO_LIBRARY)

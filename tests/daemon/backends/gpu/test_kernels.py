@@ -58,7 +58,7 @@ def test_pixels_of_every_type_become_noise_units(kernels: ctypes.CDLL, name: str
     np.testing.assert_allclose(units, scaling.to_units(pixels), rtol=1e-5, atol=1e-5)
 
 
-def test_neighbouring_large_integers_are_told_apart(kernels: ctypes.CDLL) -> None:
+def test_neighbouring_large_integers_are_distinguished(kernels: ctypes.CDLL) -> None:
     pixels = np.array([2_000_000_000, 2_000_000_001, 2_000_000_002], np.uint32)
     units = np.empty(3, np.float32)
     kernels.scale_u4(pointer(pixels), pointer(units), *whole(3), ctypes.c_double(2e9), ctypes.c_double(1.0))
@@ -186,7 +186,7 @@ def test_no_kernel_reads_or_writes_beyond_its_memory_nor_computes_what_c_leaves_
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONMALLOC": "malloc",  # or arrays of Python's own would hide what lies beside them
     }
-    chosen = "noise_units or told_apart or survey or filled or tiles_out"
+    chosen = "noise_units or distinguished or survey or filled or tiles_out"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen],
         env=environment, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[4],

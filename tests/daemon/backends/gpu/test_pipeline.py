@@ -86,7 +86,7 @@ def test_spikes_and_dose_are_those_that_the_processor_finds() -> None:
         assert result.prepared.dose == pytest.approx(wanted.dose, rel=1e-12)
 
 
-def test_where_more_is_found_than_can_be_listed_the_processor_looks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_list_of_finds_makes_the_processor_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffers, "LEAST_FINDS", 4)
     image = np.random.default_rng(0).normal(1e6, 400, (96, 96)).astype(np.float32)
     looked: list[Any] = []
@@ -103,7 +103,7 @@ def test_whatever_the_order_of_events_the_pixels_are_the_same(truth: list[Image]
             np.testing.assert_array_equal(image, wanted, f"schedule {seed}, image {index}")
 
 
-def test_nor_does_it_matter_with_tiles_that_fit_each_shape(truth_of_plans: list[Image]) -> None:
+def test_the_order_of_events_does_not_matter_with_fitted_tiles(truth_of_plans: list[Image]) -> None:
     for seed in range(SCHEDULES):
         for index, (image, wanted) in enumerate(zip(session(FakeCuda(seed), True), truth_of_plans, strict=True)):
             np.testing.assert_array_equal(image, wanted, f"schedule {seed}, image {index}")
@@ -121,7 +121,7 @@ def test_odd_shapes_in_tiles_of_one_row_one_column_or_one_alone(shape: tuple[int
 
 
 class Careless(FakeCuda):
-    """Forgets one of the pipeline's calls, told by its name and line; lists all it sees."""
+    """Forgets one of the pipeline's calls, identified by its name and line; lists all it sees."""
 
     def __init__(self, seed: int | None, forgotten: tuple[str, int] | None = None) -> None:
         super().__init__(seed)
@@ -157,7 +157,7 @@ def test_every_wait_every_event_and_every_synchronisation_is_needed(truth: list[
     sites = calls()
     assert sorted(name for name, _ in sites) == ["record"] * 4 + ["synchronise"] * 3 + ["wait"] * 2
     for site in sites:
-        assert any(goes_wrong(site, seed, truth) for seed in range(SCHEDULES)), f"nobody misses {site}"
+        assert any(goes_wrong(site, seed, truth) for seed in range(SCHEDULES)), f"no schedule fails without {site}"
 
 
 def goes_wrong(site: tuple[str, int], seed: int, truth: Sequence[Image]) -> bool:

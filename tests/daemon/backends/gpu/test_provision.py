@@ -103,7 +103,7 @@ def test_an_engine_built_elsewhere_is_only_proven_here(workshop: Workshop) -> No
         ({"engine_sha256": "f" * 64}, "damaged"),
     ],
 )
-def test_one_that_no_longer_fits_is_built_again_and_the_reason_said(
+def test_a_stale_engine_is_built_again_and_the_reason_logged(
     workshop: Workshop, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], reason: str
 ) -> None:
     caplog.set_level("INFO")
@@ -160,7 +160,7 @@ def test_the_flavour_is_the_cards_among_those_installed(
 
 
 @pytest.mark.parametrize(("capability", "installed", "extra"), [("sm86", "", "rtx"), ("sm90", "tensorrt_rtx", "gpu")])
-def test_without_a_tensorrt_for_the_card_it_says_what_to_type(
+def test_without_tensorrt_the_command_to_install_it_is_named(
     monkeypatch: pytest.MonkeyPatch, capability: str, installed: str, extra: str
 ) -> None:
     there = "daemon.backends.gpu.nvidia.importlib.util.find_spec"
@@ -210,7 +210,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_what_the_builder_says_is_logged_and_progress_goes_on_while_it_works(
+def test_the_builders_output_is_logged_and_progress_is_reported(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level("INFO")
@@ -237,12 +237,12 @@ def test_what_the_builder_says_is_logged_and_progress_goes_on_while_it_works(
         ("import os; os.kill(os.getpid(), 11)", BackendError, "killed by signal 11: it said nothing"),
     ],
 )
-def test_how_the_builder_ends_says_who_must_act(code: str, error: type[Exception], words: str) -> None:
+def test_the_builders_exit_status_decides_the_error(code: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         provision.run(python(code))
 
 
-def test_a_builder_nobody_waits_for_is_ended(tmp_path: Path) -> None:
+def test_an_abandoned_builder_is_ended(tmp_path: Path) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -252,7 +252,7 @@ def test_a_builder_nobody_waits_for_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 60
 
 
-def test_a_file_of_the_same_name_in_the_working_folder_is_not_what_is_run(
+def test_a_module_of_the_same_name_in_the_working_folder_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "engine_build.py").write_text("raise SystemExit(99)")

@@ -73,7 +73,7 @@ def load(fake: Specced, folder: Path, monkeypatch: pytest.MonkeyPatch, driver: F
     return EngineNetwork(folder / "x.engine", about, driver or FakeCuda(), folder / "x.cache")
 
 
-def test_an_engine_that_does_not_load_is_an_error_with_what_tensorrt_said(
+def test_an_engine_that_does_not_load_is_an_error_with_tensorrts_message(
     fake: Specced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake.runtime.deserialize_cuda_engine.return_value = None
@@ -141,7 +141,7 @@ def test_the_first_run_is_waited_for_and_leaves_nothing_behind() -> None:
 # The backend
 
 
-def test_its_name_says_what_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_name_of_the_backend_states_what_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plug_in(monkeypatch)
     one = open_backend(BackendConfig(kind="auto"), manifest.verified("fast"), tmp_path)
     assert one.name == (
@@ -151,7 +151,7 @@ def test_its_name_says_what_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     one.close()
 
 
-def test_a_full_card_lowers_the_batch_once_and_says_so(
+def test_a_full_card_lowers_the_batch_once_and_logs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     drivers = plug_in(monkeypatch)

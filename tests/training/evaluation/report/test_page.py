@@ -146,7 +146,7 @@ def test_the_papers_table_stands_beside_ours(out: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_how_it_was_measured_is_said(out: Path) -> None:
+def test_the_report_states_how_it_was_measured(out: Path) -> None:
     text = read(page.write(out))
     assert "seed 7" in text
     assert "numpy 2.0" in text
@@ -154,7 +154,7 @@ def test_how_it_was_measured_is_said(out: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_everything_reached_is_said_too(out: Path) -> None:
+def test_the_report_states_when_all_goals_are_reached(out: Path) -> None:
     evaluation = evaluated()
     for entry in evaluation["acceptance"]:
         entry.update(ok=True, aim_ok=True)
@@ -205,7 +205,7 @@ def test_rows_of_other_weights_are_not_drawn(out: Path, monkeypatch: pytest.Monk
     assert {row.method for row in seen} == {"unfiltered", "gaussian", "bm3d"}
 
 
-def test_two_weights_of_one_name_are_told_apart() -> None:
+def test_two_weights_of_one_name_are_distinguished() -> None:
     assert html.labels({"a": {"label": "fast"}, "b": {"label": "fast"}, "c": {"label": "BM3D"}}) == {
         "a": "fast [a]", "b": "fast [b]", "c": "BM3D",
     }  # fmt: skip

@@ -2,8 +2,8 @@
 
 `sudo python benchmarks/coexistence.py -o benchmarks/results/coexistence.json`: in pairs, alone and beside, so that
 other load on the computer meets both alike. The camera records a frame each `--period` seconds and writes it, flushed,
-into the drop folder; a frame that finds all places of its buffer taken is lost. One service, with a backlog that it does
-not finish, is stopped (SIGSTOP) while the camera is alone.
+into the drop folder; a frame that finds all places of its buffer taken is lost. One service, with a backlog that it
+does not finish, is stopped (SIGSTOP) while the camera is alone.
 
 As with the units of systemd, camera and service are in control groups of their own, of weight 100 and that of
 systemd/emdenoised.slice. Both are in a group that is heavy, so that other work on the computer counts little: without

@@ -74,12 +74,7 @@ def make_engine(
     """
     weights = manifest.load(folder)
     trt = load_tensorrt(flavour)
-    card = find_gpu(device)
-    if flavour == "tensorrt" and card is None:
-        raise ConfigError(
-            "TensorRT tunes an engine on the card it will run on, and there is no NVIDIA driver here; run this on the "
-            "microscope PC, or build for RTX cards with --flavour rtx"
-        )
+    card = _card(flavour, device)
     targets = _targets(trt, flavour, targets, card.capability if card else None)
     sides = tile_of(weights, tile) if isinstance(tile, int) else tile
     tiling.require(folder, weights, sides, weights.halo, 0)
@@ -116,6 +111,17 @@ def make_engine(
     )
     save(manifest_of(engine), about.model_dump_json(indent=1).encode() + b"\n")
     return engine
+
+
+def _card(flavour: Flavour, device: int) -> Gpu | None:
+    """The card `device`, None without one. Raises ConfigError where an engine cannot be built without."""
+    card = find_gpu(device)
+    if flavour == "tensorrt" and card is None:
+        raise ConfigError(
+            "TensorRT tunes an engine on the card it will run on, and there is no NVIDIA driver here; run this on the "
+            "microscope PC, or build for RTX cards with --flavour rtx"
+        )
+    return card
 
 
 def make_repository(

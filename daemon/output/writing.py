@@ -64,8 +64,7 @@ def write_outputs(
     is taken. Raises MicrographError if a foreign file has the name, the path leads out of `root` or the disk can never
     take it; StorageError if nothing can be written now; TransientError if only this one cannot.
     """
-    adopted = _find(root, relative, revision, provenance, same_settings)
-    if adopted is not None:
+    if (adopted := _find(root, relative, revision, provenance, same_settings)) is not None:
         return adopted
     folder = output_path(root, relative, revision, kind).parent
     with ExitStack() as stack:
@@ -75,9 +74,7 @@ def write_outputs(
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
         _refuse_foreign(here, folder, _free(root, here, relative, revision, kind)[1], appearing=True)
-        draft = _write_draft(
-            temporary, here, relative, micrograph, denoised, provenance, kind, preview_pixels, caption
-        )  # fmt: skip
+        draft = _write_draft(temporary, here, relative, micrograph, denoised, provenance, kind, preview_pixels, caption)
         stated = temporary(here)
         stack.enter_context(alone(here))
         # Another process may have finished this micrograph, or have taken the name, in the meantime.

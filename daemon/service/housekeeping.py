@@ -50,35 +50,52 @@ def prune(
     Results, their JSON and raw files are never touched. Rows are only dropped, and purged files forgotten, if their raw
     file certainly does not exist. Stops early once `wanted` returns False. Raises LedgerError, LedgerUnavailableError.
     """
-    previews = size = rows = 0
-    if config.keep.previews_gib is not None:
-        left, missing = config.keep.previews_gib * 2**30, 0
-        for job in ledger.each("done", newest_first=True):
-            if not wanted() or (left < 0 and missing > _SWEPT):
-                break
-            picture = preview_path(Path(job.output or ""))
-            length = _length(picture)
-            missing = 0 if length else missing + 1
-            left -= length
-            if length and left < 0 and (dry_run or _remove(picture)):
-                previews, size = previews + 1, size + length
-    if config.keep.ledger_days is not None and is_folder(config.folders.drop):
-        before = clock() - config.keep.ledger_days * DAY
-        for state in ("done", "quarantined"):
-            batch: list[Job] = []
-            for job in ledger.each(state, updated_before=before):
-                if not wanted():
-                    break
-                if gone(config.folders.drop / job.path):
-                    rows += 1
-                    batch.append(job)
-                if len(batch) == _AT_ONCE:
-                    rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
-                    batch = []
-            rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
-        if not dry_run:  # a list: no share is asked while the ledger is locked
-            ledger.forget_purged([path for path in ledger.purged() if wanted() and gone(config.folders.drop / path)])
+    previews, size = _prune_previews(config, ledger, dry_run, wanted)
+    rows = _prune_rows(config, ledger, dry_run, wanted, clock)
     return Pruned(previews, size, rows)
+
+
+def _prune_previews(config: Config, ledger: Ledger, dry_run: bool, wanted: Callable[[], bool]) -> tuple[int, int]:
+    """Remove the oldest previews beyond the limit; their number and bytes."""
+    previews = size = missing = 0
+    if config.keep.previews_gib is None:
+        return previews, size
+    left = config.keep.previews_gib * 2**30
+    for job in ledger.each("done", newest_first=True):
+        if not wanted() or (left < 0 and missing > _SWEPT):
+            break
+        picture = preview_path(Path(job.output or ""))
+        length = _length(picture)
+        missing = 0 if length else missing + 1
+        left -= length
+        if length and left < 0 and (dry_run or _remove(picture)):
+            previews, size = previews + 1, size + length
+    return previews, size
+
+
+def _prune_rows(
+    config: Config, ledger: Ledger, dry_run: bool, wanted: Callable[[], bool], clock: Callable[[], float]
+) -> int:
+    """Drop old rows, and purged files, whose raw file certainly does not exist; the number of rows."""
+    rows = 0
+    if config.keep.ledger_days is None or not is_folder(config.folders.drop):
+        return rows
+    before = clock() - config.keep.ledger_days * DAY
+    for state in ("done", "quarantined"):
+        batch: list[Job] = []
+        for job in ledger.each(state, updated_before=before):
+            if not wanted():
+                break
+            if gone(config.folders.drop / job.path):
+                rows += 1
+                batch.append(job)
+            if len(batch) == _AT_ONCE:
+                rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
+                batch = []
+        rows -= 0 if dry_run else len(batch) - ledger.drop(batch)
+    if not dry_run:  # a list: no share is asked while the ledger is locked
+        ledger.forget_purged([path for path in ledger.purged() if wanted() and gone(config.folders.drop / path)])
+    return rows
 
 
 def _length(picture: Path) -> int:

@@ -73,3 +73,19 @@ def test_the_front_page_is_short_and_has_the_commands() -> None:
     assert len(text) <= FRONT_PAGE_BYTES
     for command in (b"make demo", b"make run", b"make test"):
         assert command in text
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def test_the_architecture_names_every_layer_of_the_imports() -> None:
+    layers = re.findall(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    names = {name for layer in layers for name in re.findall(r"\w+", layer)}
+    assert {name for name in names if not re.search(rf"\b{name}\b", ARCHITECTURE)} == set()
+
+
+def test_the_places_that_the_architecture_names_exist() -> None:
+    places = re.findall(r"`([\w/]+\.\w+):(\w+)`", ARCHITECTURE)
+    assert len(places) > 10
+    for file, name in places:
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text("utf-8")), f"{file} has no {name}"

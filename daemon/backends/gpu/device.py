@@ -1,4 +1,4 @@
-"""What the pipeline asks of CUDA and of a network, so that it runs on pycuda, and in the tests without a card."""
+"""The Protocols of CUDA and of a network, for pycuda and for tests without a card; the limit of GPU memory."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

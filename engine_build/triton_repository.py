@@ -42,7 +42,7 @@ class Model:
 
 
 def write(repository: Path, model: Model) -> Path:
-    """Write the model's folder below `repository`; returns it. A server that runs does not read it by itself."""
+    """Write the model's folder below `repository`; returns it. A running server does not read it automatically."""
     folder = repository / model.name
     (folder / "1").mkdir(parents=True, exist_ok=True)
     for name in FILES.values():

@@ -113,6 +113,6 @@ def _stated(taken: "Sequence[Acquisition]", name: str) -> Any:
     if len(values) > 1:
         raise MicrographError(
             f"the files were taken with different settings ({name}: {', '.join(map(str, sorted(values, key=str)))}); "
-            "calibrate each by itself"
+            "calibrate each separately"
         )
     return next(iter(values), None)

@@ -167,7 +167,7 @@ def _add_purge(commands: _Commands) -> None:
         "purge",
         purge.run_purge,
         "remove the results, records and previews of a project, and its micrographs in the ledger; raw files are not "
-        "touched, and not denoised again by themselves",
+        "touched, and not denoised again automatically",
         "emdenoised purge 'alice/grid 2'",
         "emdenoised purge 'alice/grid 2' --yes",
     )

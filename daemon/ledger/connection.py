@@ -78,7 +78,7 @@ class Connection:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # a full disk ends it by itself
+                if self._db.in_transaction:  # a full disk ends the transaction
                     self._db.execute("ROLLBACK")
                 raise
 

@@ -77,7 +77,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';
     CREATE INDEX verdicts ON jobs (verdict, updated) WHERE verdict IS NOT NULL;
     """,
-    # Raw files whose results were purged: not to be denoised again by themselves.
+    # Raw files whose results were purged: not denoised again automatically.
     "CREATE TABLE purged (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns TEXT NOT NULL) WITHOUT ROWID;",
     # When a person marked a quarantined or rejected micrograph as seen. The others are open problems.
     """
@@ -137,7 +137,7 @@ def own(folder: Path) -> int:
 
 
 def connect(path: Path, mode: Mode) -> sqlite3.Connection:
-    """Open the ledger; "own" creates it and brings it up to date. The connection commits by itself.
+    """Open the ledger; "own" creates it and brings it up to date. The connection commits automatically.
 
     Raises LedgerError (missing, foreign, of another version), LedgerReplacedError (`leave_open` was called for it in
     this process) or sqlite3.DatabaseError (see `explain`).

@@ -263,7 +263,7 @@ class Ledger(PurgedFiles):
     def acknowledge(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
         """Mark open problems as seen by a person, chosen as by `retry`; returns these. Their state stays.
 
-        What is done with such a micrograph later, also by itself, makes it a problem anew if it fails again.
+        What is done with such a micrograph later, also automatically, makes it a problem anew if it fails again.
         """
         wanted, now = folded(pattern), self._clock()
         with self._transaction():

@@ -1,4 +1,4 @@
-"""Deleted rows, and files whose results were purged: remembered, so that they are not denoised again by themselves."""
+"""Deleted rows, and files whose results were purged: remembered, so that they are not denoised again automatically."""
 
 import os
 from collections.abc import Callable, Iterable

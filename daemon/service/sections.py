@@ -90,7 +90,7 @@ def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
     remarks = []
     if taking.why == UNKNOWN:
         remarks.append(
-            f"{UNKNOWN}: each is denoised by itself; if they are frames of one exposure, state frames: sum in its "
+            f"{UNKNOWN}: each is denoised separately; if they are frames of one exposure, state frames: sum in its "
             "profile or its name in arrival.frames"
         )
     elif not taking.apart and in_file["are"] not in ("frames", "unknown"):

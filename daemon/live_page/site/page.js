@@ -164,7 +164,7 @@ class Page {
     if (error.status === 401) location.reload(); // the token has changed: the daemon asks for it
     find("#health").dataset.state = "away";
     find("#health").lastElementChild.textContent = "no answer";
-    const why = error.status === undefined ? "The daemon does not answer; this page continues by itself when it does." : `The daemon reports: ${error.message}`;
+    const why = error.status === undefined ? "The daemon does not answer; this page continues automatically when it does." : `The daemon reports: ${error.message}`;
     this.#warn(why);
     this.#changed = null;
   }

@@ -27,7 +27,7 @@ import numpy as np
 import tifffile
 
 SLICE = Path(__file__).parents[1] / "systemd/emdenoised.slice"
-OTHERS = 20
+OTHERS = 50
 """So many times as much as one process outside, where both want the processor."""
 BUFFER = 4
 """Frames that the camera holds while the disk is slow."""
@@ -132,12 +132,12 @@ def service(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--frames", type=int, default=10)
-    parser.add_argument("--period", type=float, default=1.0)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--period", type=float, default=0.3)
     parser.add_argument("--weight", type=int, default=weight_of_slice(), help="of the service; the camera has 100")
     options = parser.parse_args()
-    backlog = 20 + options.pairs * options.frames // 4
+    backlog = 20 + int(options.pairs * options.frames * options.period / 2)
     pairs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder, control_groups(options.weight) as group:
         drop = Path(folder) / "drop"

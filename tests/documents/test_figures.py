@@ -242,9 +242,13 @@ def test_the_live_pages_figures() -> None:
 def test_the_camera_beside_the_service() -> None:
     found = result("coexistence.json")
     assert found["lost"] == {"alone": 0, "beside": 0}
-    assert f"in {len(found['pairs'])} pairs: none lost" in FIELD
+    frames = sum(len(pair["beside"]["milliseconds"]) for pair in found["pairs"])
+    assert f"{frames} frames alone, {frames} beside, in {len(found['pairs'])} pairs: none lost" in FIELD
     median, p95 = (f"{found['ratio'][name]:.2f}" for name in ("median", "p95"))
-    assert f"× {median} (median of the pairs). The slowest frames × {p95}" in FIELD
+    low, high = (f"{one:.2f}" for one in found["ratio p95, 95 % interval over pairs"])
+    assert f"× {median} at the median, × {p95} at the 95th percentile (goal 1.2; 95 % interval {low} to {high}" in FIELD
+    weight = found["weight"]["service"]
+    assert f"\nCPUWeight={weight}\n" in (ROOT / "systemd/emdenoised.slice").read_text()
 
 
 def test_the_page_of_dose_and_gain_has_the_words_of_its_template() -> None:

@@ -154,6 +154,23 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "is free" in "\n".join(finding.text for finding in free)
 
 
+def test_a_socket_and_a_token_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"listen": str(tmp_path / "run/page.sock"), "group": "no-such-group", "token_file": str(tmp_path / "no")}
+    text = faults(settings(tmp_path, monitor=missing))
+    assert f"{tmp_path / 'run'} is missing -> make the folder" in text
+    assert "there is no group no-such-group -> sudo groupadd no-such-group" in text
+    assert "monitor.token_file" in text and "openssl rand" in text
+    lab, file = grp.getgrgid(os.getegid()).gr_name, tmp_path / "token"
+    file.write_text("0123456789abcdef")
+    file.chmod(0o600)
+    good = {"listen": str(tmp_path / "page.sock"), "group": lab, "token_file": str(file)}
+    assert "monitor" not in faults(settings(tmp_path, monitor=good))
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "getegid", lambda: 1234)
+    monkeypatch.setattr(os, "getgroups", list)
+    assert f"is not a member of {lab} -> sudo usermod -aG {lab}" in faults(settings(tmp_path, monitor=good))
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The shipped unit, with lines added as `systemctl edit` does, for a user of this computer."""

@@ -93,6 +93,19 @@ def test_live_newest_first_backlog_oldest_first(ledger: Ledger) -> None:
     assert ledger.claim() is None
 
 
+def test_how_long_a_job_waited_for_its_turn_without_the_pause_after_a_failure(ledger: Ledger, clock: Clock) -> None:
+    arrive(ledger)
+    clock.now += 7
+    job = claim(ledger)
+    assert job.waited == 7 and ledger.get(job.id).waited == 0
+    ledger.fail_transient(job, "share gone")
+    clock.now += (ledger.next_retry() or 0) + 2
+    assert claim(ledger).waited == 2
+    ledger.release(job)
+    clock.now -= 100  # set back
+    assert claim(ledger).waited == 0
+
+
 def test_transient_failures_wait_longer_each_time_and_are_given_up(ledger: Ledger, clock: Clock) -> None:
     arrive(ledger)
     for pause in (5, 10, 20):

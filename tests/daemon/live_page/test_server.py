@@ -3,6 +3,7 @@
 import http.client
 import json
 import logging
+import os
 import re
 import signal
 import socket
@@ -22,8 +23,9 @@ from daemon import logs
 from daemon.errors import ConfigError
 from daemon.live_page import server as monitor_module
 from daemon.live_page.server import AT_ONCE, SITE_AT_ONCE, Answer, Health, Monitor, Request
-from daemon.service.metrics import VERDICTS, Metrics, gauge, graphics_card
+from daemon.service.metrics import VERDICTS, Metrics, gauge, graphics_card, limits
 from daemon.settings import config as settings
+from daemon.settings.config import BackendConfig
 from daemon.settings.monitor import Address
 
 HERE = Address("127.0.0.1", 0)
@@ -161,6 +163,8 @@ def test_counters_and_figures_that_are_asked_for() -> None:
     assert figures(metrics.text().decode())["emdenoised_micrographs_totaldone"] == 0
     metrics.count("done")
     metrics.count("retried")
+    metrics.waited(3.0, live=True)
+    metrics.waited(90.0, live=False)
     metrics.finished({"read": 0.25, "network": 2.0}, 1000, 3, "check")
     metrics.ask(lambda: [gauge("oldest_waiting_seconds", "x", {"": 7.0})])
     found = figures(metrics.text().decode())
@@ -169,6 +173,17 @@ def test_counters_and_figures_that_are_asked_for() -> None:
     assert found["emdenoised_raw_bytes_total"] == 1000 and found["emdenoised_spikes_total"] == 3
     assert [found[f"emdenoised_verdicts_total{word}"] for word in VERDICTS] == [0, 1, 0]
     assert found["emdenoised_oldest_waiting_seconds"] == 7
+    assert [found[f"emdenoised_waiting_seconds_sum{lane}"] for lane in ("live", "backlog")] == [3, 90]
+
+
+def test_what_the_settings_allow_is_in_the_metrics() -> None:
+    def told(backend: BackendConfig) -> dict[str, float]:
+        return {one.name: one.samples[0].value for one in limits(backend)}
+
+    every = len(os.sched_getaffinity(0))
+    assert told(BackendConfig()) == {"emdenoised_threads": max(1, every - 1)}
+    found = told(BackendConfig(threads=0, gpu_memory=2.0))
+    assert found == {"emdenoised_threads": every, "emdenoised_gpu_memory_limit_bytes": 2 << 30}
 
 
 def test_the_graphics_card_is_asked_through_nvidias_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +266,8 @@ def test_the_service_tells_what_it_did_and_how_it_is(site: Site, free_port: int)
     assert found["emdenoised_micrographs_totaldone"] == found["emdenoised_micrographs_totalquarantined"] == 1
     assert found["emdenoised_ledger_micrographsdone"] == found["emdenoised_ledger_micrographsquarantined"] == 1
     assert found["emdenoised_raw_bytes_total"] == (site.drop / "a.tif").stat().st_size
+    assert sum(found[f"emdenoised_waiting_seconds_count{lane}"] for lane in ("live", "backlog")) == 1
+    assert found["emdenoised_open_problems"] == 1
     assert found["emdenoised_oldest_waiting_seconds"] == 0 and found["emdenoised_healthy"] == 1
     assert {name for name in found if "seconds_count" in name} >= {
         f"emdenoised_step_seconds_count{step}" for step in ("read", "prepare", "network", "judge", "write")

@@ -155,7 +155,7 @@ def read(
     micrograph.pixels.setflags(write=False)
     if not references:
         _refuse_no_picture(path, micrograph)
-    micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), raw)
+    micrograph = sidecars.with_lists(sidecars.with_mdoc(_with_credible_size(micrograph), raw), raw)
     if micrograph.pixel_size is not None:  # the .mdoc may state it
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)

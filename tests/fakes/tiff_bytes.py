@@ -33,6 +33,27 @@ def write_tiff(path: Path, data: np.ndarray[Any, Any], tags: dict[int, tuple[int
     return path
 
 
+def raw_tiff(
+    path: Path, data: np.ndarray[Any, Any], bits: int = 16, lengths: Any = None, rows: int | None = None
+) -> Path:
+    """One strip or, with `rows` and several `lengths`, more; without any tag that is not needed."""
+    height, width = data.shape
+    lengths = [data.nbytes] if lengths is None else lengths
+    strips = len(lengths)
+    values = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: rows or height, 279: 0}
+    start = 8 + 2 + 12 * len(values) + 4
+    pixels = start + (0 if strips == 1 else 8 * strips)
+    offsets = [pixels + number * (rows or height) * width * data.itemsize for number in range(strips)]
+    values[273], values[279] = (offsets[0], lengths[0]) if strips == 1 else (start, start + 4 * strips)
+    tables = b"" if strips == 1 else struct.pack(f"<{2 * strips}I", *offsets, *lengths)
+    entries = b"".join(
+        struct.pack("<HHII", code, 4, strips if code in (273, 279) else 1, value) for code, value in values.items()
+    )
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + struct.pack("<I", 0)
+    path.write_bytes(head + tables + data.tobytes())
+    return path
+
+
 def _packed(form: int, value: Any, order: str) -> tuple[int, int, bytes]:
     """Type, count and bytes of a tag's value: text, a number or several."""
     if form == 2:

@@ -244,12 +244,10 @@ def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | Non
     """Two numbers from a vendor's header; None where it has none. One number is that of both axes."""
     if not isinstance(header, Mapping):
         return None
-    across, down = header.get(x), header.get(y, header.get(x))
-    return _Stated(float(down), float(across), unit) if _is_number(across) and _is_number(down) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    match header.get(x), header.get(y, header.get(x)):
+        case (float(across) | int(across)), (float(down) | int(down)):
+            return _Stated(float(down), float(across), unit)
+    return None
 
 
 def _stated_text(stated: Mapping[str, str], y: str, x: str) -> _Stated | None:

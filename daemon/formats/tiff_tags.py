@@ -245,7 +245,7 @@ def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | Non
     if not isinstance(header, Mapping):
         return None
     match header.get(x), header.get(y, header.get(x)):
-        case (float(across) | int(across)), (float(down) | int(down)):
+        case ((float(across) | int(across)), (float(down) | int(down))):
             return _Stated(float(down), float(across), unit)
     return None
 

@@ -111,6 +111,12 @@ def test_files_of_one_call_are_told_apart(tmp_path: Path) -> None:
     assert list(told_apart([paths[0], paths[0]]).values()) == [PurePosixPath("img.tif")]
 
 
+def test_names_that_differ_in_case_or_composition_only_keep_their_place(tmp_path: Path) -> None:
+    names = "A/img.tif", "A/IMG.TIF", "A/\u00fc.tif", "A/u\u0308.tif", "B/\u00fc.tif"
+    found = told_apart([tmp_path / name for name in names])
+    assert [path.as_posix() for path in found.values()] == ["img.tif", "IMG.TIF", *names[2:]]
+
+
 def test_links_keep_their_names_and_namesakes_their_folders(tmp_path: Path) -> None:
     given = []
     for folder, dose in (("A", 60), ("B", 30)):

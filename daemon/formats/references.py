@@ -16,7 +16,7 @@ _WORDS = {
 """Further words in names of references, besides numbers and cameras."""
 _CAMERAS = {
     *("k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv"),
-    *("gatan", "ccd", "cmos", "emccd", "ef"),
+    *("gatan", "ccd", "cmos", "emccd"),
 }
 _FLAT = ("field", "fields", "frame", "frames")
 """Words that make "flat" a reference: a specimen may be flat as well. A dark field is a kind of image."""

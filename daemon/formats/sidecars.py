@@ -119,10 +119,11 @@ def with_lists(micrograph: Micrograph, raw: RawFile) -> Micrograph:
 
 def _listed(raw: RawFile, ending: str, stored: int) -> Stack | None:
     data = raw.beside(raw.path.with_suffix(ending).name)
-    lines = [line.split() for line in decoded(data).splitlines() if line.strip()] if data is not None else []
-    rows = [tuple(value for word in line if (value := number(word)) is not None) for line in lines]
-    numbers = 3 if ending == ".pl" else 1
-    if len(rows) != stored or any(len(row) < numbers for row in rows):
+    lines = [line for line in decoded(data or b"").splitlines() if line.strip()]
+    if len(lines) != stored:
+        return None
+    rows = [tuple(value for word in line.split() if (value := number(word)) is not None) for line in lines]
+    if any(len(row) < (3 if ending == ".pl" else 1) for row in rows):
         return None
     by = f"the {ending} file beside it"
     if ending == ".pl":

@@ -76,11 +76,15 @@ class PageLayout:
         """Bytes in one uncompressed row of a strip or tile."""
         return max(1, -(-self.segment_width * self.samples * self.bits // 8))
 
-    @property
-    def tail(self) -> int:
-        """Bytes from the last row with pixels to the end of its strip or tile, of which the rest is padding."""
-        padding = self.segment_height - 1 - (self.height - 1) % self.segment_height
-        return self.segment_row * (1 + padding)
+    def tail(self, length: int) -> int:
+        """Bytes from the last row with pixels to the end of the last strip or tile, of so many bytes in all.
+
+        The last tile may end in rows of padding, a strip never does.
+        """
+        if self.compression != 1:
+            return min(length, _COMPRESSED_TAIL)
+        pictured = (self.height - 1) % self.segment_height + 1
+        return min(length, self.segment_row * (1 + max(0, length // self.segment_row - pictured)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +117,7 @@ class TiffLayout:
             if int(ends[last]) > end:
                 length = int(page.lengths[last])
                 end = int(ends[last])
-                tail = min(length, page.tail if page.compression == 1 else _COMPRESSED_TAIL)
+                tail = page.tail(length)
         if self.contiguous_frames > 1:
             page = self.pages[0]
             end = int(page.offsets[0]) + self.contiguous_frames * page.height * page.segment_row

@@ -23,6 +23,8 @@ _WHITE_IS_ZERO = 0
 _ORIENTATION = 274
 _UNITS, _ORIGIN, _SCALE = 65022, 65024, 65025
 """DigitalMicrograph's calibration of intensity, in its TIFF tags."""
+_UNIT = 40
+"""Longest name of a unit."""
 _GDAL = 42112
 """GDAL's XML, with a calibration of values."""
 _NODATA = 42113
@@ -157,7 +159,7 @@ def _gdal(tags: Mapping[int, Any], values: StoredMeaning, frames: int) -> dict[s
     if scale is None or offset is None or scale == 0 or (scale, offset) == (1.0, 0.0):
         return {}
     offset = frames * (offset - scale * values.zero / values.slope)
-    return {"gdal": {"offset": offset, "scale": scale / values.slope, "units": stated.get("unittype", "")}}
+    return {"gdal": {"offset": offset, "scale": scale / values.slope, "units": stated.get("unittype", "")[:_UNIT]}}
 
 
 def fill_value(tags: Mapping[int, Any], values: StoredMeaning) -> dict[str, float]:

@@ -83,6 +83,9 @@ def test_the_padding_of_tiles_is_no_dark_border(tmp_path: Path) -> None:
     assert formats.probe(path).state == "complete"
     tifffile.imwrite(path, np.where(np.arange(48)[:, None] < 40, COUNTS, 0).astype("u2"), tile=(32, 32), **PLAIN)
     assert formats.probe(path).state == "suspicious"
+    cut = np.where(np.arange(48)[:, None] < 47, COUNTS, 0).astype("u2")
+    tifffile.imwrite(path, cut, rowsperstrip=32, **PLAIN)  # a strip has no padding: one row is enough
+    assert formats.probe(path).state == "suspicious"
 
 
 @pytest.mark.parametrize("stated", ["", "abc", "5e-9 m"])

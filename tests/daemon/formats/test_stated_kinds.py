@@ -55,13 +55,13 @@ def test_a_list_beside_a_single_image_states_nothing(tmp_path: Path) -> None:
 REFERENCES = [
     "flatfield.tif", "flat_field_2026.mrc", "flat-field.tif", "FlatField.mrc", "flat_fields.tif",
     "FlatFrame_3.tif", "dark_current.mrc", "darkcount.tif", "darkframe_12.tif", "master_dark.tif",
-    "master_flat.tif", "mean_dark.tif", "Gatan_gain_K3.mrc", "EF-CCD-gain.mrc", "ref_gain.mrc",
+    "master_flat.tif", "mean_dark.tif", "Gatan_gain_K3.mrc", "CCD-gain.mrc", "ref_gain.mrc",
     "reference_dark.tif", "norm_gain.tif",
 ]  # fmt: skip
 PICTURES = [
     "flat.mrc", "flat_01.tif", "flat_grain.tif", "flatlamella_03.mrc", "flat_crystal_gain2.mrc",
     "darkfield.tif", "dark_field_2.tif", "dark_fields.tif", "darkspots.mrc", "bias.tif", "bias_100V.tif",
-    "master_grid.mrc", "mean_field.mrc", "current_map.tif", "gain_of_function.mrc", "EF_dark_field.tif",
+    "master_grid.mrc", "mean_field.mrc", "current_map.tif", "gain_of_function.mrc", "EF_dark_2.tif",
     "wheat_flatfieldmouse.tif", "K3_norm.mrc",
 ]  # fmt: skip
 

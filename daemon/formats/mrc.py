@@ -109,10 +109,11 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     header = layout.header
     _refuse(path, layout, max_pixels)
     stored = _stored(layout, size, growing=section is not None)
-    dtype, warnings = layout.dtype, list[str]()
     end = min(size, layout.extent.end)
+    dtype, warnings = mrc_numbers.in_order(stream, header, layout.dtype, layout.data, end)
     if dtype.kind in "iu":
-        dtype, warnings = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end)
+        dtype, more = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end, dtype.byteorder)
+        warnings += more
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
     labels = _labels(header)

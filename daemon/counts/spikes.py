@@ -126,6 +126,7 @@ def within(spikes: Spikes, rows: slice, columns: slice) -> Spikes:
     return Spikes(spikes.rows[chosen] - rows.start, spikes.columns[chosen] - columns.start, spikes.values[chosen])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALSE_ALARM) -> Survey:
     """Sum of the pixels, places without a finite value, and suspects: a cheap test that every spike of `find` passes.
 
@@ -144,8 +145,7 @@ def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALS
     for top in range(0, height, BAND):
         bottom = min(top + BAND, height)
         first, last = max(top - 1, 0), min(bottom + 1, height)
-        with np.errstate(over="ignore", invalid="ignore"):
-            counts = ((pixels[first:last].astype(exact) - offset) / gain).astype(np.float32, copy=False)
+        counts = ((pixels[first:last].astype(exact) - offset) / gain).astype(np.float32, copy=False)
         finite = np.isfinite(counts)
         band = pixels[top:bottom]
         if (whole := finite[top - first : bottom - first]).all():

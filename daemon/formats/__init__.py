@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import data_bar, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
+from daemon.formats import data_bar, fill, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
 from daemon.formats.reading import (
     PARSER_ERRORS,
     CodecNeededError,
@@ -153,9 +153,10 @@ def read(
         else:
             raise MicrographError(_unknown(path, head))
     micrograph.pixels.setflags(write=False)
+    micrograph = fill.marked(micrograph)
     if not references:
         _refuse_no_picture(path, micrograph)
-    micrograph = sidecars.with_mdoc(_with_credible_size(micrograph), raw)
+    micrograph = sidecars.with_lists(sidecars.with_mdoc(_with_credible_size(micrograph), raw), raw)
     if micrograph.pixel_size is not None:  # the .mdoc may state it
         kept = tuple(text for text in micrograph.warnings if text != mrc.PLACEHOLDER)
         micrograph = replace(micrograph, warnings=kept)

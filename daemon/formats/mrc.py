@@ -6,7 +6,7 @@ the data strictly: a file that is shorter than its header states is never padded
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import isclose, nan, sqrt
+from math import isclose, isfinite, nan, sqrt
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +46,9 @@ _MOST = 1 << 20
 _BAND = 1 << 17
 """Pixels."""
 _VERSION = 20140
+_STAMPS = {"<": b"\x44", ">": b"\x11"}
+"""First byte of the machine stamp of each byte order."""
+_FIRST = ("nxstart", "nystart", "nzstart")
 _AXES = (1, 2, 3)
 """Columns along x, rows along y, sections along z."""
 _ROUNDED = 1e-6
@@ -106,10 +109,11 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     header = layout.header
     _refuse(path, layout, max_pixels)
     stored = _stored(layout, size, growing=section is not None)
-    dtype, warnings = layout.dtype, list[str]()
     end = min(size, layout.extent.end)
+    dtype, warnings = mrc_numbers.in_order(stream, header, layout.dtype, layout.data, end)
     if dtype.kind in "iu":
-        dtype, warnings = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end)
+        dtype, more = mrc_numbers.signed_or_not(stream, header, layout.mode, layout.data, end, dtype.byteorder)
+        warnings += more
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
     labels = _labels(header)
@@ -127,6 +131,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
         **({"labels": labels} if labels else {}),
         **({"axes": list(_axes(header))} if _axes(header) != _AXES else {}),
         **({} if found is None else {"pixel_size_from": source}),
+        **_origin(header),
     }
     if stored > 1:
         metadata = stack.merged(metadata, _nature(stream, header, stored, labels))
@@ -168,8 +173,8 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     """Write float32 (H, W) as MRC2014, mode 2, with the voxel size (0, meaning unknown, where there is none).
 
     The first row of `pixels` becomes the first of the file, which programs show at the bottom; the axes of columns and
-    rows are those of `like`. Extended headers are not copied: they describe another file. `description` becomes
-    labels. Minimum, maximum, mean and deviation are those of the finite pixels. Raises OSError.
+    rows, and the origin, are those of `like`. Extended headers are not copied: they describe another file.
+    `description` becomes labels. Minimum, maximum, mean and deviation are those of the finite pixels. Raises OSError.
     """
     height, width = pixels.shape
     axes = tuple(like.metadata.get("axes", _AXES))
@@ -179,6 +184,10 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     sides = (width, height, 1), (0, 0, 0) if size is None else (width * size.x, height * size.y, size.x)
     for axis, number, length in zip(axes, *sides, strict=True):
         header["mxmymz"[2 * axis - 2 : 2 * axis]], header["cella"]["xyz"[axis - 1]] = number, length
+    if origin := like.metadata.get("origin"):
+        for name, number in zip(_FIRST, origin["first"], strict=True):
+            header[name] = number
+        header["origin"] = tuple(origin["angstrom"])
     header["cellb"] = (90, 90, 90)
     header["mapc"], header["mapr"], header["maps"] = axes
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = _statistics(pixels)
@@ -203,21 +212,25 @@ def _statistics(pixels: Image) -> tuple[float, float, float, float]:
         return nan, nan, nan, nan
     number = sum(band.size for band in bands)
     mean = sum(float(band.sum(dtype=np.float64)) for band in bands) / number
-    squares = sum(float(np.square(band - np.float32(mean)).sum(dtype=np.float64)) for band in bands)
+    squares = sum(float(np.square(band - np.float32(mean), dtype=np.float64).sum()) for band in bands)
     low, high = min(float(band.min()) for band in bands), max(float(band.max()) for band in bands)
     return low, high, mean, sqrt(squares / number)
 
 
 def _header(head: bytes) -> Any:
-    """The header in the byte order that gives valid values (machine stamps are often wrong), or None."""
+    """The header in the byte order that gives valid values (machine stamps are often wrong), or None.
+
+    Where both do, which sizes of whole multiples of 256 allow in mode 0, the axes decide, and then the stamp.
+    """
     if len(head) < HEADER_BYTES:
         return None
+    valid = []
     for order in "<>":
         header = np.frombuffer(head, HEADER_DTYPE.newbyteorder(order), 1)[0]
         sizes = [int(header[name]) for name in ("nx", "ny", "nz")]
         if all(0 < side <= _MOST for side in sizes) and int(header["nsymbt"]) >= 0 and _known(int(header["mode"])):
-            return header
-    return None
+            valid.append((_stated_axes(header) is not None, head[212:213] == _STAMPS[order], header))
+    return max(valid, key=lambda one: one[:2], default=(None,))[-1]
 
 
 def _known(mode: int) -> bool:
@@ -254,8 +267,21 @@ def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str]) -> St
 
 def _axes(header: Any) -> tuple[int, ...]:
     """Axes (1, 2, 3: x, y, z) of columns, rows and sections; the usual ones if the header's are invalid."""
+    return _stated_axes(header) or _AXES
+
+
+def _stated_axes(header: Any) -> tuple[int, ...] | None:
     axes = tuple(abs(int(header[name])) for name in ("mapc", "mapr", "maps"))
-    return axes if sorted(axes) == list(_AXES) else _AXES
+    return axes if sorted(axes) == list(_AXES) else None
+
+
+def _origin(header: Any) -> dict[str, Any]:
+    """For a micrograph's metadata: where its first pixel lies, by which programs place models and other images."""
+    first = [int(header[name]) for name in _FIRST]
+    origin = [float(header["origin"][axis]) for axis in "xyz"]
+    if bytes(header["map"])[:3] != b"MAP" or not (any(first) or any(origin)) or not all(map(isfinite, origin)):
+        return {}
+    return {"origin": {"first": first, "angstrom": origin}}
 
 
 def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str]:

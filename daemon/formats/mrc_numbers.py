@@ -21,6 +21,10 @@ _SIGNED = 1
 _STAMP = 1146047817
 _SAMPLE = 1 << 23
 """Bytes, from the first, that are evaluated."""
+_FIRST = 1 << 20
+"""The same, for the byte order."""
+_FILLED = 0.01
+"""Smallest share of the header's range that numbers in the other byte order fill."""
 _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 """By mode: the signed and the unsigned reading."""
 _STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
@@ -39,17 +43,64 @@ class _Vote:
 
 
 def imod_flags(header: Any) -> int | None:
-    """IMOD's flags, or None for a file without its stamp."""
-    stamp, flags = np.frombuffer(bytes(header["extra2"]), np.dtype("i4").newbyteorder(_order(header)), 2, 40)
-    return int(flags) if stamp == _STAMP else None
+    """IMOD's flags, or None for a file without its stamp, which may be in either byte order."""
+    for order in "<>":
+        stamp, flags = np.frombuffer(bytes(header["extra2"]), f"{order}i4", 2, 40)
+        if stamp == _STAMP:
+            return int(flags)
+    return None
 
 
-def signed_or_not(stream: BinaryIO, header: Any, mode: int, start: int, end: int) -> tuple[np.dtype[Any], list[str]]:
-    """The dtype of whole numbers of mode 0, 1 or 6 in bytes `start` to `end`, and remarks.
+def in_order(
+    stream: BinaryIO, header: Any, dtype: np.dtype[Any], start: int, end: int
+) -> tuple[np.dtype[Any], list[str]]:
+    """The dtype in the byte order of the numbers in bytes `start` to `end`, and remarks. Raises OSError.
+
+    That is the header's, unless minimum and maximum of the header fit the other order only.
+    """
+    stated = _statistics(header)
+    if stated is None or dtype.itemsize < 2:
+        return dtype, []
+    stream.seek(start)
+    data = stream.read(max(0, min(end - start, _FIRST)))
+    values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
+    swapped = values.view(dtype.newbyteorder())
+    if not values.size or _inside(values, stated, 0) is not False or not _inside(swapped, stated, _FILLED):
+        return dtype, []
+    remark = (
+        f"read in the other byte order than its header's ({_words(swapped)}), because minimum and maximum of its "
+        f"header ({stated[0]:g}, {stated[1]:g}) indicate it"
+    )
+    return swapped.dtype, [remark]
+
+
+def _inside(values: Pixels, stated: tuple[float, float, float], filled: float) -> bool | None:
+    """Whether numbers, whole ones with or without a sign, lie within the header's extremes; None if all are not finite.
+
+    False also for numbers that fill less than the share `filled` of that range.
+    """
+    low, high, _ = stated
+    slack = 1e-3 * (high - low)
+    kinds = [values]
+    if values.dtype.kind in "iu":
+        kinds = [values.view(values.dtype.str.replace(*pair)) for pair in (("i", "u"), ("u", "i"))]
+    kinds = [kind[np.isfinite(kind)] for kind in kinds]
+    if not kinds[0].size:
+        return None
+    ends = [(float(kind.min()), float(kind.max())) for kind in kinds]
+    return any(
+        low - slack <= least and most <= high + slack and most - least >= filled * (high - low) for least, most in ends
+    )
+
+
+def signed_or_not(
+    stream: BinaryIO, header: Any, mode: int, start: int, end: int, order: Any
+) -> tuple[np.dtype[Any], list[str]]:
+    """The dtype of whole numbers of mode 0, 1 or 6 in bytes `start` to `end`, of this byte order, and remarks.
 
     If some evidence contradicts it, the remark states both readings. Raises OSError.
     """
-    signed, unsigned = (np.dtype(name).newbyteorder(_order(header)) for name in _KINDS[mode])
+    signed, unsigned = (np.dtype(name).newbyteorder(order) for name in _KINDS[mode])
     stream.seek(start)
     length = max(0, min(end - start, _SAMPLE)) // signed.itemsize * signed.itemsize
     data = stream.read(length)
@@ -85,10 +136,6 @@ def refuse_packed(path: Path, labels: list[str], pixels: Pixels, frames: int) ->
             f"{path}: holds packed 4-bit values by its label (a raw SerialEM movie; unpack it with IMOD's newstack), "
             "not one intensity per pixel; it was left alone"
         )
-
-
-def _order(header: Any) -> Any:
-    return header.dtype["nx"].byteorder
 
 
 def _declared(header: Any, mode: int) -> _Vote:

@@ -9,9 +9,17 @@ from itertools import pairwise
 from typing import Any
 
 _KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
-_WORDS = {"ref", "refs", "reference", "references", "image", "frame", "camera", "norm", "map"}
+_WORDS = {
+    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "norm", "map"),
+    *("current", "counts", "master", "average", "mean", "median"),
+}
 """Further words in names of references, besides numbers and cameras."""
-_CAMERAS = {"k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv"}
+_CAMERAS = {
+    *("k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv"),
+    *("gatan", "ccd", "cmos", "emccd"),
+}
+_FLAT = ("field", "fields", "frame", "frames")
+"""Words that make "flat" a reference: a specimen may be flat as well. A dark field is a kind of image."""
 _STATED = re.compile(r"\s*(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE)
 _ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -26,15 +34,20 @@ def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
     if _ENDING.search(name):
         return True
     parts = _LETTERS.findall(name.rpartition(".")[0] or name)
-    words = [word.lower() for part in parts for word in (_WORD.findall(part) if part.isascii() else [part])]
-    pairs = [*pairwise(words), *(_taken_apart(word) for word in words)]
+    whole = [word.lower() for part in parts for word in (_WORD.findall(part) if part.isascii() else [part])]
+    words = [piece for word in whole for piece in _taken_apart(word)]
+    pairs = list(pairwise(words))
     if any(kind in _KINDS and ref in ("ref", "refs", "reference", "references") for kind, ref in pairs):
         return True
-    own = {"gain", "dark"} & set(words)
-    return bool(own) and all(word in (*_KINDS, *_WORDS, *_CAMERAS) for word in words)
+    flat = any(kind == "flat" and rest in _FLAT for kind, rest in pairs)
+    if not flat and not {"gain", "dark"} & set(words) and not {"flat", "master"} <= set(words):
+        return False
+    return all(word in (*_KINDS, *_WORDS, *_CAMERAS, *(_FLAT if flat else ())) for word in words)
 
 
-def _taken_apart(word: str) -> tuple[str, str]:
-    """A kind and the rest of a word: darkref."""
-    kind = next((kind for kind in _KINDS if word.startswith(kind)), "")
-    return kind, word[len(kind) :]
+def _taken_apart(word: str) -> tuple[str, ...]:
+    """A word that is two, as one of each: darkref, flatfield."""
+    for kind in _KINDS:
+        if word.startswith(kind) and word[len(kind) :] in (*_WORDS, *_KINDS, *_FLAT):
+            return kind, word[len(kind) :]
+    return (word,)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError
-from daemon.formats import ser, sidecars, stack, tiff_values
+from daemon.formats import ser, sidecars, stack, tiff_values, vendor_tags
 from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
@@ -35,7 +35,7 @@ from daemon.formats.reading import (
 )
 from daemon.formats.safe_open import RawFile
 from daemon.formats.units import METRES, pixel_size, reciprocal
-from daemon.micrograph import Acquisition, Micrograph, Pixels, PixelSize
+from daemon.micrograph import Micrograph, Pixels, PixelSize
 
 INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'rosettasciio[hdf5]>=0.7'"
 """The command that installs the reader into the running environment."""
@@ -48,16 +48,10 @@ _COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
 """Names of the axis along which rows, or columns, follow one another."""
 _FREQUENCY = re.compile(r"[kq][ _]?[xy12]", re.IGNORECASE)
 """Names of the axes of a diffraction pattern."""
+_MODE = "original_metadata.ImageList.TagGroup0.ImageTags.Microscope Info.Operation Mode"
+"""In DigitalMicrograph's tags."""
 _WIDEST = 8
 """Bytes of the widest pixel."""
-_WANTED = {
-    "voltage_kv": ("beam_energy",),
-    "magnification": ("magnification",),
-    "exposure_seconds": ("exposure", "dwell_time"),
-    "microscope": ("microscope",),
-    "detector": ("Name",),
-}
-_ELECTRONS = ("e-", "e", "electrons", "e⁻")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +156,8 @@ def read(
         alias.symlink_to(f"/proc/self/fd/{stream.fileno()}")
         try:
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
+            if form is _EMD:
+                signals = [_sectioned(signal) for signal in signals]
             chosen, left_out = _choose(path, form, signals)
             emi = sidecars.emi_beside(raw) if form is _SER else None
             return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
@@ -219,7 +215,7 @@ def _micrograph(
     emi: sidecars.EmiRecord | None,
 ) -> Micrograph:
     data, y, x = _upright(signal)
-    _refuse_diffraction(path, form, y, x, emi)
+    _refuse_diffraction(path, form, signal, (y, x), emi)
     *_, height, width = data.shape
     stored = 1 if data.ndim == 2 else int(data.shape[0])
     check_plane(path, height, width)
@@ -231,26 +227,38 @@ def _micrograph(
         **frame_facts(chosen, stored, data.dtype, section),
         **({"title": title} if title else {}),
         **({} if size is None else {"pixel_size_from": f"{form.kind.upper()} header"}),
-        **tiff_values.brightness(*brightness(signal)),
+        **tiff_values.brightness(*vendor_tags.brightness(signal), len(chosen)),
     }
     if stored > 1:
         metadata = stack.merged(metadata, _nature(form, signal))
     if left_out:
         warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
     warnings += tail_remarks(pixels)
-    how = acquisition(signal) if emi is None else emi.taken
+    how = vendor_tags.acquisition(signal) if emi is None else emi.taken
     return Micrograph(pixels, path, form.kind, size, metadata, tuple(warnings), how)
 
 
 def _refuse_diffraction(
-    path: Path, form: Format, y: Mapping[str, Any], x: Mapping[str, Any], emi: sidecars.EmiRecord | None
+    path: Path,
+    form: Format,
+    signal: Mapping[str, Any],
+    axes: tuple[Mapping[str, Any], Mapping[str, Any]],
+    emi: sidecars.EmiRecord | None,
 ) -> None:
-    """Raises MicrographError for axes in reciprocal units, or called k or q where they have no length."""
-    units = [str(axis.get("units") or "") for axis in (y, x)]
+    """Raises MicrographError for axes y, x in reciprocal units, or without a length in a file that states diffraction.
+
+    That is: they are called k or q, or DigitalMicrograph's mode of operation states it. HyperSpy's type of the signal
+    is enough by itself.
+    """
+    y, x = axes
+    units = [str(axis.get("units") or "") for axis in axes]
     if form is _SER and ((emi is not None and emi.diffraction) or _too_wide(x)):
         units = ["1/m", "1/m"]
-    names = [str(axis.get("name") or "") for axis in (y, x)]
-    if _size(y, x) is None and all(_FREQUENCY.fullmatch(name) for name in names):
+    names = [str(axis.get("name") or "") for axis in axes]
+    mode = str(vendor_tags.at(signal, _MODE))
+    if "diffraction" in str(vendor_tags.at(signal, "metadata.Signal.signal_type")).lower():
+        units = ["1/pixel", "1/pixel"]
+    elif _size(y, x) is None and (mode == "DIFFRACTION" or all(map(_FREQUENCY.fullmatch, names))):
         units = [unit if reciprocal(unit) else f"1/{unit or 'pixel'}" for unit in units]
     for unit in units:
         if reciprocal(unit):
@@ -276,6 +284,20 @@ def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
     name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
     name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO always calls it z
     return stack.of_axis(name, unit, f"{form.kind.upper()} axis")
+
+
+def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:
+    """A Berkeley EMD of three axes, of which two are called y and x: the third is across the sections.
+
+    RosettaSciIO takes all of them for axes of one image.
+    """
+    axes = signal["axes"]
+    kinds = [_letter(axis) for axis in axes]
+    rows, columns = (sum(kind in names for kind in kinds) for names in (_ROWS, _COLUMNS))
+    if (len(axes), rows, columns) != (3, 1, 1) or any(axis.get("navigate", False) for axis in axes):
+        return signal
+    named = zip(axes, kinds, strict=True)
+    return {**signal, "axes": [{**axis, "navigate": kind not in (*_ROWS, *_COLUMNS)} for axis, kind in named]}
 
 
 def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
@@ -325,74 +347,3 @@ def _end_of_hdf5(head: bytes, size: int) -> int:
     if wide not in (4, 8) or version > 3:
         return size  # a later version of HDF5
     return int.from_bytes(head[at : at + wide], "little")
-
-
-def acquisition(signal: Mapping[str, Any]) -> Acquisition:
-    """The acquisition of one image, by RosettaSciIO's table of vendors' tags and by our own."""
-    original = signal.get("original_metadata", {})
-    found: dict[str, Any] = {}
-    for place, (target, convert) in signal.get("mapping", {}).items():
-        value = at(original, place)
-        if value is None:
-            continue
-        try:
-            found[target.rpartition(".")[2]] = convert(value) if convert else value
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            continue  # of another type than expected: unknown
-    values = {key: next((found[name] for name in names if name in found), None) for key, names in _WANTED.items()}
-    general = signal.get("metadata", {}).get("General", {})
-    values["recorded"] = " ".join(str(general[key]) for key in ("date", "time") if general.get(key))
-    return Acquisition.stated(**{**values, **_gatan(original), **_velox(original)})
-
-
-def at(tree: Any, *places: str) -> Any:
-    """The first existing value at these dotted places in a tree of mappings."""
-    for place in places:
-        found = tree
-        for key in place.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        if found is not None:
-            return found
-    return None
-
-
-def brightness(signal: Mapping[str, Any]) -> tuple[float, float, str]:
-    """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and "" without one."""
-    stated = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}
-    try:
-        return float(at(stated, "Origin") or 0.0), float(at(stated, "Scale") or 1.0), str(at(stated, "Units") or "")
-    except (TypeError, ValueError):
-        return 0.0, 1.0, ""
-
-
-def _gatan(original: Mapping[str, Any]) -> dict[str, Any]:
-    image = at(original, "ImageList.TagGroup0") or {}
-    brightness = at(image, "ImageData.Calibrations.Brightness") or {}
-    exposure = at(
-        image, "ImageTags.DataBar.Exposure Time (s)", "ImageTags.Acquisition.Parameters.High Level.Exposure (s)"
-    )
-    in_electrons = str(at(brightness, "Units") or "").strip().lower() in _ELECTRONS
-    return _known(
-        exposure_seconds=exposure,
-        detector=at(image, "ImageTags.Acquisition.Device.Name"),
-        electrons_per_unit=at(brightness, "Scale") if in_electrons else None,
-    )
-
-
-def _velox(original: Mapping[str, Any]) -> dict[str, Any]:
-    result = at(original, "BinaryResult") or {}
-    name, index = (at(result, key) for key in ("Detector", "DetectorIndex"))
-    properties = at(original, "CustomProperties") or {}
-    dwell = at(original, "Scan.DwellTime")  # only where a beam was scanned
-    return _known(
-        detector=name,
-        magnification=at(
-            original, "Optics.NominalMagnification" if dwell is None else "CustomProperties.StemMagnification.value"
-        ),
-        exposure_seconds=at(original, f"Detectors.Detector-{index}.ExposureTime") or dwell,
-        electrons_per_unit=at(properties.get(f"Detectors[{name}].CountsToElectrons"), "value"),
-    )
-
-
-def _known(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}

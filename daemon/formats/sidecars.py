@@ -1,4 +1,7 @@
-"""Reads companion files that state how an image was taken: TIA's .emi (beside .ser files) and SerialEM's .mdoc."""
+"""Reads companion files that state how an image was taken.
+
+TIA's .emi (beside .ser files), SerialEM's .mdoc, and IMOD's lists of tilt angles (.rawtlt, .tlt) and pieces (.pl).
+"""
 
 import html
 import re
@@ -103,6 +106,29 @@ def with_mdoc(micrograph: Micrograph, raw: RawFile) -> Micrograph:
     if stated is None and size is not None:
         metadata["pixel_size_from"] = "SerialEM .mdoc"
     return replace(micrograph, acquisition=replace(taken, **known), pixel_size=size, metadata=metadata)
+
+
+def with_lists(micrograph: Micrograph, raw: RawFile) -> Micrograph:
+    """The micrograph, with the kind of its sections by IMOD's lists beside it, which have a line for each section."""
+    stored = int(micrograph.metadata.get("sections", micrograph.metadata["frames"]))
+    if stored < 2:
+        return micrograph
+    found = [_listed(raw, ending, stored) for ending in (".rawtlt", ".tlt", ".pl")]
+    return replace(micrograph, metadata=stack.merged(micrograph.metadata, stack.weighed(found)))
+
+
+def _listed(raw: RawFile, ending: str, stored: int) -> Stack | None:
+    data = raw.beside(raw.path.with_suffix(ending).name)
+    lines = [line for line in decoded(data or b"").splitlines() if line.strip()]
+    if len(lines) != stored:
+        return None
+    rows = [tuple(value for word in line.split() if (value := number(word)) is not None) for line in lines]
+    if any(len(row) < (3 if ending == ".pl" else 1) for row in rows):
+        return None
+    by = f"the {ending} file beside it"
+    if ending == ".pl":
+        return stack.of_places((row[:2] for row in rows), "pieces", by)
+    return stack.of_tilts((row[0] for row in rows), by)
 
 
 def nature(text: str, stored: int) -> Stack | None:

@@ -16,7 +16,7 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import data_bar, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats import data_bar, ome, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
 from daemon.formats.contrast import window
 from daemon.formats.reading import (
     CodecNeededError,
@@ -34,6 +34,9 @@ from daemon.formats.units import convert, readable
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 _PALETTE = 3
+_FLOAT = 3
+_DISPUTED = 24
+"""Bits."""
 _OUTDATED = "its description declares frames that the file does not contain"
 _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
@@ -68,7 +71,7 @@ def read(
     layout = tiff_layout.parse(stream, size)
     pages = tiff_stack.choose(path, layout)
     first = layout.pages[pages[0]]
-    tiff_stack.refuse_channels(path, layout)
+    tiff_stack.refuse_channels(path, layout.description, first)
     values = tiff_values.meaning(path, first, layout.description)
     wanted = _wanted(path, layout, pages, section, max_pixels)
     _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
@@ -79,7 +82,7 @@ def read(
             values = tiff_values.of_palette(path, first, page.colormap)
         dtype = _numbers(path, page, first)
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
-        found = tiff_tags.pixel_size_of(path, tags, layout.description)
+        found = tiff_tags.pixel_size_of(path, tags, layout.description, (first.height, first.width))
         taken = tiff_tags.acquisition(tags, layout.description)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
         fill = tiff_values.fill_value(tags, values)
@@ -92,16 +95,16 @@ def read(
         taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
     metadata: dict[str, Any] = {
         **frame_facts(wanted.numbers, wanted.stored, understood.dtype or dtype, section),
-        "ome": tiff_layout.is_ome(layout.description),
+        "ome": ome.is_ome(layout.description),
         **({} if found is None else {"pixel_size_from": found[1]}),
         **({"values": values.as_json()} if values.changes else {}),
-        **tiff_values.handed_on(tags),
+        **tiff_values.handed_on(tags, values, len(wanted.numbers)),
         **tiff_tags.origin(tags),
         **({} if several else fill),
         **data_bar.of_tags(tags, first.height),
     }
     if wanted.stored > 1:
-        metadata = stack.merged(metadata, tiff_stack.nature(layout, first, tags))
+        metadata = stack.merged(metadata, tiff_stack.nature(layout.description, first, tags))
     others = len(layout.pages) - len(pages)
     warnings = (
         *_odd(*said[:3], first.remark, understood.remark, _OUTDATED if layout.outdated else ""),
@@ -156,7 +159,12 @@ def _check_segments(path: Path, pages: list[PageLayout], max_pixels: int, *, dec
 
 def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[Any]:
     """The dtype of a page. Raises MicrographError for one that is no intensity."""
-    dtype = np.dtype(np.uint8) if like.compression in EER else page.dtype
+    if like.bits == _DISPUTED and like.sample_format != _FLOAT:
+        raise MicrographError(
+            f"{path}: has whole numbers of 24 bits, about whose bytes programs disagree; export it as 16 or 32 bit "
+            "greyscale"
+        )
+    dtype = np.dtype(np.uint8) if like.compression in EER else tiff_plain.kind(like) if like.remark else page.dtype
     if dtype is None or dtype.kind not in "iuf":
         raise MicrographError(
             f"{path}: has pixels of an unusual kind ({like.bits} bits, sample format "

@@ -39,10 +39,13 @@ _TYPES = {
     18: "u8",
 }
 _DESCRIPTION, _FORMAT, _SUB = 270, 339, 330
-_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, *range(322, 326), _SUB, _FORMAT,
-           32997, 32998}  # fmt: skip
+_PREDICTOR = 317
+_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _PREDICTOR, *range(322, 326), _SUB,
+           _FORMAT, 32997, 32998}  # fmt: skip
 _MOST_SUB = 64
 _WRONG = "its directory gives a wrong number of {}: the size of the image determines it"
+_UNPREDICTED = "its directory states a predictor, which uncompressed pixels do not have: it is ignored"
+_NO_KIND = "its directory states no valid kind of its numbers: read as whole ones without a sign, the default"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +68,23 @@ class PageLayout:
     kind_stated: bool = True
     """Whether the file states the kind of its numbers (signed, floating-point); unsigned is the default."""
     remark: str = ""
-    """A harmless error in its directory that was corrected; empty: none."""
+    """A harmless error in its directory that was corrected, of uncompressed pixels only; empty: none."""
     reversed_bits: bool = False
 
     @property
     def segment_row(self) -> int:
         """Bytes in one uncompressed row of a strip or tile."""
         return max(1, -(-self.segment_width * self.samples * self.bits // 8))
+
+    def tail(self, length: int) -> int:
+        """Bytes from the last row with pixels to the end of the last strip or tile, of so many bytes in all.
+
+        The last tile may end in rows of padding, a strip never does.
+        """
+        if self.compression != 1:
+            return min(length, _COMPRESSED_TAIL)
+        pictured = (self.height - 1) % self.segment_height + 1
+        return min(length, self.segment_row * (1 + max(0, length // self.segment_row - pictured)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +117,7 @@ class TiffLayout:
             if int(ends[last]) > end:
                 length = int(page.lengths[last])
                 end = int(ends[last])
-                tail = min(length, page.segment_row if page.compression == 1 else _COMPRESSED_TAIL)
+                tail = page.tail(length)
         if self.contiguous_frames > 1:
             page = self.pages[0]
             end = int(page.offsets[0]) + self.contiguous_frames * page.height * page.segment_row
@@ -131,11 +144,6 @@ def shaped(description: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def is_ome(description: str) -> bool:
-    """Whether it is OME's XML, with or without a prefix of its namespace."""
-    return re.search(r"<(\w+:)?OME\b", description[:2000]) is not None
 
 
 def parse(stream: BinaryIO, size: int) -> TiffLayout:
@@ -233,9 +241,8 @@ class _Reader:
         following = int(np.frombuffer(data[-self.words :], self.order + self.word)[0])
         entries = np.frombuffer(data, self.entry, count)
         wanted = [entry for entry in entries if int(entry["code"]) in _WANTED]
-        # An empty description is harmless.
-        tags = {int(one["code"]): self.value(one) for one in wanted if one["count"] or one["code"] != _DESCRIPTION}
-        return tags, following
+        # A tag without a value states nothing.
+        return {int(one["code"]): self.value(one) for one in wanted if one["count"]}, following
 
     def inner(self, tags: dict[int, Any], most: int) -> list[PageLayout]:
         """At most so many images in sub-directories of a directory; invalid ones are skipped."""
@@ -250,8 +257,8 @@ class _Reader:
     def value(self, entry: Any) -> Any:
         code, count = int(entry["code"]), int(entry["count"])
         kind = _TYPES.get(int(entry["type"]))
-        if kind is None or count == 0:
-            raise DamagedError(f"TIFF tag {code} has an impossible type or length")
+        if kind is None:
+            raise DamagedError(f"TIFF tag {code} has an impossible type")
         length = count * int(kind[1])
         if code == _DESCRIPTION:
             length = min(length, _MAX_TEXT)
@@ -290,13 +297,20 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
     if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
         raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
     wrong = [text for text in (segments.wrong, wrong_lengths) if text]
+    remarks = [_WRONG.format(" and ".join(wrong))] if wrong else []
+    plain, sample_format = _one(tags, 259, 1) == 1, _one(tags, _FORMAT, 1)
+    if plain and _one(tags, _PREDICTOR, 1) != 1:
+        remarks.append(_UNPREDICTED)
+    if plain and sample_format == 0:
+        remarks.append(_NO_KIND)
+        sample_format = 1
     return PageLayout(
         width=width,
         height=height,
         depth=depth,
         samples=samples,
         bits=bits,
-        sample_format=_one(tags, _FORMAT, 1),
+        sample_format=sample_format,
         photometric=_one(tags, 262, 1),
         compression=_one(tags, 259, 1),
         subfile=_one(tags, 254, 0),
@@ -304,8 +318,8 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
         segment_height=segments.height,
         offsets=offsets,
         lengths=lengths,
-        kind_stated=_FORMAT in tags,
-        remark=_WRONG.format(" and ".join(wrong)) if wrong else "",
+        kind_stated=_FORMAT in tags and _NO_KIND not in remarks,
+        remark="; ".join(remarks),
         reversed_bits=_one(tags, 266, 1) == 2,
     )
 
@@ -361,9 +375,10 @@ def _lengths(tags: Mapping[int, Any], segments: _Segments, size: int) -> tuple[N
         stated = stated[: len(needed)].astype(np.uint64)
     plain = _one(tags, 259, 1) == 1
     if plain and _one(tags, 262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape needs
-        if stated is None or not (stated < needed).any():
+        if stated is None or not ((stated < needed).any() or (segments.offsets + stated > size).any()):
             return needed, ""
-        _require_room(segments.offsets, needed)
+        if (stated < needed).any():
+            _require_room(segments.offsets, needed)
         return needed, "bytes in a strip or tile"
     if stated is not None:
         return stated, ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import MicrographError
-from daemon.formats import stack, tiff_layout
+from daemon.formats import ome, stack, tiff_layout
 from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
@@ -28,6 +28,7 @@ _LISTED = 4
 _AXES = {"A": "angle"}
 """Of tifffile's letters those that `stack.of_axis` does not know."""
 _LARGEST_PACKED = 15
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def choose(path: Path, layout: TiffLayout) -> list[int]:
@@ -98,10 +99,9 @@ def _refusal(page: PageLayout) -> str | None:
     return None
 
 
-def refuse_channels(path: Path, layout: TiffLayout) -> None:
-    """Raises MicrographError for a file of several channels."""
-    text = layout.description
-    sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text)
+def refuse_channels(path: Path, text: str, page: PageLayout) -> None:
+    """Raises MicrographError for an image of several channels, by the description of its file."""
+    sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text, page)
     axes = str(tiff_layout.shaped(text).get("axes", ""))
     if sizes.get("C", 1) > 1 or "C" in axes or "S" in axes:
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
@@ -121,16 +121,15 @@ def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels
         )
 
 
-def nature(layout: TiffLayout, page: PageLayout, tags: Mapping[int, Any]) -> Stack | None:
-    """The kind of a stack's pages; None if the file does not state it."""
+def nature(text: str, page: PageLayout, tags: Mapping[int, Any]) -> Stack | None:
+    """The kind of a stack's pages, of which this is the first; None if the file and its description do not state it."""
     if page.compression in EER:
         return Stack("frames", "EER")
-    text = layout.description
     return stack.weighed(
         (
             Stack("slices", "TIFF volume") if page.depth > 1 else None,
             _of_sizes(_imagej(text), "ImageJ") if text.startswith("ImageJ=") else None,
-            _of_sizes(_ome(text), "OME"),
+            _of_sizes(_ome(text, page), "OME"),
             *(stack.of_axis(_AXES.get(axis, axis), "", "tifffile") for axis in _shaped_axes(text)),
             stack.of_axis("", tags[65005], "Gatan tags") if isinstance(tags.get(65005), str) else None,
             stack.of_words(text, "TIFF description"),
@@ -143,13 +142,11 @@ def _imagej(text: str) -> dict[str, int]:
     return {{"slices": "Z", "frames": "T", "channels": "C"}[name]: int(number) for name, number in found.items()}
 
 
-def _ome(text: str) -> dict[str, int]:
-    """Sizes of the first image of an OME description, and how many images it has ("images")."""
-    if not tiff_layout.is_ome(text):
-        return {}
-    sizes = {axis: re.search(rf"\bSize{axis}\s*=\s*[\"'](\d{{1,9}})[\"']", text) for axis in "ZTC"}
-    found = {axis: int(match[1]) for axis, match in sizes.items() if match}
-    return {**found, "images": len(re.findall(r"<(?:\w+:)?Image\b", text))}
+def _ome(text: str, page: PageLayout) -> dict[str, int]:
+    """Sizes of the first image of this shape in an OME description, and how many there are ("images")."""
+    found = ome.images(text, (page.height, page.width))
+    sizes = {axis: found[0].get(f"Size{axis}", "") for axis in "ZTC"} if found else {}
+    return {**{axis: int(size) for axis, size in sizes.items() if _COUNT.fullmatch(size)}, "images": len(found)}
 
 
 def _of_sizes(sizes: Mapping[str, int], by: str) -> Stack | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
-from daemon.formats import sidecars, tiff_layout
+from daemon.formats import ome, sidecars
 from daemon.formats.reading import number
 from daemon.formats.units import convert, pixel_size, reciprocal
 from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
@@ -178,8 +178,13 @@ def _times(text: Any) -> Any:
     return float(match[1]) * {"": 1.0, "K": 1e3, "M": 1e6}[match[2]] if match else text
 
 
-def pixel_size_of(path: Path, tags: Mapping[int, Any], description: str) -> tuple[PixelSize, str] | None:
-    """The pixel size that the file states, and the source. Raises MicrographError for reciprocal units."""
+def pixel_size_of(
+    path: Path, tags: Mapping[int, Any], description: str, shape: tuple[int, int]
+) -> tuple[PixelSize, str] | None:
+    """The pixel size that the file states for an image of `shape` (H, W), and the source.
+
+    Raises MicrographError for reciprocal units.
+    """
     for source, stated in (
         ("Gatan tags", _gatan(tags)),
         ("FEI tags", _fei(tags)),
@@ -190,7 +195,7 @@ def pixel_size_of(path: Path, tags: Mapping[int, Any], description: str) -> tupl
         ("Tescan tags", _stated_text(tescan(tags), "PixelSizeY", "PixelSizeX")),
         ("EER metadata", _stated_text(eer(tags), "sensorPixelSize.height", "sensorPixelSize.width")),
         ("JEOL description", _jeol(tags, description)),
-        ("OME", _ome(description)),
+        ("OME", _ome(description, shape)),
         ("ImageJ", _imagej(tags, description)),
         ("TIFF resolution", _resolution(tags)),
     ):
@@ -236,10 +241,13 @@ def _tvips(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | None:
-    """Two numbers from a vendor's header; None where it has none."""
-    if not (isinstance(header, Mapping) and isinstance(header.get(x), int | float)):
+    """Two numbers from a vendor's header; None where it has none. One number is that of both axes."""
+    if not isinstance(header, Mapping):
         return None
-    return _Stated(float(header[y] if y in header else header[x]), float(header[x]), unit)
+    match header.get(x), header.get(y, header.get(x)):
+        case ((float(across) | int(across)), (float(down) | int(down))):
+            return _Stated(float(down), float(across), unit)
+    return None
 
 
 def _stated_text(stated: Mapping[str, str], y: str, x: str) -> _Stated | None:
@@ -280,21 +288,15 @@ def _zeiss(tags: Mapping[int, Any]) -> _Stated | None:
     return None
 
 
-def _ome(description: str) -> _Stated | None:
-    if not tiff_layout.is_ome(description):
-        return None
-    found = {
-        name: match[2]
-        for name in ("SizeX", "SizeY", "SizeXUnit", "SizeYUnit")
-        if (match := re.search(rf"""\bPhysical{name}\s*=\s*(["'])(.*?)\1""", description))
-    }
-    if "SizeX" not in found:
-        return None
-    across, unit = found["SizeX"], found.get("SizeXUnit", "um")
-    down = found.get("SizeY", across)
+def _ome(description: str, shape: tuple[int, int]) -> _Stated | None:
+    """The size that OME states for the first image of this height and width, pixels."""
+    found = next(iter(ome.images(description, shape)), {})
+    across, unit = found.get("PhysicalSizeX", ""), found.get("PhysicalSizeXUnit", "um")
+    down = found.get("PhysicalSizeY", across)
     # The schema's unit is the micron where none is stated; the same number twice is of the same unit.
-    unit_y = found.get("SizeYUnit", unit if down == across else "um")
-    return _Stated(float(down), float(across), unit, unit_y)
+    unit_y = found.get("PhysicalSizeYUnit", unit if down == across else "um")
+    x, y = number(across), number(down)
+    return None if x is None or y is None else _Stated(y, x, unit, unit_y)
 
 
 def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:

@@ -6,6 +6,7 @@ Tags that change values are applied on reading and recorded; tags that only conc
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ _WHITE_IS_ZERO = 0
 _ORIENTATION = 274
 _UNITS, _ORIGIN, _SCALE = 65022, 65024, 65025
 """DigitalMicrograph's calibration of intensity, in its TIFF tags."""
+_UNIT = 40
+"""Longest name of a unit."""
+_GDAL = 42112
+"""GDAL's XML, with a calibration of values."""
 _NODATA = 42113
 """GDAL's: the value of pixels that were not recorded, as text."""
 _LINEAR, _NONE = 0, 20
@@ -29,6 +34,8 @@ _LINEAR, _NONE = 0, 20
 _CALIBRATED_BITS = (8, 16)
 """ImageJ calibrates these only."""
 _GREY_SHARE = 0.8
+_REVERSED_SHARE = 0.05
+"""Largest share of steps of a ramp of grey in the other direction: entries kept for an overlay's black and white."""
 _PLAUSIBLE = (1e-6, 1e9)
 """Range of intensities saved as floating-point numbers."""
 
@@ -96,10 +103,16 @@ def of_palette(path: Path, page: PageLayout, colours: NDArray[np.uint16] | None)
         raise MicrographError(
             f"{path}: its values are indices into a colour palette, not intensities; export it as greyscale"
         )
-    steps = np.sign(np.diff(colours[0][grey].astype(np.int64))).sum()
-    return (
-        StoredMeaning(float(2**page.bits - 1), -1.0, "A palette from white to black") if steps < 0 else StoredMeaning()
-    )
+    steps = np.sign(np.diff(colours[0][grey].astype(np.int64)))
+    up, down = int((steps > 0).sum()), int((steps < 0).sum())
+    if min(up, down) > _REVERSED_SHARE * len(steps):
+        raise MicrographError(
+            f"{path}: its values are indices into a palette of greys in no order, not intensities; export it as "
+            "greyscale"
+        )
+    if down > up:
+        return StoredMeaning(float(2**page.bits - 1), -1.0, "A palette from white to black")
+    return StoredMeaning()
 
 
 def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning:
@@ -120,16 +133,33 @@ def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning
     return StoredMeaning(zero, slope, "ImageJ calibration")
 
 
-def handed_on(tags: Mapping[int, Any]) -> dict[str, Any]:
-    """For a micrograph's metadata: its orientation, and a calibration that leaves the stored values as they are."""
+def handed_on(tags: Mapping[int, Any], values: StoredMeaning, frames: int) -> dict[str, Any]:
+    """For a micrograph's metadata: its orientation, and calibrations of its values that are recorded, not applied.
+
+    The calibrations are those of the values as read, summed over `frames`.
+    """
     found: dict[str, Any] = {}
     orientation = tags.get(_ORIENTATION)
     if isinstance(orientation, int) and 2 <= orientation <= 8:
         found["orientation"] = int(orientation)
     origin, scale, units = tags.get(_ORIGIN, 0.0), tags.get(_SCALE, 1.0), tags.get(_UNITS, "")
     if isinstance(origin, int | float) and isinstance(scale, int | float):
-        found |= brightness(float(origin), float(scale), units if isinstance(units, str) else "")
-    return found
+        origin, scale = values.zero + values.slope * origin, scale / values.slope
+        found |= brightness(origin, scale, units if isinstance(units, str) else "", frames)
+    return found | _gdal(tags, values, frames)
+
+
+def _gdal(tags: Mapping[int, Any], values: StoredMeaning, frames: int) -> dict[str, Any]:
+    """GDAL's calibration of stored values, offset + scale × stored, for the values as read."""
+    text = tags.get(_GDAL)
+    items = re.findall(r"<Item\b([^<>]*)>([^<]*)</Item>", text) if isinstance(text, str) else []
+    stated = {role[1]: value.strip() for item, value in items
+              if (role := re.search(r'\brole="(\w+)"', item)) and 'sample="0"' in item}  # fmt: skip
+    scale, offset = number(stated.get("scale", "1")), number(stated.get("offset", "0"))
+    if scale is None or offset is None or scale == 0 or (scale, offset) == (1.0, 0.0):
+        return {}
+    offset = frames * (offset - scale * values.zero / values.slope)
+    return {"gdal": {"offset": offset, "scale": scale / values.slope, "units": stated.get("unittype", "")[:_UNIT]}}
 
 
 def fill_value(tags: Mapping[int, Any], values: StoredMeaning) -> dict[str, float]:
@@ -139,12 +169,15 @@ def fill_value(tags: Mapping[int, Any], values: StoredMeaning) -> dict[str, floa
     return {} if known is None else {"fill": values.zero + values.slope * known}
 
 
-def brightness(origin: float, scale: float, units: str) -> dict[str, Any]:
-    """DigitalMicrograph's calibration of intensity, (value - origin) × scale, for a micrograph's metadata."""
+def brightness(origin: float, scale: float, units: str, frames: int) -> dict[str, Any]:
+    """DigitalMicrograph's calibration of intensity, (value - origin) × scale, for the metadata of a sum of frames.
+
+    `origin` is that of one frame.
+    """
     units = units.strip("\0 ")
     if not (isfinite(origin) and isfinite(scale) and scale) or ((origin, scale) == (0.0, 1.0) and not units):
         return {}
-    return {"brightness": {"origin": origin, "scale": scale, "units": units}}
+    return {"brightness": {"origin": frames * origin, "scale": scale, "units": units}}
 
 
 def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bool]]:
@@ -156,6 +189,14 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
         if stated["units"]:
             tags.append((_UNITS, "s", 0, stated["units"].encode("latin-1", "replace"), True))
         tags += [(_ORIGIN, "d", 1, stated["origin"], True), (_SCALE, "d", 1, stated["scale"], True)]
+    if stated := metadata.get("gdal"):
+        rows = (("OFFSET", "offset"), ("SCALE", "scale"), ("UNITTYPE", "units"))
+        items = "".join(
+            f'  <Item name="{name}" sample="0" role="{name.lower()}">{escape(str(stated[key]))}</Item>\n'
+            for name, key in rows
+            if stated[key] != ""
+        )
+        tags.append((_GDAL, "s", 0, f"<GDALMetadata>\n{items}</GDALMetadata>".encode("ascii", "replace"), True))
     if "fill" in metadata:
         with np.errstate(over="ignore"):
             held = float(np.float32(metadata["fill"]))  # by the result, of which readers compare each digit

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 
@@ -14,7 +14,8 @@ def folded(name: str) -> str:
 def told_apart(paths: Sequence[Path]) -> dict[Path, PurePath]:
     """A distinct name for each file: its last part, after as many of its folders as namesakes need to differ.
 
-    A link keeps its own name. A file given twice has one entry.
+    A link keeps its own name. A file given twice has one entry. Names in one folder that differ in letter case or
+    composition only stay as they are: no folder tells them apart.
     """
     parts = {path: Path(os.path.abspath(path)).parts for path in paths}  # noqa: PTH100 - resolve() would lose the link
     depth = dict.fromkeys(paths, 1)
@@ -23,9 +24,13 @@ def told_apart(paths: Sequence[Path]) -> dict[Path, PurePath]:
         for path, names in parts.items():
             place = folded("/".join(names[-depth[path] :]))
             places.setdefault(place, {}).setdefault(names, []).append(path)
-        alike = [path for same in places.values() if len(same) > 1 for one in same.values() for path in one]
+        alike = [path for same in places.values() if _folders(same) > 1 for one in same.values() for path in one]
         deeper = [path for path in alike if depth[path] < len(parts[path]) - 1]
         if not deeper:
             return {path: PurePath(*names[-depth[path] :]) for path, names in parts.items()}
         for path in deeper:
             depth[path] += 1
+
+
+def _folders(paths: Iterable[tuple[str, ...]]) -> int:
+    return len({folded("/".join(names[:-1])) for names in paths})

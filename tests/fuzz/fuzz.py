@@ -124,7 +124,10 @@ def _holds(do: Callable[[], None]) -> bool:
 
 
 def sidecar() -> Callable[[bytes], None]:
-    """Read a sound stack with a SerialEM .mdoc of these bytes beside it, and TIA's .emi: none may spoil the image."""
+    """Read a sound stack with a SerialEM .mdoc, or one of IMOD's lists, of these bytes beside it, and TIA's .emi.
+
+    None may spoil the image.
+    """
     from daemon import formats
     from daemon.formats import sidecars
 
@@ -132,7 +135,8 @@ def sidecar() -> Callable[[bytes], None]:
     path.write_bytes((CORPUS / "mrc" / "stack.mrc").read_bytes())
 
     def one(data: bytes) -> None:
-        path.with_name(path.name + ".mdoc").write_bytes(data)
+        for beside in (f"{path.name}.mdoc", f"{path.stem}.tlt", f"{path.stem}.pl"):
+            path.with_name(beside).write_bytes(data)
         for section in (0, 1):
             formats.read(path, MAX_PIXELS, section)
             sidecars.parse_emi(data, section + 1)

@@ -218,3 +218,29 @@ def test_a_sum_of_fill_values_is_refused_and_each_section_has_its_own(tmp_path: 
     assert formats.read(path, LIMIT, 1).metadata["fill"] == 65535
     zeros = filled(tmp_path / "b.tif", "0", "u2", frames=3)
     assert formats.read(zeros, LIMIT).pixels[:40, :40].max() == 0  # zeros add nothing
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 3.4028234663852886e38, -3.4028234663852886e38])
+@pytest.mark.parametrize("side", [40, 1])
+def test_values_that_dwarf_all_others_were_not_recorded(tmp_path: Path, value: float, side: int) -> None:
+    image = np.random.default_rng(0).poisson(60, (96, 96)).astype(np.float32)
+    image[90, 90] = np.nan
+    image[:side, :side] = value
+    tifffile.imwrite(tmp_path / "a.tif", image, **PLAIN)
+    found = formats.read(tmp_path / "a.tif", LIMIT)
+    assert found.metadata["fill"] == float(np.float32(value)) and "more than a million times" in found.warnings[0]
+    choice = scaled(Profile(name="p", gain=1.0), "test", found, witness(found))
+    one = plane(found.pixels, choice, load(locate("fast")).dose_range)
+    prepared = one.prepare(spikes.survey(found.pixels, one.gain, one.offset, one.false_alarm))
+    assert prepared.dose == pytest.approx(60, rel=0.01)
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-30, 1.0])
+def test_large_values_that_dwarf_none_are_counts(tmp_path: Path, factor: float) -> None:
+    image = (np.random.default_rng(0).poisson(60, (96, 96)) * factor).astype(np.float32)
+    image[0, 0] *= 1e4
+    image[1, 1] = np.inf
+    tifffile.imwrite(tmp_path / "a.tif", image, **PLAIN)
+    assert "fill" not in formats.read(tmp_path / "a.tif", LIMIT).metadata
+    tifffile.imwrite(tmp_path / "a.tif", np.full((48, 48), factor, np.float32), **PLAIN)
+    assert "fill" not in formats.read(tmp_path / "a.tif", LIMIT).metadata

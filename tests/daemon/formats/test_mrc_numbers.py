@@ -147,3 +147,35 @@ def test_each_side_is_that_of_its_axis_and_the_axes_are_handed_on(tmp_path: Path
     again = formats.read(tmp_path / "c.mrc", LIMIT)
     assert again.metadata["axes"] == [2, 1, 3] and again.pixel_size == swapped.pixel_size
     np.testing.assert_array_equal(again.pixels, IMAGE)
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2", "f4"])
+def test_numbers_in_the_other_byte_order_than_the_headers_are_told_by_its_extremes(tmp_path: Path, dtype: str) -> None:
+    data = np.random.default_rng(0).poisson(60, (48, 64)).astype(dtype)
+    path = write_mrc(tmp_path / "a.mrc", data)
+    raw = path.read_bytes()[:1024] + data.astype(f">{dtype}").tobytes()
+    path.write_bytes(raw)
+    found = formats.read(path, LIMIT)
+    np.testing.assert_array_equal(found.pixels, data)
+    assert "read in the other byte order than its header's" in found.warnings[0]
+    for extremes in ((0, 0, 0), (0, 7, 3)):  # neither states, or fits, anything
+        write_mrc(path, data, stated=extremes)
+        found = formats.read(path, LIMIT)
+        np.testing.assert_array_equal(found.pixels, data)
+        assert not any("byte order" in text for text in found.warnings)
+
+
+def test_rows_without_numbers_say_nothing_of_the_byte_order(tmp_path: Path) -> None:
+    data = np.full((1200, 512), np.nan, np.float32)
+    data[600:] = np.random.default_rng(0).poisson(60, (600, 512))
+    path = write_mrc(tmp_path / "a.mrc", data, stated=(30, 100, 60))
+    np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, data)
+
+
+def test_imods_stamp_counts_in_either_byte_order(tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.full((48, 32), 51, np.uint8), flags=16)
+    raw = bytearray(path.read_bytes())
+    raw[152:156], raw[156:160] = raw[152:156][::-1], raw[156:160][::-1]
+    path.write_bytes(bytes(raw))
+    with pytest.raises(MicrographError, match="4-bit"):
+        formats.read(path, LIMIT)

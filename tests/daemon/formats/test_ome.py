@@ -1,0 +1,73 @@
+"""OME-TIFF: each image of a file has sizes, channels and sections of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from daemon import formats
+from daemon.errors import MicrographError
+from daemon.formats import ome
+
+LIMIT = 1 << 20
+COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
+OVERVIEW = COUNTS[::2, ::2]
+LARGE, SMALL = 'SizeX="64" SizeY="48"', 'SizeX="32" SizeY="24"'
+NM = 'PhysicalSizeX="{0}" PhysicalSizeXUnit="nm" PhysicalSizeY="{0}" PhysicalSizeYUnit="nm"'
+
+
+def described(path: Path, images: list[str], *pages: np.ndarray[Any, Any], before: str = "") -> Path:
+    text = "".join(f'<Image ID="Image:{n}"><Pixels {pixels}/></Image>' for n, pixels in enumerate(images))
+    text = f'<?xml version="1.0"?>{before}<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{text}</OME>'
+    with tifffile.TiffWriter(path) as writer:
+        for number, page in enumerate(pages):
+            description = None if number else text.encode()
+            writer.write(page, contiguous=False, description=description, photometric="minisblack", metadata=None)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("images", "pages", "side"),
+    [
+        ([f"{SMALL} {NM.format(20)}", f"{LARGE} {NM.format(2)}"], (OVERVIEW, COUNTS), 2.0),
+        ([f"{LARGE} {NM.format(2)}", f"{SMALL} {NM.format(20)}"], (COUNTS, OVERVIEW), 2.0),
+        ([f"{SMALL} {NM.format(20)}", LARGE], (OVERVIEW, COUNTS), None),
+        ([NM.format(2)], (COUNTS,), 2.0),
+    ],
+    ids=["overview-first", "overview-last", "overview-only", "no-shape"],
+)
+def test_the_pixel_size_is_that_of_the_micrograph(
+    tmp_path: Path, images: list[str], pages: tuple[Any, ...], side: float | None
+) -> None:
+    found = formats.read(described(tmp_path / "a.ome.tif", images, *pages), LIMIT)
+    np.testing.assert_array_equal(found.pixels, COUNTS)
+    assert (found.pixel_size and (found.pixel_size.y, found.pixel_size.x)) == (side and (side, side))
+
+
+@pytest.mark.parametrize("side", ["", "abc", "0,25", "NaN", "INF", "0", "-2"])
+def test_a_pixel_size_that_is_no_number_above_0_is_unknown(tmp_path: Path, side: str) -> None:
+    found = formats.read(described(tmp_path / "a.ome.tif", [f"{LARGE} {NM.format(side)}"], COUNTS), LIMIT)
+    np.testing.assert_array_equal(found.pixels, COUNTS)
+    assert found.pixel_size is None
+
+
+def test_a_comment_states_nothing(tmp_path: Path) -> None:
+    before = f"<!-- <Pixels {LARGE} {NM.format(99)}/> -->"
+    path = described(tmp_path / "a.ome.tif", [f"{LARGE} {NM.format(2)}"], COUNTS, before=before)
+    size = formats.read(path, LIMIT).pixel_size
+    assert size is not None and size.x == 2
+
+
+def test_sections_are_those_of_the_micrograph(tmp_path: Path) -> None:
+    images = [f'{SMALL} SizeZ="1" SizeC="1" SizeT="1"', f'{LARGE} SizeZ="3" SizeC="1" SizeT="1"']
+    path = described(tmp_path / "a.ome.tif", images, OVERVIEW, COUNTS, COUNTS, COUNTS)
+    assert formats.read(path, LIMIT, 0).metadata["stack"]["are"] == "slices"
+    path = described(path, [images[0], images[1].replace('SizeC="1"', 'SizeC="3"')], OVERVIEW, COUNTS, COUNTS, COUNTS)
+    with pytest.raises(MicrographError, match="several channels"):
+        formats.read(path, LIMIT, 0)
+
+
+def test_a_description_without_an_end_costs_no_time() -> None:
+    assert ome.images("<OME>" + "<!--" * 250_000 + "<Pixels " * 100_000, (48, 64)) == []

@@ -136,6 +136,23 @@ def test_the_host_paths_figures() -> None:
     assert f"{peak['1024']} GiB at 1024², {peak['4096']} at 4096², {peak['16384']} at 16384²" in FIELD
 
 
+def test_what_the_host_does_beside_a_card() -> None:
+    host, document = result("gpu_host.json"), " ".join((ROOT / "docs" / "gpu.md").read_text("utf-8").split())
+    threads, step = host["network_thread_by_hits"], host["other_steps"]
+    by_hits = ", ".join(f"{threads[hits]['all']:.0f}" for hits in ("0", "100", "1000"))
+    assert f"| network | without X-ray hits, with 100, with 1,000 | {by_hits} |" in document
+    copy = threads["100"]["of_it_copy_to_pinned_memory"]
+    assert f"| | of it: copy into page-locked memory | {copy:.0f} |" in document
+    reader = ", ".join(f"{step[name]:.0f}" for name in ("hash_raw", "read", "choose_profile"))
+    writer = (f"{step[name]:.0f}" for name in ("judge", "write", "hash_result", "draw_preview", "save_preview"))
+    assert f"| reader | hash, read, choose the profile | {reader} |" in document
+    assert f"| writer | judge, write, hash, draw the preview, save it | {', '.join(writer)} |" in document
+    lock = host["pythons_lock"]
+    assert f"{lock['holding it'] / lock['samples']:.0%} of the readers' and writers' time" in document
+    model = host["model_frames_a_second"]
+    assert f"{model['2']:.0f}, {model['4']:.0f} and {model['16']:.0f} frames a second" in document
+
+
 def test_the_figures_on_the_front_page() -> None:
     front = " ".join(README.split())
     evaluation = result("test_public/evaluation.json")

@@ -216,9 +216,7 @@ def test_an_engine_of_tensorrt_is_for_its_own_card_and_driver_only(engine: Path)
     assert "GPU" in stale(about, wanted(about, gpu=Gpu("NVIDIA RTX A5000", "sm86", "CUDA 13.0")))[0]
 
 
-def test_rtx_on_another_card_names_the_right_flavour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rtx_on_another_card_names_the_right_flavour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_gpu", lambda device: Gpu("NVIDIA H200", "sm90", "CUDA 13.0"))
     with pytest.raises(ConfigError, match=r"NVIDIA H200 is sm90: use --flavour tensorrt .*backend\.flavour"):
         make_engine(manifest.locate("fast"), tmp_path, "rtx", targets=("current",), tile=256)

@@ -89,9 +89,7 @@ def test_the_list_goes_through_everything_once_by_outcome(finished: Finished, pa
         assert found == numbers, show
 
 
-def test_names_that_are_no_text_or_html_are_passed_on_unchanged(
-    finished: Finished, page: Page, port: int
-) -> None:
+def test_names_that_are_no_text_or_html_are_passed_on_unchanged(finished: Finished, page: Page, port: int) -> None:
     raw = counts(1, (16, 16))
     html = finished.add("<b>/" + HOSTILE.replace("/", ""), raw)
     (finished.config.folders.drop / "<b>").joinpath("x").touch()

@@ -42,9 +42,7 @@ def test_a_share_that_hangs_shows_in_the_health(bench: Bench, monkeypatch: pytes
     bench.finish()
 
 
-def test_a_full_disk_pauses_keeps_the_queue_and_resumes(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_pauses_keeps_the_queue_and_resumes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     full = threading.Event()
     full.set()
     refused = 0

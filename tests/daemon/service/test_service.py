@@ -181,9 +181,7 @@ def test_stop_finishes_what_is_in_the_network_and_releases_the_rest(bench: Bench
     assert len(bench.images()) == 10
 
 
-def test_a_job_registered_while_idle_is_asked_is_not_missed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_registered_while_idle_is_asked_is_not_missed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     service = bench.service = Service(bench.config)  # not started: this test plays the arrival thread
 
     def busy(self: Ledger) -> bool:

@@ -206,9 +206,7 @@ def test_windows_editors_are_understood(write: Any, tmp_path: Path, encoding: st
         max_leaves=12,
     )
 )
-def test_any_file_is_loaded_or_refused_with_a_message(
-    tmp_path_factory: pytest.TempPathFactory, values: object
-) -> None:
+def test_any_file_is_loaded_or_refused_with_a_message(tmp_path_factory: pytest.TempPathFactory, values: object) -> None:
     path = tmp_path_factory.getbasetemp() / "anything.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     try:

@@ -183,9 +183,7 @@ def test_a_source_is_guessed_from_folder_or_name(path: str, source: str) -> None
     assert guess_source(Path(path)) == source
 
 
-def test_sources_come_from_a_table_and_omissions_are_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sources_come_from_a_table_and_omissions_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = tmp_path / "data"
     for name in ("a_1.tif", "deep/a_2.tif", "b_1.tif"):
         save(data / name)

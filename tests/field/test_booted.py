@@ -4,6 +4,7 @@ Needs root, systemd-nspawn (Debian: systemd-container) and the right to mount; s
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -55,8 +56,10 @@ def install(machine: Machine) -> None:
     (root / "etc/emdenoised/config.yaml").write_text(settings)
     unit = UNIT.read_text().replace("/opt/emdenoised/bin/emdenoised", f"{sys.prefix}/bin/emdenoised")
     (root / "etc/systemd/system/emdenoised.service").write_text(unit)
-    nodes = NODES.read_text().replace("/opt/emdenoised/share/emdenoised", f"{ROOT}/systemd")
-    (root / "etc/systemd/system/emdenoised-gpu.service").write_text(nodes)
+    shared = root / "opt/emdenoised/share/emdenoised"
+    shared.mkdir(parents=True)
+    shutil.copy(NODES.with_name("gpu-nodes.sh"), shared)
+    shutil.copy(NODES, root / "etc/systemd/system")
     shorter = root / "etc/systemd/system/emdenoised.service.d"
     shorter.mkdir()
     # The checkout may lie in /tmp, of which the service has its own.

@@ -188,6 +188,17 @@ def test_the_figures_on_the_front_page() -> None:
     assert f"{kills['whole_results']:,} complete results" in front
 
 
+def test_what_smeared_cameras_cost() -> None:
+    for stratum in ("real", "simulated"):
+        for regime in ("low", "ordinary"):
+            found = result("camera_noise.json")["over_bm3d"][f"{stratum} {regime}"]
+            cells = [
+                f"{found[how]['over_bm3d']:+.2f} ± {found[how]['error']:.2f}".replace("-", "−")
+                for how in ("calibrated", "measured")
+            ]
+            assert f"| {stratum}, {regime} dose | {found['pairs']} | {' | '.join(cells)} |" in QUALITY
+
+
 def test_the_queue_model() -> None:
     model, stored = script("queue_model"), result("queue.json")
     document = (ROOT / "docs" / "scale.md").read_text("utf-8")

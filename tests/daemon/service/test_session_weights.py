@@ -101,7 +101,7 @@ def test_weights_that_are_gone_or_were_replaced_are_not_kept(
         (shelf / "fast-1" / other.onnx).write_bytes(b"fast-2")
     assert chosen(ledger, 60, "fast") == {"fast": "fast-2"}
     assert f"the session began with {'other ' if name == 'fast-1' else ''}weights" in caplog.text
-    assert "it goes on with fast-2 (" in caplog.text
+    assert "it continues with fast-2 (" in caplog.text
 
 
 def test_a_service_that_cannot_read_the_session_leaves_the_ledger_to_the_next(

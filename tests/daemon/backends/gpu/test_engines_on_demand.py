@@ -158,7 +158,7 @@ def test_a_card_too_full_for_large_tiles_goes_back_to_small_ones_and_the_frame_i
     results = list(backend.denoise(map(asked, given)))
     assert [result.prepared.pixels is image for result, image in zip(results, given, strict=True)] == [True] * 8
     assert tiles_of(results) == ["256 x 256"] * 8
-    assert "memory is full; going on with tiles of 256 x 256" in caplog.text
+    assert "memory is full; continuing with tiles of 256 x 256" in caplog.text
     backend.close()
     assert all(driver.closed for driver in card.drivers)
 

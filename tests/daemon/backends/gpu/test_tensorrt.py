@@ -167,7 +167,7 @@ def test_a_full_card_lowers_the_batch_once_and_logs_it(
     monkeypatch.setattr(loading, "open_network", full)
     one = open_backend(BackendConfig(kind="auto", batch=8), manifest.verified("fast"), tmp_path)
     assert asked == [8, 1]
-    assert "memory is full with 8 tiles at once; going on with 1: set backend.batch: 1" in caplog.text
+    assert "memory is full with 8 tiles at once; now 1: set backend.batch: 1" in caplog.text
     assert "1 at once" in one.name
     one.close()
     assert [driver.closed for driver in drivers] == [True, True]

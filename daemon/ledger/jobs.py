@@ -253,8 +253,8 @@ class Ledger(PurgedFiles):
         wanted = folded(pattern)
         with self._transaction():
             candidates = self._many(
-                f"SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND {_ONLY} AND NOT EXISTS (SELECT 1"
-                " FROM jobs AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id",
+                f"SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND {_ONLY} AND NOT EXISTS (SELECT"
+                " 1 FROM jobs AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id",
                 only,
             )
             return [

@@ -137,6 +137,11 @@ write_settings() {
     if cmp -s "$new" "$CONFIG"; then rm -f "$new"; else mv -f "$new" "$CONFIG"; fi
 }
 
+page() { # an address, the path of a socket, or null
+    sed -n -e 's|^  listen: \([^ ]*/[^ ]*\).*|\1|p; t' -e 's|^  listen: \(null\).*|none (monitor.listen: null)|p; t' \
+        -e 's|^  listen: \([^ ]*\).*|http://\1/|p' "$CONFIG" | head -n 1
+}
+
 start() {
     if [ ! -d /run/systemd/system ]; then
         echo "systemd does not run here; once it does: systemctl enable --now $SERVICE"
@@ -151,7 +156,7 @@ start() {
     systemctl restart "$SERVICE" || fail "$SERVICE did not start; the reason: journalctl -u $SERVICE -n 20"
     cat <<TEXT
 $SERVICE runs. It watches $DROP and writes to $OUTPUT; settings: $CONFIG
-The live page: http://$(sed -n 's/^  listen: //p' "$CONFIG" | head -n 1)/
+The live page: $(page)
 Who saves micrographs and reads results needs the group $GROUP: sudo usermod -aG $GROUP NAME, and to log in again.
 TEXT
 }

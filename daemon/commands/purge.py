@@ -25,7 +25,9 @@ def run_purge(options: argparse.Namespace) -> int:
     if purged.running:
         print(f"{purged.running} are being denoised at this moment: repeat the command for these")
     print(f"{'removed' if options.yes else 'would be removed'}: {purged}; raw files are not touched")
-    if not options.yes:
+    if not (purged.results or purged.rows or purged.running):
+        print(f"the ledger has no micrographs in {', '.join(map(str, folders))}, below {config.folders.drop}")
+    elif not options.yes:
         print("nothing was removed; to remove it, repeat the command with --yes")
     return 0
 

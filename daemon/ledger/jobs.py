@@ -27,6 +27,8 @@ _PROBLEMS = (
     "WHERE acknowledged IS NULL AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'))"
 )
 """In SQL, as the index has it: quarantined or rejected, and nobody has marked it as seen."""
+_ONLY = "(?1 IS NULL OR id = ?1)"
+"""In SQL: the job of this number, or each; a click on the live page reads no other, however many there are."""
 _WORST_FIRST = ("reject", "check", "good")
 
 
@@ -251,13 +253,14 @@ class Ledger(PurgedFiles):
         wanted = folded(pattern)
         with self._transaction():
             candidates = self._many(
-                "SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND NOT EXISTS (SELECT 1 FROM jobs"
-                " AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id"
+                f"SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND {_ONLY} AND NOT EXISTS (SELECT"
+                " 1 FROM jobs AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id",
+                only,
             )
             return [
                 self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
                 for job in candidates
-                if only in (None, job.id) and _matches(job, wanted)
+                if _matches(job, wanted)
             ]
 
     def acknowledge(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
@@ -269,8 +272,8 @@ class Ledger(PurgedFiles):
         with self._transaction():
             found = [
                 job
-                for job in self._many(f"SELECT * FROM {_PROBLEMS} ORDER BY id")
-                if only in (None, job.id) and _matches(job, wanted)
+                for job in self._many(f"SELECT * FROM {_PROBLEMS} AND {_ONLY} ORDER BY id", only)
+                if _matches(job, wanted)
             ]
             numbers = [(now, job.id) for job in found]
             self._db.executemany("UPDATE jobs SET acknowledged = ? WHERE id = ?", numbers)

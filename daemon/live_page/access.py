@@ -57,6 +57,11 @@ def load(file: Path | None) -> Access | None:
         return None
     try:
         mode, text = file.stat().st_mode, file.read_text(encoding="ascii").strip()
+    except PermissionError as error:  # making it anew would replace a token that is in use
+        raise ConfigError(
+            f"monitor.token_file: {file} cannot be read by this user; be the service's user "
+            f"(sudo -u emdenoised ...), or give it the right: chgrp emdenoised {file} && chmod 640 {file}"
+        ) from error
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not plain text"
         raise ConfigError(

@@ -137,7 +137,16 @@ def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue(
     wait_for(machine, here.finished)
     here.require_nothing_lost()
 
-    # What was stopped stays so; what waits is done after the next installation.
+    # What the older version could not start is started by an upgrade.
+    good = settings.read_text()
+    settings.write_text(good.replace("weights: fast", "weights: none-of-these"))
+    machine.inside("systemctl", "restart", "emdenoised", check=False)
+    assert machine.shown("ActiveState") == "failed"
+    settings.write_text(good)
+    apt(machine, "install", "/root/second.deb")
+    assert machine.inside("systemctl", "is-active", "emdenoised", "emdenoised@falcon") == "active\nactive\n"
+
+    # What was stopped stays so; what waits is done after the next installation, by all cameras that are enabled.
     machine.inside("systemctl", "stop", "emdenoised@falcon")
     here.save("removed")
     apt(machine, "remove", "emdenoised")
@@ -145,6 +154,7 @@ def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue(
     assert (machine.root / "var/lib/emdenoised/ledger.db").is_file() and settings.is_file()
     assert not (machine.root / "opt/emdenoised").exists()
     apt(machine, "install", "/root/second.deb")
+    assert machine.inside("systemctl", "is-active", "emdenoised", "emdenoised@falcon") == "active\nactive\n"
     wait_for(machine, here.finished)
     here.require_nothing_lost()
 

@@ -67,6 +67,18 @@ def test_counting_problems_reads_an_index_only(tmp_path: Path) -> None:
         assert "COVERING INDEX problems" in plan
 
 
+def test_a_click_on_the_page_reads_one_row_however_many_problems_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(tmp_path) as ledger:
+        jobs = [refused(ledger, f"{name}.tif") for name in "abc"]
+        read: list[int] = []
+        monkeypatch.setattr("daemon.ledger.jobs._matches", lambda job, _: bool(read.append(job.id)) or True)
+        assert [job.id for job in ledger.acknowledge(only=jobs[1].id)] == [jobs[1].id] == read
+        assert [job.id for job in ledger.retry(only=jobs[2].id)] == [jobs[2].id] and read == [jobs[1].id, jobs[2].id]
+        assert not ledger.acknowledge(only=jobs[2].id) and ledger.problems() == 1
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("folders: {drop: drop, output: out, state: state}\n")

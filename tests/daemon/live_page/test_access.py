@@ -187,6 +187,19 @@ def test_a_token_file_is_checked(tmp_path: Path) -> None:
     assert access.load(file) is not None and access.load(None) is None
 
 
+def test_a_token_of_the_service_is_not_replaced_by_who_may_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(ConfigError, match=r"cannot be read by this user.*sudo -u emdenoised") as found:
+        access.load(tmp_path / "token")
+    assert "openssl" not in str(found.value)
+
+
 # The socket
 
 

@@ -59,6 +59,8 @@ def test_only_this_project_goes_and_only_with_yes(projects: Projects) -> None:
     assert len(others) >= 4 and folder_state(projects.output) == others
     assert folder_state(projects.drop) == raw and not list((projects.state / "page").iterdir())
     assert "0 results" in projects.purge("alice/grid 2", "--yes")
+    said = projects.purge("alcie")
+    assert "the ledger has no micrographs in alcie" in said and "--yes" not in said
 
 
 def test_it_is_denoised_again_only_when_asked_for_or_changed(projects: Projects) -> None:

@@ -17,7 +17,7 @@ Processor = Literal["gpu", "cpu"]
 
 FILES: dict[Backend, str] = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 _QUEUE_SECONDS = 50
-"""A request that waits longer in the server's queue is refused: its client is about to give it up."""
+"""A request that waits longer in the server's queue is refused, and one whose client gives it up earlier, then."""
 _QUEUE_LENGTH = 256
 """Requests of each priority that may wait; further ones are refused, so that the server's memory stays bounded."""
 

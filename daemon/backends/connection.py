@@ -101,6 +101,7 @@ class Connection:
                 lambda result, error: answers.put((result, error)),
                 outputs=[self._grpc.InferRequestedOutput(OUTPUT)],
                 priority=priority,
+                timeout=int(self._settings.timeout_seconds * 1e6),  # in its queue, if it loses sight of this client
                 client_timeout=self._settings.timeout_seconds,
             )
         return lambda: self._result(answers, units.shape, end)

@@ -28,6 +28,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.sides, self.batch, self.model = [-1, -1], batch, manifest.name
         self.hook: Callable[[int, int], None] = lambda number, priority: None
         self.priorities: list[int] = []
+        self.timeouts: set[int] = set()
+        """Microseconds that requests allow themselves in the queue."""
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         options = onnxruntime.SessionOptions()
@@ -68,6 +70,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         with self._lock:
             self.priorities.append(request.parameters["priority"].uint64_param)
+            self.timeouts.add(request.parameters["timeout"].int64_param)
             number = len(self.priorities)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)

@@ -1,7 +1,8 @@
 """A real Triton server on a loopback port: the binary of the wheel nvidia-pytriton, in an environment of its own.
 
 `make triton` installs it (447 MB) into build/triton, which EMDENOISED_TRITON replaces. That wheel has Triton's python
-backend only, so `triton_model.py` stands in for its ONNX backend.
+backend only, so `triton_model.py` stands in for its ONNX and TensorRT backends, under their names: the server loads the
+repository as `engine_build` writes it.
 """
 
 import contextlib
@@ -36,10 +37,11 @@ class Triton:
         command += ["--tile", str(TILE), "--processor", "cpu", "--batch", str(batch)]
         subprocess.run(command, check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT)})
         self.folder = self.repository / MODEL
-        self.configure('backend: "onnxruntime"', 'backend: "python"')
-        shutil.copy(Path(__file__).parent / "triton_model.py", self.folder / "1" / "model.py")
         backends = root / "backends"
         shutil.copytree(SERVER / "backends" / "python", backends / "python")
+        for name in ("onnxruntime", "tensorrt"):
+            (backends / name).mkdir()
+            shutil.copy(Path(__file__).parent / "triton_model.py", backends / name / "model.py")
         for stub in (SERVER / "python_backend_stubs" / "3.11").iterdir():
             shutil.copy(stub, backends / "python")
 

@@ -1,6 +1,6 @@
-"""A model of Triton's python backend that runs the ONNX file beside it: where the server's ONNX backend cannot be had.
+"""A backend of Triton in Python that runs a model's network by ONNX Runtime, where the server's own cannot be had.
 
-A file `delay` beside it holds seconds to wait before each answer.
+A file `delay` beside the network holds seconds to wait before each answer.
 """
 
 import time
@@ -16,9 +16,8 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
-            str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        (network,) = self.folder.glob("model.*")
+        self.session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
 
     def execute(self, requests):
         delay = self.folder / "delay"

@@ -6,6 +6,7 @@ The server is installed by `make triton`. EMDENOISED_SERVER_KILLS sets how often
 import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import threading
@@ -23,16 +24,20 @@ import tifffile
 from site_of_daemon import Site, free_port, until
 
 pytest.importorskip("tritonclient.grpc", reason="the extra `server` is not installed")
+import tritonclient.grpc
 from real_triton import MODEL, TILE, Triton
 
 from daemon.backends import manifest, open_backend
 from daemon.backends.canary import NO_SPIKES, canary
+from daemon.backends.contract import HALF, Contract
+from daemon.backends.gpu.engine import Gate
 from daemon.backends.protocol import Backend
 from daemon.counts.plane import Plane, Prepared
 from daemon.counts.scaling import noise_units
 from daemon.errors import ConfigError, ServerError, WeightsError
 from daemon.ledger.jobs import Ledger
 from daemon.settings.config import BackendConfig
+from engine_build.triton_repository import Model, write
 
 pytestmark = pytest.mark.field
 
@@ -81,8 +86,24 @@ def test_results_are_those_of_onnx_runtime_in_this_process(shared: Triton, tmp_p
         results = list(backend.denoise(planes))
     for one, other in zip(results, local.denoise(planes), strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-        assert one.backend == f"server {shared.url}: Triton 2.51.0, {MODEL} on python, float32"
+        assert one.backend == f"server {shared.url}: Triton 2.51.0, {MODEL} on onnxruntime, float32"
     local.close()
+
+
+def test_a_plans_repository_is_loaded_as_it_is_written(tmp_path: Path) -> None:
+    """The network is the ONNX file under a plan's name: a stand-in for Triton's TensorRT backend runs it."""
+    triton, weights = Triton(tmp_path / "triton"), WEIGHTS.manifest
+    gate = Gate(ran_on='cpu: "test"', on_gpu=False, rms=0.002, largest=0.05, psnr_loss=0.001, cases=11)
+    contract = Contract(weights.sha256[weights.onnx], str(TILE), str(weights.halo), HALF, gate.model_dump_json())
+    content = (WEIGHTS.folder / weights.onnx).read_bytes()
+    remarks = (("tensorrt", "10.5.0"), ("card", "NVIDIA L40S"))
+    model = Model(MODEL, "tensorrt", content, contract, TILE, True, batch=2, processor="cpu", remarks=remarks)
+    write(triton.repository, model)
+    with triton, client(triton.url, tmp_path, 2) as backend:
+        canary(backend)
+        (result,) = backend.denoise([plane(1, (64, 300))])
+        assert result.image.shape == (64, 300) and result.image.std() < 10
+        assert result.backend == f"server {triton.url}: Triton 2.51.0, {MODEL} on tensorrt, {HALF}"
 
 
 def test_a_proxy_of_the_environment_is_not_used(
@@ -151,6 +172,22 @@ def test_a_full_queue_is_a_fault_of_the_server(own: Triton, tmp_path: Path) -> N
         own.delay(1)
         with pytest.raises(ServerError, match=r"UNAVAILABLE.*queue"):
             list(backend.denoise([plane(0, (800, 800))]))
+
+
+def test_a_request_that_its_client_has_given_up_is_not_computed(own: Triton) -> None:
+    """Also if the server cannot know that: its cable was pulled."""
+    own.start()
+    own.delay(4)
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with tritonclient.grpc.InferenceServerClient(own.url) as raw:
+        inputs = [tritonclient.grpc.InferInput(name, (1, 1, *sides), "FP32") for name, sides in
+                  (("units", (TILE, TILE)), ("level", (1, 1)))]  # fmt: skip
+        for one in inputs:
+            one.set_data_from_numpy(np.zeros(one.shape(), np.float32))
+        for seconds in (40, 1, 1):
+            raw.async_infer(MODEL, inputs, lambda result, error: answers.put(str(error)), timeout=seconds * 10**6)
+        said = [answers.get(timeout=120) for _ in range(3)]
+    assert "None" in said and any("timeout" in one.lower() for one in said), said
 
 
 def test_requests_that_the_model_does_not_take_need_a_person(own: Triton, tmp_path: Path) -> None:
@@ -253,7 +290,7 @@ def test_the_daemon_is_ready_without_its_server_and_works_once_that_is_there(sit
     with triton:
         until(lambda: done(site) == 3 and health(port)["state"] == "ok")
         record = json.loads((site.output / "0.tif.json").read_text())
-        assert record["backend"] == f"server {triton.url}: Triton 2.51.0, {MODEL} on python, float32"
+        assert record["backend"] == f"server {triton.url}: Triton 2.51.0, {MODEL} on onnxruntime, float32"
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(60) == 0
     site.check_outputs()

@@ -131,6 +131,11 @@ def test_no_answer_in_time_is_a_fault_of_the_server(server: FakeTriton, connect:
     over.set()
 
 
+def test_the_server_knows_how_long_its_client_waits(server: FakeTriton, connect: Callable[..., Backend]) -> None:
+    canary(connect(timeout_seconds=61.5))
+    assert server.timeouts == {61_500_000}
+
+
 def test_a_server_that_is_not_there_is_found_when_it_is_needed_and_again(
     server: FakeTriton, connect: Callable[..., Backend]
 ) -> None:

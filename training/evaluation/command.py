@@ -4,6 +4,8 @@
 the seed, the side and the file. Regimes: `low` and `ordinary` are the paper's (section 3.1); `contrast_0.05` and
 `contrast_0.2` spend the low law's electrons on the same crop at that contrast. At contrast 1 that is `low` itself.
 
+With `--paper` only the paper's table and figures are made (`training.evaluation.paper`).
+
 **Contents of OUT**:
 
 `instances.jsonl`: a row (`rows.Row`) for every pair and method, appended as measured; of the same key and method the

@@ -4,11 +4,12 @@
 `fit --preset ede2018`. Pairs are the real ones at low and ordinary dose of every evaluation (`pairs`), and so are rows,
 error maps and examples in OUT. Besides, OUT gets `paper.html` and `paper.json`:
 
-    about, machine, paper (whose figures stand beside ours)
+    about; machine
     networks {low, ordinary}: {name, sha256, parameters, megabytes, load_seconds, seconds (median processor time of a
         crop of side², one thread, one crop at a time), and `training`: the record of its run without names of files}
     protocol {side, seed, pairs (of each dose), data, micrographs, sources, trained_on (files in both sets: none) ...}
-    methods {name: {label, family, seconds}}; tables (as in `evaluation.json`; `network` is that of the dose)
+    methods {name: {label, family, identity (of what ran), seconds}}; tables (as in `evaluation.json`; `network` is that
+        of the dose)
     under_best {low, ordinary}: {filter (the best of the nine), mse, similarity: shares by which the network is better,
         evened over sources as in the table; mse_mean_not_carried: if RUN holds weights, of these, whose means are as
         they come out; mse_pairs: of plain means over pairs; paper's: the same of its table 1}
@@ -76,8 +77,9 @@ def run(options: argparse.Namespace, side: int, instances: int) -> int:
     real = pairs.real_subjects(options.micrographs, out / "cache", options.sources)
     of_dose = {regime: [networks[regime], *([plain[regime]] if regime in plain else [])] for regime in REGIMES}
     work = _work(real, filters, of_dose, instances, options.seed, side)
-    names = {method.name: NETWORK for method in networks.values()}
-    names |= {method.name: PLAIN for method in plain.values()}
+    names = {method.name: NETWORK for method in networks.values()} | {method.name: PLAIN for method in plain.values()}
+    if len(names) != len(networks) + len(plain):
+        raise ConfigError(f"two networks are called the same ({', '.join(names)}); rename a folder")
     rows = [
         replace(row, method=names.get(row.method, row.method)) for row in measure_all(out, work, side, Bar("pairs"))
     ]
@@ -96,7 +98,8 @@ def run(options: argparse.Namespace, side: int, instances: int) -> int:
     result["examples"] = examples(out, shown, [networks["low"]], options.seed, side)
     save(out / paper_page.RESULT, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
     for regime, found in result["under_best"].items():
-        print(f"{regime}: MSE {found['mse']:.1%} under that of {found['filter']} (paper: {found['paper']['mse']:.1%})")
+        change, papers = -found["mse"], -found["paper"]["mse"]
+        print(f"{regime}: MSE {change:+.1%} against that of {found['filter']} (paper: {papers:+.1%})")
     print(f"{out / paper_page.RESULT}; {paper_page.write(out, rows, options.paper)}")
     return 0
 
@@ -124,17 +127,18 @@ def _work(
 def tabulated(rows: Sequence[Row], filters: Sequence[Method], side: int, networks: Mapping[str, str]) -> dict[str, Any]:
     """Methods, tables, the network against the best of the nine, and the errors of each pair."""
     times = tables.seconds(rows, side)
-    labels = {method.name: (method.label, method.family) for method in filters}
-    labels |= {name: (label, "weights") for name, label in networks.items()}
+    methods = {
+        method.name: {"label": method.label, "family": method.family, "identity": method.identity} for method in filters
+    }
+    for name, label in networks.items():
+        ran = sorted({row.identity for row in rows if row.method == name})
+        methods[name] = {"label": label, "family": "weights", "identity": ", ".join(ran)}
     entries = [e for e in tables.table(rows) if e["stratum"] == "all" and e["instances"] == "shared"]
     return {
-        "methods": {
-            name: {"label": label, "family": family, "seconds": times.get(name)}
-            for name, (label, family) in labels.items()
-        },
+        "methods": {name: {**method, "seconds": times.get(name)} for name, method in methods.items()},
         "tables": entries,
         "under_best": {regime: _under_best(rows, entries, regime) for regime in REGIMES},
-        "pairs": {regime: _errors(rows, regime, list(labels)) for regime in REGIMES},
+        "pairs": {regime: _errors(rows, regime, list(methods)) for regime in REGIMES},
     }
 
 

@@ -127,5 +127,9 @@ def test_orders_that_cannot_be_carried_out(place: Path) -> None:
     with pytest.raises(ConfigError, match="the network for low doses, then that for ordinary doses"):
         evaluate.run(parse(place / "images", "--out", place / "o", "--paper", place / "run", "--weights", "fast"))
     networks = [word for regime in paper.REGIMES for word in ("--weights", place / f"net-{regime}")]
+    same = shutil.copytree(place / "net-low", place / "elsewhere" / "net-ordinary")
+    with pytest.raises(ConfigError, match="two networks are called the same"):
+        evaluate.run(parse(place / "images", "--out", place / "o", "--paper", place / "run", "--weights", same,
+                           "--weights", place / "net-ordinary"))  # fmt: skip
     with pytest.raises(ConfigError, match="needs a folder of micrographs"):
         evaluate.run(parse("--out", place / "o", "--paper", place / "run", *networks))

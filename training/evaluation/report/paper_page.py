@@ -97,31 +97,31 @@ def _goals(result: Mapping[str, Any]) -> Iterator[str]:
     lines = []
     for regime, found in result["under_best"].items():
         best = result["methods"][found["filter"]]["label"]
-        figures_of = [("MSE lower by", "mse", best), ("SSIM higher by", "similarity", "")]
+        figures_of = [("MSE", "mse", -1, best), ("SSIM", "similarity", 1, "")]
         if found["mse_mean_not_carried"] is not None:
-            figures_of.insert(1, ("MSE lower by, mean not carried", "mse_mean_not_carried", best))
-        for name, key, rival in figures_of:
-            papers = _share(found["paper"][key]) if key in found["paper"] else ""
+            figures_of.insert(1, ("MSE, mean not carried", "mse_mean_not_carried", -1, best))
+        for name, key, sign, rival in figures_of:
+            papers = _change(sign * found["paper"][key]) if key in found["paper"] else ""
             lines.append(
                 (
                     html.cell(REGIMES[regime], "text"), html.cell(name, "text"), html.cell(papers),
-                    html.cell(_share(found[key])), html.cell(rival, "text"),
+                    html.cell(_change(sign * found[key])), html.cell(rival, "text"),
                 )
             )  # fmt: skip
-    yield html.table(("dose", "", "paper", "here", "filter of the least MSE here"), lines, text_columns=2)
+    yield html.table(("dose", "change", "paper", "here", "filter of the least MSE here"), lines, text_columns=2)
     under = result["under_best"]
-    pairwise = ", ".join(f"{REGIMES[regime]} {_share(found['mse_pairs'])}" for regime, found in under.items())
+    pairwise = ", ".join(f"{REGIMES[regime]} {_change(-found['mse_pairs'])}" for regime, found in under.items())
     yield (
         "<p class=note>Means over the micrographs of each source, then over sources, as in the table below. By plain "
-        f"means over pairs, as in the paper, the MSE is lower by: {escape(pairwise)}. The paper's shares follow from "
-        "its table 1; its abstract states 43.7 % at ordinary dose, which is the share under the wavelet filter. The "
-        "networks are served with the mean of each tile carried from image to result, which the truths of the protocol "
-        "have in common with their noisy images; “mean not carried” is the network as the paper describes it.</p>"
+        f"means over pairs, as in the paper, the MSE changes by: {escape(pairwise)}. The paper's shares follow from "
+        "its table 1; its abstract states 43.7 % less at ordinary dose, which is the share under the wavelet filter. "
+        "The networks are served with the mean of each tile carried from image to result, which the truths of the "
+        "protocol have in common with their noisy images; “mean not carried” is the network as the paper has it.</p>"
     )
 
 
-def _share(value: float) -> str:
-    return f"{value * 100:.1f} %".replace("-", "−")
+def _change(share: float) -> str:
+    return f"{share * 100:+.1f} %".replace("-", "−")
 
 
 def _curves(result: Mapping[str, Any], run: Path) -> Iterator[str]:
@@ -156,8 +156,8 @@ def _cost(result: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]
     side = result["protocol"]["side"]
     yield "<h2>Speed and load time</h2>"
     yield (
-        f"<p class=note>One {side}² image at a time, on {escape(result['machine'])}, {result['protocol']['threads']} "
-        "of them used; median processor time over the pairs; other programs ran on the same cores.</p>"
+        f"<p class=note>One {side}² image at a time on {escape(result['machine'])}; networks on "
+        f"{result['protocol']['threads']} thread; median processor time over the pairs.</p>"
     )
     lines = [
         [html.cell("The paper's network", "text"), html.cell(PAPERS_COST["time"]), html.cell(PAPERS_COST["load"]), ""]
@@ -191,7 +191,7 @@ def _protocol(result: Mapping[str, Any]) -> Iterator[str]:
         "on tiles of this size. Unlike the paper's, these truths carry visible noise of their own, which limits what "
         "any method can reach at ordinary dose.</p>"
     )
-    protocol = result["protocol"] | {f"{r}: sha256": n["sha256"] for r, n in result["networks"].items()}
+    protocol = result["protocol"] | {f"{name}: what ran": m["identity"] for name, m in result["methods"].items()}
     lines = [
         (html.cell(str(key).replace("_", " "), "text"), html.cell(html.plain(value), "text"))
         for key, value in protocol.items()

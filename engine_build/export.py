@@ -33,13 +33,20 @@ HALO_RMS, HALO_MAX = 0.003, 0.03
 PAPER_HALO = 32
 """The overlap of 25 pixels that the paper's program uses, rounded up to its network's grid."""
 
+DOSES, CONTRASTS = (0.5, 5000.0), (0.02, 1.0)
+"""Mean counts per pixel and contrasts of our own protocol."""
+PAPER_DOSES = {"low": (8.0, 250.0), "ordinary": (60.0, 1750.0)}
+"""Mean counts per pixel of the paper's laws of peak counts: the mean of a stretched crop is 0.3 to 0.7 of its peak."""
+PAPER_CONTRASTS = (1.0, 1.0)
+"""Every crop is stretched to the full range."""
+
 
 def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
     """Write the network as ONNX: inputs `units` (N, 1, H, W) and, where used, `level` (N, 1, 1, 1); output `denoised`.
 
-    N stays free; so do H and W (multiples of its stride) of the fast network, while the paper's is fixed at the
-    tile it was trained with, because its batch statistics and pyramid need it. Arithmetic is
-    float32; weights are stored as float16, which halves the file and is the precision of an FP16 engine.
+    N stays free; so do H and W (multiples of its stride) of the fast network, while the paper's is fixed at its tile,
+    on whose side its batch statistics and the reach of its pyramid depend. Arithmetic is float32; weights are stored
+    as float16, which halves the file and is the precision of an FP16 engine.
     """
     network = network.eval()
     size = torch.export.Dim.DYNAMIC
@@ -137,35 +144,27 @@ of 2048² and their halo. The paper's takes what it was trained with."""
 
 
 def export(
-    run: Path, name: str, out: Path, tile: int = 0, flats: int = levelling.FRAMES, *, force: bool = False
+    run: Path,
+    name: str,
+    out: Path,
+    tile: int = 0,
+    flats: int = levelling.FRAMES,
+    *,
+    force: bool = False,
+    only_served: bool = False,
 ) -> Manifest:
     """Make the weights folder `out` from a finished training run; returns its manifest.
 
     `tile`: side of the tiles to serve, pixels; 0 for the network's usual one. `flats`: flat fields of each dose on
-    which the fast network's pattern is measured (`training.levelling`). A network trained by the paper's
-    protocol is served as it was trained: every tile scaled to [0, 1] by its own extremes. Raises ConfigError for a
+    which the fast network's pattern is measured (`training.levelling`). `only_served`: without the safetensors file,
+    which nothing but training reads. A network trained by the paper's protocol is served as it was trained, every tile
+    scaled to [0, 1] by its own extremes; only the mean of each tile is carried. Raises ConfigError for a
     folder that is no finished run, for a fine-tuning that made things worse unless `force`, and ValueError,
     before `out` is touched, for a weight that float16 cannot hold.
     """
-    try:
-        record: dict[str, Any] = json.loads((run / "record.json").read_text())
-        recipe = record["recipe"]
-        network_name: NetworkName = recipe.get("network", "fast")
-        arguments = recipe["arguments"]
-        # The side of its batch statistics and pyramid is that of its training crops.
-        tile = tile or (recipe["crop"] if network_name == "ede2018" else FAST_TILE)
-        if network_name == "fast":
-            arguments = arguments | {"levelled": True}
-        network = build(network_name, arguments)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
-        ) from error
-    if (effect := record.get("before_after", {}).get("verdict")) in WORSE and not force:
-        raise ConfigError(
-            f"{run}: on held-out files this fine-tuning {WORSE[effect]} (figures: its report); train on more or other "
-            "micrographs, or export it nevertheless with --force"
-        )
+    record, network_name, arguments, network = _trained(run, force)
+    # The side of its batch statistics and pyramid is that of its training crops.
+    tile = tile or (record["recipe"]["crop"] if network_name == "ede2018" else FAST_TILE)
     # Round first, so that all measurements are of the shipped weights.
     try:
         loaded = load_file(run / "model.safetensors")
@@ -179,6 +178,8 @@ def export(
         state["pattern"] = as_half("pattern", network.pattern)
         network.load_state_dict(state)
     halo = measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO
+    if tile % network.stride:
+        raise ConfigError(f"{run}: tiles of {tile} pixels do not fit its network; give a multiple of {network.stride}")
     if tile <= 2 * halo:
         raise ConfigError(f"{run}: tiles of {tile} pixels leave nothing inside a halo of {halo}; train on larger crops")
     if (out / MANIFEST).is_file() and out.resolve().parent == shipped_weights().resolve():
@@ -187,11 +188,33 @@ def export(
     # Written elsewhere and moved file by file, the manifest last, so that files of two versions are never mixed.
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         beside = Path(folder)
-        manifest = _write_weights(beside, network, state, name, network_name, arguments, record, tile, halo)
+        manifest = _write_weights(
+            beside, network, {} if only_served else state, name, network_name, arguments, record, tile, halo
+        )
         out.mkdir(exist_ok=True)
         for file in (*manifest.sha256, MANIFEST):
             (beside / file).replace(out / file)
     return manifest
+
+
+def _trained(run: Path, force: bool) -> tuple[dict[str, Any], NetworkName, dict[str, Any], FastDenoiser | Ede2018]:
+    """Record, network's name and arguments as it is served, and the network without weights. Raises ConfigError."""
+    try:
+        record: dict[str, Any] = json.loads((run / "record.json").read_text())
+        recipe = record["recipe"]
+        name: NetworkName = recipe.get("network", "fast")
+        arguments = recipe["arguments"] | ({"levelled": True} if name == "fast" else {"carried": True})
+        network = build(name, arguments)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
+        ) from error
+    if (effect := record.get("before_after", {}).get("verdict")) in WORSE and not force:
+        raise ConfigError(
+            f"{run}: on held-out files this fine-tuning {WORSE[effect]} (figures: its report); train on more or other "
+            "micrographs, or export it nevertheless with --force"
+        )
+    return record, name, arguments, network
 
 
 def _blank(network: FastDenoiser | Ede2018) -> dict[str, Tensor]:
@@ -210,21 +233,26 @@ def _write_weights(
     tile: int,
     halo: int,
 ) -> Manifest:
-    """Write safetensors, ONNX and manifest into an empty folder; returns the manifest."""
+    """Write safetensors (if there is a `state`), ONNX and manifest into an empty folder; returns the manifest."""
     recipe = record["recipe"]
-    (out / "model.safetensors").write_bytes(save(state))
+    paper = recipe.get("protocol") == "paper"
+    files = ["model.onnx"]
+    if state:
+        files.append("model.safetensors")
+        (out / "model.safetensors").write_bytes(save(state))
     to_onnx(network, out / "model.onnx", tile)
     manifest = Manifest(
         name=name,
         network=network_name,
         arguments=arguments,
-        scaling=MINMAX_CROP if recipe.get("protocol") == "paper" else NOISE_UNITS,
+        scaling=MINMAX_CROP if paper else NOISE_UNITS,
         tile=tile,
         halo=halo,
         align=network.stride,
-        dose_range=(0.5, 5000),
-        contrast_range=(0.02, 1),
-        sha256={file: sha256(out / file) for file in ("model.onnx", "model.safetensors")},
+        dose_range=PAPER_DOSES[recipe["doses"]] if paper else DOSES,
+        contrast_range=PAPER_CONTRASTS if paper else CONTRASTS,
+        safetensors="model.safetensors" if state else None,
+        sha256={file: sha256(out / file) for file in files},
         training=record,
     )
     (out / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
@@ -236,10 +264,19 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of a finished `python -m training fit`")
     parser.add_argument("--name", required=True, help="what the weights are called in config.yaml")
     parser.add_argument("-o", "--out", type=Path, required=True, help="weights folder to write")
+    parser.add_argument("--tile", type=int, default=0, help="side of the tiles to serve, pixels (0: the usual one)")
+    parser.add_argument("--only-served", action="store_true", help="no safetensors file: not for training on")
     parser.add_argument("--force", action="store_true", help="also what a fine-tuning made worse on held-out files")
     options = parser.parse_args()
     try:
-        manifest = export(options.run, options.name, options.out, force=options.force)
+        manifest = export(
+            options.run,
+            options.name,
+            options.out,
+            options.tile,
+            force=options.force,
+            only_served=options.only_served,
+        )
     except (ConfigError, ValueError, OSError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(f"{options.out}: tile {manifest.tile}, halo {manifest.halo}")

@@ -125,6 +125,8 @@ class Ede2018(nn.Module):
     Args:
         width: multiplies every number of features (rounded to a multiple of 8); 1.0 is the paper's.
         activation, renormalise, bilinear: alternatives of its section 5; see `Layers`.
+        carried: whether the mean of each image is carried from input to result, as an export does. The paper's network
+            does not, but the truths that it learns from have the means of their noisy crops (section 3.1).
 
     `level` is ignored: the paper's network does not take the dose.
     """
@@ -137,8 +139,10 @@ class Ede2018(nn.Module):
         activation: Literal["relu6", "relu"] = "relu6",
         renormalise: bool = False,
         bilinear: bool = False,
+        carried: bool = False,
     ) -> None:
         super().__init__()
+        self.carried = carried
         layers = Layers(activation, renormalise, bilinear)
         conv, sep = layers.conv, layers.sep
 
@@ -182,7 +186,7 @@ class Ede2018(nn.Module):
         x = self.up_2(self.resolve_4(torch.cat([semantics, quarter], 1)))
         x = self.up_1(self.resolve_2(torch.cat([x, half], 1)))
         out: Tensor = self.last(self.resolve_1(x))
-        return out
+        return out + (units - out).mean((2, 3), keepdim=True) if self.carried else out
 
 
 class Block(nn.Module):

@@ -41,7 +41,8 @@ class Manifest(BaseModel):
     contrast_range: tuple[float, float]
     """Contrast it was trained for; 1: blacks have zero counts."""
     onnx: str = "model.onnx"
-    safetensors: str = "model.safetensors"
+    safetensors: str | None = "model.safetensors"
+    """The weights for training to start from; None: they are only served."""
     sha256: dict[str, str]
     """File name → SHA-256 of the file, hexadecimal."""
     training: dict[str, Any]

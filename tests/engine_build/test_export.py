@@ -125,10 +125,15 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
     run = tmp_path / "run"
     run.mkdir()
     save_file(build("ede2018", arguments).state_dict(), run / "model.safetensors")
-    recipe = {"network": "ede2018", "arguments": arguments, "protocol": "paper", "crop": 128}
+    recipe = {"network": "ede2018", "arguments": arguments, "protocol": "paper", "doses": "low", "crop": 96}
     (run / "record.json").write_text(json.dumps({"steps": 5, "recipe": recipe}))
-    made = export(run, "paper", tmp_path / "weights")
+    with pytest.raises(ConfigError, match="tiles of 120 pixels do not fit its network; give a multiple of 16"):
+        export(run, "paper", tmp_path / "weights", tile=120)
+    made = export(run, "paper", tmp_path / "weights", tile=128, only_served=True)
     assert (made.network, made.scaling, made.tile, made.halo) == ("ede2018", MINMAX_CROP, 128, 32)
+    assert (made.dose_range, made.contrast_range) == ((8, 250), (1, 1))
+    assert made.safetensors is None and set(made.sha256) == {"model.onnx"}
+    assert not (tmp_path / "weights" / "model.safetensors").exists()
     network = build("ede2018", arguments).eval()
     network.load_state_dict({key: value.float() for key, value in load_file(run / "model.safetensors").items()})
     counts = np.random.default_rng(0).poisson(20, (128, 128)).astype(np.float32)
@@ -137,7 +142,9 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
         expected = network(torch.from_numpy(scaling.to_units(counts))[None, None])[0, 0].numpy()
     with Denoiser(str(tmp_path / "weights"), backend="cpu", gain=1.0) as denoiser:
         served = denoiser.denoise(counts)
+    expected += scaling.to_units(counts).mean() - expected.mean()
     np.testing.assert_allclose(scaling.to_units(served), expected, atol=0.02)  # weights rounded to float16
+    assert served.mean() == pytest.approx(counts.mean(), rel=1e-5)
 
 
 def test_an_export_that_fails_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,8 +169,8 @@ def test_the_pycuda_that_was_built_drives_a_card(bundle: Path, prefix: Path, tmp
 def test_it_holds_what_an_administrator_looks_for(bundle: Path) -> None:
     for name in ("README.txt", "LICENSE", "config.yaml", "emdenoised.service", "emdenoised-gpu.service", "SHA256SUMS",
                  "emdenoised.slice", "THIRD-PARTY.md", "sbom.cdx.json",
-                 "weights/aliases.yaml", *(f"weights/{name}/{file}" for name in manifest.names()
-                                           for file in ("model.onnx", "model.safetensors", "README.md"))):  # fmt: skip
+                 "weights/aliases.yaml", *(f"weights/{weights}/{file}" for weights in manifest.names() for file in (
+                     "README.md", *manifest.load(manifest.locate(weights)).sha256))):  # fmt: skip
         assert (bundle / name).is_file(), name
     text = (bundle / "README.txt").read_text()
     assert "sudo ./install.sh" in text

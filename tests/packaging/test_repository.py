@@ -58,7 +58,7 @@ def test_tracked_files_stay_within_32_mib() -> None:
 @pytest.mark.parametrize("folder", sorted(p.parent for p in (ROOT / "weights").glob("*/*.onnx")), ids=lambda p: p.name)
 def test_weights_have_a_manifest_and_a_model_card(folder: Path) -> None:
     about = manifest.load(folder)
-    assert {about.onnx, about.safetensors} <= {path.name for path in folder.iterdir()}
+    assert {about.onnx, about.safetensors} - {None} <= {path.name for path in folder.iterdir()}
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith(f"# Model card: `{about.name}`")
     for subject in ("licence", "trained", "use", "limit"):

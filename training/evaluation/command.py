@@ -4,6 +4,8 @@
 the seed, the side and the file. Regimes: `low` and `ordinary` are the paper's (section 3.1); `contrast_0.05` and
 `contrast_0.2` spend the low law's electrons on the same crop at that contrast. At contrast 1 that is `low` itself.
 
+With `--paper` only the paper's table and figures are made (`training.evaluation.paper`).
+
 **Contents of OUT**:
 
 `instances.jsonl`: a row (`rows.Row`) for every pair and method, appended as measured; of the same key and method the
@@ -47,10 +49,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from daemon import __version__
-from daemon.errors import ConfigError, MicrographError
+from daemon.errors import ConfigError
 from daemon.files import save
 from daemon.verdict import rings
 from training.data import drawing, exposure, simulate
@@ -66,6 +66,7 @@ from training.evaluation import (
     tables,
 )
 from training.evaluation import methods as known
+from training.evaluation.examples import examples
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Key
 from training.evaluation.report import page
@@ -103,6 +104,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave figures 6 to 8 out of the report: the micrographs may not be yours to publish",
     )  # fmt: skip
     parser.add_argument(
+        "--paper",
+        type=Path,
+        metavar="RUN",
+        help="only the paper's protocol and figures, on one page: its nine filters, and the networks for low and for "
+        "ordinary doses (two --weights, in this order); RUN: folder of `fit --preset ede2018`, for the learning curves",
+    )
+    parser.add_argument(
         "--no-rival",
         action="store_true",
         help="judge lost and invented detail by absolute limits: with BM3D as the rival that takes it an hour",
@@ -137,6 +145,10 @@ class _Size:
 def run(options: argparse.Namespace) -> int:
     """Measure, tabulate, judge and report. Raises ConfigError or WeightsError with the remedy."""
     size = _Size.of(options)
+    if options.paper:
+        from training.evaluation import paper  # needs torch
+
+        return paper.run(options, size.side, size.instances)
     methods = _methods(size.names, options.weights, options.threads)
     ours = [method for method in methods if method.family == "weights"]
     out: Path = options.out
@@ -270,44 +282,6 @@ def _guards(out: Path, method: Method, rival: Method | None, quick: bool) -> lis
     verdicts = [found.as_json() for found in guards.run_all(known.on_counts(method), quick, judge)]
     save(path, json.dumps({"identity": identity, "guards": verdicts}, indent=1).encode())
     return verdicts
-
-
-EXAMPLES = {6: ("TEM", 4), 7: ("", 4), 8: ("STEM", 4)}
-"""Figure → beginning of its micrographs' modality, and their number. 7: those neither in 6 nor in 8."""
-
-
-def examples(
-    out: Path, subjects: Mapping[str, Sequence[pairs.Subject]], methods: Sequence[Method], seed: int, side: int
-) -> list[dict[str, Any]]:
-    """Pairs at low dose for figures 6 to 8, as .npz files: restored by BM3D and the weights (without: the Gaussian)."""
-    shown = [method for method in methods if method.family in ("bm3d", "weights")]
-    shown = shown or [method for method in methods if method.name == "gaussian"]
-    restore = {method.name: known.on_counts(method, out / "rival" if method.slow else None) for method in shown}
-    folder = out / "examples"
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.npz"):
-        old.unlink()
-    everything = [*subjects.get("real", ()), *subjects["simulated"]]
-    listed: list[dict[str, Any]] = []
-    for figure, (_, number) in EXAMPLES.items():
-        fitting = [s for s in everything if _figure(s) == figure]
-        for key in pairs.plan(fitting, "low", min(number, len(fitting)), seed, side):
-            try:
-                pair = pairs.make(key).pair
-            except MicrographError as reason:
-                log.warning("skipped: %s", reason)
-                continue
-            images = {"noisy": pair.noisy, "truth": pair.truth}
-            images |= {n: np.clip(pair.scaling.to_units(run(pair.counts)), 0, 1) for n, run in restore.items()}
-            file = f"examples/{figure}-{len(listed)}.npz"
-            np.savez_compressed(out / file, allow_pickle=False, **{k: v.astype(np.float16) for k, v in images.items()})
-            listed.append({"file": file, "key": str(key), "figure": figure, "modality": key.subject.modality,
-                           "source": key.subject.source, "methods": list(restore)})  # fmt: skip
-    return listed
-
-
-def _figure(subject: pairs.Subject) -> int:
-    return next((figure for figure, (kind, _) in EXAMPLES.items() if kind and subject.modality.startswith(kind)), 7)
 
 
 def summary(result: Mapping[str, Any]) -> str:

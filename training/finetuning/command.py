@@ -139,6 +139,8 @@ def _load_network(folder: Path, parent: Manifest) -> FastDenoiser | Ede2018:
             f"{folder}: these weights take images scaled by their own extremes, which depend on noise; only weights "
             'served in noise units can be fine-tuned: start from "fast"'
         )
+    if parent.safetensors is None:
+        raise WeightsError(f'{folder}: these weights can only be served, not trained: start from "fast"')
     path = folder / parent.safetensors
     try:
         network = build(parent.network, parent.arguments)
@@ -238,7 +240,11 @@ def split(items: Sequence[Item], order: FineTuningOrder) -> tuple[list[Item], li
 def provenance_of(order: FineTuningOrder, parent: Manifest, material: Material) -> dict[str, Any]:
     """Origin of the weights, for the record; a resumed run must agree with it."""
     return {
-        "parent": {"name": parent.name, "network": parent.network, "sha256": parent.sha256[parent.safetensors]},
+        "parent": {
+            "name": parent.name,
+            "network": parent.network,
+            "sha256": parent.sha256.get(parent.safetensors or ""),
+        },
         "finetune": {
             "how": order.how,
             "data": str(order.data),

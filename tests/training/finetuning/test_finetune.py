@@ -266,6 +266,9 @@ def test_weights_that_cannot_be_fine_tuned(order: Callable[..., FineTuningOrder]
     path.write_text(plain.replace('"noise_units"', '"minmax_crop"'))
     with pytest.raises(WeightsError, match="noise units"):
         fine_tune(order(single, "thinning"))
+    path.write_text(plain.replace('"model.safetensors",', "null,", 1))
+    with pytest.raises(WeightsError, match="can only be served, not trained"):
+        fine_tune(order(single, "thinning"))
     path.write_text(plain.replace("[8,16]", "[8,24]"))
     with pytest.raises(WeightsError, match="does not fit"):
         fine_tune(order(single, "thinning"))

@@ -1,8 +1,8 @@
 """The jobs: one for each revision of each file, in one SQLite file (WAL) on a local disk.
 
-The ledger is also the queue: jobs are claimed from it. Each public method is one transaction. Commits are not forced to
-disk one by one: a power cut may lose the last of them, but does not damage the file. The next scan finds such files
-again, and an image already written is adopted by its JSON.
+The ledger is also the queue: jobs are claimed from it. Each public method but `acknowledge` is one transaction. Commits
+are not forced to disk one by one: a power cut may lose the last of them, but does not damage the file. The next scan
+finds such files again, and an image already written is adopted by its JSON.
 """
 
 import json
@@ -30,6 +30,8 @@ _PROBLEMS = (
 _ONLY = "(?1 IS NULL OR id = ?1)"
 """In SQL: the job of this number, or each; a click on the live page reads no other, however many there are."""
 _WORST_FIRST = ("reject", "check", "good")
+_PORTION = 500
+"""Rows that one transaction of `acknowledge` changes: a service beside it does not wait long."""
 
 
 class Ledger(PurgedFiles):
@@ -269,14 +271,15 @@ class Ledger(PurgedFiles):
         What is done with such a micrograph later, also automatically, makes it a problem anew if it fails again.
         """
         wanted, now = folded(pattern), self._clock()
-        with self._transaction():
-            found = [
-                job
-                for job in self._many(f"SELECT * FROM {_PROBLEMS} AND {_ONLY} ORDER BY id", only)
-                if _matches(job, wanted)
-            ]
-            numbers = [(now, job.id) for job in found]
-            self._db.executemany("UPDATE jobs SET acknowledged = ? WHERE id = ?", numbers)
+        with self._explained():
+            rows = self._many(f"SELECT * FROM {_PROBLEMS} AND {_ONLY} ORDER BY id", only)
+        found = [job for job in rows if _matches(job, wanted)]
+        for first in range(0, len(found), _PORTION):
+            with self._transaction():
+                self._db.executemany(
+                    "UPDATE jobs SET acknowledged = ? WHERE id = ? AND updated = ?",
+                    [(now, job.id, job.updated) for job in found[first : first + _PORTION]],
+                )
         return found
 
     # Queries

@@ -8,6 +8,7 @@ import pytest
 from ledgers import Clock, arrive, claim, start
 
 from daemon.commands.status import run_acknowledge, run_status
+from daemon.ledger import jobs
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import _PROBLEMS, Ledger
 from daemon.ledger.table import Query, Table
@@ -44,6 +45,19 @@ def test_what_is_acknowledged_is_no_problem_any_more_and_stays_where_it_was(tmp_
         assert ledger.problems() == 1 and ledger.get(rejected.id).acknowledged is not None
         with Table(tmp_path) as table:
             assert [row.path for row in table.each(Query()) if row.acknowledged] == ["r.tif", "a/x.tif"]
+
+
+def test_many_are_acknowledged_in_portions_between_which_a_service_can_write(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_PORTION", 2)
+    with start(tmp_path, clock) as ledger:
+        for number in range(5):
+            refused(ledger, f"{number}.tif")
+        statements = list[str]()
+        ledger._db.set_trace_callback(statements.append)
+        assert len(ledger.acknowledge()) == 5 and statements.count("COMMIT") == 3
+        assert ledger.problems() == 0
 
 
 def test_it_is_a_problem_anew_if_it_fails_again(tmp_path: Path, clock: Clock) -> None:

@@ -199,6 +199,38 @@ def test_what_smeared_cameras_cost() -> None:
             assert f"| {stratum}, {regime} dose | {found['pairs']} | {' | '.join(cells)} |" in QUALITY
 
 
+def test_the_papers_table_and_ours() -> None:
+    found, evaluated = result("ede2018/paper.json"), result("test_public/evaluation.json")["tables"]
+    document = (ROOT / "docs" / "paper.md").read_text("utf-8").replace("*", "")
+    labels = {name: one["label"] for name, one in found["methods"].items()}
+    least = dict[str, float]()
+    for entry in found["tables"]:
+        (row,) = (line for line in document.splitlines() if line.startswith(f"| {labels[entry['method']]} |"))
+        assert f" {1e3 * entry['mse']:.3f} |" in row and f" {entry['ssim']:.3f} |" in row
+        if not entry["method"].startswith("network"):
+            least[entry["regime"]] = min(entry["mse"], least.get(entry["regime"], 1.0))
+    for regime, network in found["networks"].items():
+        under = found["under_best"][regime]
+        (ours,) = (
+            one
+            for one in evaluated
+            if (one["method"], one["regime"], one["stratum"], one["instances"]) == (FAST, regime, "all", "shared")
+        )
+        assert f" {1e3 * ours['mse']:.3f} |" in document and f" {ours['ssim']:.3f} |" in document
+        shares = [
+            f"{100 * share:+.1f} %".replace("-", "−") for share in (-under["mse"], ours["mse"] / least[regime] - 1)
+        ]
+        assert f"| {shares[0]} ({labels[under['filter']]}) | {shares[1]} |" in document
+        assert (
+            f"{network['training']['steps']} " in document and f"{found['error_maps'][regime]['mean']:.4f}" in document
+        )
+        assert re.search(
+            rf"\b{100 * (1 - ours['mse'] / least[regime]):.0f} % (below that of the best|at ordinary dose)", README
+        )
+        assert f"{100 * under['paper']['mse']:.0f} %" in README
+    assert found["protocol"]["trained_on"] == []
+
+
 def test_the_queue_model() -> None:
     model, stored = script("queue_model"), result("queue.json")
     document = (ROOT / "docs" / "scale.md").read_text("utf-8")

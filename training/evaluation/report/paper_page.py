@@ -79,7 +79,7 @@ def _opening(result: Mapping[str, Any]) -> Iterator[str]:
         "most of them 8 bit and scaled for display",
         "batches": f"{low['steps']} at low doses, then {ordinary['steps']} at ordinary ones "
         f"({low['minutes']:.0f} and {ordinary['minutes']:.0f} minutes)",
-        "a batch": f"{recipe['batch']} crops of {recipe['crop']}² for each of the processes",
+        "a batch": f"{recipe['batch']} crops of {recipe['crop']}²",
         "trained on": low["hardware"],
         "micrographs to test on": f"{protocol['micrographs']} of {len(protocol['sources'])} other sources",
         "pairs of each dose": str(protocol["pairs"]),

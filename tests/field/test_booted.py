@@ -58,6 +58,7 @@ def install(machine: Machine) -> None:
     (root / "etc/systemd/system/emdenoised.service").write_text(unit)
     shared = root / "opt/emdenoised/share/emdenoised"
     shared.mkdir(parents=True)
+    (root / "opt/emdenoised/.emdenoised").touch()  # as install.sh marks what it made
     shutil.copy(NODES.with_name("gpu-nodes.sh"), shared)
     shutil.copy(NODES, root / "etc/systemd/system")
     shorter = root / "etc/systemd/system/emdenoised.service.d"

@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 from site_of_daemon import ROOT, free_port, until
 
+from daemon.backends import manifest
+
 HOME = Path(os.environ.get("EMDENOISED_TRITON", ROOT / "build" / "triton"))
 PACKAGES = HOME / "lib" / "python3.11" / "site-packages"
 SERVER = PACKAGES / "pytriton" / "tritonserver"
-MODEL = "fast-2"
+MODEL = manifest.aliases()["fast"]
 TILE = 256
 
 

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 
+COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
+PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+"""Options of tifffile for a page without a description."""
+
 
 def image(height: int = 48, width: int = 40, dtype: Any = np.uint16) -> np.ndarray[Any, Any]:
     rng = np.random.default_rng(7)
@@ -23,6 +27,11 @@ def write_mrc(path: Path, data: np.ndarray[Any, Any], voxel: float | None = None
             mrc.voxel_size = voxel
         if ispg is not None:
             mrc.header.ispg = ispg
+    return path
+
+
+def plain_tiff(path: Path, data: np.ndarray[Any, Any], **options: Any) -> Path:
+    tifffile.imwrite(path, data, **{**PLAIN, **options})
     return path
 
 

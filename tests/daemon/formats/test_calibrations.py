@@ -10,12 +10,12 @@ import pytest
 import tifffile
 from hyperspy_file import write_hyperspy
 from mrc_bytes import write_mrc
+from small_files import COUNTS, PLAIN
 
 from daemon import formats
 from daemon.formats import tiff_values, vendor_tags
 
 LIMIT = 1 << 20
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
 FRAMES = np.stack([COUNTS + number for number in range(5)]).astype(np.uint16)
 DM = [(65022, "s", 0, "e-", True), (65024, "d", 1, 100.0, True), (65025, "d", 1, 0.25, True)]
 GDAL = (
@@ -27,9 +27,7 @@ GDAL = (
 def pages(path: Path, planes: np.ndarray[Any, Any], tags: list[Any], **options: Any) -> Path:
     with tifffile.TiffWriter(path) as writer:
         for plane in planes:
-            writer.write(
-                plane, contiguous=False, extratags=tags, **{"photometric": "minisblack", "metadata": None, **options}
-            )
+            writer.write(plane, contiguous=False, extratags=tags, **{**PLAIN, **options})
     return path
 
 

@@ -7,7 +7,9 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from berkeley_file import write_berkeley
 from hyperspy_file import write_hyperspy
+from small_files import COUNTS, PLAIN, plain_tiff
 from tiff_bytes import raw_tiff
 
 from daemon import formats
@@ -15,13 +17,6 @@ from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
 
 LIMIT = 1 << 24
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
-PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
-
-
-def tiff(path: Path, data: np.ndarray[Any, Any], **options: Any) -> Path:
-    tifffile.imwrite(path, data, **{**PLAIN, **options})
-    return path
 
 
 def metres(path: Path) -> tuple[float, float]:
@@ -54,7 +49,7 @@ def imagej(*lines: str) -> str:
 def test_imagej_calibration_is_applied_and_recorded(
     tmp_path: Path, stored: np.ndarray[Any, Any], lines: tuple[str, ...], expected: np.ndarray[Any, Any], dtype: str
 ) -> None:
-    found = formats.read(tiff(tmp_path / "a.tif", stored, description=imagej(*lines)), LIMIT)
+    found = formats.read(plain_tiff(tmp_path / "a.tif", stored, description=imagej(*lines)), LIMIT)
     np.testing.assert_array_equal(found.pixels, expected)
     assert found.pixels.dtype == dtype
     applied = not np.array_equal(stored, expected)
@@ -71,7 +66,7 @@ def test_a_calibrated_movie_is_calibrated_before_it_is_summed(tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [1, 5, 21])
 def test_a_curve_of_calibration_is_refused(tmp_path: Path, number: int) -> None:
-    path = tiff(tmp_path / "a.tif", COUNTS, description=imagej(f"cf={number}", "c0=1", "c1=2", "c2=3"))
+    path = plain_tiff(tmp_path / "a.tif", COUNTS, description=imagej(f"cf={number}", "c0=1", "c1=2", "c2=3"))
     with pytest.raises(MicrographError, match="calibrated by a curve"):
         formats.read(path, LIMIT)
 
@@ -89,7 +84,7 @@ def test_a_curve_of_calibration_is_refused(tmp_path: Path, number: int) -> None:
 def test_white_is_zero_is_turned_and_told(
     tmp_path: Path, stored: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]
 ) -> None:
-    path = tiff(tmp_path / "a.tif", stored, photometric="miniswhite")
+    path = plain_tiff(tmp_path / "a.tif", stored, photometric="miniswhite")
     found = formats.read(path, LIMIT)
     np.testing.assert_array_equal(found.pixels, expected)
     assert "WhiteIsZero was applied" in found.warnings[0] and found.metadata["values"]["slope"] == -1.0
@@ -101,7 +96,7 @@ def test_white_is_zero_is_turned_and_told(
 def test_a_palette_from_white_to_black_is_turned_too(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint16)[::-1] * 257, (3, 1))
     stored = (255 - COUNTS).astype(np.uint8)
-    found = formats.read(tiff(tmp_path / "a.tif", stored, photometric="palette", colormap=ramp), LIMIT)
+    found = formats.read(plain_tiff(tmp_path / "a.tif", stored, photometric="palette", colormap=ramp), LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)
     assert "A palette from white to black was applied" in found.warnings[0]
 
@@ -113,7 +108,7 @@ def test_tags_that_only_turn_or_label_are_handed_on(tmp_path: Path) -> None:
         (65024, "d", 1, 12.5, True),
         (65025, "d", 1, 0.25, True),
     ]
-    found = formats.read(tiff(tmp_path / "a.tif", COUNTS, extratags=tags), LIMIT)
+    found = formats.read(plain_tiff(tmp_path / "a.tif", COUNTS, extratags=tags), LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)
     for ome in (False, True):
         like = Micrograph(found.pixels, found.source, "tiff", None, {**found.metadata, "ome": ome})
@@ -151,19 +146,19 @@ OME = (
     ],
 )
 def test_ome_states_a_unit_for_each_axis(tmp_path: Path, stated: str, expected: tuple[float, float]) -> None:
-    path = tiff(tmp_path / "a.ome.tif", COUNTS, description=OME.format(stated).encode())
+    path = plain_tiff(tmp_path / "a.ome.tif", COUNTS, description=OME.format(stated).encode())
     assert metres(path) == pytest.approx(expected)
 
 
 def test_gatan_and_imagej_state_a_unit_for_each_axis(tmp_path: Path) -> None:
     units = [(65003, "s", 0, "nm", True), (65004, "s", 0, b"\xb5m", True)]
     sides = [(65009, "d", 1, 5.1, True), (65010, "d", 1, 0.0051, True)]
-    assert metres(tiff(tmp_path / "g.tif", COUNTS, extratags=units + sides)) == pytest.approx((5.1, 5.1))
-    path = tiff(tmp_path / "i.tif", COUNTS, description=imagej("yunit=um"), resolution=(1 / 5.1, 1 / 0.0051))
+    assert metres(plain_tiff(tmp_path / "g.tif", COUNTS, extratags=units + sides)) == pytest.approx((5.1, 5.1))
+    path = plain_tiff(tmp_path / "i.tif", COUNTS, description=imagej("yunit=um"), resolution=(1 / 5.1, 1 / 0.0051))
     assert metres(path) == pytest.approx((5.1, 5.1))
-    path = tiff(tmp_path / "u.tif", COUNTS, description=imagej("yunit=parsec"), resolution=(1, 1))
+    path = plain_tiff(tmp_path / "u.tif", COUNTS, description=imagej("yunit=parsec"), resolution=(1, 1))
     assert formats.read(path, LIMIT).pixel_size is None  # not a length that is known: never guessed
-    path = tiff(tmp_path / "r.tif", COUNTS, description=imagej("yunit=1/nm"), resolution=(1, 1))
+    path = plain_tiff(tmp_path / "r.tif", COUNTS, description=imagej("yunit=1/nm"), resolution=(1, 1))
     with pytest.raises(MicrographError, match=r"diffraction pattern .*1/nm"):
         formats.read(path, LIMIT)
 
@@ -189,17 +184,8 @@ def test_hyperspy_states_unit_and_name_for_each_axis(tmp_path: Path) -> None:
     ("names", "upright"), [(("y", "x"), True), (("Y", "X"), True), (("x", "y"), False), (("R_y", "R_x"), True)]
 )
 def test_a_berkeley_emd_is_the_way_up_that_its_axes_name(tmp_path: Path, names: tuple[str, str], upright: bool) -> None:
-    path = tmp_path / "a.emd"
-    with h5py.File(path, "w") as file:
-        file.attrs.update(version_major=0, version_minor=2)
-        group = file.create_group("data/image")
-        group.attrs["emd_group_type"] = 1
-        group["data"] = COUNTS.astype("f4")
-        for number, (name, step) in enumerate(zip(names, (0.05, 0.2), strict=True), 1):
-            dim = group.create_dataset(f"dim{number}", data=np.arange(COUNTS.shape[number - 1]) * step)
-            dim.attrs["name"], dim.attrs["units"] = np.bytes_(name), np.bytes_("[n_m]")
-        for part in ("user", "microscope", "sample", "comments"):
-            file.create_group(part)
+    axes = ((name, "[n_m]", step) for name, step in zip(names, (0.05, 0.2), strict=True))
+    path = write_berkeley(tmp_path / "a.emd", COUNTS.astype("f4"), *axes)
     found = formats.read(path, LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS if upright else COUNTS.T)
     assert metres(path) == pytest.approx((0.05, 0.2) if upright else (0.2, 0.05))

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from hyperspy_file import write_hyperspy
 from mrc_bytes import write_mrc
+from small_files import COUNTS, PLAIN
 
 from daemon import formats
 from daemon.backends.manifest import load, locate
@@ -21,9 +22,7 @@ from daemon.formats.units import pixel_size, reciprocal
 from daemon.settings.profile import Profile
 
 LIMIT = 1 << 20
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
 FRAMES = np.stack([COUNTS + 100 * number for number in range(5)]).astype(np.int16)
-PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
 
 
 def nature(path: Path) -> str | None:

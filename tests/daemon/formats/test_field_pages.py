@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 from mrc_bytes import write_mrc
+from small_files import COUNTS, PLAIN, plain_tiff
 from tiff_bytes import raw_tiff
 
 from daemon import formats
 from daemon.errors import MicrographError
 
 LIMIT = 1 << 24
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
-PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
-
-
-def tiff(path: Path, data: np.ndarray[Any, Any], **options: Any) -> Path:
-    tifffile.imwrite(path, data, **{**PLAIN, **options})
-    return path
 
 
 def several(path: Path, *pages: np.ndarray[Any, Any]) -> Path:
@@ -110,7 +104,7 @@ def test_a_description_of_no_length_vetoes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_description_older_than_the_file_vetoes_nothing_and_a_cut_stack_is_still_one(tmp_path: Path) -> None:
-    path = tiff(tmp_path / "a.tif", COUNTS, description="ImageJ=1.53t\nimages=3\nframes=3\n")
+    path = plain_tiff(tmp_path / "a.tif", COUNTS, description="ImageJ=1.53t\nimages=3\nframes=3\n")
     found = formats.read(path, LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)
     assert "declares frames that the file does not contain" in found.warnings[0] and formats.count(path) == 1

@@ -3,12 +3,12 @@
 import json
 import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from small_files import COUNTS, plain_tiff
 
 from daemon import formats
 from daemon.arrival import rules
@@ -23,13 +23,6 @@ from daemon.settings.names import told_apart
 from daemon.settings.profile import Match
 
 LIMIT = 1 << 24
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
-PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
-
-
-def tiff(path: Path, data: np.ndarray[Any, Any], **options: Any) -> Path:
-    tifffile.imwrite(path, data, **{**PLAIN, **options})
-    return path
 
 
 # --- which way up ---------------------------------------------------------------------------------------------------
@@ -46,7 +39,7 @@ def result(tmp_path: Path, micrograph: Micrograph, kind: formats.Kind) -> tuple[
 
 
 def test_a_tiff_becomes_an_mrc_as_imod_and_relion_convert(tmp_path: Path) -> None:
-    micrograph = formats.read(tiff(tmp_path / "a.tif", COUNTS), LIMIT)
+    micrograph = formats.read(plain_tiff(tmp_path / "a.tif", COUNTS), LIMIT)
     image, turns = result(tmp_path, micrograph, "mrc")
     np.testing.assert_array_equal(mrcfile.read(image), COUNTS[::-1])  # shown from the bottom, it is the same way up
     assert turns == [turned.FLIP]
@@ -74,7 +67,7 @@ def test_an_orientation_that_mrc_cannot_state_is_applied_and_can_be_undone(tmp_p
         6: np.rot90(COUNTS, -1), 7: COUNTS.T[::-1, ::-1], 8: np.rot90(COUNTS),
     }[orientation]  # fmt: skip
     tags = [(274, "H", 1, orientation, True)]
-    micrograph = formats.read(tiff(tmp_path / "a.tif", COUNTS, extratags=tags, resolution=(1e7, 2e7)), LIMIT)
+    micrograph = formats.read(plain_tiff(tmp_path / "a.tif", COUNTS, extratags=tags, resolution=(1e7, 2e7)), LIMIT)
     image, turns = result(tmp_path, micrograph, "mrc")
     again = formats.read(image, LIMIT)
     np.testing.assert_array_equal(again.pixels[::-1], upright)
@@ -122,7 +115,7 @@ def test_links_keep_their_names_and_namesakes_their_folders(tmp_path: Path) -> N
     for folder, dose in (("A", 60), ("B", 30)):
         (tmp_path / folder).mkdir()
         counts = np.random.default_rng(dose).poisson(dose, (64, 64)).astype(np.uint16)
-        given.append(tiff(tmp_path / folder / "img.tif", counts))
+        given.append(plain_tiff(tmp_path / folder / "img.tif", counts))
     for link, target in (("000123_img.tif", "A/img.tif"), ("000124_img.tif", "B/img.tif")):
         (tmp_path / link).symlink_to(target)
         given.append(tmp_path / link)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from small_files import COUNTS, PLAIN
 
 from daemon import formats
 from daemon.errors import MicrographError
 from daemon.formats import ome
 
 LIMIT = 1 << 20
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
 OVERVIEW = COUNTS[::2, ::2]
 LARGE, SMALL = 'SizeX="64" SizeY="48"', 'SizeX="32" SizeY="24"'
 NM = 'PhysicalSizeX="{0}" PhysicalSizeXUnit="nm" PhysicalSizeY="{0}" PhysicalSizeYUnit="nm"'
@@ -24,7 +24,7 @@ def described(path: Path, images: list[str], *pages: np.ndarray[Any, Any], befor
     with tifffile.TiffWriter(path) as writer:
         for number, page in enumerate(pages):
             description = None if number else text.encode()
-            writer.write(page, contiguous=False, description=description, photometric="minisblack", metadata=None)
+            writer.write(page, contiguous=False, description=description, **PLAIN)
     return path
 
 

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from small_files import COUNTS, PLAIN
 from tiff_bytes import write_tiff
 
 from daemon import formats
 from daemon.errors import MicrographError
 
 LIMIT = 1 << 20
-COUNTS = np.random.default_rng(0).poisson(60, (48, 64)).astype(np.uint16)
-PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
 SHORT, LONG = 3, 4
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from berkeley_file import write_berkeley
 from hyperspy_file import write_hyperspy
 from mrc_bytes import write_mrc
 
@@ -159,19 +160,8 @@ def test_a_berkeley_emd_of_sections_is_taken_by_its_axes(
     tmp_path: Path, names: tuple[str, ...], units: tuple[str, ...], are: str
 ) -> None:
     order = [("y", "x").index(name) + 1 if name in ("y", "x") else 0 for name in names]
-    data = np.ascontiguousarray(FRAMES.transpose(order))
-    path = tmp_path / "a.emd"
-    with h5py.File(path, "w") as file:
-        file.attrs.update(version_major=0, version_minor=2)
-        group = file.create_group("data/image")
-        group.attrs["emd_group_type"] = 1
-        group["data"] = data
-        for number, (name, unit) in enumerate(zip(names, units, strict=True), 1):
-            side = {"y": 3.0, "x": 2.0}.get(name, 1.0)
-            dim = group.create_dataset(f"dim{number}", data=np.arange(data.shape[number - 1]) * side)
-            dim.attrs["name"], dim.attrs["units"] = np.bytes_(name), np.bytes_(unit)
-        for part in ("user", "microscope", "sample", "comments"):
-            file.create_group(part)
+    steps = ({"y": 3.0, "x": 2.0}.get(name, 1.0) for name in names)
+    path = write_berkeley(tmp_path / "a.emd", FRAMES.transpose(order), *zip(names, units, steps, strict=True))
     found = formats.read(path, LIMIT, 2)
     np.testing.assert_array_equal(found.pixels, FRAMES[2])
     assert found.metadata["stack"]["are"] == are and found.metadata["sections"] == 5

@@ -110,7 +110,9 @@ def scan(root: Path, arrival: Arrival, *, inodes: bool = True) -> Listing:
                         listing.unreadable.append((path, _words(error)))
         except OSError as error:
             if not folder:
-                raise FolderGoneError(f"{root}: this folder cannot be listed: {_words(error)}") from error
+                raise FolderGoneError(
+                    f"{root}: this folder cannot be listed: {_words(error)}; check name, share and permissions"
+                ) from error
             if not isinstance(error, FileNotFoundError):
                 listing.unreadable.append((folder.rstrip("/"), _words(error)))
     return listing

@@ -23,6 +23,7 @@ from daemon.formats.reading import (
     check_plane,
     frame_facts,
     pick_section,
+    refuse_packed,
     sum_frames,
     tail_remarks,
 )
@@ -118,7 +119,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
     labels = _labels(header)
     if layout.mode == 0:
-        mrc_numbers.refuse_packed(path, labels, pixels, len(chosen))
+        refuse_packed(path, "\n".join(labels), "label", pixels, len(chosen))
     found, source = _size(stream, header)
     warnings += remarks
     if size > end:

@@ -7,12 +7,10 @@ of the format has them), minimum, maximum and mean of the header, and the pixels
 
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from daemon.errors import MicrographError
 from daemon.micrograph import Pixels
 
 PACKED = 16
@@ -31,7 +29,6 @@ _STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
 """Weights of the evidence, chosen so that no sum is 0: the standard for mode 0; a flag or mode; minimum, maximum and
 mean that fit the pixels; fewer jumps; a value in the header above any signed number."""
 _FEWER_JUMPS = 1.3
-_LARGEST_PACKED = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +123,6 @@ def signed_or_not(
         f"{_words(not_read[1])}, as {' and '.join(against)}"
     )
     return (unsigned if total > 0 else signed), [remark]
-
-
-def refuse_packed(path: Path, labels: list[str], pixels: Pixels, frames: int) -> None:
-    """Raises MicrographError for bytes that a label calls packed and that cannot be unpacked 4-bit counts."""
-    packed = any("4 bits packed" in label for label in labels)
-    if packed and (pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0):
-        raise MicrographError(
-            f"{path}: holds packed 4-bit values by its label (a raw SerialEM movie; unpack it with IMOD's newstack), "
-            "not one intensity per pixel; it was left alone"
-        )
 
 
 def _declared(header: Any, mode: int) -> _Vote:

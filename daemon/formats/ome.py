@@ -2,6 +2,7 @@
 
 import re
 
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\b([^<>]*)")
 _ATTRIBUTE = re.compile(r"""\b(\w+)\s*=\s*(["'])(.*?)\2""")
 
@@ -19,8 +20,7 @@ def images(description: str, shape: tuple[int, int]) -> list[dict[str, str]]:
     """
     if not is_ome(description):
         return []
-    first, *others = description.split("<!--")
-    elements = _PIXELS.findall(first + "".join(other.partition("-->")[2] for other in others))
+    elements = _PIXELS.findall(_COMMENT.sub("", description))
     found = [{key: value for key, _, value in _ATTRIBUTE.findall(element)} for element in elements]
     wanted = tuple(map(str, shape))
     return [one for one in found if (one.get("SizeY"), one.get("SizeX")) in ((None, None), wanted)]

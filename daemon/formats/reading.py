@@ -31,6 +31,7 @@ PARSER_ERRORS: tuple[type[Exception], ...] = (
 )
 """Exceptions that third-party parsers raise for damaged or hostile bytes."""
 
+_LARGEST_PACKED = 15
 _STACK_ALLOWANCE = 100
 """A stack may hold this many times `max_pixels` in all; only one plane of it is in memory at a time."""
 
@@ -120,6 +121,18 @@ def check_plane(path: Path, height: int, width: int) -> None:
         raise MicrographError(f"{path}: has no pixels ({height} x {width}); export it again")
     if height == 1 or width == 1:
         raise MicrographError(f"{path}: is a line of {height * width} values, not an image; it was left alone")
+
+
+def refuse_packed(path: Path, text: str, by: str, pixels: Pixels, frames: int) -> None:
+    """Raises MicrographError for the sum (H, W) of `frames` that `text` calls packed, unless it is of 4-bit counts.
+
+    The text remains where a program has unpacked them. `by`: the text's place in the file, for the message.
+    """
+    if "4 bits packed" in text and (pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0):
+        raise MicrographError(
+            f"{path}: holds packed 4-bit values by its {by} (a raw SerialEM movie; unpack it with IMOD's newstack), "
+            "not one intensity per pixel; it was left alone"
+        )
 
 
 def pick_section(path: Path, section: int, sections: int) -> range:

@@ -50,6 +50,10 @@ _FREQUENCY = re.compile(r"[kq][ _]?[xy12]", re.IGNORECASE)
 """Names of the axes of a diffraction pattern."""
 _MODE = "original_metadata.ImageList.TagGroup0.ImageTags.Microscope Info.Operation Mode"
 """In DigitalMicrograph's tags."""
+_TYPE = "metadata.Signal.signal_type"
+"""HyperSpy's type of a signal."""
+_SPECTRA = ("EELS", "EDS", "CL")
+"""Beginnings of its types of spectra."""
 _WIDEST = 8
 """Bytes of the widest pixel."""
 
@@ -177,7 +181,7 @@ def _choose(path: Path, form: Format, signals: list[dict[str, Any]]) -> tuple[di
     """The image of a file, and its other contents in words. Raises MicrographError unless there is one image."""
     images, others = [], []
     for signal in signals:
-        what = _no_image(signal)
+        what = _no_image(form, signal)
         if what is None:
             images.append(signal)
         else:
@@ -191,7 +195,8 @@ def _choose(path: Path, form: Format, signals: list[dict[str, Any]]) -> tuple[di
     return images[0], others
 
 
-def _no_image(signal: Mapping[str, Any]) -> str | None:
+def _no_image(form: Format, signal: Mapping[str, Any]) -> str | None:
+    """What a signal is instead of an image or a stack of images, in words; None if it is one."""
     data, axes = signal["data"], signal["axes"]
     across = [axis for axis in axes if not axis.get("navigate", False)]
     if data.dtype.kind == "c":
@@ -202,6 +207,10 @@ def _no_image(signal: Mapping[str, Any]) -> str | None:
         return "a spectrum"
     if len(across) != 2 or data.ndim > 3:
         return f"{data.ndim}-dimensional data"
+    # A map made from spectra may keep their type, but its axes have a length. DigitalMicrograph's images of other kinds
+    # get such a type, too, from tags of the spectrometer.
+    if form is _HSPY and str(vendor_tags.at(signal, _TYPE)).startswith(_SPECTRA) and _size(*across) is None:
+        return "a spectrum"
     return None
 
 
@@ -256,7 +265,7 @@ def _refuse_diffraction(
         units = ["1/m", "1/m"]
     names = [str(axis.get("name") or "") for axis in axes]
     mode = str(vendor_tags.at(signal, _MODE))
-    if "diffraction" in str(vendor_tags.at(signal, "metadata.Signal.signal_type")).lower():
+    if "diffraction" in str(vendor_tags.at(signal, _TYPE)).lower():
         units = ["1/pixel", "1/pixel"]
     elif _size(y, x) is None and (mode == "DIFFRACTION" or all(map(_FREQUENCY.fullmatch, names))):
         units = [unit if reciprocal(unit) else f"1/{unit or 'pixel'}" for unit in units]

@@ -101,16 +101,21 @@ def with_mdoc(micrograph: Micrograph, raw: RawFile) -> Micrograph:
     )
     own = micrograph.acquisition
     known = {name: getattr(own, name) for name in Acquisition.__dataclass_fields__ if getattr(own, name) is not None}
-    stored = int(micrograph.metadata.get("sections", micrograph.metadata["frames"]))
+    stored = _stored(micrograph)
     metadata = dict(micrograph.metadata) if stored < 2 else stack.merged(micrograph.metadata, nature(text, stored))
     if stated is None and size is not None:
         metadata["pixel_size_from"] = "SerialEM .mdoc"
     return replace(micrograph, acquisition=replace(taken, **known), pixel_size=size, metadata=metadata)
 
 
+def _stored(micrograph: Micrograph) -> int:
+    """Number of sections in the file."""
+    return int(micrograph.metadata.get("sections", micrograph.metadata["frames"]))
+
+
 def with_lists(micrograph: Micrograph, raw: RawFile) -> Micrograph:
     """The micrograph, with the kind of its sections by IMOD's lists beside it, which have a line for each section."""
-    stored = int(micrograph.metadata.get("sections", micrograph.metadata["frames"]))
+    stored = _stored(micrograph)
     if stored < 2:
         return micrograph
     found = [_listed(raw, ending, stored) for ending in (".rawtlt", ".tlt", ".pl")]

@@ -25,6 +25,7 @@ from daemon.formats.reading import (
     check_plane,
     frame_facts,
     pick_section,
+    refuse_packed,
     sum_frames,
     tail_remarks,
 )
@@ -90,7 +91,8 @@ def read(
         if several := len(wanted.numbers) > 1:
             understood.refused = fill.get("fill") or None  # zeros add nothing
         pixels, remarks = sum_frames(understood, wanted.numbers, wanted.stored)
-    tiff_stack.refuse_packed(path, layout.description, first, pixels)
+    if first.bits == 8:
+        refuse_packed(path, layout.description, "description", pixels, len(wanted.numbers))
     if first.compression in EER and len(wanted.numbers) < wanted.stored:  # stated for the whole movie
         taken = replace(taken, electrons_per_pixel=None, exposure_seconds=None)
     metadata: dict[str, Any] = {

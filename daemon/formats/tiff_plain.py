@@ -36,7 +36,7 @@ def plane(stream: BinaryIO, layout: TiffLayout, page: PageLayout, dtype: np.dtyp
     """The pixels (H, W) of a page whose directory libraries cannot read. Raises DamagedError, OSError."""
     stored = dtype.newbyteorder(layout.byteorder)  # type: ignore[arg-type]
     if page.depth != 1 or page.samples != 1 or page.bits != 8 * stored.itemsize:
-        raise DamagedError(f"{page.remark}; this is not done for {page.bits} bits in a volume or packed pixels")
+        raise DamagedError(f"{page.remark}; volumes, and pixels that are no whole bytes, are not read with this error")
     pixels = np.empty((page.height, page.width), stored)
     across = -(-page.width // page.segment_width)
     for number, (offset, length) in enumerate(zip(page.offsets, page.lengths, strict=True)):

@@ -10,7 +10,6 @@ from daemon.formats import ome, stack, tiff_layout
 from daemon.formats.reading import DamagedError
 from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
-from daemon.micrograph import Pixels
 
 EER = (65000, 65001, 65002)
 """Thermo Fisher's compressions of electron events."""
@@ -27,7 +26,6 @@ _REDUCED, _TRANSPARENCY = 1, 4
 _LISTED = 4
 _AXES = {"A": "angle"}
 """Of tifffile's letters those that `stack.of_axis` does not know."""
-_LARGEST_PACKED = 15
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -109,15 +107,6 @@ def refuse_channels(path: Path, text: str, page: PageLayout) -> None:
         raise MicrographError(
             f"{path}: its pages are no images by its own description (axes {axes}); save it with y and x as "
             "the last axes"
-        )
-
-
-def refuse_packed(path: Path, description: str, page: PageLayout, pixels: Pixels) -> None:
-    """Raises MicrographError for bytes that the description calls packed and that cannot be unpacked 4-bit counts."""
-    if "4 bits packed" in description and page.bits == 8 and pixels.max() > _LARGEST_PACKED:
-        raise MicrographError(
-            f"{path}: holds packed 4-bit values by its description (a raw SerialEM movie; unpack it with IMOD's "
-            "newstack), not one intensity per pixel; it was left alone"
         )
 
 

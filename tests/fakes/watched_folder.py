@@ -50,7 +50,7 @@ class FakeHint(threading.Event):
 
 
 class FakeObserver:
-    """Stands for a watchdog observer that never tells anything."""
+    """Stands for a watchdog observer that sends no events."""
 
     made: "list[FakeObserver]"
     fails = False

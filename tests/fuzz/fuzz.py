@@ -47,7 +47,7 @@ def _scratch(suffix: str) -> Path:
 
 
 def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
-    """Look at, then read, a file of these bytes, as the daemon does: what is compressed is decoded by a child process.
+    """Probe, then read, a file of these bytes, as the daemon does: what is compressed is decoded by a child process.
 
     It may raise MicrographError only. `crashes` gets the codecs that crashed that process.
     """
@@ -72,7 +72,7 @@ def readers(suffix: str, crashes: list[str]) -> Callable[[bytes], None]:
 
 
 def foreign(crashes: list[str]) -> Callable[[bytes], None]:
-    """Look at, then read, a vendor's file of these bytes; `crashes` as in `readers`.
+    """Probe, then read, a vendor's file of these bytes; `crashes` as in `readers`.
 
     The daemon has all of them read by its child process, which takes half a second to replace. Here RosettaSciIO's own
     Python is read in this process, where the fuzzer sees which branches an input reaches, and HDF5, which is C, in a
@@ -90,7 +90,7 @@ def foreign(crashes: list[str]) -> Callable[[bytes], None]:
                 use(path)
             except MicrographError as error:
                 assert str(path) in str(error), "the message must name the file"
-            except TransientError as error:  # the child would say that it needs more memory than is allowed
+            except TransientError as error:  # the child would report that it needs more memory than is allowed
                 assert isinstance(error.__cause__, MemoryError), "nothing else can pass by itself"
 
     def one(data: bytes) -> None:

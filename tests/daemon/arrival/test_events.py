@@ -81,7 +81,7 @@ def test_another_folder_in_its_place_is_watched(drop: Path, real: Watcher, hint:
 
 
 def test_a_folder_deleted_and_made_again_is_watched(drop: Path, real: Watcher, hint: threading.Event) -> None:
-    """It may have the number of the one before: then the end of the old watch tells, at a later look if it is late."""
+    """With the inode number of the old one, the end of the old watch shows it, perhaps later."""
     shutil.rmtree(drop)
     drop.mkdir()
     for number in range(20):

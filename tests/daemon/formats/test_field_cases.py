@@ -81,7 +81,7 @@ def test_a_curve_of_calibration_is_refused(tmp_path: Path, number: int) -> None:
     ],
     ids=["uint16", "uint8", "float", "int16"],
 )
-def test_white_is_zero_is_turned_and_told(
+def test_white_is_zero_is_turned_with_a_remark(
     tmp_path: Path, stored: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]
 ) -> None:
     path = plain_tiff(tmp_path / "a.tif", stored, photometric="miniswhite")
@@ -118,7 +118,7 @@ def test_tags_that_only_turn_or_label_are_handed_on(tmp_path: Path) -> None:
             assert [written[code].value for code in (274, 65022, 65024, 65025)] == [6, "e-", 12.5, 0.25]
 
 
-def test_floats_whose_tag_was_left_out_are_read_as_floats_and_both_readings_told(tmp_path: Path) -> None:
+def test_floats_whose_tag_was_left_out_are_read_as_floats_and_both_readings_reported(tmp_path: Path) -> None:
     path = raw_tiff(tmp_path / "a.tif", COUNTS.astype("<f4"), bits=32)
     found = formats.read(path, LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)

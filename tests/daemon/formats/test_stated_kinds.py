@@ -102,14 +102,17 @@ def test_axes_and_stamp_tell_the_byte_order_where_both_are_possible(tmp_path: Pa
 @pytest.mark.parametrize(
     ("signal_type", "unit", "refused"),
     [
-        ("electron_diffraction", "", True),
-        ("electron_diffraction", "nm", True),
-        ("Diffraction2D", "", True),
-        ("", "", False),
-        ("hologram", "nm", False),
+        ("electron_diffraction", "", "is a diffraction pattern"),
+        ("electron_diffraction", "nm", "is a diffraction pattern"),
+        ("Diffraction2D", "", "is a diffraction pattern"),
+        ("EELS", "", "holds a spectrum"),
+        ("EDS_TEM", "keV", "holds a spectrum"),
+        ("EDS_SEM", "nm", ""),
+        ("", "", ""),
+        ("hologram", "nm", ""),
     ],
 )
-def test_hyperspys_type_of_signal_is_heeded(tmp_path: Path, signal_type: str, unit: str, refused: bool) -> None:
+def test_hyperspys_type_of_signal_is_heeded(tmp_path: Path, signal_type: str, unit: str, refused: str) -> None:
     path = tmp_path / "a.hspy"
     write_hyperspy(path, COUNTS)
     with h5py.File(path, "r+") as file:
@@ -118,7 +121,7 @@ def test_hyperspys_type_of_signal_is_heeded(tmp_path: Path, signal_type: str, un
         for axis in ("axis-0", "axis-1"):
             one[axis].attrs["units"] = unit
     if refused:
-        with pytest.raises(MicrographError, match="is a diffraction pattern"):
+        with pytest.raises(MicrographError, match=refused):
             formats.read(path, LIMIT)
     else:
         np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, COUNTS)

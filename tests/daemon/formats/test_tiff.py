@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from small_files import image, write_mrc
+from small_files import PLAIN, image, write_mrc
 
 from daemon import formats
 from daemon.errors import MicrographError
@@ -156,6 +156,20 @@ def test_a_movie_is_summed_without_overflow(tmp_path: Path, dtype: str, wide: st
     np.testing.assert_array_equal(micrograph.pixels, frames.sum(axis=0, dtype=np.float64))
     assert micrograph.pixels.dtype == np.dtype(wide)
     assert micrograph.metadata["frames"] == 5 and "5 frames" in micrograph.warnings[0]
+
+
+@pytest.mark.parametrize(("most", "refused"), [(15, False), (16, True)])
+def test_a_description_that_outlived_its_unpacking_refuses_no_sum(tmp_path: Path, most: int, refused: bool) -> None:
+    frames = np.full((3, 32, 40), most, np.uint8)
+    path = tmp_path / "movie.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for frame in frames:
+            writer.write(frame, description="SerialEMCCD: Dose frac. image, 4 bits packed  r/f 0", **PLAIN)
+    if refused:
+        with pytest.raises(MicrographError, match="packed 4-bit values by its description"):
+            formats.read(path, LIMIT)
+    else:
+        np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, frames.sum(axis=0))
 
 
 def test_an_imagej_stack_with_one_directory_is_summed(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The jobs: one for each revision of each file, in one SQLite file (WAL) on a local disk.
 
-The ledger is also the queue: jobs are claimed from it. Each public method but `acknowledge` is one transaction. Commits
-are not forced to disk one by one: a power cut may lose the last of them, but does not damage the file. The next scan
-finds such files again, and an image already written is adopted by its JSON.
+The ledger is also the queue: jobs are claimed from it. Each public method is one transaction, except that
+`retry` and `acknowledge` change many jobs in portions. Commits are not forced to disk one by one: a power cut may lose
+the last of them, but does not damage the file. The next scan finds such files again, and an image already written is
+adopted by its JSON.
 """
 
 import json
@@ -22,16 +23,17 @@ from daemon.settings.names import folded
 
 _HELD = "9e999"
 """Infinity in SQL: `not_before` of jobs whose reader is not installed."""
-_PROBLEMS = (
-    "jobs INDEXED BY problems "
-    "WHERE acknowledged IS NULL AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'))"
+_PROBLEM = "acknowledged IS NULL AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'))"
+"""In SQL, as the index `problems` has it: quarantined or rejected, and nobody has marked it as seen."""
+_COUNT_PROBLEMS = f"SELECT count(*) FROM jobs INDEXED BY problems WHERE {_PROBLEM}"
+_UNDONE = (
+    "state IN ('quarantined', 'retry') AND NOT EXISTS"
+    " (SELECT 1 FROM jobs AS newer WHERE newer.path = jobs.path AND newer.revision > jobs.revision)"
 )
-"""In SQL, as the index has it: quarantined or rejected, and nobody has marked it as seen."""
-_ONLY = "(?1 IS NULL OR id = ?1)"
-"""In SQL: the job of this number, or each; a click on the live page reads no other, however many there are."""
+"""In SQL: without a result, and the latest revision of its file."""
 _WORST_FIRST = ("reject", "check", "good")
-_PORTION = 500
-"""Rows that one transaction of `acknowledge` changes: a service beside it does not wait long."""
+_PORTION = 100
+"""Jobs that one transaction of `retry` and `acknowledge` changes: a service beside them does not wait long."""
 
 
 class Ledger(PurgedFiles):
@@ -250,37 +252,46 @@ class Ledger(PurgedFiles):
     def retry(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
         """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew.
 
-        Neither letter case matters, nor how accents are composed. `only`: no other than the job of this number.
+        Neither letter case matters, nor how accents are composed. `only`: no other than the job of this number. An
+        error leaves the jobs before it changed.
         """
-        wanted = folded(pattern)
-        with self._transaction():
-            candidates = self._many(
-                f"SELECT * FROM jobs AS one WHERE state IN ('quarantined', 'retry') AND {_ONLY} AND NOT EXISTS (SELECT"
-                " 1 FROM jobs AS newer WHERE newer.path = one.path AND newer.revision > one.revision) ORDER BY id",
-                only,
-            )
-            return [
-                self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
-                for job in candidates
-                if _matches(job, wanted)
-            ]
+
+        def again(job: Job) -> Job:
+            return self._move(job, (job.state,), state="pending", attempts=0, not_before=0.0, error=None)
+
+        return self._change(_UNDONE, pattern, only, again)
 
     def acknowledge(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
         """Mark open problems as seen by a person, chosen as by `retry`; returns these. Their state stays.
 
         What is done with such a micrograph later, also automatically, makes it a problem anew if it fails again.
         """
-        wanted, now = folded(pattern), self._clock()
+
+        def seen(job: Job) -> Job:
+            now = self._clock()
+            self._db.execute("UPDATE jobs SET acknowledged = ? WHERE id = ?", (now, job.id))
+            return replace(job, acknowledged=now)
+
+        return self._change(_PROBLEM, pattern, only, seen)
+
+    def _change(self, rule: str, pattern: str, only: int | None, change: Callable[[Job], Job]) -> list[Job]:
+        """Change the jobs that `rule` (SQL), pattern and number choose, in portions; returns them as they are then."""
+        wanted, rows = folded(pattern), "" if only is None else "id = ? AND "
         with self._explained():
-            rows = self._many(f"SELECT * FROM {_PROBLEMS} AND {_ONLY} ORDER BY id", only)
-        found = [job for job in rows if _matches(job, wanted)]
-        for first in range(0, len(found), _PORTION):
+            found = self._db.execute(
+                f"SELECT id, path FROM jobs WHERE {rows}{rule} ORDER BY id", () if only is None else (only,)
+            )
+            numbers = [row["id"] for row in found if _matches(os.fsdecode(row["path"]), wanted)]
+        changed: list[Job] = []
+        pause = 0.0
+        for first in range(0, len(numbers), _PORTION):
+            time.sleep(pause)  # SQLite has no queue: a waiting service polls, and would seldom find the file free
             with self._transaction():
-                self._db.executemany(
-                    "UPDATE jobs SET acknowledged = ? WHERE id = ? AND updated = ?",
-                    [(now, job.id, job.updated) for job in found[first : first + _PORTION]],
-                )
-        return found
+                begin = time.monotonic()
+                for number in numbers[first : first + _PORTION]:  # as they are now, since a service may run beside this
+                    changed += map(change, self._many(f"SELECT * FROM jobs WHERE id = ? AND {rule}", number))
+                pause = time.monotonic() - begin
+        return changed
 
     # Queries
 
@@ -303,7 +314,7 @@ class Ledger(PurgedFiles):
     def problems(self) -> int:
         """How many micrographs are quarantined or rejected and not acknowledged."""
         with self._explained():
-            return int(self._db.execute(f"SELECT count(*) FROM {_PROBLEMS}").fetchone()[0])
+            return int(self._db.execute(_COUNT_PROBLEMS).fetchone()[0])
 
     def busy(self) -> bool:
         """Whether any job is pending or running."""
@@ -381,8 +392,8 @@ class Ledger(PurgedFiles):
         return [from_row(row) for row in self._db.execute(query, values)]
 
 
-def _matches(job: Job, wanted: str) -> bool:
-    return any(fnmatchcase(folded(name), wanted) for name in (job.path, job.path.rpartition("/")[2]))
+def _matches(path: str, wanted: str) -> bool:
+    return any(fnmatchcase(folded(name), wanted) for name in (path, path.rpartition("/")[2]))
 
 
 def _worse(one: str | None, other: str | None) -> str | None:

@@ -10,7 +10,7 @@ from ledgers import Clock, arrive, claim, start
 from daemon.commands.status import run_acknowledge, run_status
 from daemon.ledger import jobs
 from daemon.ledger.job import Job
-from daemon.ledger.jobs import _PROBLEMS, Ledger
+from daemon.ledger.jobs import _COUNT_PROBLEMS, Ledger
 from daemon.ledger.table import Query, Table
 
 
@@ -47,17 +47,26 @@ def test_what_is_acknowledged_is_no_problem_any_more_and_stays_where_it_was(tmp_
             assert [row.path for row in table.each(Query()) if row.acknowledged] == ["r.tif", "a/x.tif"]
 
 
-def test_many_are_acknowledged_in_portions_between_which_a_service_can_write(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["acknowledge", "retry"])
+def test_many_are_changed_in_portions_between_which_a_service_can_write(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(jobs, "_PORTION", 2)
-    with start(tmp_path, clock) as ledger:
-        for number in range(5):
-            refused(ledger, f"{number}.tif")
-        statements = list[str]()
-        ledger._db.set_trace_callback(statements.append)
-        assert len(ledger.acknowledge()) == 5 and statements.count("COMMIT") == 3
-        assert ledger.problems() == 0
+    with start(tmp_path, clock) as service, Ledger(tmp_path, "edit", clock=clock) as beside:
+        found = [refused(service, f"{number}.tif") for number in range(5)]
+        pauses = list[float]()
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 2:
+                arrive(service, "4.tif", size=101)  # changed by its camera: to be denoised, and no problem any more
+                assert claim(service).path == "4.tif"
+
+        monkeypatch.setattr(jobs.time, "sleep", pause)
+        assert [job.path for job in getattr(beside, command)()] == ["0.tif", "1.tif", "2.tif", "3.tif"]
+        assert len(pauses) == 3 and pauses[1] > 0
+        assert service.problems() == 0 and service.get(found[4].id).state == "running"
+        assert service.get(found[4].id).acknowledged is None
 
 
 def test_it_is_a_problem_anew_if_it_fails_again(tmp_path: Path, clock: Clock) -> None:
@@ -77,7 +86,7 @@ def test_it_is_a_problem_anew_if_it_fails_again(tmp_path: Path, clock: Clock) ->
 
 def test_counting_problems_reads_an_index_only(tmp_path: Path) -> None:
     with start(tmp_path) as ledger:
-        plan = ledger._db.execute(f"EXPLAIN QUERY PLAN SELECT count(*) FROM {_PROBLEMS}").fetchone()["detail"]
+        plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {_COUNT_PROBLEMS}").fetchone()["detail"]
         assert "COVERING INDEX problems" in plan
 
 
@@ -85,12 +94,12 @@ def test_a_click_on_the_page_reads_one_row_however_many_problems_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with start(tmp_path) as ledger:
-        jobs = [refused(ledger, f"{name}.tif") for name in "abc"]
-        read: list[int] = []
-        monkeypatch.setattr("daemon.ledger.jobs._matches", lambda job, _: bool(read.append(job.id)) or True)
-        assert [job.id for job in ledger.acknowledge(only=jobs[1].id)] == [jobs[1].id] == read
-        assert [job.id for job in ledger.retry(only=jobs[2].id)] == [jobs[2].id] and read == [jobs[1].id, jobs[2].id]
-        assert not ledger.acknowledge(only=jobs[2].id) and ledger.problems() == 1
+        _, one, other = (refused(ledger, f"{name}.tif") for name in "abc")
+        read: list[str] = []
+        monkeypatch.setattr("daemon.ledger.jobs._matches", lambda path, _: bool(read.append(path)) or True)
+        assert [job.id for job in ledger.acknowledge(only=one.id)] == [one.id] and read == ["b.tif"]
+        assert [job.id for job in ledger.retry(only=other.id)] == [other.id] and read == ["b.tif", "c.tif"]
+        assert not ledger.acknowledge(only=other.id) and ledger.problems() == 1
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

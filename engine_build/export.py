@@ -24,6 +24,7 @@ from daemon.errors import ConfigError
 from training import levelling
 from training.data import simulate
 from training.network import Ede2018, FastDenoiser, NetworkName, build
+from training.presets import Doses
 
 OPSET = 20
 HALO_RMS, HALO_MAX = 0.003, 0.03
@@ -35,7 +36,11 @@ PAPER_HALO = 32
 
 DOSES, CONTRASTS = (0.5, 5000.0), (0.02, 1.0)
 """Mean counts per pixel and contrasts of our own protocol."""
-PAPER_DOSES = {"low": (8.0, 250.0), "ordinary": (60.0, 1750.0)}
+PAPER_DOSES: dict[Doses, tuple[float, float]] = {
+    "low": (8.0, 250.0),
+    "ordinary": (60.0, 1750.0),
+    "all": (8.0, 1750.0),
+}
 """Mean counts per pixel of the paper's laws of peak counts: the mean of a stretched crop is 0.3 to 0.7 of its peak."""
 PAPER_CONTRASTS = (1.0, 1.0)
 """Every crop is stretched to the full range."""

@@ -1,6 +1,6 @@
 """Shared by several commands: settings, the service's ledger, open networks, and the micrographs of a file.
 
-Modules that load a network's runtime are imported inside functions: `--help` must be quick.
+Modules that load a network's runtime or start programs are imported inside functions: `--help` must be quick.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
-from daemon.commands import systemd_unit
 from daemon.commands.progress import Progress
 from daemon.errors import UsageError
 from daemon.ledger.database import LedgerError
@@ -45,6 +44,8 @@ def settings_file(options: argparse.Namespace) -> Path:
     given: Path | None = options.config
     if given is not None:
         return given
+    from daemon.commands import systemd_unit
+
     unit = systemd_unit.load(systemd_unit.UNIT)
     return (unit and unit.config) or settings.default_config_path()
 
@@ -53,6 +54,8 @@ def open_ledger(config: Config, mode: Literal["edit", "read"]) -> Ledger:
     """The ledger of the service. Raises LedgerError, with whose it is where this user may not open it."""
     folder = config.folders.state
     if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        from daemon.commands import systemd_unit
+
         owner = systemd_unit.name_of(folder.stat().st_uid)
         raise LedgerError(
             f"{folder}: only the user {owner} may use the ledger; type: sudo -u {owner} {shlex.join(sys.argv)}"

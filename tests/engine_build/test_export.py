@@ -6,6 +6,7 @@ The paper's network is exported in `tests/daemon/backends/test_tiled_networks.py
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -21,8 +22,9 @@ from daemon.backends.manifest import Manifest
 from daemon.counts.scaling import MINMAX_CROP, minmax_crop
 from daemon.errors import ConfigError, WeightsError
 from emdenoised import Denoiser
-from engine_build.export import HALO_MAX, HALO_RMS, as_half, export, measure_halo, store_as_half
+from engine_build.export import HALO_MAX, HALO_RMS, PAPER_DOSES, as_half, export, measure_halo, store_as_half
 from training.network import FastDenoiser, build
+from training.presets import Doses
 
 ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
 SERVED = ARGUMENTS | {"levelled": True}
@@ -134,6 +136,7 @@ def test_a_network_of_the_papers_protocol_is_served_with_the_papers_scaling(tmp_
     assert (made.dose_range, made.contrast_range) == ((8, 250), (1, 1))
     assert made.safetensors is None and set(made.sha256) == {"model.onnx"}
     assert not (tmp_path / "weights" / "model.safetensors").exists()
+    assert set(PAPER_DOSES) == set(get_args(Doses))
     network = build("ede2018", arguments).eval()
     network.load_state_dict({key: value.float() for key, value in load_file(run / "model.safetensors").items()})
     counts = np.random.default_rng(0).poisson(20, (128, 128)).astype(np.float32)

@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--paper",
         type=Path,
         metavar="RUN",
-        help="only the paper's protocol and figures, on one page: its nine filters, and the networks for low and for "
+        help="only the paper's protocol and figures, on one page: its filters, and the networks for low and for "
         "ordinary doses (two --weights, in this order); RUN: folder of `fit --preset ede2018`, for the learning curves",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The paper's table and figures, by its protocol (sections 3.1 and 4): its nine filters, and one network for each dose.
+"""The paper's table and figures, by its protocol (sections 3.1 and 4): its filters, and one network for each dose.
 
 `python -m training evaluate DATA --paper RUN --weights LOW --weights ORDINARY --out OUT`, where RUN is the folder of
 `fit --preset ede2018`. Pairs are the real ones at low and ordinary dose of every evaluation (`pairs`), and so are rows,
@@ -12,7 +12,7 @@ error maps and examples in OUT. Besides, OUT gets `paper.html` and `paper.json`:
         of the dose)
     under_best {low, ordinary}: {filter (the best of the nine), mse, similarity: shares by which the network is better,
         evened over sources as in the table; mse_mean_not_carried: if RUN holds weights, of these, whose means are as
-        they come out; mse_pairs: of plain means over pairs; paper's: the same of its table 1}
+        they come out; mse_pairs: of plain means over pairs; paper {mse, similarity}: the same of its table 1}
     error_maps {low, ordinary}: {mean, lowest, highest (pixel), pairs}
     pairs {low, ordinary}: {keys, and for each method lists of mse, ssim} (figure 4); curves {low, ordinary} (figure 3)
 """
@@ -65,13 +65,18 @@ ABOUT = (
 
 def run(options: argparse.Namespace, side: int, instances: int) -> int:
     """Measure, tabulate, draw. Raises ConfigError or WeightsError with the remedy."""
+    if not options.micrographs:
+        raise ConfigError("--paper needs a folder of micrographs to test on")
+    if not any((options.paper / regime / curve.CURVE).is_file() for regime in REGIMES):
+        raise ConfigError(
+            f"{options.paper}: neither low/{curve.CURVE} nor ordinary/{curve.CURVE} is in it; name the folder that "
+            "`fit --preset ede2018` wrote to"
+        )
     folders = _folders(options.weights)
     networks = {regime: known.weights(str(folder), options.threads) for regime, folder in folders.items()}
     trained = {regime: options.paper / regime for regime in REGIMES if (options.paper / regime / WEIGHTS).is_file()}
     plain = {regime: known.weights(str(folder), options.threads) for regime, folder in trained.items()}
     filters = list(known.methods(tuple(known.NINE)).values())
-    if not options.micrographs:
-        raise ConfigError("--paper needs a folder of micrographs to test on")
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     real = pairs.real_subjects(options.micrographs, out / "cache", options.sources)

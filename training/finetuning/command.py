@@ -243,7 +243,7 @@ def provenance_of(order: FineTuningOrder, parent: Manifest, material: Material) 
         "parent": {
             "name": parent.name,
             "network": parent.network,
-            "sha256": parent.sha256.get(parent.safetensors or ""),
+            "sha256": parent.sha256[parent.safetensors or parent.onnx],
         },
         "finetune": {
             "how": order.how,

@@ -131,5 +131,7 @@ def test_orders_that_cannot_be_carried_out(place: Path) -> None:
     with pytest.raises(ConfigError, match="two networks are called the same"):
         evaluate.run(parse(place / "images", "--out", place / "o", "--paper", place / "run", "--weights", same,
                            "--weights", place / "net-ordinary"))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"typo: neither low/curve.jsonl nor .*name the folder that `fit"):
+        evaluate.run(parse(place / "images", "--out", place / "o", "--paper", place / "typo", *networks))
     with pytest.raises(ConfigError, match="needs a folder of micrographs"):
         evaluate.run(parse("--out", place / "o", "--paper", place / "run", *networks))

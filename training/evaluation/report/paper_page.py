@@ -92,8 +92,8 @@ def _opening(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _goals(result: Mapping[str, Any]) -> Iterator[str]:
-    """The network against the best of the nine filters."""
-    yield "<h2>Against the best of the nine filters</h2>"
+    """The network against the best of the paper's filters."""
+    yield "<h2>Against the best of the paper's filters</h2>"
     lines = []
     for regime, found in result["under_best"].items():
         best = result["methods"][found["filter"]]["label"]

@@ -28,8 +28,6 @@ LENGTH, PART = 128, 16
 one part only."""
 ALONE, PAIR_ALONE = 0.3, 0.1
 """Share of a line's excess that its neighbours may hold, and of that of two lines side by side."""
-FEW = 2
-"""Rows by which most columns are found not to be of one value."""
 EXACT = 1 << 15
 """Rows whose 16-bit pixels add up to 32 bits."""
 TOGETHER = 8
@@ -104,7 +102,7 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
         parts = [pixels[top:bottom] for top, bottom in pairwise(edges[first : first + TOGETHER + 1])]
         for piece, part in enumerate(parts, first):
             found[0, piece] = _constant(part)
-        columns = [_suspects(_means(part)) for part in parts]
+        columns = [np.flatnonzero(odd) for odd in _suspects(np.array([_means(part) for part in parts]))]
         means = _around(parts, columns)
         places = [(piece, int(column)) for piece, some in enumerate(columns, first) for column in some]
         for lines in (1, 2):
@@ -142,10 +140,12 @@ def _means(part: Pixels) -> Values:
 def _constant(part: Pixels) -> NDArray[np.bool_]:
     """Which columns (W,) have one value in these rows, few side by side, beside others that vary."""
     width = part.shape[1]
-    same: NDArray[np.bool_] = np.all(part[:FEW] == part[0], axis=0)
+    same: NDArray[np.bool_] = part[0] == part[1]
     for rows in (PART, len(part)):  # few are left each time
         candidates = np.flatnonzero(same)
         same[candidates] = (part[:rows, candidates] == part[0, candidates]).all(axis=0)
+    if not same.any():
+        return same
     if same.mean() > MOST:
         return np.zeros_like(same)
     for first, last in np.flatnonzero(np.diff(np.pad(same, 1).astype(np.int8))).reshape(-1, 2):
@@ -172,16 +172,16 @@ def _stands_out(part: Pixels, same: NDArray[np.bool_], first: int, last: int) ->
     return True
 
 
-def _suspects(means: Values) -> Indices:
-    """Columns whose mean differs from those two away far more than usual; the next may belong to the same line."""
-    padded = np.pad(means, 2, "reflect")
-    left, right = padded[:-4], padded[4:]
+def _suspects(means: Values) -> NDArray[np.bool_]:
+    """Marks the columns of some pieces (n, W) whose mean differs from those two away far more than usual in the piece.
+
+    The next may belong to the same line.
+    """
+    padded = np.pad(means, ((0, 0), (2, 2)), "reflect")
+    left, right = padded[:, :-4], padded[:, 4:]
     beside = (np.where(np.isfinite(left), left, right) + np.where(np.isfinite(right), right, left)) / 2
     odd = np.abs(means - beside)
-    known = odd[np.isfinite(odd)]
-    if not len(known):
-        return np.empty(0, np.intp)
-    return np.flatnonzero(odd > _SUSPECT * 1.48 * float(np.median(known)))
+    return np.asarray(odd > _SUSPECT * 1.48 * _median(odd, axis=1)[:, None])
 
 
 def _around(parts: list[Pixels], columns: list[Indices]) -> Values:

@@ -256,27 +256,27 @@ def _compare(
     height, width = pixels.shape
     dose, gain = choice.effective_counts(scaling.zero), choice.noise.effective_gain
     room = np.empty((min(BLOCK, height), width), exact)
-    # A block without light has no counting error, but no network is exact. Where the dose is a stand-in, the noise is
-    # taken as even.
-    darkest = max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose
-    total = removed = squares = worst = most = 0.0
-    units, shared = np.array([[gain], [gain], [gain**2]]), sharing(choice.psf)
+    units = np.array([gain, gain, gain**2])
+    whole, found = np.zeros((3, width)), []
     for top in range(0, height, BLOCK):
         rows = slice(top, min(top + BLOCK, height))
-        band = shift, level, square = _band(rows, pixels, denoised, spikes, scaling, room)
-        total += float((level - shift).sum())
-        removed += float(shift.sum())
-        squares += float(square.sum())
+        band = _band(rows, pixels, denoised, spikes, scaling, room)
+        whole += band
         if rows.stop - top < BLOCK <= height:  # the last rows are judged as a block flush with the edge
             band = _band(slice(height - BLOCK, height), pixels, denoised, spikes, scaling, room)
         if min(height, width) >= BLOCK:
-            shifts, levels, powers = _blocks(band / units)
-            noise = np.maximum(levels + dose, darkest)
-            worst = max(worst, float((np.abs(shifts) * BLOCK / np.sqrt(noise / shared)).max()))
-            most = max(most, float((powers / noise).max()))
-    if not np.isfinite((total, removed, squares)).all():
+            found.append(_blocks(band))
+    removed, level, squares = (whole.sum(axis=1) / units).tolist()
+    if not np.isfinite((removed, level, squares)).all():
         return None
-    return _Sums(total / gain, removed / gain, squares / gain**2, worst, most)
+    if not found:
+        return _Sums(level - removed, removed, squares, 0.0, 0.0)
+    shifts, levels, powers = (blocks / unit for blocks, unit in zip(np.stack(found, axis=1), units, strict=True))
+    # A block without light has no counting error, but no network is exact. Where the dose is a stand-in, the noise is
+    # taken as even.
+    noise = np.maximum(levels + dose, max(DARKEST * dose, 1 / BLOCK**2) if choice.dose_known else dose)
+    worst = float((np.abs(shifts) * BLOCK / np.sqrt(noise / sharing(choice.psf))).max())
+    return _Sums(level - removed, removed, squares, worst, float((powers / noise).max()))
 
 
 def _band(
@@ -303,7 +303,6 @@ def _band(
 def _blocks(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Means (n, blocks) in a band of BLOCK rows from sums over its columns (n, W); the last is flush with the edge."""
     number, width = sums.shape
-    before = np.zeros((number, width + 1))
-    np.cumsum(sums, axis=1, out=before[:, 1:])
-    starts = np.array([*range(0, width - BLOCK + 1, BLOCK), width - BLOCK])
-    return np.asarray((before[:, starts + BLOCK] - before[:, starts]) / BLOCK**2)
+    full = width // BLOCK * BLOCK
+    inner, last = sums[:, :full].reshape(number, -1, BLOCK).sum(axis=2), sums[:, -BLOCK:].sum(axis=1)
+    return np.asarray(np.column_stack((inner, last)) / BLOCK**2)

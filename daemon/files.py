@@ -112,6 +112,18 @@ def digest(stream: BinaryIO) -> str:
     return found.hexdigest()
 
 
+def sha256_around(path: Path, start: int, content: memoryview) -> str:
+    """SHA-256, hexadecimal, of a file that holds `content` from byte `start` on, without reading that part again."""
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        found.update(stream.read(start))
+        found.update(content)
+        stream.seek(start + content.nbytes)
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically, also if others write it. Raises OSError, and keeps the old file then."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")

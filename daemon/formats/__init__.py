@@ -182,13 +182,13 @@ def count(file: Path | RawFile) -> int | None:
         return mrc.parse(head).shape[0] if kind == "mrc" else None
 
 
-def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
+def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> int:
     """Write float32 (H, W) with the pixel size of `like` and a small JSON-able `description`; replaces `path`.
 
-    The rows are written in the given order: see `in_the_way_of`. Raises OSError (disk full, share gone); the caller
-    removes incomplete files.
+    Returns the place in the file, bytes, from which on it holds the pixels: in one piece, little-endian, the rows in
+    the given order (see `in_the_way_of`). Raises OSError (disk full, share gone); the caller removes incomplete files.
     """
-    (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
+    return (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
 
 
 def in_the_way_of(kind: Kind, pixels: Image, like: Micrograph) -> tuple[Image, Micrograph, list[int]]:

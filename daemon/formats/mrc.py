@@ -170,12 +170,13 @@ def _stored(layout: MrcLayout, size: int, *, growing: bool) -> int:
     raise DamagedError(f"{missing} of {layout.extent.end} bytes are missing at the end{which}", cut=True)
 
 
-def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
+def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> int:
     """Write float32 (H, W) as MRC2014, mode 2, with the voxel size (0, meaning unknown, where there is none).
 
     The first row of `pixels` becomes the first of the file, which programs show at the bottom; the axes of columns and
     rows, and the origin, are those of `like`. Extended headers are not copied: they describe another file.
-    `description` becomes labels. Minimum, maximum, mean and deviation are those of the finite pixels. Raises OSError.
+    `description` becomes labels. Minimum, maximum, mean and deviation are those of the finite pixels. Returns
+    where the pixels begin, bytes. Raises OSError.
     """
     height, width = pixels.shape
     axes = tuple(like.metadata.get("axes", _AXES))
@@ -200,6 +201,7 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
     with path.open("wb") as stream:
         stream.write(header.tobytes())
         stream.write(np.ascontiguousarray(pixels, "<f4").data)
+    return HEADER_BYTES
 
 
 def _statistics(pixels: Image) -> tuple[float, float, float, float]:

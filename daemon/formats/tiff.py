@@ -43,6 +43,8 @@ _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
 _LARGEST_RATIONAL = (1 << 32) - 1
+_BAND = 1 << 17
+"""Pixels."""
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
@@ -175,11 +177,12 @@ def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[
     return dtype
 
 
-def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> None:
+def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> int:
     """Write float32 (H, W) as an ImageJ TIFF, or as OME-TIFF where the source was one or 2 GiB are exceeded.
 
     Fiji shows `description` (plain JSON types) with Image > Show Info. Tags for orientation and calibration of values
-    are those of `like`; programs show the finite pixels outside of its data bar in full contrast. Raises OSError.
+    are those of `like`; programs show the finite pixels outside of its data bar in full contrast. Returns where the
+    pixels begin, bytes. Raises OSError.
     """
     size = readable(like.pixel_size) if like.pixel_size else None
     text = json.dumps(description, sort_keys=True)
@@ -192,9 +195,11 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
         picture = _finite(np.delete(pixels, like.bar, axis=0))[0] if like.bar else known
         form = _as_imagej(size, text, window(picture) if picture.size else None)
     tags = _for_hyperspy(size) + _for_imod(ends) + tiff_values.extra_tags(like.metadata)
-    tifffile.imwrite(
-        path, pixels, photometric="minisblack", software=f"emdenoised {__version__}", extratags=tags, **form
-    )
+    begin, _ = tifffile.imwrite(
+        path, pixels, byteorder="<", photometric="minisblack", software=f"emdenoised {__version__}", extratags=tags,
+        returnoffset=True, **form
+    )  # fmt: skip
+    return int(begin)
 
 
 def _as_ome(size: PixelSize | None, text: str) -> dict[str, Any]:
@@ -230,7 +235,10 @@ def _for_imod(ends: Image) -> list[tuple[int, str, int, Any, bool]]:
 
 def _finite(pixels: Image) -> tuple[Image, Image]:
     """The finite pixels, in any shape; the least and the largest of them (2,), (0,) without any."""
-    ends = np.array([pixels.min(), pixels.max()])
+    step = max(1, _BAND // pixels.shape[1])
+    bands = [pixels[top : top + step] for top in range(0, len(pixels), step)]  # both while it is in the cache
+    lows, highs = np.array([(band.min(), band.max()) for band in bands]).T
+    ends = np.array([lows.min(), highs.max()])
     if np.isfinite(ends).all():  # as no NaN or Inf leaves them
         return pixels, ends
     known = pixels[np.isfinite(pixels)]

@@ -15,9 +15,11 @@ from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from daemon import formats
 from daemon.errors import MicrographError
-from daemon.files import sha256
+from daemon.files import sha256, sha256_around
 from daemon.micrograph import Image, Micrograph
 from daemon.output import preview
 from daemon.output.disk import alone, explained, flush, held, place, temporary_files
@@ -130,7 +132,7 @@ def _write_draft(
 ) -> _Draft:
     unfinished = temporary(folder)
     stored, like, turns = formats.in_the_way_of(kind, denoised, micrograph)
-    formats.write(unfinished, kind, stored, like, _description(relative, provenance))
+    begin = formats.write(unfinished, kind, stored, like, _description(relative, provenance))
     flush(unfinished)
     picture: Path | None = None
     remarks: tuple[str, ...] = ()
@@ -142,7 +144,10 @@ def _write_draft(
             # The picture is for a quick look: a fault in drawing it must not cost the image.
             log.debug("traceback", exc_info=True)
             remarks = (f"no preview, it could not be drawn ({error!r}): please report it",)
-    return _Draft(unfinished, sha256(unfinished), denoised.shape, tuple(turns), picture, remarks)
+    # Of the pixels as they are in memory: if the disk or share has changed them, the file does not have this hash.
+    content = np.ascontiguousarray(stored, "<f4")
+    digest = sha256_around(unfinished, begin, content.data)
+    return _Draft(unfinished, digest, denoised.shape, tuple(turns), picture, remarks)
 
 
 def _content(provenance: Record, output: Output, draft: _Draft) -> Record:

@@ -1,5 +1,6 @@
 """Writing TIFF and MRC: pixels and scale survive, and other programs find them."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tifffile
 from small_files import image
 
 from daemon import formats
+from daemon.files import sha256_around
 from daemon.micrograph import Micrograph, PixelSize
 
 LIMIT = 1 << 24
@@ -37,9 +39,11 @@ def test_pixels_and_pixel_size_survive_the_round_trip(
 ) -> None:
     pixels = (image() / 3).astype(np.float32)
     path = tmp_path / "out.tmp"
-    formats.write(path, kind, pixels, source(size, ome=ome), {"note": "µ-metal shield"})
+    begin = formats.write(path, kind, pixels, source(size, ome=ome), {"note": "µ-metal shield"})
     again = formats.read(path, LIMIT)
     np.testing.assert_array_equal(again.pixels, pixels)
+    assert np.array_equal(np.fromfile(path, "<f4", pixels.size, offset=begin).reshape(pixels.shape), pixels)
+    assert sha256_around(path, begin, pixels.data) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert again.kind == kind and again.pixels.dtype == np.float32
     assert again.pixel_size is not None
     for axis in "yx":

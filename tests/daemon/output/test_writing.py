@@ -270,15 +270,33 @@ def test_a_folder_exchanged_for_a_link_while_its_result_is_written_leads_nowhere
     outside.mkdir()
     write = formats.write
 
-    def exchanged(path: Path, *arguments: Any) -> None:
+    def exchanged(path: Path, *arguments: Any) -> int:
         (root / "sub").rename(moved)
         (root / "sub").symlink_to(outside)
-        write(path, *arguments)
+        return write(path, *arguments)
 
     monkeypatch.setattr(formats, "write", exchanged)
     save(root, "sub/a.tif")
     assert listing(outside) == set()
     assert listing(moved) == {"a.tif", "a.tif.json", "a.tif.png"}
+
+
+def test_a_result_that_the_disk_has_changed_is_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = formats.write
+
+    def damaged(path: Path, *arguments: Any) -> int:
+        begin = write(path, *arguments)
+        with path.open("r+b") as stream:
+            stream.seek(begin)
+            stream.write(b"damage")
+        return begin
+
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "write", damaged)
+        first = save(tmp_path)
+    assert first.sha256 != hashlib.sha256(first.image.read_bytes()).hexdigest()
+    again = save(tmp_path)
+    assert not again.adopted and again.sha256 == hashlib.sha256(again.image.read_bytes()).hexdigest()
 
 
 def test_a_link_in_the_place_of_the_image_is_not_followed(tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def render(
     shown_bar = range(bar.start // bin_by, -(-bar.stop // bin_by))
     low, high = window(np.delete(panels[1], shown_bar, axis=0))
     enlarge = max(1, _SMALLEST // max(panels[0].shape))
-    left, right = (Picture.fromarray(grey(panel, low, high).repeat(enlarge, 0).repeat(enlarge, 1)) for panel in panels)
+    greys = [grey(panel, low, high) for panel in panels]
+    if enlarge > 1:
+        greys = [panel.repeat(enlarge, 0).repeat(enlarge, 1) for panel in greys]
+    left, right = (Picture.fromarray(panel) for panel in greys)
     text = max(13, round(left.width / 44))
     shown = (max(left.width, _SMALLEST), max(left.height, 6 * text))
     margins = ((shown[0] - left.width) // 2, (shown[1] - left.height) // 2)
@@ -140,8 +143,9 @@ def _sums(block: Pixels, down: int, across: int) -> Image:
 
 def grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:
     """Values (H, W) as grey levels: 0 at `low` and below, 255 at `high` and above."""
-    scaled = (panel - np.float32(low)) * np.float32(255.0 / (high - low))
-    levels: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    scaled = panel - np.float32(low)
+    scaled *= np.float32(255.0 / (high - low))
+    levels: NDArray[np.uint8] = np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
     return levels
 
 

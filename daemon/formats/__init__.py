@@ -188,7 +188,7 @@ def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: 
     Returns the place in the file, bytes, from which on it holds the pixels: in one piece, little-endian, the rows in
     the given order (see `in_the_way_of`). Raises OSError (disk full, share gone); the caller removes incomplete files.
     """
-    return (tiff if kind == "tiff" else mrc).write(path, pixels, like, description)
+    return tiff.write(path, pixels, like, description) if kind == "tiff" else mrc.write(path, pixels, like, description)
 
 
 def in_the_way_of(kind: Kind, pixels: Image, like: Micrograph) -> tuple[Image, Micrograph, list[int]]:

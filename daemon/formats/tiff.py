@@ -195,11 +195,12 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
         picture = _finite(np.delete(pixels, like.bar, axis=0))[0] if like.bar else known
         form = _as_imagej(size, text, window(picture) if picture.size else None)
     tags = _for_hyperspy(size) + _for_imod(ends) + tiff_values.extra_tags(like.metadata)
-    begin, _ = tifffile.imwrite(
+    place = tifffile.imwrite(
         path, pixels, byteorder="<", photometric="minisblack", software=f"emdenoised {__version__}", extratags=tags,
         returnoffset=True, **form
     )  # fmt: skip
-    return int(begin)
+    assert place is not None  # as where pixels are compressed
+    return int(place[0])
 
 
 def _as_ome(size: PixelSize | None, text: str) -> dict[str, Any]:

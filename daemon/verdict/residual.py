@@ -130,17 +130,18 @@ def examine(
     strength = (scaling.unit / gain / np.sqrt(counts)).astype(np.float32)
     seen, left = plan.transform(raw, level, strength), plan.transform(result, level, strength)
     lost = seen - left
-    power, shown, gone = _power(seen), _power(left), _power(lost)
+    power, shown, gone = (_product(one, one) for one in (seen, left, lost))
     noise = plan.noise(power, shown)
     if noise is None:
         return None
     weights = counts / counts.sum()
-    common, recorded = _around((left * seen.conj()).real), _around(power)
-    kept = plan.mean(np.clip(common / np.maximum(recorded, TINY), 0, 1) * noise, weights)
+    common, recorded = _around(_product(left, seen)), _around(power)
+    share = np.clip(common / np.maximum(recorded, TINY), 0, 1)
+    kept = float((_average(share, weights) * noise * plan.weight).sum())
     alone, most = plan.alone(common, recorded, noise, weights)
-    shared = (lost * left.conj()).real
+    shared = _product(lost, left)
     variance = plan.mean(noise[None])
-    line, share, spacing = plan.line(gone, power, weights)
+    line, missing, spacing = plan.line(gone, power, weights)
     width, blurred = plan.blurred(power, noise, weights)
     return Residual(
         noise=variance,
@@ -153,7 +154,7 @@ def examine(
         residual_correlation=plan.neighbours(gone, weights),
         structure_removed=plan.shared(shared, shown, noise, weights),
         line_removed=line,
-        line_share=share,
+        line_share=missing,
         line_spacing=spacing,
         contrast=sqrt(plan.broad(shown, weights) / float(counts.mean())),
         over_gaussian=(plan.mean(gone, weights) + 2 * kept - blurred) / variance,
@@ -172,10 +173,10 @@ def _patches(
     )
     shape = len(tops), len(lefts), side, side
     raw, result = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    for i, top in enumerate(tops):
-        for j, left in enumerate(lefts):
-            here = slice(top, top + side), slice(left, left + side)
-            raw[i, j], result[i, j] = scaling.to_units(pixels[here]), scaling.to_units(denoised[here])
+    for image, patches in ((pixels, raw), (denoised, result)):
+        every = np.lib.stride_tricks.sliding_window_view(image, (side, side))
+        for i, top in enumerate(tops):
+            patches[i] = scaling.to_units(every[top, lefts])
     row = np.searchsorted(tops, spikes.rows, "right") - 1
     column = np.searchsorted(lefts, spikes.columns, "right") - 1
     y, x = spikes.rows - tops[row], spikes.columns - lefts[column]
@@ -188,13 +189,29 @@ def _patches(
     return raw.reshape(-1, side, side), result.reshape(-1, side, side), blank.ravel()
 
 
-def _power(amplitudes: Amplitudes) -> Terms:
-    return np.square(amplitudes.real) + np.square(amplitudes.imag)
+def _product(one: Amplitudes, other: Amplitudes) -> Terms:
+    """Real part of amplitudes (n, side, side // 2 + 1) times the conjugate of others; of the same, their power."""
+    product = np.empty(one.shape, np.float32)
+    for first in range(0, len(one), FEW):
+        few = slice(first, first + FEW)
+        np.multiply(one[few].real, other[few].real, out=product[few])
+        product[few] += one[few].imag * other[few].imag
+    return product
 
 
 def _average(terms: NDArray[np.floating[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of (n, side, side // 2 + 1) over n patches whose weights (n,) add up to 1."""
-    return np.tensordot(weights.astype(terms.dtype), terms, 1).astype(np.float64)
+    # Not by a matrix product: BLAS wakes a thread on every core for it, which takes fifty times the processor time.
+    return np.asarray(np.einsum("n,nij->ij", weights.astype(terms.dtype), terms), np.float64)
+
+
+def _quantile(terms: Terms) -> float:
+    """The QUANTILE of all `terms`, between the two values beside it, as numpy.quantile, in a fifth of its time."""
+    place = QUANTILE * (terms.size - 1)
+    before = int(place)
+    ordered = np.partition(terms, before, axis=None)
+    low, high = float(ordered[before]), float(ordered[before + 1 :].min(initial=np.inf))
+    return low + (place - before) * (high - low) if place > before else low
 
 
 def _around(terms: Terms) -> Terms:
@@ -265,7 +282,7 @@ class _Plan:
         busy = np.einsum("nij,ij->n", structure, self.weight * (self.frequency > RINGS[0]))
         flat = np.argsort(busy)[: max(LEAST_PATCHES, int(FLATTEST * len(busy)))]
         terms = power.reshape(len(power), -1)[flat]
-        level = np.array([np.quantile(terms[:, ring], QUANTILE) for ring in self.rings]) / -log(1 - QUANTILE)
+        level = np.array([_quantile(terms[:, ring]) for ring in self.rings]) / -log(1 - QUANTILE)
         fitted = level[FITTED]
         if fitted[0] < NOISELESS:
             return None

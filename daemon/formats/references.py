@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-_KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
+_KINDS = {"gain", "dark", "flat", "bias", "super", "count", "norm"}
+_ALONE = {"gain", "dark", "bias", "norm", "ref", "refs"}
+"""Words of which one makes a reference of a name without words about a specimen."""
 _WORDS = {
-    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "norm", "map"),
-    *("current", "counts", "master", "average", "mean", "median"),
+    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "map", "defect", "defects"),
+    *("current", "counts", "master", "average", "mean", "median", "res", "superres"),
 }
 """Further words in names of references, besides numbers and cameras."""
 _CAMERAS = {
-    *("k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv"),
-    *("gatan", "ccd", "cmos", "emccd"),
+    *("k", "falcon", "ceta", "de", "eagle", "orius", "oneview", "rio", "tvips", "cam", "bin", "x", "kv", "v", "m", "i"),
+    *("gatan", "ccd", "cmos", "emccd", "eer", "summit", "apollo", "alpine", "krios", "glacios", "talos", "titan"),
 }
 _FLAT = ("field", "fields", "frame", "frames")
-"""Words that make "flat" a reference: a specimen may be flat as well. A dark field is a kind of image."""
-_STATED = re.compile(r"\s*(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE)
+"""Words that make "flat" or "white" a reference: a specimen may be either. A dark field is a kind of image."""
+_STATED = re.compile(
+    r"\s*(\w+:\s*)?(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE
+)
 _ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -29,7 +33,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
     """Whether a file with this name and metadata is a camera's reference."""
-    if any(_STATED.fullmatch(text) for text in (*metadata.get("labels", ()), metadata.get("title", ""))):
+    if any(map(stated, (*metadata.get("labels", ()), metadata.get("title", "")))):
         return True
     if _ENDING.search(name):
         return True
@@ -39,15 +43,22 @@ def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
     pairs = list(pairwise(words))
     if any(kind in _KINDS and ref in ("ref", "refs", "reference", "references") for kind, ref in pairs):
         return True
-    flat = any(kind == "flat" and rest in _FLAT for kind, rest in pairs)
-    if not flat and not {"gain", "dark"} & set(words) and not {"flat", "master"} <= set(words):
+    flat = any(kind in ("flat", "white") and rest in _FLAT for kind, rest in pairs)
+    if not flat and not _ALONE & set(words) and not {"flat", "master"} <= set(words):
         return False
-    return all(word in (*_KINDS, *_WORDS, *_CAMERAS, *(_FLAT if flat else ())) for word in words)
+    return all(word in (*_KINDS, *_WORDS, *_CAMERAS, *(("white", *_FLAT) if flat else ())) for word in words)
+
+
+def stated(text: str) -> bool:
+    """Whether a label, title or description calls its file a camera's reference."""
+    return bool(_STATED.fullmatch(text))
 
 
 def _taken_apart(word: str) -> tuple[str, ...]:
-    """A word that is two, as one of each: darkref, flatfield."""
-    for kind in _KINDS:
+    """A word that is two, as one of each: darkref, flatfield, masterdark."""
+    for kind in (*_KINDS, "white"):
         if word.startswith(kind) and word[len(kind) :] in (*_WORDS, *_KINDS, *_FLAT):
             return kind, word[len(kind) :]
+        if word.endswith(kind) and word[: -len(kind)] in _WORDS:
+            return word[: -len(kind)], kind
     return (word,)

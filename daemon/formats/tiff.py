@@ -16,7 +16,7 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import data_bar, ome, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats import data_bar, ome, references, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
 from daemon.formats.contrast import window
 from daemon.formats.reading import (
     CodecNeededError,
@@ -104,6 +104,7 @@ def read(
         **({"values": values.as_json()} if values.changes else {}),
         **tiff_values.handed_on(tags, values, len(wanted.numbers)),
         **tiff_tags.origin(tags),
+        **({"title": title} if references.stated(title := layout.description[:200]) else {}),
         **({} if several else fill),
         **data_bar.of_tags(tags, first.height),
     }

@@ -235,7 +235,7 @@ _SIDES = (1e-13, 1e-3)
 
 def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
     """Raises MicrographError for a plane of numbers that is no picture of a specimen."""
-    if is_reference(path.name, micrograph.metadata):
+    if is_reference(path.name, micrograph.metadata, micrograph.pixels):
         raise MicrographError(
             f"{path}: is a camera's gain or dark reference by its name or label; it was left alone: rename it if "
             "it is a picture of a specimen"

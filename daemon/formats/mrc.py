@@ -27,12 +27,14 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.stack import Stack
+from daemon.formats.stack import Are, Stack
 from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 HEADER_BYTES = mrc_extended.HEADER_BYTES
 SUFFIXES = (".mrc", ".mrcs", ".map", ".st", ".rec", ".ali", ".preali")
+_OF_IMOD: Mapping[str, Are] = {".ali": "tilts", ".preali": "tilts", ".rec": "slices"}
+"""What IMOD's endings state of the sections."""
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED = {
     3: "complex numbers (a Fourier transform)",
@@ -135,7 +137,7 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
         **_origin(header),
     }
     if stored > 1:
-        metadata = stack.merged(metadata, _nature(stream, header, stored, labels))
+        metadata = stack.merged(metadata, _nature(stream, header, stored, labels, path.suffix.lower()))
     taken = mrc_extended.acquisition(stream, header, chosen.start, found)
     if len(chosen) > 1:
         taken = replace(taken, electrons_per_pixel=None)  # whether it is of one section or of all is not stated
@@ -256,7 +258,7 @@ def _labels(header: Any) -> list[str]:
     return [text for label in labels if (text := bytes(label).decode("latin-1").strip("\0 "))]
 
 
-def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str]) -> Stack | None:
+def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str], suffix: str) -> Stack | None:
     """The kind of the sections; None if the file does not state it."""
     volume = int(header["ispg"]) == 1 and int(header["mz"]) == stored
     return stack.weighed(
@@ -264,6 +266,7 @@ def _nature(stream: BinaryIO, header: Any, stored: int, labels: list[str]) -> St
             mrc_extended.nature(stream, header, stored),
             stack.of_words("\n".join(labels), "MRC label"),
             Stack("slices", "MRC space group 1", sure=False) if volume else None,
+            Stack(_OF_IMOD[suffix], f"ending {suffix} of IMOD") if suffix in _OF_IMOD else None,
         )
     )
 

@@ -15,6 +15,8 @@ _MOST = 1 << 24
 """Bytes of an extended header that are read, at most."""
 _SERIALEM = ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2))
 """SerialEM's flags and the number of 16-bit numbers of each: tilt, piece, stage, magnification, intensity, dose."""
+_TECNAI = 1 << 17
+"""Bytes of the extended header of FEI's older software: 1024 records of 32 floating-point numbers."""
 _DIGITS = 7
 """Decimals of a stage position in metres: the drift during one exposure is smaller."""
 _DEGREES = 0.01
@@ -161,6 +163,8 @@ def _agard_tilts(stream: BinaryIO, header: Any, stored: int) -> list[float] | No
     """Tilt angles by the older form: of each section the first floating-point number, after its integers."""
     order = header.dtype["nx"].byteorder
     ints, floats = (int(n) for n in np.frombuffer(bytes(header["extra2"]), np.dtype("i2").newbyteorder(order), 2, 16))
+    if (ints, floats, int(header["nsymbt"])) == (0, 0, _TECNAI):  # which does not state the length of a record
+        floats = 32
     if bytes(header["exttyp"]).strip(b"\0 ") not in (b"", b"AGAR", b"MRCO") or ints < 0 or not 0 < floats <= 1024:
         return None
     length = 4 * (ints + floats)

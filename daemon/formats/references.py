@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-_KINDS = {"gain", "dark", "flat", "bias", "super", "count", "norm"}
-_ALONE = {"gain", "dark", "bias", "norm", "ref", "refs"}
-"""Words of which one makes a reference of a name without words about a specimen."""
+import numpy as np
+
+from daemon.micrograph import Pixels
+
+_KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
+_AMBIGUOUS = {"bias", "norm", "ref", "refs", "flat"}
+"""Words of which one makes a reference of a name without words about a specimen, if its pixels fit."""
 _WORDS = {
-    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "map", "defect", "defects"),
+    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "norm", "map", "defect", "defects"),
     *("current", "counts", "master", "average", "mean", "median", "res", "superres"),
 }
 """Further words in names of references, besides numbers and cameras."""
@@ -26,13 +30,17 @@ _STATED = re.compile(
     r"\s*(\w+:\s*)?(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE
 )
 _ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
+_BLOCK, _SAMPLE = 8, 1024
+"""Sides in pixels of a block, and of the part of an image that is evaluated."""
+_STRUCTURE = 4.0
+"""Variance of the means of blocks, in that of white noise, above which there is more than noise."""
 _LETTERS = re.compile(r"[^\W\d_]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """A word of a name in which only capitals separate words."""
 
 
-def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether a file with this name and metadata is a camera's reference."""
+def is_reference(name: str, metadata: Mapping[str, Any], pixels: Pixels | None = None) -> bool:
+    """Whether a file with this name and metadata, and these pixels (H, W), is a camera's reference."""
     if any(map(stated, (*metadata.get("labels", ()), metadata.get("title", "")))):
         return True
     if _ENDING.search(name):
@@ -44,14 +52,29 @@ def is_reference(name: str, metadata: Mapping[str, Any]) -> bool:
     if any(kind in _KINDS and ref in ("ref", "refs", "reference", "references") for kind, ref in pairs):
         return True
     flat = any(kind in ("flat", "white") and rest in _FLAT for kind, rest in pairs)
-    if not flat and not _ALONE & set(words) and not {"flat", "master"} <= set(words):
-        return False
+    if not flat and not {"gain", "dark"} & set(words) and not {"flat", "master"} <= set(words):
+        if pixels is None or not _AMBIGUOUS & set(words) or _has_structure(pixels):
+            return False
     return all(word in (*_KINDS, *_WORDS, *_CAMERAS, *(("white", *_FLAT) if flat else ())) for word in words)
 
 
 def stated(text: str) -> bool:
     """Whether a label, title or description calls its file a camera's reference."""
     return bool(_STATED.fullmatch(text))
+
+
+def _has_structure(pixels: Pixels) -> bool:
+    """Whether pixels (H, W) are neither a map of gains around 1 nor without anything but noise."""
+    sample = pixels[: _SAMPLE // _BLOCK * _BLOCK, : _SAMPLE // _BLOCK * _BLOCK].astype(np.float64)
+    height, width = (side // _BLOCK * _BLOCK for side in sample.shape)
+    sample = sample[:height, :width]
+    if not sample.size or not np.isfinite(sample).all():
+        return True
+    if pixels.dtype.kind == "f" and 0.5 < np.median(sample) < 2 and sample.std() < 0.5:
+        return False
+    noise = np.square(np.diff(sample, axis=1)).mean() / 2
+    means = sample.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).mean(axis=(1, 3))
+    return bool(means.var() * _BLOCK**2 > _STRUCTURE * noise)
 
 
 def _taken_apart(word: str) -> tuple[str, ...]:

@@ -292,7 +292,8 @@ def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
         return None
     name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
     name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO always calls it z
-    return stack.of_axis(name, unit, f"{form.kind.upper()} axis")
+    step = across[0].get("scale")
+    return stack.of_axis(name, unit, f"{form.kind.upper()} axis", None if step is None else float(step))
 
 
 def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Are = Literal["frames", "tilts", "pieces", "places", "exposures", "slices", "channels"]
+"""Points of a time series are exposures."""
 
 WORDS: Mapping[str, str] = {
     "frames": "frames",
@@ -21,7 +22,25 @@ NEVER_SUMMED = ("tilts", "pieces", "channels")
 _TILT_STEP = 0.05
 """Degrees: readings of one angle vary by less."""
 _DOSE_FRACTIONS = re.compile(r"\bdose[ _-]?frac", re.IGNORECASE)
-_TIME = ("s", "sec", "second", "seconds", "ms", "us", "µs", "min", "h")
+_TIME = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "µs", "usec", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+"""Seconds."""
+_LONGEST = 10.0
+"""Seconds from one frame to the next: more is a time series, whose points are exposures of their own."""
+_PAUSE = 3.0
+"""The same, in exposure times of a frame."""
+_UNSPOKEN = {
+    *("", "i", "n", "q", "no", "index", "number", "image", "images", "section", "sections", "stack", "page", "pages"),
+    *("axis", "dim", "signal", "nav", "navigation", "sequence", "series", "position", "undefined", "element"),
+}
+"""Words for an axis that do not state what it is."""
 _ANGLE = ("deg", "°", "degree", "degrees", "rad", "mrad")
 _SERIES = ("ev", "kev", "v", "kv", "k", "°c")
 """Units of what is changed from one exposure to the next: energy, voltage, temperature."""
@@ -60,23 +79,49 @@ def of_words(text: str, by: str) -> Stack | None:
     return Stack("frames", by) if _DOSE_FRACTIONS.search(text) else None
 
 
-def of_axis(name: str, unit: str, by: str) -> Stack | None:
-    """The kind of sections along an axis, by its name or else its unit; None if neither is known."""
+def of_axis(name: str, unit: str, by: str, step: float | None = None) -> Stack | None:
+    """The kind of sections along an axis, by its name or else its unit; None if neither is known.
+
+    `step`: from one section to the next, in that unit.
+    """
     words = set(re.findall(r"[a-z]+", name.lower()))
     unit = unit.strip().lower()
     if words & {"tilt", "tilts", "angle", "alpha", "beta"} or unit in _ANGLE:
         return Stack("tilts", by)
-    if words & {"energy", "voltage", "temperature", "focus", "defocus", "wavelength"} or unit in _SERIES:
+    if words & {"tile", "tiles", "mosaic", "montage"}:
+        return Stack("pieces", by)
+    if unit in _SERIES:
         return Stack("exposures", by)
-    if words & {"time", "t", "frame", "frames"}:
-        return Stack("frames", by)
+    if words & {"time", "t", "frame", "frames", "movie", "dose"}:
+        return of_times(by, None if step is None else step * _TIME.get(unit, 0.0))
     if words & {"z", "depth", "slice", "slices"}:
         return Stack("slices", by) if unit not in _TIME else Stack("frames", by)
-    if words & {"c", "channel", "channels"}:
+    if words & {"c", "channel", "channels", "detector", "detectors"}:
         return Stack("channels", by)
     if unit in _TIME:
-        return Stack("frames", by)
+        return of_times(by, None if step is None else step * _TIME[unit])
+    if words - _UNSPOKEN:  # energy, defocus, magnetic field, ...: each has its own
+        return Stack("exposures", by)
     return Stack("slices", by) if unit in _LENGTH else None
+
+
+def of_times(by: str, step: float | None, exposure: float | None = None) -> Stack:
+    """Frames, or points of a time series that are so many seconds apart, each with this exposure time (None: unknown)."""
+    if step is None or (abs(step) <= _LONGEST and (exposure is None or abs(step) <= _PAUSE * exposure)):
+        return Stack("frames", by)
+    return Stack("exposures", f"{by}, a time series")
+
+
+def seconds(number: float, unit: str) -> float | None:
+    """A time in seconds; None if its unit is not known."""
+    factor = _TIME.get(unit.strip().lower().replace("μ", "µ"))
+    return None if factor is None else number * factor
+
+
+def of_names(names: Iterable[str], by: str) -> Stack | None:
+    """Exposures of their own, where the sections have names that differ by more than numbers."""
+    known = [re.sub(r"[\W\d_]+", " ", name).strip().lower() for name in names]
+    return Stack("exposures", by) if len(known) > 1 and all(known) and len(set(known)) > 1 else None
 
 
 def of_tilts(angles: Iterable[float], by: str) -> Stack | None:

@@ -109,7 +109,7 @@ def read(
         **data_bar.of_tags(tags, first.height),
     }
     if wanted.stored > 1:
-        metadata = stack.merged(metadata, tiff_stack.nature(layout.description, first, tags))
+        metadata = stack.merged(metadata, tiff_stack.nature(layout, pages, tags))
     others = len(layout.pages) - len(pages)
     warnings = (
         *_odd(*said[:3], first.remark, understood.remark, _OUTDATED if layout.outdated else ""),

@@ -38,10 +38,11 @@ _TYPES = {
     17: "i8",
     18: "u8",
 }
-_DESCRIPTION, _FORMAT, _SUB = 270, 339, 330
+_DESCRIPTION, _NAME, _FORMAT, _SUB = 270, 285, 339, 330
 _PREDICTOR = 317
-_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _PREDICTOR, *range(322, 326), _SUB,
-           _FORMAT, 32997, 32998}  # fmt: skip
+_LONGEST_NAME = 100
+_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _NAME, _PREDICTOR,
+           *range(322, 326), _SUB, _FORMAT, 32997, 32998}  # fmt: skip
 _MOST_SUB = 64
 _WRONG = "its directory gives a wrong number of {}: the size of the image determines it"
 _UNPREDICTED = "its directory states a predictor, which uncompressed pixels do not have: it is ignored"
@@ -70,6 +71,8 @@ class PageLayout:
     remark: str = ""
     """A harmless error in its directory that was corrected, of uncompressed pixels only; empty: none."""
     reversed_bits: bool = False
+    name: str = ""
+    """Its PageName, or else a short description."""
 
     @property
     def segment_row(self) -> int:
@@ -260,7 +263,7 @@ class _Reader:
         if kind is None:
             raise DamagedError(f"TIFF tag {code} has an impossible type")
         length = count * int(kind[1])
-        if code == _DESCRIPTION:
+        if code in (_DESCRIPTION, _NAME):
             length = min(length, _MAX_TEXT)
         elif count > (_MAX_SEGMENTS if code in _SEGMENTS else _MAX_VALUES):
             raise DamagedError(f"TIFF tag {code} claims {count} values")
@@ -272,9 +275,13 @@ class _Reader:
             data = inline[:length]
         else:
             data = self.bytes(int(np.frombuffer(inline, self.order + self.word)[0]), length)
-        if code == _DESCRIPTION:
+        if code in (_DESCRIPTION, _NAME):
             return data.split(b"\0", 1)[0].decode("utf-8", "replace")
         return np.frombuffer(data, self.order + kind if kind != "S1" else kind)
+
+
+def _short(text: Any) -> str:
+    return text if isinstance(text, str) and len(text) <= _LONGEST_NAME else ""
 
 
 def _one(tags: Mapping[int, Any], code: int, default: int) -> int:
@@ -321,6 +328,7 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
         kind_stated=_FORMAT in tags and _NO_KIND not in remarks,
         remark="; ".join(remarks),
         reversed_bits=_one(tags, 266, 1) == 2,
+        name=_short(tags.get(_NAME)) or _short(tags.get(_DESCRIPTION)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon.errors import MicrographError
 from daemon.formats import ome, stack, tiff_layout
-from daemon.formats.reading import DamagedError
+from daemon.formats.reading import DamagedError, number
 from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
 
@@ -24,8 +24,11 @@ _COLOURED = {
 _MASK = 4
 _REDUCED, _TRANSPARENCY = 1, 4
 _LISTED = 4
-_AXES = {"A": "angle"}
+_AXES = {"A": "angle", "E": "lambda", "H": "lifetime", "L": "exposure", "M": "mosaic", "P": "phase", "R": "tile",
+         "V": "event"}  # fmt: skip
 """Of tifffile's letters those that `stack.of_axis` does not know."""
+_LABELS = 50839
+"""ImageJ's tag of further metadata, as tifffile parses it."""
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -110,18 +113,21 @@ def refuse_channels(path: Path, text: str, page: PageLayout) -> None:
         )
 
 
-def nature(text: str, page: PageLayout, tags: Mapping[int, Any]) -> Stack | None:
-    """The kind of a stack's pages, of which this is the first; None if the file and its description do not state it."""
+def nature(layout: TiffLayout, pages: list[int], tags: Mapping[int, Any]) -> Stack | None:
+    """The kind of the stack of these pages; None if the file and its description do not state it."""
+    text, page = layout.description, layout.pages[pages[0]]
     if page.compression in EER:
         return Stack("frames", "EER")
     return stack.weighed(
         (
             Stack("slices", "TIFF volume") if page.depth > 1 else None,
-            _of_sizes(_imagej(text), "ImageJ") if text.startswith("ImageJ=") else None,
-            _of_sizes(_ome(text, page), "OME"),
+            _of_sizes(_imagej(text), "ImageJ", _imagej_step(text)) if text.startswith("ImageJ=") else None,
+            _of_sizes(_ome(text, page), "OME", *ome.times(text)),
             *(stack.of_axis(_AXES.get(axis, axis), "", "tifffile") for axis in _shaped_axes(text)),
             stack.of_axis("", tags[65005], "Gatan tags") if isinstance(tags.get(65005), str) else None,
             stack.of_words(text, "TIFF description"),
+            stack.of_names([layout.pages[index].name for index in pages], "names of its pages"),
+            stack.of_names(_labels(tags), "ImageJ labels"),
         )
     )
 
@@ -138,12 +144,29 @@ def _ome(text: str, page: PageLayout) -> dict[str, int]:
     return {**{axis: int(size) for axis, size in sizes.items() if _COUNT.fullmatch(size)}, "images": len(found)}
 
 
-def _of_sizes(sizes: Mapping[str, int], by: str) -> Stack | None:
+def _imagej_step(text: str) -> float | None:
+    """Seconds from one frame to the next."""
+    stated = dict(re.findall(r"^(finterval|fps|tunit)=(.{1,40}?)\s*$", text, re.MULTILINE))
+    if step := number(stated.get("finterval")):
+        return stack.seconds(step, stated.get("tunit", "sec"))
+    rate = number(stated.get("fps"))
+    return 1 / rate if rate else None
+
+
+def _labels(tags: Mapping[int, Any]) -> list[str]:
+    """ImageJ's labels of the sections."""
+    labels = tags[_LABELS].get("Labels") if isinstance(tags.get(_LABELS), Mapping) else None
+    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
+
+
+def _of_sizes(
+    sizes: Mapping[str, int], by: str, step: float | None = None, exposure: float | None = None
+) -> Stack | None:
     if sizes.get("images", 1) > 1:
         return Stack("exposures", by)
     if sizes.get("Z", 1) > 1:
         return Stack("slices", by)
-    return Stack("frames", by) if sizes.get("T", 1) > 1 else None
+    return stack.of_times(by, step, exposure) if sizes.get("T", 1) > 1 else None
 
 
 def _shaped_axes(text: str) -> list[str]:

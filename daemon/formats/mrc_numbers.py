@@ -25,10 +25,10 @@ _FILLED = 0.01
 """Smallest share of the header's range that numbers in the other byte order fill."""
 _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 """By mode: the signed and the unsigned reading."""
-_STANDARD, _DECLARED, _FIT, _SMOOTH, _BEYOND = 1, 3, 2, 2, 6
+_STANDARD, _DECLARED, _FIT, _SMOOTH, _WRAPPED, _BEYOND = 1, 3, 2, 2, 4, 6
 """Weights of the evidence, chosen so that no sum is 0: the standard for mode 0; a flag or mode; minimum, maximum and
-mean that fit the pixels; fewer jumps; a value in the header above any signed number."""
-_FEWER_JUMPS = 1.3
+mean that fit the pixels; fewer jumps, and far fewer; a value in the header above any signed number."""
+_FEWER_JUMPS, _FAR_FEWER = 1.3, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,8 @@ def _jumps(header: Any, one: Pixels, other: Pixels) -> _Vote | None:
     if max(signed, unsigned) <= _FEWER_JUMPS * min(signed, unsigned):
         return None
     why = "the differences between neighbouring pixels indicate"
-    return _Vote(_SMOOTH if unsigned < signed else -_SMOOTH, why)
+    weight = _WRAPPED if max(signed, unsigned) > _FAR_FEWER * min(signed, unsigned) else _SMOOTH
+    return _Vote(weight if unsigned < signed else -weight, why)
 
 
 def _words(values: Pixels) -> str:

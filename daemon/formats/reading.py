@@ -1,6 +1,7 @@
 """Common to all readers: errors, the extent of data, checks, summing frames."""
 
 import errno
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ PARSER_ERRORS: tuple[type[Exception], ...] = (
 )
 """Exceptions that third-party parsers raise for damaged or hostile bytes."""
 
-_LARGEST_PACKED = 15
+_LEAST_PACKED, _LARGEST_PACKED = 8, 15
+_PACKED_TEXT = re.compile(r"\b4[ -]?bits?[ -]packed\b", re.IGNORECASE)
 _STACK_ALLOWANCE = 100
 """A stack may hold this many times `max_pixels` in all; only one plane of it is in memory at a time."""
 
@@ -123,12 +125,15 @@ def check_plane(path: Path, height: int, width: int) -> None:
         raise MicrographError(f"{path}: is a line of {height * width} values, not an image; it was left alone")
 
 
-def refuse_packed(path: Path, text: str, by: str, pixels: Pixels, frames: int) -> None:
+def refuse_packed(path: Path, text: str, by: str, pixels: Pixels, frames: int, most: float = 0.0) -> None:
     """Raises MicrographError for the sum (H, W) of `frames` that `text` calls packed, unless it is of 4-bit counts.
 
-    The text remains where a program has unpacked them. `by`: the text's place in the file, for the message.
+    The text remains where a program has unpacked them. `by`: the text's place in the file, for the message. `most`: the
+    largest value by the header, which states it, too, if it is one of 4-bit counts.
     """
-    if "4 bits packed" in text and (pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0):
+    if (_PACKED_TEXT.search(text) or _LEAST_PACKED <= most <= _LARGEST_PACKED) and (
+        pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0
+    ):
         raise MicrographError(
             f"{path}: holds packed 4-bit values by its {by} (a raw SerialEM movie; unpack it with IMOD's newstack), "
             "not one intensity per pixel; it was left alone"

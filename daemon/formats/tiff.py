@@ -74,15 +74,17 @@ def read(
     layout = tiff_layout.parse(stream, size)
     pages = tiff_stack.choose(path, layout)
     first = layout.pages[pages[0]]
-    tiff_stack.refuse_channels(path, layout.description, first)
+    tiff_stack.refuse_channels(path, layout.description, first, len(pages) * first.depth * layout.contiguous_frames)
     values = tiff_values.meaning(path, first, layout.description)
     wanted = _wanted(path, layout, pages, section, max_pixels)
     _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
     stream.seek(0)  # tifffile takes the position of the stream for the start of the file
+    curve = ""
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, wanted.pages[0], layout, size)
         if first.photometric == _PALETTE:
             values = tiff_values.of_palette(path, first, page.colormap)
+            curve = tiff_values.curved(page.colormap)
         dtype = _numbers(path, page, first)
         tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description, (first.height, first.width))
@@ -112,7 +114,7 @@ def read(
         metadata = stack.merged(metadata, tiff_stack.nature(layout, pages, tags))
     others = len(layout.pages) - len(pages)
     warnings = (
-        *_odd(*said[:3], first.remark, understood.remark, _OUTDATED if layout.outdated else ""),
+        *_odd(*said[:3], first.remark, understood.remark, curve, _OUTDATED if layout.outdated else ""),
         *remarks,
         *([f"{values.by} was applied: {values}"] if values.changes else []),
         *([f"{others} other page{'s' * (others > 1)} of the file ({_OTHERS}) left out"] if others else []),

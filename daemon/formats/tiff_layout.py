@@ -4,9 +4,6 @@ Unlike image libraries, it is strict about missing data, limits memory and time 
 for repeated tests of a growing file.
 """
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -14,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.formats import tiff_description
 from daemon.formats.reading import DamagedError, Extent
 
 _MAX_PAGES = 1 << 14
@@ -46,6 +44,7 @@ _WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 
 _MOST_SUB = 64
 _WRONG = "its directory gives a wrong number of {}: the size of the image determines it"
 _UNPREDICTED = "its directory states a predictor, which uncompressed pixels do not have: it is ignored"
+_NO_COMPRESSION = "its directory states compression 0, which does not exist: read as uncompressed"
 _NO_KIND = "its directory states no valid kind of its numbers: read as whole ones without a sign, the default"
 
 
@@ -73,6 +72,11 @@ class PageLayout:
     reversed_bits: bool = False
     name: str = ""
     """Its PageName, or else a short description."""
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in the page."""
+        return self.width * self.height * self.depth * self.samples
 
     @property
     def segment_row(self) -> int:
@@ -108,7 +112,7 @@ class TiffLayout:
         """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
         if len(self.pages) != 1 or self.pages[0].compression != 1 or self.outdated:
             return 1
-        return max(1, _declared_frames(self.description, self.pages[0]))
+        return max(1, tiff_description.frames(self.description, self.pages[0].pixels))
 
     def extent(self) -> Extent:
         """The extent of the pixel data in the file."""
@@ -125,28 +129,6 @@ class TiffLayout:
             page = self.pages[0]
             end = int(page.offsets[0]) + self.contiguous_frames * page.height * page.segment_row
         return Extent(start, end, tail)
-
-
-def _declared_frames(description: str, page: PageLayout) -> int:
-    """Frames that ImageJ's or tifffile's description declares; 1 if it declares none."""
-    if description.startswith("ImageJ="):
-        match = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
-        return int(match[1]) if match else 1
-    shape = shaped(description).get("shape")
-    if isinstance(shape, list) and len(shape) <= 8 and all(isinstance(n, int) and 0 <= n < 1 << 32 for n in shape):
-        return math.prod(shape) // (page.width * page.height * page.depth * page.samples)
-    return 1
-
-
-def shaped(description: str) -> dict[str, Any]:
-    """The JSON that tifffile writes into the description (shape, axes); empty without one."""
-    if not (description.startswith("{") and '"shape"' in description):
-        return {}
-    try:
-        content = json.loads(description)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def parse(stream: BinaryIO, size: int) -> TiffLayout:
@@ -296,6 +278,10 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
         raise DamagedError(
             f"the TIFF directory declares an impossible image ({width} x {height}, {samples} x {bits} bits)"
         )
+    remarks = []
+    if _one(tags, 259, 1) == 0:
+        tags = {**tags, 259: np.ones(1, np.uint16)}
+        remarks.append(_NO_COMPRESSION)
     segments = _segments(tags, width, height, depth)
     lengths, wrong_lengths = _lengths(tags, segments, size)
     offsets = segments.offsets
@@ -304,7 +290,7 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
     if int(offsets.max()) > size or int(lengths.max()) > size or int((offsets + lengths).max()) > size:
         raise DamagedError(f"the file ends at byte {size}, but its directory places pixels beyond that", cut=True)
     wrong = [text for text in (segments.wrong, wrong_lengths) if text]
-    remarks = [_WRONG.format(" and ".join(wrong))] if wrong else []
+    remarks += [_WRONG.format(" and ".join(wrong))] if wrong else []
     plain, sample_format = _one(tags, 259, 1) == 1, _one(tags, _FORMAT, 1)
     if plain and _one(tags, _PREDICTOR, 1) != 1:
         remarks.append(_UNPREDICTED)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import MicrographError
-from daemon.formats import ome, stack, tiff_layout
+from daemon.formats import ome, stack, tiff_description
 from daemon.formats.reading import DamagedError, number
 from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
@@ -100,13 +100,13 @@ def _refusal(page: PageLayout) -> str | None:
     return None
 
 
-def refuse_channels(path: Path, text: str, page: PageLayout) -> None:
-    """Raises MicrographError for an image of several channels, by the description of its file."""
+def refuse_channels(path: Path, text: str, page: PageLayout, stored: int) -> None:
+    """Raises MicrographError for `stored` planes that are several channels, by the description of their file."""
     sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text, page)
-    axes = str(tiff_layout.shaped(text).get("axes", ""))
-    if sizes.get("C", 1) > 1 or "C" in axes or "S" in axes:
+    axes = str(tiff_description.shaped(text).get("axes", ""))
+    if stored > 1 and (sizes.get("C", 1) > 1 or {"C", "S"} & set(_shaped_axes(text))):
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
-    if {"Y", "X"} <= set(axes) and set(axes[-2:]) != {"Y", "X"}:
+    if {"Y", "X"} <= set(axes) and not axes.rstrip("CS").endswith("YX"):
         raise MicrographError(
             f"{path}: its pages are no images by its own description (axes {axes}); save it with y and x as "
             "the last axes"
@@ -171,7 +171,7 @@ def _of_sizes(
 
 def _shaped_axes(text: str) -> list[str]:
     """The axes across the pages that tifffile's own description names, those longer than 1."""
-    stated = tiff_layout.shaped(text)
+    stated = tiff_description.shaped(text)
     axes, shape = stated.get("axes"), stated.get("shape")
     if not (isinstance(axes, str) and isinstance(shape, list) and len(axes) == len(shape)):
         return []

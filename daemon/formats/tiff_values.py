@@ -34,8 +34,12 @@ _LINEAR, _NONE = 0, 20
 _CALIBRATED_BITS = (8, 16)
 """ImageJ calibrates these only."""
 _GREY_SHARE = 0.8
+_STRAIGHT = 0.02
+"""Largest difference of a palette's grey from a straight line, as a share of white."""
 _REVERSED_SHARE = 0.05
 """Largest share of steps of a ramp of grey in the other direction: entries kept for an overlay's black and white."""
+_CROWDED, _SEVERAL = 2, 8
+"""The part of the range of signed numbers, and the fewest different ones below 0, of pixels without a sign."""
 _PLAUSIBLE = (1e-6, 1e9)
 """Range of intensities saved as floating-point numbers."""
 
@@ -115,6 +119,19 @@ def of_palette(path: Path, page: PageLayout, colours: NDArray[np.uint16] | None)
     return StoredMeaning()
 
 
+def curved(colours: NDArray[np.uint16] | None) -> str:
+    """A remark on a palette (3, N) of grey that is no straight line; empty for others."""
+    if colours is None or colours.shape[1] < 2:
+        return ""
+    grey = (colours == colours[:1]).all(axis=0)
+    line = np.linspace(0.0, 1.0, colours.shape[1])
+    ramp = colours[0] / max(1, int(colours[0].max()))
+    ramp = ramp if ramp[grey][0] <= ramp[grey][-1] else ramp[::-1]
+    if (np.abs(ramp - line) <= _STRAIGHT).mean() > _GREY_SHARE:
+        return ""
+    return "its palette of greys is a curve for display, which was not applied: the stored numbers were taken"
+
+
 def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning:
     """ImageJ's calibration of values: a function's number (cf) and its coefficients (c0, c1)."""
     if not description.startswith("ImageJ=") or page.bits not in _CALIBRATED_BITS:
@@ -154,7 +171,7 @@ def _gdal(tags: Mapping[int, Any], values: StoredMeaning, frames: int) -> dict[s
     text = tags.get(_GDAL)
     items = re.findall(r"<Item\b([^<>]*)>([^<]*)</Item>", text) if isinstance(text, str) else []
     stated = {role[1]: value.strip() for item, value in items
-              if (role := re.search(r'\brole="(\w+)"', item)) and 'sample="0"' in item}  # fmt: skip
+              if (role := re.search(r'\brole="(\w+)"', item)) and ('sample="0"' in item or "sample=" not in item)}  # fmt: skip
     scale, offset = number(stated.get("scale", "1")), number(stated.get("offset", "0"))
     if scale is None or offset is None or scale == 0 or (scale, offset) == (1.0, 0.0):
         return {}
@@ -207,8 +224,8 @@ def extra_tags(metadata: Mapping[str, Any]) -> list[tuple[int, str, int, Any, bo
 class Understood:
     """Converts stored planes (H, W) to values, one after the other.
 
-    TIFF's default is whole numbers, but some programs omit the tag for floating-point ones. If the first plane
-    contradicts the default, `dtype` and `remark` state how all planes were read.
+    TIFF's default is whole numbers without a sign, but some programs omit the tag for others. If the first plane
+    contradicts the default, or a sign is missing, `dtype` and `remark` state how all planes were read.
     """
 
     def __init__(self, path: Path, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
@@ -220,7 +237,7 @@ class Understood:
 
     def __iter__(self) -> Iterator[Pixels]:
         for index, stored in enumerate(self._planes):
-            if index == 0 and not self._page.kind_stated:
+            if index == 0:
                 self._doubt(stored)
             plane = stored if self.dtype is None else np.ascontiguousarray(stored).view(self.dtype)
             plane = self._values.applied(plane) if self._values.changes else plane
@@ -232,15 +249,37 @@ class Understood:
             yield plane
 
     def _doubt(self, plane: Pixels) -> None:
-        if plane.dtype.kind != "u" or plane.dtype.itemsize != 4:
+        if plane.dtype.kind != "u" or self._values.changes:
             return
-        other = np.ascontiguousarray(plane).view(np.dtype("f4").newbyteorder(plane.dtype.byteorder))
-        if _plausible(other):
-            self.dtype = other.dtype
-            self.remark = (
-                f"its directory does not state the kind of its numbers: read as floating-point ({other.min():g} to "
-                f"{other.max():g}); as whole ones, the default, they would be {plane.min():g} to {plane.max():g}"
-            )
+        states = "states numbers without a sign" if self._page.kind_stated else "does not state the kind of its numbers"
+        if not self._page.kind_stated and plane.dtype.itemsize in (4, 8):
+            other = _as_kind(plane, "f")
+            if _plausible(other):
+                self._take(other, plane, f"its directory {states}: read as floating-point", "as whole ones, the default")
+                return
+        if plane.dtype.itemsize in (2, 4) and _wrapped(other := _as_kind(plane, "i")):
+            why = "those below 0 would wrap around to the largest"
+            self._take(other, plane, f"its directory {states}, but {why}: read as signed", "without a sign")
+
+    def _take(self, other: Pixels, plane: Pixels, read: str, not_read: str) -> None:
+        self.dtype = other.dtype
+        self.remark = (
+            f"{read} ({other.min():g} to {other.max():g}); {not_read} they would be {plane.min():g} to {plane.max():g}"
+        )
+
+
+def _as_kind(plane: Pixels, kind: str) -> Pixels:
+    """The bytes of a plane as numbers of another kind ("f", "i") of the same length and byte order."""
+    return np.ascontiguousarray(plane).view(plane.dtype.str.replace("u", kind))
+
+
+def _wrapped(signed: Pixels) -> bool:
+    """Whether signed numbers crowd around 0, on both sides: without a sign those below 0 would be the largest."""
+    low, high = int(signed.min()), int(signed.max())
+    most = (np.iinfo(signed.dtype).max + 1) // _CROWDED
+    if not -most <= low < 0 <= high <= most:
+        return False  # as in almost every image; the test is fast
+    return len(np.unique(signed[signed < 0])) >= _SEVERAL
 
 
 def _plausible(plane: Pixels) -> bool:

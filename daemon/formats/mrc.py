@@ -28,7 +28,7 @@ from daemon.formats.reading import (
     tail_remarks,
 )
 from daemon.formats.stack import Are, Stack
-from daemon.formats.units import convert, pixel_size
+from daemon.formats.units import contradiction, convert, pixel_size
 from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 HEADER_BYTES = mrc_extended.HEADER_BYTES
@@ -123,13 +123,12 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     if layout.mode == 0:
         low, most = float(header["dmin"]), float(header["dmax"])
         refuse_packed(path, "\n".join(labels), "label or header", pixels, len(chosen), most if low >= 0 else 0.0)
-    found, source = _size(stream, header)
+    found, source, other = _size(stream, header)
     warnings += remarks
     if size > end:
         warnings.append(f"{size - end} bytes after the image data were ignored")
     warnings += tail_remarks(pixels)
-    if found is None and source:
-        warnings.append(source)
+    warnings += other
     metadata: dict[str, Any] = {
         **frame_facts(chosen, stored, dtype, section),
         **({"labels": labels} if labels else {}),
@@ -291,8 +290,8 @@ def _origin(header: Any) -> dict[str, Any]:
     return {"origin": {"first": first, "angstrom": origin}}
 
 
-def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str]:
-    """The pixel size and its source; or None and the reason to ignore a stated one (empty: none is stated)."""
+def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str, list[str]]:
+    """The pixel size, its source, and a remark if another is stated, or one that is none."""
     across, down, _ = _axes(header)
     (x, columns), (y, rows) = (
         (float(header["cella"]["xyz"[axis - 1]]), int(header["mxmymz"[2 * axis - 2 : 2 * axis]]))
@@ -300,8 +299,10 @@ def _size(stream: BinaryIO, header: Any) -> tuple[PixelSize | None, str]:
     )
     ours = None if min(columns, rows) < 1 else pixel_size(y / rows, x / columns, "angstrom")
     placeholder = (x, y) == (1.0, 1.0) or (isclose(x, columns, rel_tol=_ROUNDED) and isclose(y, rows, rel_tol=_ROUNDED))
+    theirs = mrc_extended.stated_size(stream, header)
     if ours is not None and not placeholder:
-        return ours, "MRC header"
-    if (theirs := mrc_extended.stated_size(stream, header)) is not None:
-        return theirs, "MRC extended header"
-    return None, PLACEHOLDER if ours is not None else ""
+        remark = contradiction(ours, "the MRC header", theirs, "its extended header")
+        return ours, "MRC header", [remark] if remark else []
+    if theirs is not None:
+        return theirs, "MRC extended header", []
+    return None, "", [PLACEHOLDER] if ours is not None else []

@@ -1,5 +1,6 @@
 """Reads extended headers of MRC files (Thermo Fisher, SerialEM, the older Agard form): how sections were taken."""
 
+from math import isclose
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,8 @@ _TECNAI = 1 << 17
 """Bytes of the extended header of FEI's older software: 1024 records of 32 floating-point numbers."""
 _DIGITS = 7
 """Decimals of a stage position in metres: the drift during one exposure is smaller."""
+_PLACEHOLDER = 1e-10
+"""Metres: what programs write that do not know the pixel size."""
 _DEGREES = 0.01
 """SerialEM counts tilt angles in hundredths of a degree."""
 
@@ -49,7 +52,11 @@ def acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | N
 def stated_size(stream: BinaryIO, header: Any) -> PixelSize | None:
     """Pixel size of the first section by Thermo Fisher's extended header, in metres."""
     record = _thermo_fisher(stream, header, 0)
-    return None if record is None else pixel_size(float(record["Pixel size Y"]), float(record["Pixel size X"]), "m")
+    if record is None:
+        return None
+    y, x = (float(record[name]) for name in ("Pixel size Y", "Pixel size X"))
+    placeholder = all(isclose(side, _PLACEHOLDER, rel_tol=1e-6) for side in (y, x))
+    return None if placeholder else pixel_size(y, x, "m")
 
 
 def nature(stream: BinaryIO, header: Any, stored: int) -> Stack | None:

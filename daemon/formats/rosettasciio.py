@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError
-from daemon.formats import ser, sidecars, stack, tiff_values, vendor_tags
+from daemon.formats import berkeley, ser, sidecars, stack, tiff_values, vendor_tags
 from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
@@ -161,7 +161,8 @@ def read(
         try:
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             if form is _EMD:
-                signals = [_sectioned(signal) for signal in signals]
+                uneven = berkeley.uneven_axes(str(alias))
+                signals = [berkeley.without_steps(_sectioned(signal), uneven) for signal in signals]
             chosen, left_out = _choose(path, form, signals)
             emi = sidecars.emi_beside(raw) if form is _SER else None
             return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
@@ -231,7 +232,7 @@ def _micrograph(
     check_pixels(path, height, width, stored, max_pixels)
     chosen = range(stored) if section is None else pick_section(path, section, stored)
     pixels, warnings = sum_frames(_planes(data, chosen), chosen, stored)
-    size, title = _size(y, x), _title(signal)
+    size, title = _size_of(signal, y, x), _title(signal)
     metadata: dict[str, Any] = {
         **frame_facts(chosen, stored, data.dtype, section),
         **({"title": title} if title else {}),
@@ -261,13 +262,15 @@ def _refuse_diffraction(
     """
     y, x = axes
     units = [str(axis.get("units") or "") for axis in axes]
+    if (stated := vendor_tags.velox_size(signal)) is not None:
+        units = list(stated[2:])
     if form is _SER and ((emi is not None and emi.diffraction) or _too_wide(x)):
         units = ["1/m", "1/m"]
     names = [str(axis.get("name") or "") for axis in axes]
     mode = str(vendor_tags.at(signal, _MODE))
     if "diffraction" in str(vendor_tags.at(signal, _TYPE)).lower():
         units = ["1/pixel", "1/pixel"]
-    elif _size(y, x) is None and (mode == "DIFFRACTION" or all(map(_FREQUENCY.fullmatch, names))):
+    elif _size_of(signal, y, x) is None and (mode == "DIFFRACTION" or all(map(_FREQUENCY.fullmatch, names))):
         units = [unit if reciprocal(unit) else f"1/{unit or 'pixel'}" for unit in units]
     for unit in units:
         if reciprocal(unit):
@@ -277,12 +280,18 @@ def _refuse_diffraction(
             )
 
 
+def _size_of(signal: Mapping[str, Any], y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
+    """The pixel size of an image with these axes."""
+    stated = vendor_tags.velox_size(signal)
+    return _size(y, x) if stated is None else pixel_size(*stated)
+
+
 def _size(y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
     """The pixel size that the axes state."""
     if y.get("scale") is None or x.get("scale") is None:
         return None
     down, across = (str(axis.get("units") or "") for axis in (y, x))
-    return pixel_size(float(y["scale"]), float(x["scale"]), across, down)
+    return pixel_size(abs(float(y["scale"])), abs(float(x["scale"])), across, down)  # an axis may run backwards
 
 
 def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:

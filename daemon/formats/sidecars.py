@@ -11,7 +11,7 @@ from daemon.formats import stack
 from daemon.formats.reading import number
 from daemon.formats.safe_open import RawFile
 from daemon.formats.stack import Stack
-from daemon.formats.units import convert, pixel_size
+from daemon.formats.units import contradiction, convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph
 
 _LABELLED = re.compile(r"<Label>([^<]*)</Label>\s*<Value>([^<]*)</Value>\s*<Unit>([^<]*)</Unit>")
@@ -20,6 +20,8 @@ _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d{1,9})\s*\]")
 _OTHER = re.compile(r"\[\s*(?!T\s*=)")
 """Begins a section without a number; [T = ...] is a title, which begins none."""
 _MONTAGE = re.compile(r"^\s*Montage\s*=\s*1\s*$", re.MULTILINE)
+_PLACEHOLDER = 1.0
+"""Å: SerialEM's spacing of pixels of an unknown size."""
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
@@ -87,7 +89,9 @@ def with_mdoc(micrograph: Micrograph, raw: RawFile) -> Micrograph:
         values.pop("ExposureDose", None)  # that of the first section; a FrameSet's is of all its frames
     spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0
     stated = micrograph.pixel_size
-    size = stated if stated is not None or spacing is None else pixel_size(spacing, spacing, "angstrom")
+    spaced = None if spacing in (None, _PLACEHOLDER) else pixel_size(spacing, spacing, "angstrom")
+    size = spaced if stated is None else stated
+    remark = "" if stated is None else contradiction(stated, "the image file", spaced, "the .mdoc")
     in_angstrom = None if size is None else convert(size, "angstrom")
     dose = Acquisition.stated(electrons_per_pixel=values.get("ExposureDose")).electrons_per_pixel
     per_electron = Acquisition.stated(electrons_per_unit=values.get("CountsPerElectron")).electrons_per_unit
@@ -105,7 +109,9 @@ def with_mdoc(micrograph: Micrograph, raw: RawFile) -> Micrograph:
     metadata = dict(micrograph.metadata) if stored < 2 else stack.merged(micrograph.metadata, nature(text, stored))
     if stated is None and size is not None:
         metadata["pixel_size_from"] = "SerialEM .mdoc"
-    return replace(micrograph, acquisition=replace(taken, **known), pixel_size=size, metadata=metadata)
+    warnings = (*micrograph.warnings, remark) if remark else micrograph.warnings
+    known_by = replace(taken, **known)
+    return replace(micrograph, acquisition=known_by, pixel_size=size, metadata=metadata, warnings=warnings)
 
 
 def _stored(micrograph: Micrograph) -> int:

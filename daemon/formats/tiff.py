@@ -116,6 +116,7 @@ def read(
     warnings = (
         *_odd(*said[:3], first.remark, understood.remark, curve, _OUTDATED if layout.outdated else ""),
         *remarks,
+        *([found[2]] if found and found[2] else []),
         *([f"{values.by} was applied: {values}"] if values.changes else []),
         *([f"{others} other page{'s' * (others > 1)} of the file ({_OTHERS}) left out"] if others else []),
         *tail_remarks(pixels),

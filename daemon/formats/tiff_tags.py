@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from daemon.errors import MicrographError
 from daemon.formats import ome, sidecars
 from daemon.formats.reading import number
-from daemon.formats.units import convert, pixel_size, reciprocal
+from daemon.formats.units import contradiction, convert, pixel_size, reciprocal
 from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
 _FINEST_PRINT = 1e-6
@@ -180,11 +180,12 @@ def _times(text: Any) -> Any:
 
 def pixel_size_of(
     path: Path, tags: Mapping[int, Any], description: str, shape: tuple[int, int]
-) -> tuple[PixelSize, str] | None:
-    """The pixel size that the file states for an image of `shape` (H, W), and the source.
+) -> tuple[PixelSize, str, str] | None:
+    """The pixel size that the file states for an image of `shape` (H, W), the source, and a remark if another is stated.
 
     Raises MicrographError for reciprocal units.
     """
+    found: tuple[PixelSize, str] | None = None
     for source, stated in (
         ("Gatan tags", _gatan(tags)),
         ("FEI tags", _fei(tags)),
@@ -201,15 +202,17 @@ def pixel_size_of(
     ):
         if stated is None:
             continue
-        if units := [unit for unit in stated[2:] if reciprocal(unit)]:
+        if found is None and (units := [unit for unit in stated[2:] if reciprocal(unit)]):
             raise MicrographError(
                 f"{path}: is a diffraction pattern (its pixels are measured in {units[0]}); "
                 "it was left alone, because this denoiser is for images: move it to another folder"
             )
         size = pixel_size(*stated)
-        if size is not None:
-            return size, source
-    return None
+        if found is None:
+            found = None if size is None else (size, source)
+        elif remark := contradiction(*found, size, source):
+            return *found, remark
+    return None if found is None else (*found, "")
 
 
 class _Stated(NamedTuple):

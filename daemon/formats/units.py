@@ -2,7 +2,7 @@
 
 import html
 import re
-from math import isfinite
+from math import isclose, isfinite
 
 from daemon.micrograph import PixelSize
 
@@ -69,3 +69,25 @@ def readable(size: PixelSize) -> PixelSize:
     metres = size.x * METRES[size.unit]
     converted = convert(size, "nm" if metres < 1e-6 else "um" if metres < 1e-3 else "mm")
     return converted or size
+
+
+_ALIKE = 0.02
+"""Largest relative difference of one pixel size stated twice: magnifications are calibrated anew."""
+
+
+def contradiction(taken: PixelSize, by: str, other: PixelSize | None, other_by: str) -> str:
+    """A remark with both pixel sizes, if the second source states another one than the first; else empty."""
+    in_unit = None if other is None else convert(other, taken.unit)
+    if in_unit is None or all(
+        isclose(ours, theirs, rel_tol=_ALIKE) for ours, theirs in ((taken.y, in_unit.y), (taken.x, in_unit.x))
+    ):
+        return ""
+    return (
+        f"the pixel size is {_words(taken)} by {by}, but {_words(in_unit)} by {other_by}: the first was taken; if it is "
+        "wrong, so is the scale bar"
+    )
+
+
+def _words(size: PixelSize) -> str:
+    sides = f"{size.x:.4g}" if isclose(size.x, size.y, rel_tol=1e-3) else f"{size.x:.4g} x {size.y:.4g}"
+    return f"{sides} {size.unit}"

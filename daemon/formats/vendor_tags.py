@@ -44,6 +44,18 @@ def at(tree: Any, *places: str) -> Any:
     return None
 
 
+def velox_size(signal: Mapping[str, Any]) -> tuple[float, float, str, str] | None:
+    """Pixel size y, x and units of x, y of Velox, where the units differ; RosettaSciIO takes that of x for both."""
+    result = at(signal.get("original_metadata", {}), "BinaryResult") or {}
+    across, down = (str(at(result, key) or "") for key in ("PixelUnitX", "PixelUnitY"))
+    if not down or across == down:
+        return None
+    try:
+        return float(at(result, "PixelSize.height")), float(at(result, "PixelSize.width")), across, down
+    except (TypeError, ValueError):
+        return None
+
+
 def brightness(signal: Mapping[str, Any]) -> tuple[float, float, str]:
     """DigitalMicrograph's calibration of intensity: origin, scale and unit; 0, 1 and "" without one."""
     stated = at(signal.get("original_metadata", {}), "ImageList.TagGroup0.ImageData.Calibrations.Brightness") or {}

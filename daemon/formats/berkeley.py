@@ -1,0 +1,66 @@
+"""Axes of Berkeley's EMD files whose positions are no even steps: RosettaSciIO states their mean step as the pixel size."""
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_MOST = 1 << 20
+"""Positions."""
+_LEAST = 3
+_EVEN = 0.02
+"""Largest distance of a position from its even place, in steps."""
+
+
+class UnevenAxis(NamedTuple):
+    """By what an axis is known again in RosettaSciIO's list."""
+
+    name: str
+    size: int
+    first: float
+
+
+def uneven_axes(path: str) -> set[UnevenAxis]:
+    """The axes (dim1, dim2, ...) of a file without even steps. Raises OSError and RuntimeError."""
+    found: set[UnevenAxis] = set()
+    h5py = import_module("h5py")
+
+    def visit(name: str, item: Any) -> None:
+        if not re.fullmatch(r"dim\d+", name.rpartition("/")[2]) or not isinstance(item, h5py.Dataset):
+            return
+        if item.ndim == 1 and _LEAST <= item.size <= _MOST and item.dtype.kind in "iuf":
+            places = item[...]
+            if not _even(places):
+                found.add(UnevenAxis(_text(item.attrs.get("name")), item.size, float(places[0])))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return found
+
+
+def without_steps(signal: dict[str, Any], uneven: set[UnevenAxis]) -> dict[str, Any]:
+    """A signal of RosettaSciIO whose uneven axes have no scale."""
+    if not uneven:
+        return signal
+    return {**signal, "axes": [{**axis, "scale": None} if _known(axis, uneven) else axis for axis in signal["axes"]]}
+
+
+def _known(axis: Mapping[str, Any], uneven: set[UnevenAxis]) -> bool:
+    return UnevenAxis(_text(axis.get("name")), int(axis["size"]), float(axis.get("offset") or 0.0)) in uneven
+
+
+def _even(places: Any) -> bool:
+    """Whether positions (n,) follow a straight line, as far as their type can hold it."""
+    exact = places.astype(np.float64)
+    if not np.isfinite(exact).all():
+        return False
+    off = np.abs(exact - np.linspace(exact[0], exact[-1], len(exact))).max()
+    step = abs(exact[-1] - exact[0]) / (len(exact) - 1)
+    rounding = np.finfo(places.dtype).eps * np.abs(exact).max() if places.dtype.kind == "f" else 0.0
+    return bool(off <= max(_EVEN * step, 2 * rounding))
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")

@@ -28,6 +28,8 @@ class NoSpecimen:
     """The source that states it; empty: it is only suspected."""
     filled: Indices = field(default_factory=NOWHERE.copy)
     """Pixels that the file marks as not recorded."""
+    drawn: str = ""
+    """The place of what looks like a scale bar within the picture; empty: none."""
     lines: Indices = field(default_factory=NOWHERE.copy)
     """Pixels of defective columns and rows."""
 
@@ -58,6 +60,14 @@ class NoSpecimen:
                         "left as they are; save without the bar, or with the microscope's own tags",
                     )
                 )
+        if self.drawn:
+            doubts.append(
+                Reason(
+                    "bar-suspected",
+                    f"{self.drawn} look like a scale bar drawn into the picture: it and its letters were denoised as if "
+                    "they were the specimen; save without it",
+                )
+            )
         if len(self.filled):
             share = len(self.filled) / (shape[0] * shape[1])
             text = f"{len(self.filled)} pixels ({share:.1%}) hold the file's fill value: they were left as they are"
@@ -89,7 +99,9 @@ def find(micrograph: Micrograph) -> NoSpecimen:
     found = lines.find(_numbers(pixels, filled)[rows]) + rows.start * pixels.shape[1]
     if len(filled):
         found = np.setdiff1d(found, filled, assume_unique=True)
-    return NoSpecimen(bar, metadata["data_bar"]["by"] if bar else "", filled, found)
+    drawn = metadata.get("scale_bar")
+    where = "" if drawn is None else "rows {} to {}, columns {} to {}".format(*drawn["rows"], *drawn["columns"])
+    return NoSpecimen(bar, metadata["data_bar"]["by"] if bar else "", filled, where, found)
 
 
 def _beside(bar: range, height: int) -> slice:

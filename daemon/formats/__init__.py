@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from daemon.errors import MicrographError
-from daemon.formats import data_bar, fill, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
+from daemon.formats import data_bar, drawings, fill, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
 from daemon.formats.reading import (
     PARSER_ERRORS,
     CodecNeededError,
@@ -25,7 +25,7 @@ from daemon.formats.reading import (
 from daemon.formats.references import is_reference
 from daemon.formats.safe_open import RawFile
 from daemon.formats.units import convert
-from daemon.micrograph import Image, Micrograph, Pixels
+from daemon.micrograph import Image, Micrograph
 
 __all__ = [
     "SUFFIXES",
@@ -240,8 +240,13 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
             f"{path}: is a camera's gain or dark reference by its name or label; it was left alone: rename it if "
             "it is a picture of a specimen"
         )
-    if _is_mask(micrograph.pixels):
+    if drawings.is_mask(micrograph.pixels):
         raise MicrographError(f"{path}: has two values only, in patches, as a mask or a drawing has; it was left alone")
+    if drawings.is_labels(micrograph.pixels):
+        raise MicrographError(
+            f"{path}: has patches of one whole number each, as an image of labels (a segmentation) has; it was left "
+            "alone: save the micrograph as a separate file"
+        )
 
 
 def require_one_exposure(micrograph: Micrograph) -> None:
@@ -252,19 +257,6 @@ def require_one_exposure(micrograph: Micrograph) -> None:
             f"{micrograph.source}: its sections are {stack.WORDS[stated['are']]} ({stated['by']}) and not frames of "
             "one exposure; save the wanted one as a separate file"
         )
-
-
-def _is_mask(pixels: Pixels) -> bool:
-    """Whether there are only two values, in few pieces: electron counts of 0 and 1 are scattered."""
-    if len(np.unique(pixels[:: max(1, pixels.shape[0] // 8)])) > 2:
-        return False  # as in almost every image; the test is fast
-    other = pixels != pixels.flat[0]
-    share = float(other.mean())
-    values = pixels[other]
-    if not 0 < share < 1 or (values != values[0]).any():
-        return False
-    changes = float((other[:, 1:] != other[:, :-1]).mean())
-    return changes < share * (1 - share)  # half of the value for random pixels
 
 
 def _with_credible_size(micrograph: Micrograph) -> Micrograph:

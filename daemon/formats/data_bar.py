@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.formats import sidecars, tiff_tags
+from daemon.formats import drawings, sidecars, tiff_tags
 from daemon.formats.safe_open import RawFile
 from daemon.micrograph import Micrograph, Pixels
 
@@ -49,13 +49,17 @@ def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
 
 
 def located(micrograph: Micrograph, raw: RawFile) -> Micrograph:
-    """The micrograph with its bar in `metadata["data_bar"]`: its first and last row, and source ("": suspected)."""
+    """The micrograph with its bar in `metadata["data_bar"]`: its first and last row, and source ("": suspected).
+
+    Without one, `metadata["scale_bar"]` has the rows and columns of what looks like a scale bar within the picture.
+    """
     if "data_bar" in micrograph.metadata:
         return micrograph
     height, width = micrograph.pixels.shape
     # Zeiss's tags state no height, but Zeiss's software draws a bar into the picture.
     by = "Zeiss tags and its look" if micrograph.metadata.get("pixel_size_from") == "Zeiss tags" else ""
     found = _beside(raw, height, width) or _suspected(micrograph.pixels, by)
+    found = found or drawings.scale_bar(micrograph.pixels)
     return replace(micrograph, metadata={**micrograph.metadata, **found}) if found else micrograph
 
 

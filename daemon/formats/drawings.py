@@ -65,9 +65,7 @@ def scale_bar(pixels: Pixels) -> dict[str, Any]:
             end = row
             while runs.get(end + 1) == (first, last):
                 end += 1
-            apart = all(
-                float(same[at, first : last + 1].mean()) < 0.5 for at in (row - 1, end + 1) if 0 <= at < height
-            )
+            apart = all(float(same[at, first : last + 1].mean()) < 0.5 for at in (row - 1, end + 1) if 0 <= at < height)
             if end - row + 1 >= _LOWEST and last - first + 1 >= _FLATTEST * (end - row + 1) and apart:
                 return {"scale_bar": {"rows": [row, end], "columns": [first, last]}}
     return {}

@@ -16,7 +16,20 @@ _KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
 _AMBIGUOUS = {"bias", "norm", "ref", "refs", "flat"}
 """Words of which one makes a reference of a name without words about a specimen, if its pixels fit."""
 _WORDS = {
-    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "norm", "map", "defect", "defects"),
+    *(
+        "ref",
+        "refs",
+        "reference",
+        "references",
+        "image",
+        "frame",
+        "frames",
+        "camera",
+        "norm",
+        "map",
+        "defect",
+        "defects",
+    ),
     *("current", "counts", "master", "average", "mean", "median", "res", "superres"),
 }
 """Further words in names of references, besides numbers and cameras."""

@@ -255,7 +255,9 @@ class Understood:
         if not self._page.kind_stated and plane.dtype.itemsize in (4, 8):
             other = _as_kind(plane, "f")
             if _plausible(other):
-                self._take(other, plane, f"its directory {states}: read as floating-point", "as whole ones, the default")
+                self._take(
+                    other, plane, f"its directory {states}: read as floating-point", "as whole ones, the default"
+                )
                 return
         if plane.dtype.itemsize in (2, 4) and _wrapped(other := _as_kind(plane, "i")):
             why = "those below 0 would wrap around to the largest"

@@ -64,8 +64,8 @@ class NoSpecimen:
             doubts.append(
                 Reason(
                     "bar-suspected",
-                    f"{self.drawn} look like a scale bar drawn into the picture: it and its letters were denoised as if "
-                    "they were the specimen; save without it",
+                    f"{self.drawn} look like a scale bar drawn into the picture: it and its letters were denoised as "
+                    "if they were the specimen; save without it",
                 )
             )
         if len(self.filled):

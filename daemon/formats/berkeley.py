@@ -1,4 +1,4 @@
-"""Axes of Berkeley's EMD files whose positions are no even steps: RosettaSciIO states their mean step as the pixel size."""
+"""Axes of Berkeley's EMD files without even steps, of which RosettaSciIO takes the mean for the pixel size."""
 
 import re
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ from daemon.micrograph import Pixels
 _PATCHED = 0.85
 """Smallest share of labelled pixels that equal their neighbour; counts, and any noise, have far less."""
 _LABELLED, _STEPPED = 0.01, 0.2
-"""Smallest share of labelled pixels; and of borders whose values differ by more than 1, unlike levels of a smooth image."""
+"""Smallest share of labelled pixels; and of borders whose values differ by more than 1, unlike a smooth image's."""
 _NARROWEST, _SHARE, _FLATTEST, _LOWEST = 16, 0.03, 4, 2
 """A scale bar: least width in pixels and as a share of the image's, width over height, and height."""
 _RARE = 0.05
@@ -49,7 +49,7 @@ def is_labels(pixels: Pixels) -> bool:
 
 
 def scale_bar(pixels: Pixels) -> dict[str, Any]:
-    """For a micrograph's metadata: a rectangle of the largest or least value that looks like a scale bar, or nothing."""
+    """For a micrograph's metadata: a rectangle of the largest or least value that looks like a scale bar, if any."""
     height, width = pixels.shape
     least = max(_NARROWEST, int(_SHARE * width))
     for value in (np.fmax.reduce(pixels, axis=None), np.fmin.reduce(pixels, axis=None)):

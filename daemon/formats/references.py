@@ -65,10 +65,11 @@ def is_reference(name: str, metadata: Mapping[str, Any], pixels: Pixels | None =
     if any(kind in _KINDS and ref in ("ref", "refs", "reference", "references") for kind, ref in pairs):
         return True
     flat = any(kind in ("flat", "white") and rest in _FLAT for kind, rest in pairs)
-    if not flat and not {"gain", "dark"} & set(words) and not {"flat", "master"} <= set(words):
-        if pixels is None or not _AMBIGUOUS & set(words) or _has_structure(pixels):
-            return False
-    return all(word in (*_KINDS, *_WORDS, *_CAMERAS, *(("white", *_FLAT) if flat else ())) for word in words)
+    certain = flat or bool({"gain", "dark"} & set(words)) or {"flat", "master"} <= set(words)
+    known = (*_KINDS, *_WORDS, *_CAMERAS, *(("white", *_FLAT) if flat else ()))
+    if not (certain or _AMBIGUOUS & set(words)) or any(word not in known for word in words):
+        return False
+    return certain or (pixels is not None and not _has_structure(pixels))
 
 
 def stated(text: str) -> bool:

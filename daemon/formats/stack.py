@@ -106,7 +106,7 @@ def of_axis(name: str, unit: str, by: str, step: float | None = None) -> Stack |
 
 
 def of_times(by: str, step: float | None, exposure: float | None = None) -> Stack:
-    """Frames, or points of a time series that are so many seconds apart, each with this exposure time (None: unknown)."""
+    """Frames, or points of a time series, so many seconds apart, each with this exposure time (None: unknown)."""
     if step is None or (abs(step) <= _LONGEST and (exposure is None or abs(step) <= _PAUSE * exposure)):
         return Stack("frames", by)
     return Stack("exposures", f"{by}, a time series")

@@ -181,7 +181,8 @@ def _times(text: Any) -> Any:
 def pixel_size_of(
     path: Path, tags: Mapping[int, Any], description: str, shape: tuple[int, int]
 ) -> tuple[PixelSize, str, str] | None:
-    """The pixel size that the file states for an image of `shape` (H, W), the source, and a remark if another is stated.
+    """The pixel size that the file states for an image of `shape` (H, W), the source, and a remark if another
+    is stated.
 
     Raises MicrographError for reciprocal units.
     """

@@ -170,8 +170,8 @@ def _gdal(tags: Mapping[int, Any], values: StoredMeaning, frames: int) -> dict[s
     """GDAL's calibration of stored values, offset + scale × stored, for the values as read."""
     text = tags.get(_GDAL)
     items = re.findall(r"<Item\b([^<>]*)>([^<]*)</Item>", text) if isinstance(text, str) else []
-    stated = {role[1]: value.strip() for item, value in items
-              if (role := re.search(r'\brole="(\w+)"', item)) and ('sample="0"' in item or "sample=" not in item)}  # fmt: skip
+    of_first = [(item, value) for item, value in items if 'sample="0"' in item or "sample=" not in item]
+    stated = {role[1]: value.strip() for item, value in of_first if (role := re.search(r'\brole="(\w+)"', item))}
     scale, offset = number(stated.get("scale", "1")), number(stated.get("offset", "0"))
     if scale is None or offset is None or scale == 0 or (scale, offset) == (1.0, 0.0):
         return {}

@@ -83,8 +83,8 @@ def contradiction(taken: PixelSize, by: str, other: PixelSize | None, other_by: 
     ):
         return ""
     return (
-        f"the pixel size is {_words(taken)} by {by}, but {_words(in_unit)} by {other_by}: the first was taken; if it is "
-        "wrong, so is the scale bar"
+        f"the pixel size is {_words(taken)} by {by}, but {_words(in_unit)} by {other_by}: the first was "
+        "taken; if it is wrong, so is the scale bar"
     )
 
 

@@ -23,7 +23,6 @@ from daemon.formats.units import convert
 LIMIT = 1 << 20
 FRAMES = np.stack([COUNTS + number for number in range(3)]).astype(np.uint16)
 SIGNED = COUNTS.astype(np.int16) - 60
-SPREAD = 60
 
 
 def nature(path: Path) -> str | None:

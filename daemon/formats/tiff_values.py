@@ -160,7 +160,8 @@ def handed_on(tags: Mapping[int, Any], values: StoredMeaning, frames: int) -> di
     if isinstance(orientation, int) and 2 <= orientation <= 8:
         found["orientation"] = int(orientation)
     origin, scale, units = tags.get(_ORIGIN, 0.0), tags.get(_SCALE, 1.0), tags.get(_UNITS, "")
-    if isinstance(origin, int | float) and isinstance(scale, int | float):
+    known = isinstance(origin, int | float) and isinstance(scale, int | float)
+    if known and {_ORIGIN, _SCALE, _UNITS} & set(tags):
         origin, scale = values.zero + values.slope * origin, scale / values.slope
         found |= brightness(origin, scale, units if isinstance(units, str) else "", frames)
     return found | _gdal(tags, values, frames)

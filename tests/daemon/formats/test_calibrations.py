@@ -95,3 +95,12 @@ def test_the_origin_of_an_mrc_file_is_handed_on(tmp_path: Path) -> None:
     with mrcfile.open(tmp_path / "out.mrc") as file:
         assert [int(file.header[name]) for name in ("nxstart", "nystart", "nzstart")] == [-32, -24, 1]
         assert file.header.origin.item() == (64.5, 48.0, -2.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"photometric": "miniswhite"}, {"description": "ImageJ=1.54f\ncf=0\nc0=-9\nc1=2\n"}]
+)
+def test_a_calibration_that_was_applied_is_not_handed_on(tmp_path: Path, options: dict[str, Any]) -> None:
+    found = formats.read(pages(tmp_path / "a.tif", FRAMES[:1], [], **options), LIMIT)
+    assert "values" in found.metadata and "brightness" not in found.metadata
+    assert not {65022, 65024, 65025} & set(handed_on(tmp_path / "out.tif", found))

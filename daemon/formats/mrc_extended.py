@@ -12,6 +12,8 @@ from daemon.formats.units import convert, pixel_size
 from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
 HEADER_BYTES = 1024
+_PLACEHOLDER = 1e-10
+"""Metres: what programs write that do not know the pixel size."""
 _MOST = 1 << 24
 """Bytes of an extended header that are read, at most."""
 _SERIALEM = ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2))
@@ -20,8 +22,8 @@ _TECNAI = 1 << 17
 """Bytes of the extended header of FEI's older software: 1024 records of 32 floating-point numbers."""
 _DIGITS = 7
 """Decimals of a stage position in metres: the drift during one exposure is smaller."""
-_PLACEHOLDER = 1e-10
-"""Metres: what programs write that do not know the pixel size."""
+_FOCUS = 8
+"""The same of a defocus."""
 _DEGREES = 0.01
 """SerialEM counts tilt angles in hundredths of a degree."""
 
@@ -99,10 +101,12 @@ def _thermo_fisher_nature(stream: BinaryIO, header: Any, stored: int) -> Stack |
     by = "Thermo Fisher extended header"
     fraction = any("Is dose fraction" in one.dtype.names and bool(one["Is dose fraction"]) for one in records)
     places = {(round(float(one["X-Stage"]), _DIGITS), round(float(one["Y-Stage"]), _DIGITS)) for one in records}
+    optics = {(float(one["Magnification"]), round(float(one["Defocus"]), _FOCUS)) for one in records}
     return stack.weighed(
         (
-            stack.of_tilts((float(one["Alpha tilt"]) for one in records), by),
+            *(stack.of_tilts((float(one[axis]) for one in records), by) for axis in ("Alpha tilt", "Beta tilt")),
             Stack("frames", by) if fraction else stack.of_places(places, "places", by),
+            None if fraction else stack.of_places(optics, "exposures", by),
         )
     )
 

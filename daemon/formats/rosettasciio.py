@@ -291,7 +291,10 @@ def _size(y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
     if y.get("scale") is None or x.get("scale") is None:
         return None
     down, across = (str(axis.get("units") or "") for axis in (y, x))
-    return pixel_size(abs(float(y["scale"])), abs(float(x["scale"])), across, down)  # an axis may run backwards
+    high, wide = (abs(float(axis["scale"])) for axis in (y, x))  # an axis may run backwards
+    if not down and high != wide:  # not calibrated
+        return None
+    return pixel_size(high, wide, across, down)
 
 
 def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:

@@ -130,6 +130,6 @@ def of_tilts(angles: Iterable[float], by: str) -> Stack | None:
     return Stack("tilts", by) if len(known) > 1 and max(known) - min(known) > _TILT_STEP else None
 
 
-def of_places(places: Iterable[tuple[Any, ...]], are: Literal["pieces", "places"], by: str) -> Stack | None:
-    """Pieces or places, where the coordinates of the sections differ."""
+def of_places(places: Iterable[tuple[Any, ...]], are: Are, by: str) -> Stack | None:
+    """Sections of that kind, where their coordinates or optics differ."""
     return Stack(are, by) if len(set(places)) > 1 else None

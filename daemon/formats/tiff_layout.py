@@ -258,8 +258,15 @@ class _Reader:
         else:
             data = self.bytes(int(np.frombuffer(inline, self.order + self.word)[0]), length)
         if code in (_DESCRIPTION, _NAME):
-            return data.split(b"\0", 1)[0].decode("utf-8", "replace")
+            return _decoded(data.split(b"\0", 1)[0])
         return np.frombuffer(data, self.order + kind if kind != "S1" else kind)
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:  # older programs wrote µ in one byte
+        return text.decode("latin-1")
 
 
 def _short(text: Any) -> str:

@@ -229,7 +229,10 @@ class _Stated(NamedTuple):
 def _gatan(tags: Mapping[int, Any]) -> _Stated | None:
     across, down = tags.get(65003), tags.get(65004)
     stated = _stated(tags, 65010, 65009, across) if isinstance(across, str) else None
-    return stated if stated is None or not isinstance(down, str) else stated._replace(unit_y=down)
+    if stated is None or not isinstance(down, str):
+        return stated
+    calibrated = down.strip("\0 ") or stated.y == stated.x
+    return stated._replace(unit_y=down) if calibrated else None
 
 
 def _fei(tags: Mapping[int, Any]) -> _Stated | None:

@@ -93,6 +93,25 @@ def test_imagejs_labels_state_what_the_sections_are(tmp_path: Path) -> None:
     assert nature(tmp_path / "a.tif") == "exposures"
 
 
+@pytest.mark.parametrize(
+    ("stated", "are"),
+    [
+        ({"Beta tilt": [0, 3, 6]}, "tilts"),
+        ({"Defocus": [-1e-6, -2e-6, -3e-6]}, "exposures"),
+        ({"Magnification": [1e3, 2e3, 3e3]}, "exposures"),
+        ({"Is dose fraction": True, "Defocus": [-1e-6, -1.02e-6, -1.01e-6]}, "frames"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_thermo_fishers_records_that_differ_are_exposures(tmp_path: Path, stated: Any, are: str | None) -> None:
+    records = np.zeros(3, get_ext_header_dtype(b"FEI1", "<"))
+    records["Metadata size"] = records.dtype.itemsize
+    for name, values in stated.items():
+        records[name] = values
+    assert nature(write_mrc(tmp_path / "a.mrc", FRAMES, extended=records.tobytes(), named=b"FEI1")) == are
+
+
 def test_tilts_of_feis_older_extended_header(tmp_path: Path) -> None:
     records = b"".join(struct.pack("<32f", 3.0 * number, *[0.0] * 31) for number in range(1024))
     assert nature(write_mrc(tmp_path / "a.mrc", FRAMES, extended=records)) == "tilts"
@@ -203,6 +222,11 @@ def test_a_pixel_size_stated_twice_is_reported_if_both_differ(tmp_path: Path) ->
     assert "2 angstrom by the image file, but 4 angstrom by the .mdoc" in formats.read(path, LIMIT).warnings[0]
 
 
+def test_a_description_of_an_older_program_has_its_unit(tmp_path: Path) -> None:
+    text = "ImageJ=1.36b\nunit=\xb5m\n".encode("latin-1")
+    assert in_nm(plain_tiff(tmp_path / "a.tif", COUNTS, description=text, resolution=(2, 2))) == (500.0, 500.0)
+
+
 def test_1_angstrom_is_a_placeholder_wherever_it_stands(tmp_path: Path) -> None:
     assert in_nm(thermo_fisher(tmp_path / "a.mrc", 1e-10, 1.0)) is None
     assert in_nm(thermo_fisher(tmp_path / "b.mrc", 4e-10, 1.0)) == (0.4, 0.4)
@@ -234,3 +258,16 @@ def test_an_axis_of_uneven_steps_has_no_pixel_size(
     assert (found.pixel_size is None) == (size is None)
     if size is not None and found.pixel_size is not None:
         np.testing.assert_allclose((found.pixel_size.y, found.pixel_size.x), size, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("height", "size"), [(0.5, (0.5, 0.5)), (1.0, None)])
+def test_an_axis_without_a_unit_has_that_of_the_other_only_with_its_number(
+    tmp_path: Path, height: float, size: tuple[float, float] | None
+) -> None:
+    write_hyperspy(tmp_path / "a.hspy", COUNTS)
+    with h5py.File(tmp_path / "a.hspy", "r+") as file:
+        file["Experiments/a/axis-0"].attrs.update(units="", scale=height)
+    assert in_nm(tmp_path / "a.hspy") == size
+    dm = [(65003, "s", 0, "nm", True), (65004, "s", 0, "", True), (65009, "d", 1, 0.5, True)]
+    path = plain_tiff(tmp_path / "a.tif", COUNTS, extratags=[*dm, (65010, "d", 1, height, True)])
+    assert in_nm(path) == size

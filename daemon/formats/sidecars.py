@@ -20,8 +20,6 @@ _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(\d{1,9})\s*\]")
 _OTHER = re.compile(r"\[\s*(?!T\s*=)")
 """Begins a section without a number; [T = ...] is a title, which begins none."""
 _MONTAGE = re.compile(r"^\s*Montage\s*=\s*1\s*$", re.MULTILINE)
-_PLACEHOLDER = 1.0
-"""Å: SerialEM's spacing of pixels of an unknown size."""
 _PAIR = re.compile(r"(\w+)\s*=\s*(.*)")
 
 
@@ -89,7 +87,7 @@ def with_mdoc(micrograph: Micrograph, raw: RawFile) -> Micrograph:
         values.pop("ExposureDose", None)  # that of the first section; a FrameSet's is of all its frames
     spacing = Acquisition.stated(electrons_per_unit=values.get("PixelSpacing")).electrons_per_unit  # a number above 0
     stated = micrograph.pixel_size
-    spaced = None if spacing in (None, _PLACEHOLDER) else pixel_size(spacing, spacing, "angstrom")
+    spaced = None if spacing is None else pixel_size(spacing, spacing, "angstrom")
     size = spaced if stated is None else stated
     remark = "" if stated is None else contradiction(stated, "the image file", spaced, "the .mdoc")
     in_angstrom = None if size is None else convert(size, "angstrom")

@@ -11,6 +11,8 @@ _PATCHED = 0.85
 """Smallest share of labelled pixels that equal their neighbour; counts, and any noise, have far less."""
 _LABELLED, _STEPPED = 0.01, 0.2
 """Smallest share of labelled pixels; and of borders whose values differ by more than 1, unlike a smooth image's."""
+_CROSSED = 0.6
+"""Smallest share of columns that a border crosses, between the first and the last of these."""
 _NARROWEST, _SHARE, _FLATTEST, _LOWEST = 16, 0.03, 4, 2
 """A scale bar: least width in pixels and as a share of the image's, width over height, and height."""
 _RARE = 0.05
@@ -37,6 +39,9 @@ def is_labels(pixels: Pixels) -> bool:
     right = pixels[:, 1:] == pixels[:, :-1]
     if float(right.mean()) < _PATCHED:
         return False  # as in almost every image; the test is fast
+    edges = np.flatnonzero(~right.all(axis=0))
+    if len(edges) < _CROSSED * (edges[-1] - edges[0] + 1 if len(edges) else 1):
+        return False  # a micrograph that was enlarged without interpolation: edges in every nth column only
     values, numbers = np.unique(pixels, return_counts=True)
     labelled = pixels != values[numbers.argmax()]
     if float(labelled.mean()) < _LABELLED:

@@ -1,6 +1,5 @@
 """Metrics and health on loopback, and settings read again while the service runs."""
 
-import http.client
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import page_over_http
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from site_of_daemon import LIMIT, Site, until
@@ -32,13 +32,7 @@ HERE = Address("127.0.0.1", 0)
 
 
 def ask(port: int, path: str, host: str = "localhost", method: str = "GET", **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, headers={"Host": host, **told})
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, text
+    return page_over_http.ask(port, path, method, Host=host, **headers).said
 
 
 def figures(text: str) -> dict[str, float]:

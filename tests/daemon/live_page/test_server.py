@@ -1,5 +1,7 @@
 """Metrics and health on loopback, and settings read again while the service runs."""
 
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -98,6 +100,25 @@ def test_who_says_nothing_for_long_makes_room(monitor: Monitor, monkeypatch: pyt
         one.sendall(b"GET /healthz HT")
         assert one.recv(1) == b""
         one.close()
+
+
+def test_who_sends_a_byte_now_and_then_makes_room_too(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert monitor.port is not None
+    asked, seconds = threading.Semaphore(0), itertools.count()
+
+    def monotonic() -> float:
+        asked.release()
+        return 3.0 * next(seconds)
+
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=monotonic))
+    with socket.create_connection(("127.0.0.1", monitor.port), timeout=LIMIT) as slow:
+        for _ in range(5):  # begun at 0, and asked at 3, 6, 9 and 12 s
+            assert asked.acquire(timeout=LIMIT)
+            with contextlib.suppress(ConnectionError):
+                slow.sendall(b"G")
+        with contextlib.suppress(ConnectionResetError):
+            assert slow.recv(1) == b""
+    assert next(seconds) == 5
 
 
 def test_a_site_that_hangs_leaves_health_and_metrics_alone(monitor: Monitor) -> None:

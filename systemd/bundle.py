@@ -21,7 +21,7 @@ import third_party
 from pycuda_wheel import PYCUDA, BuildError, run
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"rtx": "[rtx,formats]", "tensorrt": "[gpu,formats]", "cpu": "[formats]"}
+EXTRAS = {"rtx": "[completion,rtx,formats]", "tensorrt": "[completion,gpu,formats]", "cpu": "[completion,formats]"}
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 READER = "rosettasciio"
 """Reads vendors' formats, under the GPL: its licence and its source come along."""

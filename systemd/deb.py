@@ -24,6 +24,8 @@ PREFIX = "opt/emdenoised"
 PYTHON = f"python{bundle.PYTHON}"
 KEPT = {"emdenoised", "python", "python3", PYTHON}
 """Of the environment's programs."""
+COMPLETION = "share/bash-completion/completions/emdenoised"
+"""Where bash looks for what the Tab key may complete, below /usr."""
 CONTROL = """\
 Package: emdenoised
 Version: {version}
@@ -65,6 +67,10 @@ def make_environment(wheels: Path, flavour: str, stage: Path) -> None:
             program.unlink()
     command = prefix / "bin" / "emdenoised"
     command.write_text(re.sub(r"\A#!.*", f"#!/{PREFIX}/bin/python", command.read_text()))
+    completion = prefix / COMPLETION
+    completion.parent.mkdir(parents=True)
+    ask = f"import argcomplete; open({str(completion)!r}, 'w').write(argcomplete.shellcode(['emdenoised']))"
+    run(prefix / "bin" / "python", "-B", "-c", ask, failing="what the Tab key completes could not be written")
     settings = prefix / "pyvenv.cfg"
     settings.write_text("".join(line for line in settings.open() if not line.startswith("command")))
     for origin in prefix.glob("lib/*/site-packages/*.dist-info/direct_url.json"):
@@ -127,9 +133,10 @@ def make(source: Path, revision: int, out: Path) -> Path:
         write_documents(source, stage)
         setup = f"{PREFIX}/share/emdenoised/setup.sh"
         run("sh", stage / setup, "--stage", stage, failing="units and settings could not be written")
-        links = {"usr/bin/emdenoised": f"{PREFIX}/bin/emdenoised", "usr/sbin/emdenoised-setup": setup}
+        links = {"usr/bin/emdenoised": f"{PREFIX}/bin/emdenoised", "usr/sbin/emdenoised-setup": setup,
+                 f"usr/{COMPLETION}": f"{PREFIX}/{COMPLETION}"}  # fmt: skip
         for link, target in links.items():
-            (stage / link).parent.mkdir(parents=True)
+            (stage / link).parent.mkdir(parents=True, exist_ok=True)
             (stage / link).symlink_to(f"/{target}")
         (stage / setup).chmod(0o755)
         write_control(stage, version, flavour)

@@ -14,6 +14,7 @@ UNITS=/etc/systemd/system
 UNIT=$UNITS/emdenoised.service
 COMMAND=/usr/local/bin/emdenoised
 SETUP=/usr/local/sbin/emdenoised-setup
+COMPLETION=/usr/local/share/bash-completion/completions/emdenoised
 
 usage() {
     cat <<TEXT
@@ -66,7 +67,7 @@ if [ "$REMOVE" = yes ]; then
         for name in emdenoised.service emdenoised@.service emdenoised-gpu.service emdenoised.slice; do
             rm -rf "$UNITS/$name" "$UNITS/$name.d"
         done
-        for link in "$COMMAND" "$SETUP"; do case "$(readlink "$link")" in "$PREFIX"/*) rm -f "$link" ;; esac; done
+        for link in "$COMMAND" "$SETUP" "$COMPLETION"; do case "$(readlink "$link")" in "$PREFIX"/*) rm -f "$link" ;; esac; done
         systemctl daemon-reload 2> /dev/null || true
     elif [ -e "$UNIT" ] && grep -q "=$PREFIX/bin/" "$UNIT"; then
         fail "the service uses $PREFIX: add --service to remove it, too"
@@ -115,22 +116,26 @@ echo "installing into $PREFIX"
 mkdir -p "$PREFIX"
 touch "$PREFIX/$MARK"
 "$PYTHON" -m venv "$PREFIX"
-case "$FLAVOUR" in rtx) EXTRA='rtx' ;; tensorrt) EXTRA='gpu' ;; *) EXTRA='' ;; esac
-[ "$READER" = no ] || EXTRA="$EXTRA,formats"
-EXTRA=${EXTRA:+"[${EXTRA#,}]"}
+EXTRA=completion
+case "$FLAVOUR" in rtx) EXTRA=$EXTRA,rtx ;; tensorrt) EXTRA=$EXTRA,gpu ;; esac
+[ "$READER" = no ] || EXTRA=$EXTRA,formats
 for OWN in "$HERE"/wheels/emdenoised-*.whl; do :; done
 # By path, so that a bundle of the same version replaces the installed one; the rest only where it is older.
-"$PREFIX/bin/python" -m pip install --quiet --upgrade --find-links "$HERE/wheels" "$OWN$EXTRA"
+"$PREFIX/bin/python" -m pip install --quiet --upgrade --find-links "$HERE/wheels" "$OWN[$EXTRA]"
 "$PREFIX/bin/python" -m pip install --quiet --force-reinstall --no-deps "$OWN"
 "$PREFIX/bin/emdenoised" --version
+COMPLETES=$PREFIX/share/bash-completion/completions/emdenoised
+mkdir -p "${COMPLETES%/*}"
+"$PREFIX/bin/python" -c 'import argcomplete; print(argcomplete.shellcode(["emdenoised"]))' > "$COMPLETES"
 
 if [ "$SERVICE" = yes ]; then
-    mkdir -p "${COMMAND%/*}" "${SETUP%/*}"
-    for link in "$COMMAND" "$SETUP"; do
+    mkdir -p "${COMMAND%/*}" "${SETUP%/*}" "${COMPLETION%/*}"
+    for link in "$COMMAND" "$SETUP" "$COMPLETION"; do
         [ ! -e "$link" ] || [ -L "$link" ] || fail "$link exists; move it away, then repeat this command"
     done
     ln -sfn "$PREFIX/bin/emdenoised" "$COMMAND"
     ln -sfn "$PREFIX/share/emdenoised/setup.sh" "$SETUP"
+    ln -sfn "$COMPLETES" "$COMPLETION"
     set --
     [ -z "$NAME" ] || set -- "$@" --name "$NAME"
     [ -z "$DROP" ] || set -- "$@" --drop "$DROP"
@@ -142,6 +147,7 @@ else
     cat <<TEXT
 Installed. To try it:   $PREFIX/bin/emdenoised doctor
                         $PREFIX/bin/emdenoised demo
+The Tab key in bash:    . $COMPLETES
 As a service: sudo $0 --service $PREFIX
 TEXT
 fi

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from daemon.commands.progress import Progress
 from daemon.commands.shared import micrographs, opened, settings_for_files
+from daemon.commands.terminal import in_words
 from daemon.errors import MicrographError, TransientError
 from daemon.logs import one_line
 
@@ -32,8 +33,8 @@ def assess(options: argparse.Namespace) -> int:
                 results[str(path)] = {"not applicable": str(error)}
                 progress.say(one_line(str(error)))
             except OSError as error:
-                results[str(path)] = {"failed": error.strerror}
-                progress.say(f"failed: {error.strerror}")
+                results[str(path)] = {"failed": in_words(error)}
+                progress.say(f"failed: {in_words(error)}")
     if options.json:
         print(json.dumps(results, indent=1))
     return 0 if any("error" in one for one in results.values()) else 1

@@ -95,6 +95,7 @@ def read(flats: Sequence[Path], darks: Sequence[Path]) -> "tuple[Frames, list[Ac
         for dark, files in ((True, darks), (False, flats)):
             for path in files:
                 progress.next(str(path))
+                path.stat()  # a missing file is an error of this command, and not one that passes
                 section, number = 0, 1
                 while section < number:
                     one = reader.read(path, section)

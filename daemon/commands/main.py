@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from daemon import logs
 from daemon.commands.command_line import parser
-from daemon.commands.terminal import wrapped
+from daemon.commands.terminal import in_words, wrapped
 from daemon.errors import ConfigError, EmdenoisedError, UsageError, WeightsError
 from daemon.ledger.database import LedgerDamagedError, LedgerLockedError
 from daemon.settings.config import EX_CONFIG
@@ -57,8 +57,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (ConfigError, WeightsError, LedgerDamagedError, LedgerLockedError) as error:  # a person is needed
         _complain(error)
         return EX_CONFIG
-    except (EmdenoisedError, OSError) as error:
+    except EmdenoisedError as error:
         _complain(error)
+        return 1
+    except OSError as error:
+        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        _complain(f"{named}{in_words(error)}")
         return 1
     except MemoryError:
         print("emdenoised: not enough memory; close other programs, or lower backend.queue", file=sys.stderr)
@@ -75,7 +79,7 @@ def _complete(command_line: argparse.ArgumentParser) -> None:
         argcomplete.autocomplete(command_line)
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     print(wrapped(f"emdenoised: {error}", stream=sys.stderr), file=sys.stderr)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daemon.commands.progress import Progress
 from daemon.commands.shared import micrographs, opened
-from daemon.commands.terminal import coloured
+from daemon.commands.terminal import coloured, in_words
 from daemon.errors import MicrographError, StorageError, TransientError
 from daemon.logs import one_line
 from daemon.settings.config import Config
@@ -65,7 +65,7 @@ class Maker:
             cause = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: ")
             return failed(self.progress, cause, error)
         except OSError as error:
-            return failed(self.progress, error.strerror or str(error), error)
+            return failed(self.progress, in_words(error), error)
         except MemoryError as error:
             return failed(self.progress, "not enough memory for this micrograph; close other programs", error)
         return None

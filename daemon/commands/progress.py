@@ -23,6 +23,8 @@ class Progress:
         self._bar = self._stream.isatty()
         self._begin = clock()
         self._number, self._skipped, self._drawn, self._name = 0, 0, float("-inf"), ""
+        self._begun = False
+        """Whether a line waits for its result."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -30,6 +32,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._begun and not self._bar:
+            self.say("failed")
         self._wipe()
 
     def skip(self) -> None:
@@ -39,7 +43,7 @@ class Progress:
 
     def next(self, name: str) -> None:
         """Begin with the next one."""
-        self._number, self._name = self._number + 1, one_line(name)
+        self._number, self._name, self._begun = self._number + 1, one_line(name), True
         self._draw(at_once=True)
         if not self._bar:
             self._stream.write(f"[{self._number}/{self._total}] {self._name} ... ")
@@ -51,6 +55,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print this one's result; several lines are possible."""
+        self._begun = False
         self._wipe()
         begin = f"[{self._number}/{self._total}] {self._name} ... " if self._bar else ""
         self._stream.write(wrapped(f"{begin}{text}", 4, self._stream) + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from daemon.commands.shared import open_ledger, settings_of
 from daemon.errors import UsageError
+from daemon.logs import one_line
 from daemon.settings.config import Config
 
 
@@ -21,7 +22,7 @@ def run_purge(options: argparse.Namespace) -> int:
             return 0
         purged = purge(config, ledger, folders, dry_run=not options.yes)
     for path in purged.left:
-        print(f"left, because its record does not name it as a result of this program: {path}")
+        print(f"left, because its record does not name it as a result of this program: {one_line(str(path))}")
     if purged.running:
         print(f"{purged.running} are being denoised at this moment: repeat the command for these")
     print(f"{'removed' if options.yes else 'would be removed'}: {purged}; raw files are not touched")
@@ -38,8 +39,8 @@ def _below_drop(config: Config, named: str) -> PurePosixPath:
     relative = Path(named)
     if relative.is_absolute():
         if not relative.is_relative_to(drop):
-            raise UsageError(f"{named}: is not below the drop folder {drop}")
+            raise UsageError(f"{named!r}: is not below the drop folder {drop}")
         relative = relative.relative_to(drop)
     if not relative.parts or ".." in relative.parts:
-        raise UsageError(f"{named}: name a sub-folder of the drop folder {drop}, such as 'grid 2'")
+        raise UsageError(f"{named!r}: name a sub-folder of the drop folder {drop}, such as 'grid 2'")
     return PurePosixPath(relative)

@@ -3,11 +3,13 @@
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from daemon.commands.shared import open_ledger, settings_file, settings_of
 from daemon.commands.terminal import coloured, wrapped
 from daemon.ledger.job import Job
+from daemon.ledger.jobs import Ledger
 from daemon.logs import one_line, without_paths
 
 
@@ -64,20 +66,23 @@ def _weights(job: Job) -> str:
 
 
 def run_retry(options: argparse.Namespace) -> int:
-    with open_ledger(settings_of(options), "edit") as ledger:
-        jobs = ledger.retry(options.pattern)
-    for job in jobs:
-        print(f"again: {job.path!r}")
-    print(f"{len(jobs)} to be tried again" if jobs else f"nothing quarantined matches {options.pattern!r}")
-    return 0
+    """Try quarantined micrographs again."""
+    return _change(options, Ledger.retry, "again", "to be tried again", "nothing quarantined")
 
 
 def run_acknowledge(options: argparse.Namespace) -> int:
+    """Mark open problems as seen."""
+    return _change(options, Ledger.acknowledge, "acknowledged", "acknowledged", "no open problem")
+
+
+def _change(
+    options: argparse.Namespace, change: Callable[[Ledger, str], list[Job]], each: str, all_of_them: str, none: str
+) -> int:
     with open_ledger(settings_of(options), "edit") as ledger:
-        jobs = ledger.acknowledge(options.pattern)
+        jobs = change(ledger, options.pattern)
     for job in jobs:
-        print(f"acknowledged: {job.path!r}")
-    print(f"{len(jobs)} acknowledged" if jobs else f"no open problem matches {options.pattern!r}")
+        print(f"{each}: {job.path!r}")
+    print(f"{len(jobs)} {all_of_them}" if jobs else f"{none} matches {options.pattern!r}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Colours and line breaks for people at a terminal; files and pipes get neither."""
 
+import errno
 import os
 import shutil
 import sys
@@ -13,6 +14,17 @@ _COLOURS = {
     **dict.fromkeys(("reject", "failed", "fault", "quarantined"), _RED),
 }
 _NARROWEST = 40
+
+_REMEDIES = {
+    errno.ENOENT: "check the path, and that its disk or share is connected",
+    errno.ENOTDIR: "check the path: a part of it is a file",
+    errno.EEXIST: "a file has this name: choose another",
+    errno.EISDIR: "a folder has this name: choose another",
+    errno.EACCES: "give this user the right to",
+    errno.EPERM: "give this user the right to",
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.EROFS: "choose a folder that can be written to",
+}
 
 
 def coloured(word: str, text: str = "", stream: TextIO | None = None) -> str:
@@ -37,3 +49,9 @@ def _broken(line: str, indent: int, width: int) -> str:
         line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False,
         replace_whitespace=False, expand_tabs=False,
     )  # fmt: skip
+
+
+def in_words(error: OSError) -> str:
+    """Cause and remedy of an error of a file or folder, without its path."""
+    remedy = _REMEDIES.get(error.errno or 0, "check that its disk or share is connected, and that this user may use it")
+    return f"{error.strerror or error}; {remedy}"

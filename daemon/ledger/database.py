@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from daemon.errors import ConfigError, EmdenoisedError, TransientError
+from daemon.ledger import names
 
 FILE = "ledger.db"
 LOCK = "lock"
@@ -85,6 +86,17 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX problems ON jobs (state, verdict, acknowledged) WHERE acknowledged IS NULL
         AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'));
     """,
+    # Names as they are searched for (`names.stored`), apart from the long rows of a million jobs.
+    """
+    CREATE TABLE names (job INTEGER PRIMARY KEY, name BLOB NOT NULL);
+    INSERT INTO names SELECT id, folded(path) FROM jobs ORDER BY id;
+    CREATE TRIGGER job_named AFTER INSERT ON jobs BEGIN
+        INSERT INTO names VALUES (new.id, folded(new.path));
+    END;
+    CREATE TRIGGER job_unnamed AFTER DELETE ON jobs BEGIN
+        DELETE FROM names WHERE job = old.id;
+    END;
+    """,
 )
 """Each brings the schema from its index to the next version (PRAGMA user_version). Never change one: append."""
 
@@ -148,6 +160,8 @@ def connect(path: Path, mode: Mode) -> sqlite3.Connection:
     where = f"{path.absolute().as_uri()}?mode=rw"  # also for reading: SQLite has to share its index of the log
     database = sqlite3.connect(where, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
     try:
+        database.create_function("folded", 1, names.stored, deterministic=True)
+        database.execute("PRAGMA trusted_schema = ON")  # a trigger may call it
         version = int(database.execute("PRAGMA user_version").fetchone()[0])
         application = int(database.execute("PRAGMA application_id").fetchone()[0])
         empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0

@@ -9,23 +9,22 @@ adopted by its JSON.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from daemon.ledger import names
 from daemon.ledger.database import LedgerError, Mode
-from daemon.ledger.job import Job, State, from_row
+from daemon.ledger.job import Job, State
 from daemon.ledger.purged import PurgedFiles
+from daemon.ledger.queries import PROBLEM, Queries
 from daemon.settings.config import Retry
 from daemon.settings.names import folded
 
 _HELD = "9e999"
 """Infinity in SQL: `not_before` of jobs whose reader is not installed."""
-_PROBLEM = "acknowledged IS NULL AND (state = 'quarantined' OR (state = 'done' AND verdict = 'reject'))"
-"""In SQL, as the index `problems` has it: quarantined or rejected, and nobody has marked it as seen."""
-_COUNT_PROBLEMS = f"SELECT count(*) FROM jobs INDEXED BY problems WHERE {_PROBLEM}"
 _UNDONE = (
     "state IN ('quarantined', 'retry') AND NOT EXISTS"
     " (SELECT 1 FROM jobs AS newer WHERE newer.path = jobs.path AND newer.revision > jobs.revision)"
@@ -36,7 +35,7 @@ _PORTION = 100
 """Jobs that one transaction of `retry` and `acknowledge` changes: a service beside them does not wait long."""
 
 
-class Ledger(PurgedFiles):
+class Ledger(PurgedFiles, Queries):
     """Opened on a state folder, closed by `close` or `with`. Used by any thread.
 
     `mode`: "own" for the service (creates and migrates; only one at a time), "edit" beside a running service
@@ -272,16 +271,18 @@ class Ledger(PurgedFiles):
             self._db.execute("UPDATE jobs SET acknowledged = ? WHERE id = ?", (now, job.id))
             return replace(job, acknowledged=now)
 
-        return self._change(_PROBLEM, pattern, only, seen)
+        return self._change(PROBLEM, pattern, only, seen)
 
     def _change(self, rule: str, pattern: str, only: int | None, change: Callable[[Job], Job]) -> list[Job]:
         """Change the jobs that `rule` (SQL), pattern and number choose, in portions; returns them as they are then."""
         wanted, rows = folded(pattern), "" if only is None else "id = ? AND "
+        given = () if only is None else (only,)
         with self._explained():
             found = self._db.execute(
-                f"SELECT id, path FROM jobs WHERE {rows}{rule} ORDER BY id", () if only is None else (only,)
+                f"SELECT id, name FROM jobs JOIN names ON job = id WHERE {rows}{rule} AND instr(name, ?) ORDER BY id",
+                (*given, names.certain(wanted)),
             )
-            numbers = [row["id"] for row in found if _matches(os.fsdecode(row["path"]), wanted)]
+            numbers = [row["id"] for row in found if _matches(names.decode(row["name"]), wanted)]
         changed: list[Job] = []
         pause = 0.0
         for first in range(0, len(numbers), _PORTION):
@@ -292,79 +293,6 @@ class Ledger(PurgedFiles):
                     changed += map(change, self._many(f"SELECT * FROM jobs WHERE id = ? AND {rule}", number))
                 pause = time.monotonic() - begin
         return changed
-
-    # Queries
-
-    def get(self, job_id: int) -> Job:
-        """The present state of a job. Raises LedgerError if there is none."""
-        with self._explained():
-            job = self._one("SELECT * FROM jobs WHERE id = ?", job_id)
-        if job is None:
-            raise LedgerError(f"{self.path}: there is no job {job_id}")
-        return job
-
-    def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        found: dict[State, int] = {"pending": 0, "running": 0, "retry": 0, "done": 0, "quarantined": 0}
-        with self._explained():
-            rows = self._db.execute("SELECT state, jobs FROM tally")
-            found.update({row["state"]: row["jobs"] for row in rows})
-        return found
-
-    def problems(self) -> int:
-        """How many micrographs are quarantined or rejected and not acknowledged."""
-        with self._explained():
-            return int(self._db.execute(_COUNT_PROBLEMS).fetchone()[0])
-
-    def busy(self) -> bool:
-        """Whether any job is pending or running."""
-        counts = self.counts()
-        return counts["pending"] + counts["running"] > 0
-
-    def oldest_waiting(self) -> float:
-        """Seconds since the job that has waited longest was first seen; 0 if none waits."""
-        first = "SELECT created FROM jobs WHERE state = 'pending' AND live = {} ORDER BY id LIMIT 1"
-        parts = [f"SELECT * FROM ({first.format(live)})" for live in (0, 1)]
-        parts += [f"SELECT min(created) AS created FROM jobs WHERE state = '{state}'" for state in ("retry", "running")]
-        with self._explained():
-            row = self._db.execute(f"SELECT min(created) FROM ({' UNION ALL '.join(parts)})").fetchone()
-        return 0.0 if row[0] is None else max(0.0, self._clock() - row[0])
-
-    def recent(
-        self,
-        limit: int,
-        state: State | None = None,
-        verdict: str | None = None,
-        before: tuple[float, int] | None = None,
-    ) -> list[Job]:
-        """The jobs that changed last, newest first; only those with `state` and `verdict`, if given.
-
-        `before`: only those older than this (updated, id), the last of an earlier page.
-        """
-        stated = {"state = ?": state, "verdict = ?": verdict, "updated <= ?": before and before[0]}
-        given = {rule: value for rule, value in stated.items() if value is not None}
-        rules = [*given] + ["(updated, id) < (?, ?)"] * (before is not None)
-        where = f"WHERE {' AND '.join(rules)}" if rules else ""
-        query = f"SELECT * FROM jobs {where} ORDER BY updated DESC, id DESC LIMIT ?"
-        with self._explained():
-            return self._many(query, *given.values(), *(before or ()), limit)
-
-    def each(self, state: State, *, newest_first: bool = False, updated_before: float | None = None) -> Iterator[Job]:
-        """Every job in a state, by the time of its change, read a page at a time: other threads do not wait long."""
-        order, after = ("DESC", "<") if newest_first else ("ASC", ">")
-        end = float("inf") if updated_before is None else updated_before
-        here = (float("inf"), 1 << 62) if newest_first else (float("-inf"), -1)
-        query = (
-            f"SELECT * FROM jobs WHERE state = ? AND (updated, id) {after} (?, ?) AND updated < ? "
-            f"ORDER BY updated {order}, id {order} LIMIT 500"
-        )
-        while True:
-            with self._explained():
-                page = self._many(query, state, *here, end)
-            yield from page
-            if not page:
-                return
-            here = page[-1].updated, page[-1].id
 
     # Rows
 
@@ -379,21 +307,14 @@ class Ledger(PurgedFiles):
             raise LedgerError(f"{self.path}: {job.path} is {now.state} and not {' or '.join(allowed)}")
         if "state" in changes:
             changes["acknowledged"] = None
-        names = ", ".join(f"{name} = ?" for name in changes)
+        columns = ", ".join(f"{name} = ?" for name in changes)
         values = (*changes.values(), self._clock(), job.id)
-        self._db.execute(f"UPDATE jobs SET {names}, updated = ? WHERE id = ?", values)
+        self._db.execute(f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?", values)
         return self.get(job.id)
 
-    def _one(self, query: str, *values: object) -> Job | None:
-        jobs = self._many(query, *values)
-        return jobs[0] if jobs else None
 
-    def _many(self, query: str, *values: Any) -> list[Job]:
-        return [from_row(row) for row in self._db.execute(query, values)]
-
-
-def _matches(path: str, wanted: str) -> bool:
-    return any(fnmatchcase(folded(name), wanted) for name in (path, path.rpartition("/")[2]))
+def _matches(name: str, wanted: str) -> bool:
+    return any(fnmatchcase(part, wanted) for part in (name, name.rpartition("/")[2]))
 
 
 def _worse(one: str | None, other: str | None) -> str | None:

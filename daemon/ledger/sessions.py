@@ -3,12 +3,10 @@
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 
 from daemon.errors import UsageError
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
-from daemon.settings.names import folded
 
 PAUSE_SECONDS = 4 * 3600.0
 """Longest pause between two results of one session."""
@@ -25,15 +23,13 @@ def find(ledger: Ledger, named: str = "last") -> list[Job]:
 
     Raises UsageError where `named` is none of these or finds nothing, and what the ledger raises.
     """
-    ended = _newest_first(ledger)
     if named == "last":
-        found = list(_since_the_pause(ended))
+        found = list(_since_the_pause(_newest_first(ledger)))
     elif (day := _day(named)) is not None:
         begin, end = day.timestamp(), (day + timedelta(days=1)).timestamp()
-        found = [job for job in _until(ended, begin) if job.updated < end]
+        found = list(_until(_newest_first(ledger, before=end), begin))
     else:
-        wanted = folded(named.strip("/"))
-        found = [job for job in ended if _below(job.path, wanted)]
+        found = ledger.below(named.strip("/"))
     if not found:
         raise UsageError(f"session {named!r}: the ledger has no micrographs of it; a session is {HELP}")
     return found[::-1]
@@ -47,12 +43,12 @@ def in_progress(ledger: Ledger, now: float) -> Iterator[Job]:
     return _since_the_pause(_newest_first(ledger), now)
 
 
-def _newest_first(ledger: Ledger) -> Iterator[Job]:
-    """The done and quarantined jobs."""
-    before = None
-    while page := ledger.recent(_PAGE, before=before):
+def _newest_first(ledger: Ledger, before: float = float("inf")) -> Iterator[Job]:
+    """The done and quarantined jobs that changed before this time."""
+    place = before, 0
+    while page := ledger.recent(_PAGE, before=place):
         yield from (job for job in page if job.state in ("done", "quarantined"))
-        before = page[-1].updated, page[-1].id
+        place = page[-1].updated, page[-1].id
 
 
 def _since_the_pause(ended: Iterator[Job], later: float | None = None) -> Iterator[Job]:
@@ -68,11 +64,6 @@ def _until(ended: Iterator[Job], begin: float) -> Iterator[Job]:
         if job.updated < begin:
             return
         yield job
-
-
-def _below(path: str, wanted: str) -> bool:
-    parts = folded(path).split("/")[:-1]
-    return any(fnmatchcase("/".join(parts[: depth + 1]), wanted) for depth in range(len(parts)))
 
 
 def _day(named: str) -> datetime | None:

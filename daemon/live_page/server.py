@@ -4,10 +4,12 @@ All other paths are answered by the `Site` that `Monitor.show` sets: the live pa
 only those who have it see the site (`access`); metrics, which name no file, and whether all is well are for everybody.
 """
 
+import io
 import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +22,8 @@ from daemon.settings.monitor import Address, SocketFile
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 10
-"""A connection that sends nothing for so long is closed."""
+REQUEST_SECONDS = 10.0
+"""A connection whose request is not complete after so long, or that takes nothing for so long, is closed."""
 AT_ONCE = 16
 """Connections at a time."""
 SITE_AT_ONCE = 12
@@ -217,11 +219,41 @@ class _Server(ThreadingHTTPServer):
         log.debug("a request from %s failed", client_address, exc_info=True)
 
 
+class _Incoming(io.RawIOBase):
+    """What a client sends, until `seconds` are over in all: one that sends a byte now and then holds no place."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection, self._seconds = connection, seconds
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request is not complete")
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(self._seconds)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version = "emdenoised"
     sys_version = ""
     timeout = REQUEST_SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Incoming(self.connection, self.timeout))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer a request that cannot be understood: as any other, with PROTECTION."""
+        self._answer(Answer(code, "text/plain", f"{message or self.responses[code][0]}\n".encode()))
 
     def do_GET(self) -> None:
         if not _is_here(self.headers.get("Host", "")):

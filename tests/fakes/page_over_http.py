@@ -23,6 +23,10 @@ class Reply:
     def data(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def said(self) -> tuple[int, str]:
+        return self.status, self.body.decode()
+
 
 @contextmanager
 def listening(page: Page) -> Iterator[int]:

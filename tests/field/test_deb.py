@@ -103,6 +103,12 @@ def apt(machine: Machine, *words: str) -> str:
                           "APT::Sandbox::User=root", *words)  # fmt: skip
 
 
+def completed(machine: Machine, file: str) -> str:
+    """What the Tab key makes of `emdenoised acknow`, by bash's completion file."""
+    ask = '. "$1"; COMP_LINE="emdenoised acknow" COMP_POINT=17 COMP_TYPE=9; _python_argcomplete emdenoised; '
+    return machine.inside("bash", "-c", f'{ask}echo "${{COMPREPLY[0]% }}"', "bash", file)
+
+
 def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue(
     packages: tuple[Path, Path], machine: Machine
 ) -> None:
@@ -117,6 +123,7 @@ def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue(
     here = Microscope(machine)
     here.save("installed")
     wait_for(machine, here.finished)
+    assert completed(machine, "/usr/share/bash-completion/completions/emdenoised") == "acknowledge\n"
     said = machine.inside("runuser", "-u", "emdenoised", "--", "emdenoised", "status")
     assert "(settings: /etc/emdenoised/config.yaml)" in said and f"{QUEUE} done" in said
 
@@ -167,7 +174,8 @@ def test_installed_upgraded_downgraded_removed_and_purged_with_a_queue(
     here.save("purged")
     said = apt(machine, "purge", "emdenoised")
     assert "Left, and yours" in said
-    for gone in ("opt/emdenoised", "etc/emdenoised", "var/lib/emdenoised", "usr/bin/emdenoised"):
+    for gone in ("opt/emdenoised", "etc/emdenoised", "var/lib/emdenoised", "usr/bin/emdenoised",
+                 "usr/share/bash-completion/completions/emdenoised"):  # fmt: skip
         assert not (machine.root / gone).exists(), gone
     assert [path.name for path in (machine.root / "var/lib/emdenoised-falcon").iterdir()] == ["thesis.tex"]
     assert raw.items() <= folder_state(machine.root / "srv/emdenoised/drop").items()
@@ -190,6 +198,8 @@ def test_the_bundles_script_does_all_steps_and_can_be_repeated(bundle: Path, mac
     assert "all is well" in said and "emdenoised.service runs. It watches /data/it's: #1" in said
     assert machine.inside("systemctl", "is-active", "emdenoised") == "active\n"
     assert machine.inside("stat", "-c", "%U:%G %a", "/data/it's: #1") == "root:microscope 2770\n"
+    completion = "/usr/local/share/bash-completion/completions/emdenoised"
+    assert completed(machine, completion) == "acknowledge\n"
     settings = (machine.root / "etc/emdenoised/config.yaml").read_text()
     process = machine.shown("MainPID")
     assert "It watches /data/it's: #1" in machine.inside("emdenoised-setup", *chosen)
@@ -213,4 +223,5 @@ def test_the_bundles_script_does_all_steps_and_can_be_repeated(bundle: Path, mac
 
     said = machine.inside("sh", "/root/bundle/install.sh", "--uninstall", "--service")
     assert "removed: /opt/emdenoised" in said and not (machine.root / "usr/local/bin/emdenoised").is_symlink()
+    assert not (machine.root / completion.lstrip("/")).is_symlink()
     assert file.is_file() and (machine.root / "data/denoised").is_dir()

@@ -77,6 +77,14 @@ def test_it_installs_and_works_without_the_network(prefix: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_the_tab_key_completes(prefix: Path) -> None:
+    ask = '. "$1"; COMP_LINE=$2 COMP_POINT=${#2} COMP_TYPE=9; _python_argcomplete emdenoised; echo "${COMPREPLY[@]}"'
+    file = prefix / "share/bash-completion/completions/emdenoised"
+    done = run("bash", "-c", ask, "bash", file, "emdenoised acknow", PATH=f"{prefix}/bin:{os.environ['PATH']}")
+    assert done.stdout.split() == ["acknowledge"], done.stderr
+
+
+@pytest.mark.slow
 def test_it_installs_without_the_reader_too(bundle: Path, tmp_path: Path) -> None:
     if "-cpu-" not in bundle.name:
         pytest.skip("one flavour will do")

@@ -89,6 +89,24 @@ def test_an_output_that_cannot_be_written_is_named() -> None:
     assert done.stderr == b"emdenoised: the output cannot be written: No space left on device\n"
 
 
+def test_a_path_that_is_none_is_named_with_its_cause_and_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.tif").write_bytes(b"no image")
+    missing = "No such file or directory; check the path, and that its disk or share is connected"
+    for words, said in (
+        (("denoise", "none.tif", "-o", "out"), f"[1/1] none.tif ... failed\n    {missing}\n"),
+        (("denoise", "file.tif", "-o", "file.tif"), "file.tif: File exists; a file has this name: choose another"),
+        (("denoise", "file.tif", "-o", "file.tif/out"), "Not a directory; check the path: a part of it is a file"),
+        (("assess", "none.tif"), f"[1/1] none.tif ... failed: {missing}\n"),
+        (("calibrate", "none.tif", "-o", "my.yaml"), f"[1/1] none.tif ... failed\nemdenoised: none.tif: {missing}\n"),
+    ):
+        assert main(words) == 1
+        found = capsys.readouterr()
+        assert said in found.out + found.err and "Errno" not in found.out + found.err
+
+
 def test_the_tab_key_completes_commands_and_options(tmp_path: Path) -> None:
     pytest.importorskip("argcomplete")
     for typed, expected in (("emdenoised stat", "status"), ("emdenoised denoise a.tif --pas", "--passes")):

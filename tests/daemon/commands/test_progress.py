@@ -45,3 +45,16 @@ def test_a_narrow_terminal_cuts_the_bar_instead_of_wrapping(monkeypatch: pytest.
     progress = Progress(1, stream, lambda: 0.0)
     progress.next("a" * 100)
     assert max(map(len, stream.getvalue().split("\r\x1b[K"))) < 20
+
+
+def test_an_error_ends_the_line_of_the_file_that_it_concerns() -> None:
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="broken"), Progress(2, stream) as progress:
+        progress.next("a.tif")
+        progress.say("done")
+        progress.next("b.tif")
+        raise ValueError("broken")
+    assert stream.getvalue() == "[1/2] a.tif ... done\n[2/2] b.tif ... failed\n"
+    with pytest.raises(ValueError, match="later"), Progress(1, stream) as progress:
+        raise ValueError("later")
+    assert stream.getvalue().count("failed") == 1

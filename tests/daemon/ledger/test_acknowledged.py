@@ -10,7 +10,8 @@ from ledgers import Clock, arrive, claim, start
 from daemon.commands.status import run_acknowledge, run_status
 from daemon.ledger import jobs
 from daemon.ledger.job import Job
-from daemon.ledger.jobs import _COUNT_PROBLEMS, Ledger
+from daemon.ledger.jobs import Ledger
+from daemon.ledger.queries import _COUNT_PROBLEMS
 from daemon.ledger.table import Query, Table
 
 

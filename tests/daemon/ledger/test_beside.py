@@ -9,14 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
 
 import pytest
+from page_over_http import ask
 from site_of_daemon import LIMIT, ROOT, Site, free_port, until
 
 LEDGER = ("ledger.db", "ledger.db-wal", "ledger.db-shm")
@@ -30,14 +29,6 @@ def port(site: Site) -> int:
     return number
 
 
-def ask(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT) as answer:
-            return answer.status, answer.read().decode()
-    except HTTPError as error:
-        return error.code, error.read().decode()
-
-
 @contextmanager
 def polled(port: int) -> Iterator[list[int]]:
     """Somebody looks at the live page meanwhile: the statuses of the answers."""
@@ -46,7 +37,7 @@ def polled(port: int) -> Iterator[list[int]]:
     def look() -> None:
         while not over.is_set():
             try:
-                seen.extend(ask(port, path)[0] for path in ("/data/state", "/data/list", "/data/session"))
+                seen.extend(ask(port, path).status for path in ("/data/state", "/data/list", "/data/session"))
             except (OSError, HTTPException):  # killed, perhaps in the middle of an answer, or not yet listening
                 over.wait(0.05)
 
@@ -95,7 +86,7 @@ def test_commands_beside_the_service_cost_it_nothing(site: Site, port: int) -> N
             until(lambda number=number: f"denoised '{number}.tif'" in site.said(process))
         assert {name: (site.state / name).stat().st_ino for name in LEDGER} == files
         assert is_locked_by(process.pid, site.state / "ledger.db")
-        assert ask(port, "/healthz")[0] == 200
+        assert ask(port, "/healthz").status == 200
         process.kill()
         process.wait()
         assert counts(site) == {"done": 4, "quarantined": 1}, "what the log told was not in the ledger"
@@ -128,7 +119,7 @@ def test_nothing_but_sqlite_opens_the_ledgers_files(site: Site, port: int) -> No
     for command in commands:
         said = site.finish(*command, staged="hands-off")[1]
         assert "opened by hand" not in said, said
-    assert ask(port, "/data/session")[0] == 200
+    assert ask(port, "/data/session").status == 200
     process.terminate()
     assert process.wait(LIMIT) == 0
     assert "opened by hand" not in site.said(process)

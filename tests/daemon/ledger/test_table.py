@@ -87,6 +87,7 @@ def test_filters_count_what_they_show(table: Table) -> None:
     searched = Query(search="grid 1/É_01")
     assert {row.path for row in table.page(searched, 0, ROWS)} == {"grid 1/É_010.TIF", "grid 1/É_013.TIF",
                                                                    "grid 1/É_016.TIF", "grid 1/É_019.TIF"}  # fmt: skip
+    assert table.count(Query(search="GRID 1/é_01")) == table.count(Query(search="grid 1/e\u0301_01")) == 4
     assert table.count(Query(search="_29")) == 10 and table.count(Query(search=".tif")) == ROWS
     assert table.count(Query(search="%")) == table.count(Query(search="' OR 1 --")) == 0
     session = table.session_begin()

@@ -20,8 +20,7 @@ def finished(config: Callable[..., Config], request: pytest.FixtureRequest) -> I
 
 
 def post(port: int, path: str, **headers: str) -> tuple[int, str]:
-    reply = ask(port, path, "POST", **headers)
-    return reply.status, reply.body.decode()
+    return ask(port, path, "POST", **headers).said
 
 
 def token(port: int) -> str | None:

@@ -179,6 +179,18 @@ def test_it_only_reads(finished: Finished, port: int, method: str) -> None:
         assert ask(port, path, method).status == 501
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("PUT / HTTP/1.1", 501), ("GET / <b> HTTP/1.1", 400), ("GET / HTTP/1.1" + 150 * "\r\nX: 1", 431)],
+)
+def test_what_cannot_be_understood_is_refused_as_plain_text(page: Page, port: int, line: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as client:
+        client.sendall(f"{line}\r\n\r\n".encode())
+        head = [row.decode().strip() for row in client.makefile("rb")]
+    assert head[0].startswith(f"HTTP/1.0 {status} ") and "Content-Type: text/plain" in head
+    assert {f"{name}: {value}" for name, value in PROTECTION.items()} <= set(head)
+
+
 def test_nothing_of_the_micrographs_is_changed_by_looking(finished: Finished, port: int) -> None:
     job = finished.add("a.tif", counts(1, (600, 700)))
     finished.quarantine("b.tif", "broken")

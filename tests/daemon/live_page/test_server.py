@@ -1,6 +1,7 @@
 """Metrics and health on loopback, and settings read again while the service runs."""
 
-import http.client
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import page_over_http
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from site_of_daemon import LIMIT, Site, until
@@ -32,13 +34,7 @@ HERE = Address("127.0.0.1", 0)
 
 
 def ask(port: int, path: str, host: str = "localhost", method: str = "GET", **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, headers={"Host": host, **told})
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, text
+    return page_over_http.ask(port, path, method, Host=host, **headers).said
 
 
 def figures(text: str) -> dict[str, float]:
@@ -104,6 +100,25 @@ def test_who_says_nothing_for_long_makes_room(monitor: Monitor, monkeypatch: pyt
         one.sendall(b"GET /healthz HT")
         assert one.recv(1) == b""
         one.close()
+
+
+def test_who_sends_a_byte_now_and_then_makes_room_too(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert monitor.port is not None
+    asked, seconds = threading.Semaphore(0), itertools.count()
+
+    def monotonic() -> float:
+        asked.release()
+        return 3.0 * next(seconds)
+
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=monotonic))
+    with socket.create_connection(("127.0.0.1", monitor.port), timeout=LIMIT) as slow:
+        for _ in range(5):  # begun at 0, and asked at 3, 6, 9 and 12 s
+            assert asked.acquire(timeout=LIMIT)
+            with contextlib.suppress(ConnectionError):
+                slow.sendall(b"G")
+        with contextlib.suppress(ConnectionResetError):
+            assert slow.recv(1) == b""
+    assert next(seconds) == 5
 
 
 def test_a_site_that_hangs_leaves_health_and_metrics_alone(monitor: Monitor) -> None:

@@ -97,6 +97,26 @@ def test_what_no_record_names_is_left_and_links_are_not_followed(projects: Proje
     assert folder_state(elsewhere) == kept and (projects.output / "alice/grid 2/a.tif").exists()
 
 
+def test_names_with_line_breaks_and_bytes_that_are_no_text(
+    config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    projects = Projects(config(), tmp_path / "settings.yaml", capsys)
+    past = Finished(projects.config, lambda: 1e9)
+    odd = "eve\nremoved: everything \udcff"
+    for name in ("a.tif", "b.tif"):
+        past.add(f"{odd}/{name}", counts(5))
+    past.ledger.close()
+    (projects.output / odd / "b.tif.json").unlink()
+    others = {name: state for name, state in folder_state(projects.output).items() if not name.startswith("eve")}
+    assert "0 results" in projects.purge("eve", "--yes")
+    said = projects.purge(odd, "--yes")
+    assert "\nremoved: 1 results" in said and "2 micrographs in the ledger" in said
+    assert said.count("\nremoved: ") == 1 and "b.tif" in said, "a name forges no line"
+    left = {name for name in folder_state(projects.output) if name.startswith("eve")}
+    assert {Path(name).name for name in left if name.endswith((".tif", ".json"))} == {"b.tif"}
+    assert others.items() <= folder_state(projects.output).items()
+
+
 def test_an_interrupted_purge_is_finished_by_the_next(projects: Projects) -> None:
     (projects.output / "bob/a.tif").unlink()
     assert "removed: 1 results" in projects.purge("bob", "--yes")

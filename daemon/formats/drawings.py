@@ -11,8 +11,6 @@ _PATCHED = 0.85
 """Smallest share of labelled pixels that equal their neighbour; counts, and any noise, have far less."""
 _LABELLED, _STEPPED = 0.01, 0.2
 """Smallest share of labelled pixels; and of borders whose values differ by more than 1, unlike a smooth image's."""
-_CROSSED = 0.6
-"""Smallest share of columns that a border crosses, between the first and the last of these."""
 _NARROWEST, _SHARE, _FLATTEST, _LOWEST = 16, 0.03, 4, 2
 """A scale bar: least width in pixels and as a share of the image's, width over height, and height."""
 _RARE = 0.05
@@ -39,9 +37,8 @@ def is_labels(pixels: Pixels) -> bool:
     right = pixels[:, 1:] == pixels[:, :-1]
     if float(right.mean()) < _PATCHED:
         return False  # as in almost every image; the test is fast
-    edges = np.flatnonzero(~right.all(axis=0))
-    if len(edges) < _CROSSED * (edges[-1] - edges[0] + 1 if len(edges) else 1):
-        return False  # a micrograph that was enlarged without interpolation: edges in every nth column only
+    if _enlarged(np.flatnonzero(~right.all(axis=0))):
+        return False
     values, numbers = np.unique(pixels, return_counts=True)
     labelled = pixels != values[numbers.argmax()]
     if float(labelled.mean()) < _LABELLED:
@@ -51,6 +48,12 @@ def is_labels(pixels: Pixels) -> bool:
         return False
     steps = np.abs(np.diff(pixels.astype(np.float64), axis=1))
     return bool((steps > 1).sum() >= _STEPPED * max(1, int((steps > 0).sum())))
+
+
+def _enlarged(edges: NDArray[np.intp]) -> bool:
+    """Whether the columns with edges are those of an image enlarged without interpolation: nearly every nth."""
+    step = int(np.gcd.reduce(np.diff(edges))) if len(edges) > 1 else 1
+    return step > 1 and len(edges) > 0.9 * ((edges[-1] - edges[0]) // step + 1)
 
 
 def scale_bar(pixels: Pixels) -> dict[str, Any]:

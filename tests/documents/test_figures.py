@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
+from daemon.backends import manifest
 from daemon.backends.manifest import aliases
 
 ROOT = Path(__file__).parents[2]
@@ -239,10 +242,24 @@ def test_the_papers_table_and_ours() -> None:
     first, second = (
         (one["training"]["steps"], f"({one['training']['minutes']:.0f} minutes)") for one in found["networks"].values()
     )
-    assert f"{first[0]} batches at low doses {first[1]}, then {second[0]} at ordinary ones {second[1]}" in plain
+    assert f"{first[0]} batches at low doses {first[1]} and {second[0]} at ordinary ones {second[1]}" in plain
     assert f"({low['parameters'] / 1e6:.2f} million parameters)" in plain
     assert f"| {1e3 * low['seconds']:.0f} ms (one core) |" in plain and f"| {low['load_seconds']:.2f} s |" in plain
     assert found["protocol"]["trained_on"] == []
+    before = result("ede2018/paper-adam.json")
+    shares = [f"{-100 * before['under_best'][regime]['mse']:.1f} % above" for regime in ("low", "ordinary")]
+    assert f"{before['networks']['low']['training']['steps']} batches" in plain
+    assert f"{before['networks']['ordinary']['training']['steps']} batches later" in plain
+    assert all(share in plain for share in shares)
+
+
+@pytest.mark.parametrize("regime", ["low", "ordinary"])
+def test_the_cards_of_the_papers_networks(regime: str) -> None:
+    found = result("ede2018/paper.json")
+    network, under = found["networks"][regime], found["under_best"][regime]
+    card = " ".join((ROOT / "weights" / network["name"] / "README.md").read_text("utf-8").split())
+    assert f"{abs(100 * under['mse']):.1f} %" in card and f"{network['training']['steps']} batches" in card
+    assert manifest.load(manifest.locate(network["name"])).sha256 == network["sha256"]
 
 
 def test_the_queue_model() -> None:

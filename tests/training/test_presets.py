@@ -1,6 +1,8 @@
 """The paper's policy is the paper's, whatever the budget; every option of its section 5 trains."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,16 @@ def test_the_papers_numbers_of_batches() -> None:
     assert [stage.batches for stage in EDE2018_ORDINARY.stages] == [16_773, 17_562]
     assert EDE2018_LOW.batches + EDE2018_ORDINARY.batches == 232_846
     assert list(PRESETS["ede2018"].values()) == [EDE2018_LOW, EDE2018_ORDINARY]
+
+
+@pytest.mark.parametrize("doses", ["low", "ordinary"])
+def test_the_quarters_recipe_is_that_of_the_released_weights(doses: str) -> None:
+    released = Path(__file__).parents[2] / "weights" / f"ede2018-{doses}" / "manifest.json"
+    recorded = json.loads(released.read_text("utf-8"))["training"]["recipe"]
+    ours = json.loads(json.dumps(asdict(PRESETS["ede2018-quarter"][doses])))
+    rates = [pytest.approx(stage.pop("rate"), rel=0.05) for stage in ours["stages"]]  # rounded there
+    assert [stage.pop("rate") for stage in recorded["stages"]] == rates
+    assert {name: recorded[name] for name in ours} == ours
 
 
 @pytest.mark.parametrize(

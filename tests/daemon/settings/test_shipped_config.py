@@ -9,6 +9,8 @@ import pytest
 from pydantic import BaseModel
 from settings_file import FOLDERS
 
+from daemon.backends import manifest
+from daemon.counts.scaling import MINMAX_CROP
 from daemon.settings import config, yaml_file
 from daemon.settings.config import EX_CONFIG, default_config_path, load
 
@@ -42,6 +44,23 @@ def test_no_setting_is_missing_from_the_shipped_file() -> None:
     stated = set(leaves(yaml_file.read(SHIPPED).values))
     dumped = set(leaves(load(SHIPPED).model_dump()))
     assert stated == {key for key in dumped if not (key[0] == "profiles" and key[-1] == "name" and len(key) == 3)}
+
+
+def test_the_profiles_of_the_paper_work_once_their_signs_are_removed(tmp_path: Path) -> None:
+    text = SHIPPED.read_text("utf-8")
+    paper = re.search(r"(  # paper-low:\n(?:  # .*\n)+)\n", text)
+    assert paper is not None
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace(paper[1], re.sub(r"^  # ", "  ", paper[1], flags=re.MULTILINE)), "utf-8")
+    found, shipped = load(path), load(SHIPPED)
+    assert list(found.profiles) == [*shipped.profiles, "paper-low", "paper-ordinary"]
+    assert found.model_dump(exclude={"profiles", "folders"}) == shipped.model_dump(exclude={"profiles", "folders"})
+    for dose in ("low", "ordinary"):
+        profile = found.profiles[f"paper-{dose}"]
+        assert profile.match is not None and profile.match.folder == f"paper/{dose}"
+        weights = manifest.load(manifest.locate(profile.weights))
+        assert weights.name == f"ede2018-{dose}" and weights.scaling == MINMAX_CROP
+        assert profile.dose == weights.dose_range and profile.gain == 1.0
 
 
 def test_every_key_of_the_shipped_file_is_explained_in_place() -> None:

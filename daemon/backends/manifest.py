@@ -53,7 +53,7 @@ class Manifest(BaseModel):
         return -(-(wanted or self.tile) // self.align) * self.align
 
     def __str__(self) -> str:
-        """For people: the name and the beginning of the network's hash, such as "fast-2 (1267e9dddeef)"."""
+        """For people: the name and the beginning of the network's hash, such as "fast-3 (05d99326e924)"."""
         return f"{self.name} ({self.sha256[self.onnx][:12]})"
 
 

@@ -105,8 +105,8 @@ def test_the_hash_is_of_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_weights_are_found_by_name_or_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "fast-2" in manifest.names()
-    assert manifest.locate("fast-2") == manifest.shipped_weights() / "fast-2"
+    assert "fast-3" in manifest.names()
+    assert manifest.locate("fast-3") == manifest.shipped_weights() / "fast-3"
     assert manifest.locate(str(tmp_path)) == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     assert manifest.locate("~/mine") == tmp_path / "mine"

@@ -101,7 +101,7 @@ def faults(path: Path) -> str:
 
 
 def test_damaged_weights(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "weights/fast-2", tmp_path / "mine")
+    shutil.copytree(ROOT / "weights/fast-3", tmp_path / "mine")
     model = tmp_path / "mine/model.onnx"
     model.write_bytes(model.read_bytes()[:-100])
     text = faults(settings(tmp_path, profiles={"auto": {"gain": "auto", "weights": "./mine"}}))

@@ -307,7 +307,7 @@ def test_the_identity_fails_against_every_rival(tmp_path: Path) -> None:
 
 
 def test_files_the_weights_were_trained_on_are_known(tmp_path: Path) -> None:
-    assert "tkrem_sgl_exp_hrstem.tif" in methods.learnt_from("fast-2")
+    assert "tkrem_sgl_exp_hrstem.tif" in methods.learnt_from("fast-3")
     (tmp_path / "record.json").write_text('{"micrographs": ["grid/a.tif"]}')
     assert methods.learnt_from(str(tmp_path)) == {"a.tif"}
     (tmp_path / "record.json").write_text("[]")

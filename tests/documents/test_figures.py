@@ -246,6 +246,8 @@ def test_the_papers_table_and_ours() -> None:
     assert f"({low['parameters'] / 1e6:.2f} million parameters)" in plain
     assert f"| {1e3 * low['seconds']:.0f} ms (one core) |" in plain and f"| {low['load_seconds']:.2f} s |" in plain
     assert found["protocol"]["trained_on"] == []
+    pairwise = [f"{100 * found['under_best'][regime]['mse_pairs']:.1f} %" for regime in ("low", "ordinary")]
+    assert f"by plain means over pairs, as the paper has them, {' and '.join(pairwise)}" in plain
     before = result("ede2018/paper-adam.json")
     shares = [f"{-100 * before['under_best'][regime]['mse']:.1f} % above" for regime in ("low", "ordinary")]
     assert f"{before['networks']['low']['training']['steps']} batches" in plain

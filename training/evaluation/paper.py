@@ -14,7 +14,9 @@ error maps and examples in OUT. Besides, OUT gets `paper.html` and `paper.json`:
         evened over sources as in the table; mse_mean_not_carried: if RUN holds weights, of these, whose means are as
         they come out; mse_pairs: of plain means over pairs; paper {mse, similarity}: the same of its table 1}
     error_maps {low, ordinary}: {mean, lowest, highest (pixel), pairs}
-    pairs {low, ordinary}: {keys, and for each method lists of mse, ssim} (figure 4); curves {low, ordinary} (figure 3)
+    pairs {low, ordinary}: {keys, and for each method lists of mse, ssim} (figure 4); curves {first,
+        low, ordinary} (figure 3)
+    first: {steps, minutes, recipe} of the phase before both doses that the preset `ede2018-quarter` has, or null
 """
 
 import argparse
@@ -43,13 +45,14 @@ from training.evaluation.report import paper_page
 from training.evaluation.report.tables import PAPER
 from training.evaluation.rows import Row
 from training.evaluation.runner import measure_all
-from training.loop import WEIGHTS
+from training.loop import RECORD, WEIGHTS
 from training.network import NetworkName, build
 from training.progress import Bar
 
 log = logging.getLogger(__name__)
 
 REGIMES = ("low", "ordinary")
+FIRST = "first"
 NETWORK = "network"
 """The method of the tables that stands for both networks, as they are served."""
 PLAIN = "network_mean_not_carried"
@@ -95,7 +98,8 @@ def run(options: argparse.Namespace, side: int, instances: int) -> int:
         "protocol": _protocol(options, real, folders, instances, side),
         **tabulated(rows, filters, side, LABELS if plain else {NETWORK: LABELS[NETWORK]}),
         "error_maps": {regime: _map(out, regime, method) for regime, method in networks.items()},
-        "curves": {regime: curve.read(options.paper / regime) for regime in REGIMES},
+        "first": _first(options.paper / FIRST),
+        "curves": {phase: curve.read(options.paper / phase) for phase in (FIRST, *REGIMES)},
     }
     shown = {"simulated": [_resembling(subject) for subject in pairs.simulated_subjects()]}
     if not options.no_examples:
@@ -107,6 +111,13 @@ def run(options: argparse.Namespace, side: int, instances: int) -> int:
         print(f"{regime}: MSE {change:+.1%} against that of {found['filter']} (paper: {papers:+.1%})")
     print(f"{out / paper_page.RESULT}; {paper_page.write(out, rows, options.paper)}")
     return 0
+
+
+def _first(run: Path) -> dict[str, Any] | None:
+    if not (run / RECORD).is_file():
+        return None
+    record = json.loads((run / RECORD).read_text("utf-8"))
+    return {name: record[name] for name in ("steps", "minutes", "recipe")}
 
 
 def _folders(weights: Sequence[str]) -> dict[str, Path]:

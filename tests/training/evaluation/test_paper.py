@@ -48,6 +48,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = Path(shutil.copytree(manifest.locate("fast"), place / f"net-{regime}"))
         described = manifest.load(folder).model_copy(update={"name": folder.name})
         (folder / manifest.MANIFEST).write_text(described.model_dump_json())
+    first = place / "run" / "first"
+    shutil.copytree(curve.parent, first)
+    recipe |= {"optimiser": "adam", "stages": [{"batches": 7, "rate": 1e-3, "freeze": False}, {"freeze": True}]}
+    (first / "record.json").write_text(json.dumps({"steps": 12, "minutes": 3.4, "recipe": recipe, "micrographs": []}))
     assert evaluate.run(options(place, "--no-examples")) == 0
     return place
 
@@ -97,7 +101,8 @@ def test_the_page_is_one_file_that_states_what_it_is(place: Path, result: dict[s
     page = (place / "out" / "paper.html").read_text()
     assert page.index("not the paper's result".replace("'", "&#x27;")) < page.index("<h2>")
     assert all(f"Figure {number}" in page for number in range(3, 9))
-    assert page.count("data:image/png") == 2 + 1 + 1 + 3
+    assert page.count("data:image/png") == 3 + 1 + 1 + 3
+    assert ">12 (3 minutes; adam), " in page and "with the first fall batch normalisation is frozen" in page
     assert "77.0 ms" in page and "a few seconds" in page and "0.0169 to 0.0320" in page
     assert ">0.562<" in page and ">0.201<" in page
     assert result["machine"] in page

@@ -69,7 +69,8 @@ def _opening(result: Mapping[str, Any]) -> Iterator[str]:
     """What this is and is not, and what differs from the paper."""
     low = result["networks"]["low"]["training"]
     ordinary = result["networks"]["ordinary"]["training"]
-    recipe, protocol = low["recipe"], result["protocol"]
+    recipe, protocol, first = low["recipe"], result["protocol"], result["first"]
+    before = f"{first['steps']} ({first['minutes']:.0f} minutes; {first['recipe']['optimiser']}), " if first else ""
     yield "<h1>The paper's table and figures, at reduced width, on other data</h1>"
     yield f"<p><b>{escape(result['about'])}</b> The paper: {escape(PAPER)}. Its figures stand beside ours.</p>"
     here = {
@@ -77,8 +78,8 @@ def _opening(result: Mapping[str, Any]) -> Iterator[str]:
         f"{result['networks']['low']['parameters'] / 1e6:.2f} million parameters",
         "micrographs to train on": f"{result['networks']['low']['micrographs']} of {len(low['sources'])} sources, "
         "most of them 8 bit and scaled for display",
-        "batches": f"{low['steps']} at low doses, then {ordinary['steps']} at ordinary ones "
-        f"({low['minutes']:.0f} and {ordinary['minutes']:.0f} minutes)",
+        "batches": f"{before}{low['steps']} at low doses, then {ordinary['steps']} at ordinary ones "
+        f"({low['minutes']:.0f} and {ordinary['minutes']:.0f} minutes; {recipe['optimiser']})",
         "a batch": f"{recipe['batch']} crops of {recipe['crop']}²",
         "trained on": low["hardware"],
         "micrographs to test on": f"{protocol['micrographs']} of {len(protocol['sources'])} other sources",
@@ -125,15 +126,27 @@ def _change(share: float) -> str:
 
 
 def _curves(result: Mapping[str, Any], run: Path) -> Iterator[str]:
-    for regime, network in result["networks"].items():
-        if result["curves"][regime]:
-            title = f"{network['name']}: {network['training']['steps']} batches"
+    phases = {
+        regime: (f"{network['name']}: {network['training']['steps']} batches", REGIMES[regime], network["training"])
+        for regime, network in result["networks"].items()
+    }
+    if first := result["first"]:
+        phases = {"first": (f"{first['steps']} batches first", REGIMES["low"], first), **phases}
+    for phase, (title, dose, training) in phases.items():
+        if result["curves"][phase]:
             yield html.image(
-                curve.draw(run / regime, title),
-                f"Figure 3, {REGIMES[regime]}. Learning curve: training loss (1000 MSE, its root above 1) and "
-                "MSE of the validation crops. Dotted: the learning rate falls; with the first fall, and throughout at "
-                "ordinary dose, batch normalisation is frozen.",
+                curve.draw(run / phase, title),
+                f"Figure 3, {dose}. Learning curve: training loss (1000 MSE, its root above 1) and "
+                f"MSE of the validation crops. Dotted: the learning rate falls{_frozen(training)}.",
             )
+
+
+def _frozen(training: Mapping[str, Any]) -> str:
+    """From when on batch normalisation was frozen, in words."""
+    stages = [stage["freeze"] for stage in training["recipe"]["stages"]]
+    if not any(stages):
+        return ""
+    return f"; {'throughout' if all(stages) else 'with the first fall'} batch normalisation is frozen"
 
 
 def _maps(result: Mapping[str, Any]) -> Iterator[str]:

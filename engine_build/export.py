@@ -26,12 +26,12 @@ from training.data import simulate
 from training.network import Ede2018, FastDenoiser, NetworkName, build
 from training.presets import Doses
 
-OPSET = 20
+_OPSET = 20
 HALO_RMS, HALO_MAX = 0.003, 0.03
 """Largest effect of missing context, in noise σ: a third of the limits in service (1 % RMS, 10 % at worst)."""
 
 
-PAPER_HALO = 32
+_PAPER_HALO = 32
 """The overlap of 25 pixels that the paper's program uses, rounded up to its network's grid."""
 
 DOSES, CONTRASTS = (0.5, 5000.0), (0.02, 1.0)
@@ -42,7 +42,7 @@ PAPER_DOSES: dict[Doses, tuple[float, float]] = {
     "all": (8.0, 1750.0),
 }
 """Mean counts per pixel of the paper's laws of peak counts: the mean of a stretched crop is 0.3 to 0.7 of its peak."""
-PAPER_CONTRASTS = (1.0, 1.0)
+_PAPER_CONTRASTS = (1.0, 1.0)
 """Every crop is stretched to the full range."""
 
 
@@ -63,7 +63,7 @@ def to_onnx(network: FastDenoiser | Ede2018, path: Path, tile: int) -> None:
         input_names=["units", "level"],
         output_names=["denoised"],
         dynamic_shapes={"units": {0: size, **sides}, "level": {0: size}},
-        opset_version=OPSET,
+        opset_version=_OPSET,
         dynamo=True,
         verbose=False,
     )
@@ -139,10 +139,10 @@ def as_half(name: str, value: Tensor) -> Tensor:
     return half
 
 
-WORSE = {"worse": "made the weights worse", "mixed": "made the weights better at some doses and worse at others"}
+_WORSE = {"worse": "made the weights worse", "mixed": "made the weights better at some doses and worse at others"}
 """Verdicts on a fine-tuning (`training.finetuning.before_after`) with which it is not exported."""
 
-FAST_TILE = 2240
+_FAST_TILE = 2240
 """Side of the largest tiles on which the processor serves the fast network, pixels. With 64 features at half of the
 resolution each pixel needs about 370 bytes of memory, 1.8 GB in all; cameras of 4096² and 8192² are divided into tiles
 of 2048² and their halo. The paper's takes what it was trained with."""
@@ -169,7 +169,7 @@ def export(
     """
     record, network_name, arguments, network = _trained(run, force)
     # The side of its batch statistics and pyramid is that of its training crops.
-    tile = tile or (record["recipe"]["crop"] if network_name == "ede2018" else FAST_TILE)
+    tile = tile or (record["recipe"]["crop"] if network_name == "ede2018" else _FAST_TILE)
     # Round first, so that all measurements are of the shipped weights.
     try:
         loaded = load_file(run / "model.safetensors")
@@ -182,7 +182,7 @@ def export(
         levelling.level(network, flats)
         state["pattern"] = as_half("pattern", network.pattern)
         network.load_state_dict(state)
-    halo = measure_halo(network) if isinstance(network, FastDenoiser) else PAPER_HALO
+    halo = measure_halo(network) if isinstance(network, FastDenoiser) else _PAPER_HALO
     if tile % network.stride:
         raise ConfigError(f"{run}: tiles of {tile} pixels do not fit its network; give a multiple of {network.stride}")
     if tile <= 2 * halo:
@@ -214,9 +214,9 @@ def _trained(run: Path, force: bool) -> tuple[dict[str, Any], NetworkName, dict[
         raise ConfigError(
             f"{run}: not a finished training run ({error}); `python -m training fit` makes one"
         ) from error
-    if (effect := record.get("before_after", {}).get("verdict")) in WORSE and not force:
+    if (effect := record.get("before_after", {}).get("verdict")) in _WORSE and not force:
         raise ConfigError(
-            f"{run}: on held-out files this fine-tuning {WORSE[effect]} (figures: its report); train on more or other "
+            f"{run}: on held-out files this fine-tuning {_WORSE[effect]} (figures: its report); train on more or other "
             "micrographs, or export it nevertheless with --force"
         )
     return record, name, arguments, network
@@ -255,7 +255,7 @@ def _write_weights(
         halo=halo,
         align=network.stride,
         dose_range=PAPER_DOSES[recipe["doses"]] if paper else DOSES,
-        contrast_range=PAPER_CONTRASTS if paper else CONTRASTS,
+        contrast_range=_PAPER_CONTRASTS if paper else CONTRASTS,
         safetensors="model.safetensors" if state else None,
         sha256={file: sha256(out / file) for file in files},
         training=record,

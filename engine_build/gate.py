@@ -24,7 +24,7 @@ Array = NDArray[np.float32]
 Network = Callable[[Array, Array], Array]
 """Units (1, 1, S, S) and level (1, 1, 1, 1) → the result (1, 1, S, S), float32."""
 
-RMS, LARGEST, PSNR_LOSS = 0.01, 0.1, 0.02
+RMS, LARGEST, _PSNR_LOSS = 0.01, 0.1, 0.02
 """Largest differences of an engine: noise σ (RMS over a tile, any pixel), and dB."""
 
 LARGEST_CASE, COMPARED = 1024, 512
@@ -158,9 +158,9 @@ def judge(
         if truth is not None:
             errors = [float(np.mean((image - truth) ** 2, dtype=np.float64)) for image in (expected, compared)]
             lost = 10 * log10(errors[1] / errors[0])
-            if not lost <= PSNR_LOSS:
+            if not lost <= _PSNR_LOSS:
                 raise WeightsError(
-                    _refused(case, f"its PSNR is {lost:.3g} dB below float32's; at most {PSNR_LOSS:g} is accepted")
+                    _refused(case, f"its PSNR is {lost:.3g} dB below float32's; at most {_PSNR_LOSS:g} is accepted")
                 )
             loss = max(loss, lost)
     return Gate(ran_on=ran_on, on_gpu=on_gpu, rms=worst_rms, largest=worst, psnr_loss=loss, cases=len(tiles))

@@ -46,8 +46,8 @@ from training.validation import validator
 
 log = logging.getLogger(__name__)
 
-PLATEAU, RUN, EVALUATION, LOG = "plateau", "run", "evaluation.json", "log.txt"
-SCENE_SIDE, SCENES_A_PIECE = 320, 56
+_PLATEAU, RUN, _EVALUATION, LOG = "plateau", "run", "evaluation.json", "log.txt"
+SCENE_SIDE, _SCENES_A_PIECE = 320, 56
 """Side of simulated scenes, pixels, and number that one process draws at a time."""
 _AFTERWARDS = 20.0
 """Seconds kept for the evaluation."""
@@ -111,7 +111,7 @@ class Published:
         self._copy({WEIGHTS, RECORD, CURVE, PICTURE, CHECKPOINT})
 
     def _copy(self, names: set[str]) -> None:
-        plateau = self.work / PLATEAU
+        plateau = self.work / _PLATEAU
         for name in names:
             source = plateau / name if name == CHECKPOINT else self.folder / name
             kept = self.out / name if name == CHECKPOINT else self.out / RUN / name
@@ -190,7 +190,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 <= options.finish <= 1:
         raise ConfigError(f"--finish {options.finish:g}: give a share of the time between 0 and 1")
     (options.out / RUN).mkdir(parents=True, exist_ok=True)
-    plateau: Path = options.work / PLATEAU
+    plateau: Path = options.work / _PLATEAU
     plateau.mkdir(parents=True, exist_ok=True)
     logging.getLogger().addHandler(logging.FileHandler(options.out / LOG))
     content = unpack(options.pack)
@@ -200,7 +200,7 @@ def run(options: argparse.Namespace) -> int:
     with ProcessPoolExecutor(options.processes, mp_context=get_context("fork")) as makers:
         scenes = recipe.scenes if recipe.simulated else 0
         # Submitted, and so forked, before the card is used.
-        pieces = [makers.submit(scenes_of, recipe, first) for first in range(0, scenes, SCENES_A_PIECE)]
+        pieces = [makers.submit(scenes_of, recipe, first) for first in range(0, scenes, _SCENES_A_PIECE)]
         place = Place.join()
         torch.backends.cudnn.benchmark = True
         compiled = options.compile and compiles(recipe, place)
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
 def scenes_of(recipe: Recipe, first: int) -> list[Image]:
     """The recipe's scenes from number `first` on, one piece, independent of the process."""
     seed = int(np.random.SeedSequence([recipe.seed, first]).generate_state(1)[0])
-    return simulate.marked_bank(seed, min(SCENES_A_PIECE, recipe.scenes - first), max(SCENE_SIDE, recipe.crop))
+    return simulate.marked_bank(seed, min(_SCENES_A_PIECE, recipe.scenes - first), max(SCENE_SIDE, recipe.crop))
 
 
 def compiles(recipe: Recipe, place: Place) -> bool:
@@ -254,7 +254,7 @@ def evaluate(content: Pack, out: Path, place: Place) -> None:
             network.load_state_dict(from_safetensors(state))
             found[name] = measured(network.to(place.device).eval(), 0)
     log.info("%s", found)
-    save(out / EVALUATION, json.dumps(found, indent=1).encode() + b"\n")
+    save(out / _EVALUATION, json.dumps(found, indent=1).encode() + b"\n")
 
 
 def parsed() -> argparse.Namespace:

@@ -241,7 +241,7 @@ class Body(nn.Module):
         return out
 
 
-SPLINE = 4
+_SPLINE = 4
 """Points for each cell between which a smooth mean is interpolated linearly."""
 
 
@@ -258,10 +258,10 @@ def smooth_mean(x: Tensor, cell: int) -> Tensor:
     Linear interpolation of noise has kinks at the cells' centres: faint lines along both axes of the spectrum.
     """
     cells = F.avg_pool2d(_edged(F.avg_pool2d(x, cell)), 3, 1)
-    fine = F.interpolate(cells, scale_factor=SPLINE, mode="bilinear", align_corners=False)
+    fine = F.interpolate(cells, scale_factor=_SPLINE, mode="bilinear", align_corners=False)
     for _ in range(2):
         fine = F.avg_pool2d(_edged(fine), 3, 1)
-    out: Tensor = F.interpolate(fine, scale_factor=cell // SPLINE, mode="bilinear", align_corners=False)
+    out: Tensor = F.interpolate(fine, scale_factor=cell // _SPLINE, mode="bilinear", align_corners=False)
     return out
 
 
@@ -270,17 +270,17 @@ def _edged(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
-PATTERN_KNOTS = (0.3, 0.45, 0.55, 0.61)
+_PATTERN_KNOTS = (0.3, 0.45, 0.55, 0.61)
 """Noise levels (of 2.4, 0.9, 0.5 and 0.3 counts) at which the slope of the pattern changes: steep at few counts."""
-PATTERN_HIGHEST = 0.66
+_PATTERN_HIGHEST = 0.66
 """The noise level of 0.2 counts; above it the pattern is that of 0.2 counts."""
-PATTERN_TERMS = 2 + len(PATTERN_KNOTS)
+_PATTERN_TERMS = 2 + len(_PATTERN_KNOTS)
 
 
 def pattern_terms(noise: Tensor) -> Tensor:
-    """(N, 1, H, W) noise levels → (N, `PATTERN_TERMS`, H, W): 1, the level, and how far it is beyond each knot."""
-    noise = noise.clamp(max=PATTERN_HIGHEST)
-    return torch.cat([torch.ones_like(noise), noise, *(F.relu(noise - knot) for knot in PATTERN_KNOTS)], 1)
+    """(N, 1, H, W) noise levels → (N, `_PATTERN_TERMS`, H, W): 1, the level, and how far it is beyond each knot."""
+    noise = noise.clamp(max=_PATTERN_HIGHEST)
+    return torch.cat([torch.ones_like(noise), noise, *(F.relu(noise - knot) for knot in _PATTERN_KNOTS)], 1)
 
 
 class FastDenoiser(nn.Module):
@@ -317,7 +317,7 @@ class FastDenoiser(nn.Module):
     stride = cell
 
     pattern: Tensor
-    """(period², `PATTERN_TERMS`, 1, 1): for each pixel of a cell of the grid, a function of the noise level."""
+    """(period², `_PATTERN_TERMS`, 1, 1): for each pixel of a cell of the grid, a function of the noise level."""
 
     def __init__(
         self,
@@ -333,7 +333,7 @@ class FastDenoiser(nn.Module):
         self.levelled = levelled
         self.smooth = smooth
         if levelled:
-            self.register_buffer("pattern", torch.zeros(self.period**2, PATTERN_TERMS, 1, 1))
+            self.register_buffer("pattern", torch.zeros(self.period**2, _PATTERN_TERMS, 1, 1))
 
     def forward(self, units: Tensor, level: Tensor) -> Tensor:
         mean = local_mean(units, self.cell)

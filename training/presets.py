@@ -153,7 +153,7 @@ EDE2018_ORDINARY = replace(
 )
 """The same, fine-tuned: 34 335 batches on ordinary doses."""
 
-QUARTER_FIRST = replace(
+_QUARTER_FIRST = replace(
     EDE2018_LOW,
     arguments={"width": 0.25},
     batch=4,
@@ -166,8 +166,8 @@ QUARTER_FIRST = replace(
 """The paper's network at a quarter of its width, for some hours on two cores: first with the paper's optimiser and
 shares of its rates, above all for the statistics of batch normalisation. Stages are shares of the budget."""
 
-QUARTER_LOW = replace(
-    QUARTER_FIRST,
+_QUARTER_LOW = replace(
+    _QUARTER_FIRST,
     optimiser="muon",
     beta1=0.9,
     clip_gradient=1.0,
@@ -180,8 +180,8 @@ QUARTER_LOW = replace(
 )
 """Then with Muon and frozen statistics: of all that was tried the fastest way to a small error (docs/paper.md)."""
 
-QUARTER_ORDINARY = replace(
-    QUARTER_LOW, doses="ordinary", stages=tuple(replace(stage, rate=stage.rate / 2) for stage in QUARTER_LOW.stages)
+_QUARTER_ORDINARY = replace(
+    _QUARTER_LOW, doses="ordinary", stages=tuple(replace(stage, rate=stage.rate / 2) for stage in _QUARTER_LOW.stages)
 )
 """The same, fine-tuned on ordinary doses at half the rates."""
 
@@ -219,6 +219,6 @@ PRESETS: dict[str, dict[str, Recipe]] = {
     "fast": {"all": FAST},
     "lease": {"all": LEASE},
     "ede2018": {"low": EDE2018_LOW, "ordinary": EDE2018_ORDINARY},
-    "ede2018-quarter": {"first": QUARTER_FIRST, "low": QUARTER_LOW, "ordinary": QUARTER_ORDINARY},
+    "ede2018-quarter": {"first": _QUARTER_FIRST, "low": _QUARTER_LOW, "ordinary": _QUARTER_ORDINARY},
 }
 """Each a sequence of phases; every phase after the first starts from the weights of the one before."""

@@ -34,7 +34,7 @@ from daemon.settings.config import Arrival
 
 log = logging.getLogger(__name__)
 
-SHORTEST_GAP = 0.1
+_SHORTEST_GAP = 0.1
 """Seconds between two scans, at least; and three times as long as a scan takes, so that a full folder on a slow
 share never keeps more than a quarter of one processor busy."""
 
@@ -228,7 +228,7 @@ class Watcher:
         self.health = self._watching(listing)
         self._report(listing)
         interval = self._arrival.rescan_seconds if self._observer else self._arrival.poll_seconds
-        self._earliest = ended + max(SHORTEST_GAP, 3 * (ended - began))
+        self._earliest = ended + max(_SHORTEST_GAP, 3 * (ended - began))
         self._latest = ended + interval
         return Scan(listing, began, ended, interrupted)
 

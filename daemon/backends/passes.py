@@ -14,7 +14,7 @@ from daemon.counts.plane import Denoised, Plane, Prepared, Spikes, Survey
 from daemon.formats import turned
 from daemon.micrograph import Image
 
-ORIENTATIONS = range(1, 9)
+_ORIENTATIONS = range(1, 9)
 """TIFF's numbers; the first is upright."""
 
 
@@ -72,13 +72,13 @@ def _oriented(planes: Iterable[Plane | None], groups: deque[_Group]) -> Iterator
         if plane is None:
             yield None
             continue
-        group = _Group(deque(ORIENTATIONS[: plane.passes]))
+        group = _Group(deque(_ORIENTATIONS[: plane.passes]))
         groups.append(group)
         if plane.passes == 1:
             yield plane
             continue
         yield replace(plane, prepare=_kept(plane, group))
-        for number in ORIENTATIONS[1:]:
+        for number in _ORIENTATIONS[1:]:
             yield _turned(plane, group, number)
 
 

@@ -34,7 +34,7 @@ from daemon.settings import config as settings
 from daemon.settings.config import Config
 from daemon.settings.monitor import Address, SocketFile
 
-LEAST_FREE = 5 << 30
+_LEAST_FREE = 5 << 30
 UNIT = systemd_unit.UNIT
 
 
@@ -109,7 +109,7 @@ def folders(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "note", f"{folder} is on a network share ({kind}), which sends no events", "it is polled instead"
             )
-        if name != "drop" and free < LEAST_FREE:
+        if name != "drop" and free < _LEAST_FREE:
             yield Finding("note", f"{folder}: only {free / 2**30:.1f} GiB are free", "free some space soon")
 
 

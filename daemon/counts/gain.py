@@ -27,7 +27,7 @@ NO_COUNTS = "the pixel values are not plain counts"
 _ADVICE = "state gain and offset in a profile if you know them"
 _COUNTS_LIKE = 0.12
 """Largest difference of gain and slope (beyond its error) from 1 for integers to be counts."""
-ERRORS, SLACK = 2.5, 0.03
+ERRORS, _SLACK = 2.5, 0.03
 """Allowed difference from a value: so many standard errors plus such a share of it."""
 SIGNIFICANT = 5.0
 """Standard errors by which a slope must differ from 0 before a pedestal is estimated from it."""
@@ -39,7 +39,7 @@ NEGATIVE = 1e-3
 """Largest share of negative values for values proportional to counts."""
 STRUCTURE = 0.005
 """Share of the noise's variance that fine structure may add in bright parts only."""
-DETERMINED, UNDETERMINED = 0.05, 1.0
+_DETERMINED, _UNDETERMINED = 0.05, 1.0
 """Relative error of the gain up to which the image determines it (two such errors are 10 %), and of one that
 it does not determine."""
 
@@ -84,7 +84,7 @@ class Line:
         """The variance at a mean, units²."""
         return self.height.value if self.error == inf else self.height.value + self.slope * (mean - self.centre)
 
-    def fits(self, gain: float, slack: float = SLACK) -> bool:
+    def fits(self, gain: float, slack: float = _SLACK) -> bool:
         """Whether the slope may be `gain`."""
         return abs(self.slope - gain) <= ERRORS * self.error + slack * gain
 
@@ -154,7 +154,7 @@ class Measured:
     @property
     def determines_gain(self) -> bool:
         """Whether the image alone determines the gain within about 10 %."""
-        return self.error <= DETERMINED
+        return self.error <= _DETERMINED
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types; null: unknown."""
@@ -261,13 +261,13 @@ def _counts(line: Line, average: float, whole: bool, seen: Smear | None) -> _Rea
     gain = ratio / share
     if not _CREDIBLE_DOSE[0] <= average / gain <= _CREDIBLE_DOSE[1]:
         return None
-    error = min(hypot(line.error, line.height.error / average) / ratio, UNDETERMINED)
+    error = min(hypot(line.error, line.height.error / average) / ratio, _UNDETERMINED)
     if seen is None and whole and abs(ratio - 1) < _COUNTS_LIKE and line.fits(1.0, _COUNTS_LIKE):
         return _Reading(1.0, 0.0, error, None)
-    if not line.fits(ratio, SLACK + vague):
+    if not line.fits(ratio, _SLACK + vague):
         return None
-    error = min(hypot(error, vague), UNDETERMINED)
-    doubt = "" if error <= DETERMINED else " if the value 0 is no count (the brightness varies too little to tell)"
+    error = min(hypot(error, vague), _UNDETERMINED)
+    doubt = "" if error <= _DETERMINED else " if the value 0 is no count (the brightness varies too little to tell)"
     remark = (
         f"{NO_COUNTS}: their noise fits {gain:.3g} units per count{_smeared(seen)}{doubt}, which was used; {_ADVICE}"
     )

@@ -23,10 +23,10 @@ from daemon.micrograph import Pixels
 Indices = NDArray[np.intp]
 Values = NDArray[np.float64]
 
-LENGTH, PART = 128, 16
+_LENGTH, PART = 128, 16
 """A line is evaluated in pieces of about this length, each in parts of which the median counts: one X-ray hit is in
 one part only."""
-ALONE, PAIR_ALONE = 0.3, 0.1
+ALONE, _PAIR_ALONE = 0.3, 0.1
 """Share of a line's excess that its neighbours may hold, and of that of two lines side by side."""
 EXACT = 1 << 15
 """Rows whose 16-bit pixels add up to 32 bits."""
@@ -96,7 +96,7 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
     height, width = pixels.shape
     if width < 4 * _REACH or height < PART:
         return
-    edges = [int(edge) for edge in np.linspace(0, height, max(1, height // LENGTH) + 1)]
+    edges = [int(edge) for edge in np.linspace(0, height, max(1, height // _LENGTH) + 1)]
     found = np.zeros((2, len(edges) - 1, width), np.bool_)
     for first in range(0, len(edges) - 1, TOGETHER):
         parts = [pixels[top:bottom] for top, bottom in pairwise(edges[first : first + TOGETHER + 1])]
@@ -122,7 +122,7 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
             continue  # a feature cut by the edge has a neighbour on one side only
         for piece in (int(one) for one in np.flatnonzero(pieces)):
             # The line may reach into the next piece by less than half of it.
-            yield max(0, edges[piece] - LENGTH // 2), min(height, edges[piece + 1] + LENGTH // 2), int(column)
+            yield max(0, edges[piece] - _LENGTH // 2), min(height, edges[piece + 1] + _LENGTH // 2), int(column)
 
 
 def _means(part: Pixels) -> Values:
@@ -220,7 +220,7 @@ def _defective(means: Values, lines: int) -> NDArray[np.bool_]:
     excess = _median(means - background, axis=1)
     own, others = excess[:, inside], np.abs(excess[:, ~inside])
     least = np.abs(own).min(axis=1)
-    share = (ALONE if lines == 1 else PAIR_ALONE) * least
+    share = (ALONE if lines == 1 else _PAIR_ALONE) * least
     most = np.fmax.reduce(np.abs(excess[:, beside]), axis=1, initial=0.0)
     alone: NDArray[np.bool_] = (np.all(own > 0, axis=1) | np.all(own < 0, axis=1)) & (least > 0) & (most < share)
     for index in np.flatnonzero(alone):  # few

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from daemon.micrograph import Pixels
 
-SIDE, ACROSS = 64, 14
+SIDE, _ACROSS = 64, 14
 """At most 14 × 14 patches of 64 × 64 pixels: 800,000 pixels suffice."""
-FINEST, MIDDLE = 0.35, (0.15, 0.30)
+FINEST, _MIDDLE = 0.35, (0.15, 0.30)
 """Bands of spatial frequency along an axis, cycles per pixel."""
 WINDOW = 2.25
 """Number of neighbouring terms that are not independent under a Hann window."""
@@ -90,7 +90,7 @@ class Spectra:
     def edges(self) -> tuple[Values, Values]:
         """Power of detail that is fine along x and coarser along y, and the reverse; each (n, terms)."""
         y, x, inside = self._frequencies()
-        low, high = MIDDLE
+        low, high = _MIDDLE
         columns = (y > low) & (y < high) & (x > FINEST) & inside
         rows = (y > FINEST) & (x > low) & (x < high)
         return self.power[:, columns], self.power[:, rows]
@@ -137,7 +137,7 @@ class Spectra:
         finest band, and 1 in the middle one.
         """
         finest = 2 * float(np.cos(2 * np.pi * np.linspace(FINEST, 0.5, 50)).mean())
-        middle = 2 * float(np.cos(2 * np.pi * np.linspace(*MIDDLE, 50)).mean())
+        middle = 2 * float(np.cos(2 * np.pi * np.linspace(*_MIDDLE, 50)).mean())
         corner, columns, rows = (level(one / scale[:, None]) for one in (self.corner(), *self.edges()))
 
         def along(edge: Estimate) -> Estimate:
@@ -265,7 +265,7 @@ def _power(raw: Pixels, window: Values) -> tuple[Values, Values]:
 
 def _starts(size: int, side: int) -> list[int]:
     """First pixels of patches along one axis: side by side, or overlapping by at most half in small images."""
-    number = min(ACROSS, 2 * (size - side) // side + 1)
+    number = min(_ACROSS, 2 * (size - side) // side + 1)
     return sorted({int(start) for start in np.linspace(0, size - side, number)})
 
 

@@ -27,11 +27,11 @@ RINGS = (0.36, 0.28, 0.22, 0.18, 0.14)
 """Inner edges of the frequencies used, cycles per pixel, tried in turn."""
 _BROAD = 0.14
 """Cycles per pixel; coarser detail selects the flat patches, and is not fitted."""
-GROUP, FLAT, FEWEST = 24, 0.5, 8
+GROUP, _FLAT, FEWEST = 24, 0.5, 8
 """Fewest patches of like brightness in a group; the share of them that counts as flat, and the fewest."""
-ENOUGH, VAGUE = 0.04, 0.3
+ENOUGH, _VAGUE = 0.04, 0.3
 """Relative error of N at which no further ring is added, and beyond which a fit cannot forecast the next."""
-EXCESS, SURE = 0.01, 1.5
+_EXCESS, _SURE = 0.01, 1.5
 """Share plus number of standard errors by which a ring must exceed the forecast to show the specimen."""
 _MISFIT = 1.6
 """Mean square deviation of the cells, in standard errors, up to which the model describes the spectrum."""
@@ -41,9 +41,9 @@ _GUESSES = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.25, 1.5)
 """Point spreads, pixels, from which a fit may start."""
 _WHITE = 1.6
 """Mean square deviation of the cells from one level, in standard errors, up to which the noise counts as white."""
-LEAST_SPREAD, LEAST_SHARE = 0.33, 0.2
+_LEAST_SPREAD, _LEAST_SHARE = 0.33, 0.2
 """Point spread, pixels, below which pixels hardly share counts; smallest share of the counts in the noise."""
-CLEAR, GROWS = 4.0, 0.15
+_CLEAR, _GROWS = 4.0, 0.15
 """Standard errors by which a point spread must differ from 0; largest share of the growth in white noise."""
 _LIFTED = 1.056
 """Mean level of a cell of white noise over its power: the bias of a median of few, correlated terms."""
@@ -79,7 +79,7 @@ def _start(seen: Spectrum) -> Values | None:
     off = np.square(size[:, None] * counted + floor[:, None] * white - ones).sum(axis=1)
     best = int(np.argmin(np.where(size > 0, off, np.inf)))
     share = sharing(_GUESSES[best]) * float(size[best])
-    if not share > LEAST_SHARE / 2 * (share + float(floor[best])):
+    if not share > _LEAST_SHARE / 2 * (share + float(floor[best])):
         return None
     return np.array([log(float(size[best])), _GUESSES[best] ** 2, float(floor[best]), 0.0])
 
@@ -93,7 +93,7 @@ def _searched(seen: Spectrum) -> Fit | None:
         used = seen.cells.radius > edge
         if used.sum() < FEWEST:
             continue
-        forecasts = best is not None and best.vagueness < VAGUE
+        forecasts = best is not None and best.vagueness < _VAGUE
         if best is not None and forecasts and _exceeds(seen, best, used & ~best.used):
             break
         fit = fitted(seen, used, best.parameters if best is not None and forecasts else start)
@@ -114,7 +114,7 @@ def _exceeds(seen: Spectrum, fit: Fit, new: NDArray[np.bool_]) -> bool:
     weight /= weight.sum()
     pull = weight @ (derivative / expected[:, None])
     error = sqrt(float(np.square(weight * seen.error[new]).sum() + pull @ fit.covariance @ pull))
-    return float(weight @ (seen.level[new] / expected - 1)) > EXCESS + SURE * error
+    return float(weight @ (seen.level[new] / expected - 1)) > _EXCESS + _SURE * error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,13 +160,13 @@ class Smear:
         """
         counted = self.sharing * self.counted.value
         return (
-            self.psf.value > max(LEAST_SPREAD, CLEAR * self.psf.error)
+            self.psf.value > max(_LEAST_SPREAD, _CLEAR * self.psf.error)
             and self.psf.value < WIDEST - 0.01
             and self.misfit < _MISFIT
-            and counted > LEAST_SHARE * (counted + self.readout.value)
+            and counted > _LEAST_SHARE * (counted + self.readout.value)
             and self.counted.error < self.counted.value
             and self.error < CERTAIN
-            and not self.growth.value > max(GROWS, 3 * self.growth.error)
+            and not self.growth.value > max(_GROWS, 3 * self.growth.error)
         )
 
 
@@ -207,7 +207,7 @@ def _simplest(seen: Spectrum, free: Fit) -> tuple[Fit, float]:
 def _flat(broad: Values, mean: Values) -> list[NDArray[np.intp]]:
     """Groups of patches, dark to bright: in each those with the least power in coarse detail, `broad` (n,)."""
     groups = np.array_split(np.argsort(mean), int(np.clip(len(mean) // GROUP, 1, 4)))
-    return [group[np.argsort(broad[group])[: max(FEWEST, int(len(group) * FLAT))]] for group in groups]
+    return [group[np.argsort(broad[group])[: max(FEWEST, int(len(group) * _FLAT))]] for group in groups]
 
 
 def _spectrum(cells: Cells, levels: Values, groups: list[NDArray[np.intp]]) -> Spectrum:
@@ -282,14 +282,14 @@ def spread(seen: Sequence[Spectra], readout: float | None) -> tuple[Estimate, tu
     power = float(np.mean([_white(one) for one in seen]))
     start = _start(spectrum)
     if start is None:  # almost white
-        start = np.array([log(power), LEAST_SPREAD**2, 0.0, 0.0])
+        start = np.array([log(power), _LEAST_SPREAD**2, 0.0, 0.0])
     start[2] = start[2] if readout is None else _LIFTED * readout
     found = fitted(spectrum, cells.radius > 0, start, readout=readout is None, leak=False)
     width = sqrt(float(found.parameters[1]))
     fit = model(cells, found.parameters, found.used)[0]
     error = min(sqrt(found.covariance[1, 1]) / (2 * max(width, 0.1)), WIDEST)
     taken, doubt = 1 - sharing(width), sharing(width) - sharing(width + error)
-    psf = Estimate(width, error) if taken > max(_NARROW, 3 * doubt) else Estimate(0.0, min(error, LEAST_SPREAD))
+    psf = Estimate(width, error) if taken > max(_NARROW, 3 * doubt) else Estimate(0.0, min(error, _LEAST_SPREAD))
     edges = np.linspace(0.05, 0.7, 14)
     rings = [(cells.radius >= low) & (cells.radius < high) for low, high in pairwise(edges)]
     table = (

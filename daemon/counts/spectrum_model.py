@@ -15,9 +15,9 @@ from daemon.counts.noise import relative_error
 
 Values = NDArray[np.float64]
 
-CELL, INNERMOST = 4, 3
+_CELL, _INNERMOST = 4, 3
 """Side of a cell in spectral terms, and the terms along either axis that edges and scan lines reach."""
-LEAK, LEAK_AT = 3.0, 0.2
+_LEAK, _LEAK_AT = 3.0, 0.2
 """Exponent by which structure's power falls with frequency; frequency, cycles per pixel, at which S is stated."""
 WIDEST = 2.0
 """Largest point spread in the fit, pixels."""
@@ -27,17 +27,17 @@ LEAST = 1e-4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Squares of CELL × CELL terms of the half spectra of patches, with those of the opposite frequency along y."""
+    """Squares of _CELL × _CELL terms of the half spectra of patches, with those of the opposite frequency along y."""
 
     terms: NDArray[np.intp]
-    """(cells, 2 CELL²): flat places in the half spectrum."""
+    """(cells, 2 _CELL²): flat places in the half spectrum."""
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
-    """(cells, CELL²): frequencies along y and x, in terms."""
+    """(cells, _CELL²): frequencies along y and x, in terms."""
     radius: Values
     """(cells,): cycles per pixel."""
     leak: Values
-    """(cells, CELL²): the shape of S."""
+    """(cells, _CELL²): the shape of S."""
     side: tuple[int, int]
 
     @classmethod
@@ -45,14 +45,14 @@ class Cells:
     def of(cls, side: tuple[int, int]) -> "Cells":
         """Cells of patches of `side`, pixels; none if these are small."""
         height, width = side
-        first = [np.arange(INNERMOST, size // 2 - CELL + 1, CELL) for size in side]
+        first = [np.arange(_INNERMOST, size // 2 - _CELL + 1, _CELL) for size in side]
         y, x = (one.ravel()[:, None] for one in np.meshgrid(*first, indexing="ij"))
-        rows = y + np.repeat(np.arange(CELL), CELL)
-        columns = x + np.tile(np.arange(CELL), CELL)
+        rows = y + np.repeat(np.arange(_CELL), _CELL)
+        columns = x + np.tile(np.arange(_CELL), _CELL)
         across = width // 2 + 1
         terms = np.concatenate([rows * across + columns, (height - rows) * across + columns], axis=1)
         frequency = np.hypot(rows / height, columns / width)
-        return cls(terms, rows, columns, frequency.mean(axis=1), (LEAK_AT / frequency) ** LEAK, side)
+        return cls(terms, rows, columns, frequency.mean(axis=1), (_LEAK_AT / frequency) ** _LEAK, side)
 
     @property
     def error(self) -> float:
@@ -67,7 +67,7 @@ class Cells:
         return np.asarray(np.partition(flat, middle, axis=2)[:, :, middle] / -log1p(-(middle + 0.5) / number))
 
     def transfer(self, square: float, used: NDArray[np.bool_]) -> tuple[Values, Values]:
-        """Power transfer (c, CELL²) of a point spread of variance `square`, pixels², and its derivative by that."""
+        """Power transfer (c, _CELL²) of a point spread of variance `square`, pixels², and its derivative by that."""
         (down, down_slope), (over, over_slope) = (_transfer(square, size) for size in self.side)
         rows, columns = self.rows[used], self.columns[used]
         return down[rows] * over[columns], down_slope[rows] * over[columns] + down[rows] * over_slope[columns]
@@ -105,7 +105,7 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """`parameters`: log N, the point spread's variance, R, and S at LEAK_AT."""
+    """`parameters`: log N, the point spread's variance, R, and S at _LEAK_AT."""
 
     parameters: Values
     covariance: Values

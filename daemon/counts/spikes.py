@@ -36,18 +36,18 @@ Values = NDArray[np.float64]
 
 NARROWEST = 0.8
 """Standard deviation, pixels, of the narrowest real feature (a full width at half maximum of 1.9 pixels)."""
-INNER = ((0, 1), (1, 0), (1, 1), (1, -1))
-OUTER = ((0, 2), (2, 0))
+_INNER = ((0, 1), (1, 0), (1, 1), (1, -1))
+_OUTER = ((0, 2), (2, 0))
 """Steps to opposite neighbours. The outer ones catch a 2 x 2 hit, whose pixels shield one another from the inner."""
-ONE_SIDED = 0.1
+_ONE_SIDED = 0.1
 """Share of a pixel's brightness that its neighbours must hold where no opposite pair is left, as in a corner."""
-CONFIDENCE = 3.0
+_CONFIDENCE = 3.0
 """Standard deviations by which the background is taken lower, and the neighbours higher, than measured."""
-BACKGROUND_RADIUS = 4
+_BACKGROUND_RADIUS = 4
 """Pixels to either side in which the background is estimated."""
-SPREAD_QUANTILE, SPREAD_FACTOR, SPREAD_BLOCK = 0.99, 4.0, 64
+_SPREAD_QUANTILE, _SPREAD_FACTOR, SPREAD_BLOCK = 0.99, 4.0, 64
 """A spike exceeds its neighbours by 4 times what 1 % of the pixels of its 64 x 64 block do (10 sigma if Gaussian)."""
-FULL_BLOCK = (1 - SPREAD_QUANTILE) * SPREAD_BLOCK**2
+_FULL_BLOCK = (1 - _SPREAD_QUANTILE) * SPREAD_BLOCK**2
 """Suspects in a block beyond which its noise is not Poisson's."""
 FALSE_ALARM = 1e-9
 """Probability below which a pixel's count is impossible."""
@@ -168,13 +168,13 @@ def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALS
 
 def _thin(bright: Mask, excess: NDArray[np.float32]) -> None:
     """In a block full of suspects the noise is not Poisson's: keep only those that its own spread allows."""
-    if np.count_nonzero(bright) <= FULL_BLOCK:
+    if np.count_nonzero(bright) <= _FULL_BLOCK:
         return
     for top in range(0, len(bright), SPREAD_BLOCK):
         for left in range(0, bright.shape[1], SPREAD_BLOCK):
             block = slice(top, top + SPREAD_BLOCK), slice(left, left + SPREAD_BLOCK)
-            if np.count_nonzero(bright[block]) > FULL_BLOCK:
-                bright[block] &= excess[block] > SPREAD_FACTOR / 2 * np.quantile(excess[block], SPREAD_QUANTILE)
+            if np.count_nonzero(bright[block]) > _FULL_BLOCK:
+                bright[block] &= excess[block] > _SPREAD_FACTOR / 2 * np.quantile(excess[block], _SPREAD_QUANTILE)
 
 
 @dataclass(slots=True, eq=False)
@@ -194,13 +194,13 @@ class _Field:
         blocks = places // width // SPREAD_BLOCK * across + places % width // SPREAD_BLOCK
         number, suspects = np.unique(blocks, return_counts=True)
         kept = np.ones(len(places), dtype=np.bool_)
-        for block in number[suspects > FULL_BLOCK]:
+        for block in number[suspects > _FULL_BLOCK]:
             top, left = (int(side) * SPREAD_BLOCK for side in divmod(block, across))
             bottom, right = min(top + SPREAD_BLOCK, height), min(left + SPREAD_BLOCK, width)
             excess = self._excess(slice(top, bottom), slice(left, right))
             inside = np.flatnonzero(blocks == block)
             rows, columns = places[inside] // width - top, places[inside] % width - left
-            kept[inside] = excess[rows, columns] > SPREAD_FACTOR / 2 * np.quantile(excess, SPREAD_QUANTILE)
+            kept[inside] = excess[rows, columns] > _SPREAD_FACTOR / 2 * np.quantile(excess, _SPREAD_QUANTILE)
         return places[kept]
 
     def _excess(self, rows: slice, columns: slice) -> Values:
@@ -221,7 +221,7 @@ class _Field:
     def _impossible(self, rows: Indices, columns: Indices, limit: float) -> Mask:
         pixel = np.maximum(self._at(rows, columns), 0)
         found = np.zeros(len(rows), dtype=np.bool_)
-        for steps, ring in ((INNER, 0), (OUTER, 1)):
+        for steps, ring in ((_INNER, 0), (_OUTER, 1)):
             around = self._neighbours(rows, columns, steps)
             # With the neighbours as the background the bound is tightest: what passes even that needs no more work.
             open_ = np.flatnonzero(~found & (around.unlikelihood(pixel, around.brightest) >= limit))
@@ -257,15 +257,15 @@ class _Field:
         whole = known & also
         total, number = np.where(whole, one + other, 0.0).sum(axis=0), 2.0 * whole.sum(axis=0)
         share = (2.0 * whole * np.exp(-(dy * dy + dx * dx) / (2 * NARROWEST**2))).sum(axis=0)
-        if steps is INNER and len(lone := np.flatnonzero(number == 0)):
+        if steps is _INNER and len(lone := np.flatnonzero(number == 0)):
             total[lone] = (np.nan_to_num(one[:, lone]) + np.nan_to_num(other[:, lone])).sum(axis=0)
             number[lone] = (known[:, lone] + 0.0 + also[:, lone]).sum(axis=0)
-            share[lone] = ONE_SIDED
+            share[lone] = _ONE_SIDED
         return _Neighbours(np.maximum(total, 0), number, share)
 
     def _background(self, rows: Indices, columns: Indices) -> Values:
         """A low estimate of the local background: the least of 9 x 9 pixels, less its own uncertainty."""
-        reach = np.arange(-BACKGROUND_RADIUS, BACKGROUND_RADIUS + 1)
+        reach = np.arange(-_BACKGROUND_RADIUS, _BACKGROUND_RADIUS + 1)
         dy, dx = (steps.reshape(-1, 1) for steps in np.meshgrid(reach, reach))
         least = np.empty(len(rows))
         for start in range(0, len(rows), AT_ONCE):  # few calls for few pixels, and little memory for many
@@ -273,17 +273,17 @@ class _Field:
             around = self._at((rows[part] + dy).ravel(), (columns[part] + dx).ravel())
             least[part] = np.fmin.reduce(around.reshape(len(dy), -1), axis=0)
         least = np.nan_to_num(least)
-        return np.asarray(least - CONFIDENCE * np.sqrt(np.maximum(least, 0)))
+        return np.asarray(least - _CONFIDENCE * np.sqrt(np.maximum(least, 0)))
 
     def _far_out(self, rows: Indices, columns: Indices, excess: Values, ring: int) -> Mask:
-        """Which pixels exceed SPREAD_FACTOR times their block's spread by that much."""
+        """Which pixels exceed _SPREAD_FACTOR times their block's spread by that much."""
         far = np.zeros(len(rows), np.bool_)
         for start in range(0, len(rows), BLOCKS):
             part = slice(start, start + BLOCKS)
             far[part] = self._surely_far_out(rows[part], columns[part], excess[part])
         rest = np.flatnonzero(~far)
         if len(rest):
-            far[rest] = excess[rest] > SPREAD_FACTOR * self._spread(rows[rest], columns[rest], ring)
+            far[rest] = excess[rest] > _SPREAD_FACTOR * self._spread(rows[rest], columns[rest], ring)
         return far
 
     def _surely_far_out(self, rows: Indices, columns: Indices, excess: Values) -> Mask:
@@ -298,7 +298,7 @@ class _Field:
         windows = np.lib.stride_tricks.sliding_window_view(self.pixels, sides)
         blocks = windows[_first(rows // SPREAD_BLOCK, height), _first(columns // SPREAD_BLOCK, width)]
         middle = blocks[:, 2:-2, 2:-2]
-        limit = least = np.ceil(self.offset + self.gain * excess / SPREAD_FACTOR)
+        limit = least = np.ceil(self.offset + self.gain * excess / _SPREAD_FACTOR)
         if kind.bits <= 32:  # compared in the camera's own type, which takes a third of the time
             with np.errstate(invalid="ignore"):
                 limit = np.clip(least, kind.min, kind.max).astype(self.pixels.dtype)
@@ -320,7 +320,7 @@ class _Field:
             with np.errstate(over="ignore", invalid="ignore"):
                 counts = (self.pixels[block].astype(np.float64) - self.offset) / self.gain
             counts[self.missing[block]] = np.nan  # a hot column is more than 1 % of a block
-            inner, outer = (self._top(counts, steps) for steps in (INNER, OUTER))
+            inner, outer = (self._top(counts, steps) for steps in (_INNER, _OUTER))
             self.spreads[y, x] = inner, outer
         return self.spreads[y, x]
 
@@ -355,7 +355,7 @@ class _Neighbours:
     @property
     def brightest(self) -> Values:
         """The neighbours' mean counts at the upper end of its uncertainty."""
-        return (np.sqrt(self.total) + CONFIDENCE / 2) ** 2 / np.maximum(self.number, 1)
+        return (np.sqrt(self.total) + _CONFIDENCE / 2) ** 2 / np.maximum(self.number, 1)
 
     def unlikelihood(self, pixel: Values, background: Values) -> Values:
         """-ln of an upper bound on the probability of this many counts beside these neighbours; 0 if none are left."""
@@ -375,7 +375,7 @@ class _Neighbours:
 
 def _quantile_place(size: int) -> int:
     """Where the quantile of a block's spread is among so many sorted values."""
-    return min(int(SPREAD_QUANTILE * size), size - 1)
+    return min(int(_SPREAD_QUANTILE * size), size - 1)
 
 
 def _first(block: Any, size: int) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daemon.errors import ConfigError
 
-COOKIE_SECONDS = 30 * 86_400
+_COOKIE_SECONDS = 30 * 86_400
 _TOKEN = re.compile(r"[!-~]{16,200}")
 
 
@@ -27,7 +27,7 @@ class Access:
     @property
     def cookie(self) -> str:
         """For the header Set-Cookie."""
-        return f"{self._name}={self._value}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
+        return f"{self._name}={self._value}; Path=/; Max-Age={_COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
 
     def has_token(self, headers: Message) -> bool:
         """Whether a request states the token itself."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 from daemon.errors import EmdenoisedError
 from daemon.ledger.table import COLUMNS, SHOWS, SORTED, Column, Query, Row, Show, Table
 
-LONGEST_SEARCH = 200
+_LONGEST_SEARCH = 200
 ROWS = 200
 """Most rows in one answer."""
 _HEAD = ("time", "path", "revision", "dose (counts per pixel)", "pixel size (nm)", "verdict", "reason codes", "reason",
@@ -28,7 +28,7 @@ def query_of(given: Mapping[str, str], table: Table) -> Query:
         if value not in words:
             raise ValueError(f"{name}: one of {', '.join(words)}")
     since = table.session_begin() if scope == "session" else float("-inf")
-    search = given.get("search", "").strip()[:LONGEST_SEARCH]
+    search = given.get("search", "").strip()[:_LONGEST_SEARCH]
     return Query(cast(Show, show), cast(Column, sort), order == "desc", search, since)
 
 

@@ -51,7 +51,7 @@ KINDS = {
 }
 LISTED = 100
 """Most micrographs in one list."""
-RATE_SECONDS = 600.0
+_RATE_SECONDS = 600.0
 """The rate is an average over this time."""
 _RATED = 60
 _WIDEST = 200
@@ -164,13 +164,13 @@ class Page:
         )
 
     def _per_hour(self) -> float:
-        """Micrographs per hour, over the last RATE_SECONDS."""
+        """Micrographs per hour, over the last _RATE_SECONDS."""
         now = self._clock()
-        since = now - RATE_SECONDS
+        since = now - _RATE_SECONDS
         found = [job.updated for job in self._ledger.recent(_RATED, "done") if since <= job.updated <= now]
         if len(found) < 2:
-            return 3600 * len(found) / RATE_SECONDS
-        span = now - found[-1] if len(found) == _RATED else RATE_SECONDS
+            return 3600 * len(found) / _RATE_SECONDS
+        span = now - found[-1] if len(found) == _RATED else _RATE_SECONDS
         return 3600 * len(found) / max(span, 1.0)
 
     def _list(self, request: Request) -> Answer:

@@ -22,7 +22,7 @@ from daemon.settings.monitor import Address, SocketFile
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 10.0
+_REQUEST_SECONDS = 10.0
 """A connection whose request is not complete after so long, or that takes nothing for so long, is closed."""
 AT_ONCE = 16
 """Connections at a time."""
@@ -51,7 +51,7 @@ class Health:
     backend: str = ""
 
 
-ACTIONS = "/act/"
+_ACTIONS = "/act/"
 """Paths that a POST may have."""
 LOG_IN = "/act/log-in"
 TOKEN = "X-Emdenoised-Token"
@@ -97,7 +97,7 @@ class Site(Protocol):
         ...
 
     def act(self, request: Request) -> Answer | None:
-        """Answer a POST below ACTIONS from a page of this server. None if there is no such path."""
+        """Answer a POST below _ACTIONS from a page of this server. None if there is no such path."""
         ...
 
     def ask_for_token(self, request: Request) -> Answer:
@@ -244,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version = "emdenoised"
     sys_version = ""
-    timeout = REQUEST_SECONDS
+    timeout = _REQUEST_SECONDS
 
     def setup(self) -> None:
         super().setup()
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, _, query = self.path.partition("?")
-        if not path.startswith(ACTIONS):
+        if not path.startswith(_ACTIONS):
             self.send_error(501)
         elif not (_is_here(self.headers.get("Host", "")) and self._from_own_page()):
             self._answer(Answer(403, "text/plain", b"only the live page may ask for this\n"))

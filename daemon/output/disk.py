@@ -15,7 +15,7 @@ from daemon.errors import EmdenoisedError, MicrographError, StorageError, Transi
 from daemon.files import is_folder
 from daemon.formats.safe_open import open_folder
 
-LEFTOVER_SECONDS = 86_400.0
+_LEFTOVER_SECONDS = 86_400.0
 """A half-written file this old is removed, whichever machine wrote it."""
 
 ALONE_SECONDS = 5.0
@@ -211,7 +211,7 @@ def _left_over(path: Path) -> bool:
             return True
         except PermissionError:
             pass  # it runs, as another user
-    return time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS
+    return time.time() - path.lstat().st_mtime > _LEFTOVER_SECONDS
 
 
 def flush(path: Path) -> None:

@@ -14,8 +14,8 @@ from daemon.ledger.jobs import Ledger
 from daemon.settings.config import BackendConfig
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-WAITS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0, 360_000.0)
-LANES = ("live", "backlog")
+_WAITS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0, 360_000.0)
+_LANES = ("live", "backlog")
 VERDICTS = ("good", "check", "reject")
 OUTCOMES = ("done", "adopted", "unchanged", "retried", "held", "quarantined", "forgotten", "released")
 
@@ -44,10 +44,10 @@ class Metrics:
             "emdenoised_waiting_seconds",
             "How long a micrograph waited for its turn, from its registration or the end of a pause after a failure.",
             ["lane"],
-            buckets=WAITS,
+            buckets=_WAITS,
             registry=self._registry,
         )
-        for lane in LANES:
+        for lane in _LANES:
             self._waited.labels(lane)
         self._verdicts = Counter("emdenoised_verdicts", "Results by verdict.", ["verdict"], registry=self._registry)
         for verdict in VERDICTS:
@@ -65,7 +65,7 @@ class Metrics:
 
     def waited(self, seconds: float, live: bool) -> None:
         """Count the wait of a micrograph whose turn it is."""
-        self._waited.labels(LANES[not live]).observe(seconds)
+        self._waited.labels(_LANES[not live]).observe(seconds)
 
     def finished(self, seconds: Mapping[str, float], raw_bytes: int, spikes: int, verdict: str) -> None:
         """Count a result: seconds by step, bytes of the raw file, spikes filled in, and one of VERDICTS."""

@@ -12,13 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 OWN = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
-COMPUTER = Path("/proc/pressure")
-RESOURCES = ("cpu", "io", "memory")
-EVENTS = {"high": "slowed at MemoryHigh", "max": "stopped at MemoryMax", "oom_kill": "a process was killed"}
+_COMPUTER = Path("/proc/pressure")
+_RESOURCES = ("cpu", "io", "memory")
+_EVENTS = {"high": "slowed at MemoryHigh", "max": "stopped at MemoryMax", "oom_kill": "a process was killed"}
 _MICRO = 1e-6
 
 
-def figures(own: Path = OWN, groups: Path = GROUPS, computer: Path = COMPUTER) -> list[Metric]:
+def figures(own: Path = OWN, groups: Path = GROUPS, computer: Path = _COMPUTER) -> list[Metric]:
     """What the kernel offers; nothing for what it does not. `own`, `groups`, `computer`: where it does."""
     group = _group(own, groups)
     found: list[Metric] = [_pressure(group, computer)]
@@ -42,7 +42,7 @@ def _pressure(group: Path | None, computer: Path) -> Metric:
         "Time in which some of the work of the service, or of the computer, waited for a resource.",
         labels=["of", "resource"],
     )
-    for resource in RESOURCES:
+    for resource in _RESOURCES:
         for name, file in (("service", group and group / f"{resource}.pressure"), ("computer", computer / resource)):
             if file and (match := re.search(r"^some .*\btotal=(\d+)$", _read(file), re.MULTILINE)):
                 family.add_metric([name, resource], int(match[1]) * _MICRO)
@@ -61,10 +61,10 @@ def _throttled(group: Path) -> Metric:
 
 def _memory_events(group: Path) -> Metric:
     family = CounterMetricFamily(
-        "emdenoised_memory_events", f"Limits of memory that were met: {EVENTS}.", labels=["event"]
+        "emdenoised_memory_events", f"Limits of memory that were met: {_EVENTS}.", labels=["event"]
     )
     for name, value in _pairs(group / "memory.events"):
-        if name in EVENTS:
+        if name in _EVENTS:
             family.add_metric([name], value)
     return family
 

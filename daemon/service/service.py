@@ -46,18 +46,18 @@ from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
 
-READERS = {"cpu": 2, "tensorrt": 4, "server": 4}
-WRITERS = {"cpu": 1, "tensorrt": 4, "server": 4}
-AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1, "server": SLOTS - 1}
+_READERS = {"cpu": 2, "tensorrt": 4, "server": 4}
+_WRITERS = {"cpu": 1, "tensorrt": 4, "server": 4}
+_AHEAD = {"cpu": 0, "tensorrt": SLOTS - 1, "server": SLOTS - 1}
 """Micrographs that the backend holds besides the one it computes."""
-MOST_IN_MEMORY = {"cpu": 0, "tensorrt": 16, "server": 16}
+_MOST_IN_MEMORY = {"cpu": 0, "tensorrt": 16, "server": 16}
 """Micrographs in memory at most, where they are small enough: as many as keep readers, card and writers at work."""
 STUCK_SECONDS = 300.0
 """A reader or writer that needs longer for one micrograph is reported: its share or disk probably hangs."""
 PATIENCE_SECONDS = 0.25
 CARD_SECONDS = 60.0
 """So long a graphics card may take to answer, after the computer started."""
-HOUSEKEEPING_SECONDS = 3600.0
+_HOUSEKEEPING_SECONDS = 3600.0
 
 
 class Service:
@@ -115,14 +115,14 @@ class Service:
         self.workers = Workers(
             config, weights, self.ledger, self._accounts, self._metrics, self._blockage, self.inference.put
         )
-        always = config.backend.queue + 2 + AHEAD[kind]
-        self._in_memory = MemoryLimit(always, MOST_IN_MEMORY[kind], memory_available())
+        always = config.backend.queue + 2 + _AHEAD[kind]
+        self._in_memory = MemoryLimit(always, _MOST_IN_MEMORY[kind], memory_available())
         self._dispatching = threading.Lock()
         self._at_work: dict[int, tuple[str, float]] = {}
         """By reader or writer thread: the path in work, and since when (monotonic seconds)."""
         self._in_hand: dict[int, Job] = {}  # by id(): the ledger may reuse the number of a forgotten job
-        self._readers = ThreadPoolExecutor(READERS[kind], thread_name_prefix="reader")
-        self._writers = [ThreadPoolExecutor(1, thread_name_prefix=f"writer-{n}") for n in range(WRITERS[kind])]
+        self._readers = ThreadPoolExecutor(_READERS[kind], thread_name_prefix="reader")
+        self._writers = [ThreadPoolExecutor(1, thread_name_prefix=f"writer-{n}") for n in range(_WRITERS[kind])]
         self._threads = [
             threading.Thread(target=self._guarded, args=(body,), name=name)
             for name, body in (("network", self.inference.run), ("arrival", self._arrive), ("keeper", self._keep))
@@ -251,7 +251,7 @@ class Service:
 
     def _keep(self) -> None:
         """Prune once an hour; not at the start, when other work is more urgent."""
-        while not self._stopping.wait(HOUSEKEEPING_SECONDS):
+        while not self._stopping.wait(_HOUSEKEEPING_SECONDS):
             try:
                 self.workers.output.require()
                 pruned = prune(self.config, self.ledger, wanted=lambda: not self._stopping.is_set())

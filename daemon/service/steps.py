@@ -38,7 +38,7 @@ from daemon.service.sections import Section
 from daemon.settings.config import Config
 from daemon.verdict import judge
 
-SPIKES_LISTED = 1000
+_SPIKES_LISTED = 1000
 """The JSON lists at most this many spikes; their count includes the others."""
 
 
@@ -296,6 +296,6 @@ def _spikes(pixels: Pixels, prepared: Prepared) -> SpikesFound:
     rows, columns, values = spikes.rows[single], spikes.columns[single], spikes.values[single]
     listed = tuple(
         Spike(row=int(row), column=int(column), raw=pixels[row, column].item(), filled_with=float(value))
-        for row, column, value, _ in zip(rows, columns, values, range(SPIKES_LISTED), strict=False)
+        for row, column, value, _ in zip(rows, columns, values, range(_SPIKES_LISTED), strict=False)
     )
     return SpikesFound(count=len(rows), listed=listed)

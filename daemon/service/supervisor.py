@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 TICK = 0.25
-STATUS_SECONDS = 5.0
-EXTENSION_SECONDS = 60.0
-WATCHDOG_SECONDS = 5.0
+_STATUS_SECONDS = 5.0
+_EXTENSION_SECONDS = 60.0
+_WATCHDOG_SECONDS = 5.0
 
 
 def supervise(config: Config, once: bool = False, reload: Callable[[], Config] | None = None) -> int:
@@ -176,10 +176,10 @@ class _Supervisor:
         def patient() -> bool:
             nonlocal sent_at, sent_beats
             now, beats = time.monotonic(), service.inference.beats
-            if now - sent_at >= STATUS_SECONDS and beats != sent_beats:
+            if now - sent_at >= _STATUS_SECONDS and beats != sent_beats:
                 sent_at, sent_beats = now, beats
                 text = "preparing the network; building an engine may take minutes"
-                self._notifier.extend(EXTENSION_SECONDS, text)
+                self._notifier.extend(_EXTENSION_SECONDS, text)
                 self._notifier.watchdog()
             return self._signals.stop is None
 
@@ -204,10 +204,10 @@ class _Supervisor:
         return "stop"
 
     def _notify(self) -> None:
-        """Feed the watchdog, if there was progress, and send the status every STATUS_SECONDS."""
+        """Feed the watchdog, if there was progress, and send the status every _STATUS_SECONDS."""
         self._beat()
         service, now = self._service, time.monotonic()
-        if self._notifier.listened_to and now - self._status_at >= STATUS_SECONDS:
+        if self._notifier.listened_to and now - self._status_at >= _STATUS_SECONDS:
             self._status_at = now
             with contextlib.suppress(TransientError):  # the ledger's disk is full: no status this time
                 counts = service.ledger.counts()
@@ -218,7 +218,7 @@ class _Supervisor:
 
     def _beat(self) -> None:
         beats, now = self._service.inference.beats, time.monotonic()
-        if self._interval and now - self._beat_at >= min(self._interval, WATCHDOG_SECONDS) and beats != self._beats:
+        if self._interval and now - self._beat_at >= min(self._interval, _WATCHDOG_SECONDS) and beats != self._beats:
             self._beats, self._beat_at = beats, now
             self._notifier.watchdog()
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, mo
 from daemon.settings.folders import AbsolutePath, to_path
 from daemon.settings.yaml_file import Group
 
-LONGEST_SOCKET = 107
+_LONGEST_SOCKET = 107
 """Bytes in the path of a UNIX socket, at most (unix(7))."""
 
 
@@ -49,8 +49,8 @@ def _to_address(value: object, info: ValidationInfo) -> Address | Path | None:
         return value
     if isinstance(value, str) and "/" in value:
         path = to_path(value, info)
-        if len(os.fsencode(path)) > LONGEST_SOCKET:
-            raise ValueError(f"is too long for a socket, which may have {LONGEST_SOCKET} bytes; choose a shorter path")
+        if len(os.fsencode(path)) > _LONGEST_SOCKET:
+            raise ValueError(f"is too long for a socket, which may have {_LONGEST_SOCKET} bytes; choose a shorter path")
         return path
     match = (
         re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([0-9.]+|localhost)):(\d{1,5})", value)

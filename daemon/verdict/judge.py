@@ -20,13 +20,13 @@ from daemon.verdict.residual import Residual
 Word = Literal["good", "check", "reject"]
 
 BLOCK = 64
-MEAN_TOLERANCE = 1e-3
+_MEAN_TOLERANCE = 1e-3
 COUNTING_ERRORS = 3.0
-BLOCK_COUNTING_ERRORS = 4.0
+_BLOCK_COUNTING_ERRORS = 4.0
 """The mean must be kept within 0.1 % or 3 counting errors, and in each 64 × 64 block within 4 counting errors."""
 DARKEST = 0.05
 """Share of the dose, and one electron, that the counts of a block are taken to be at least."""
-FLOAT32_PEDESTAL = 1e3
+_FLOAT32_PEDESTAL = 1e3
 """Pedestal, noise units, up to which float32 is exact enough; it takes half the time."""
 
 # Limits of the figures; benchmarks/verdict.py measures how many bad and good results they reject.
@@ -34,23 +34,23 @@ REJECTED = 0.95
 """Estimated squared error over that of the raw image; the estimate is a little low where there is fine structure."""
 STRONGLY_CORRELATED, REJECTED_CORRELATED = 0.4, 0.8
 """Above the first correlation of neighbours the spectrum of the noise is less certain; the second is the limit then."""
-MOSTLY_STRUCTURE = 0.4
+_MOSTLY_STRUCTURE = 0.4
 """Share of the noise that was kept, above which noise and structure are hardly distinct."""
-NOISE_KEPT, UNTOUCHED = 0.45, 0.9
+_NOISE_KEPT, _UNTOUCHED = 0.45, 0.9
 """Share of the noise that was kept where the image shows only noise, over the whole image and in one patch."""
-BLOCK_REMOVED = 1.5
+_BLOCK_REMOVED = 1.5
 """Largest mean square removed from a block, over the noise."""
 CORRELATED = 0.2
 """Correlation of neighbours above which noise resembles structure, and a network keeps some of it."""
-BEATEN = 0.05
+_BEATEN = 0.05
 """Squared error, over that of the raw image, by which a Gaussian blur may be better."""
-INVENTED = 0.03
+_INVENTED = 0.03
 """Power, over that of the noise, of structure in the result alone."""
-NOT_NOISE = 0.1
+_NOT_NOISE = 0.1
 """Correlation of neighbours in the removed part, beyond that of the detector's noise."""
-STRUCTURE_LOST = 0.15
-LINE_LOST = 20.0
-STRONG_CONTRAST = 1.2
+_STRUCTURE_LOST = 0.15
+_LINE_LOST = 20.0
+_STRONG_CONTRAST = 1.2
 SMALLEST = 128
 """Side, pixels, of the smallest crops in training; smaller images are too small for `_doubts`."""
 
@@ -110,7 +110,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     narrow = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
     with np.errstate(all="ignore"):
         sums = None
-        if narrow and abs(scaling.zero) < FLOAT32_PEDESTAL * scaling.unit:
+        if narrow and abs(scaling.zero) < _FLOAT32_PEDESTAL * scaling.unit:
             sums = _compare(pixels, denoised, spikes, choice, scaling, np.dtype(np.float32))
         # Also where float32 overflowed: the result may be right.
         if sums is None:
@@ -140,7 +140,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
     elif min(pixels.shape) >= SMALLEST:
         reasons += _doubts(evidence, choice.dose_known)
         remarks += _remarks(evidence)
-        if sums.most > BLOCK_REMOVED * evidence.noise:
+        if sums.most > _BLOCK_REMOVED * evidence.noise:
             text = f"{sums.most / evidence.noise:.2g} times the noise was removed from a {BLOCK} x {BLOCK} block"
             reasons.append(Reason("block-removed", f"{text}: compare the raw image"))
     if min(pixels.shape) < SMALLEST:
@@ -176,46 +176,46 @@ def _against(found: Residual) -> Iterator[Reason]:
 
 def _of_means(change: float, errors: float, worst: float) -> Iterator[Reason]:
     """Reasons if means were not kept: of all pixels (relative `change`; counting `errors`) or of the worst block."""
-    if abs(change) > MEAN_TOLERANCE and errors > COUNTING_ERRORS:
+    if abs(change) > _MEAN_TOLERANCE and errors > COUNTING_ERRORS:
         yield Reason("mean", f"the mean changed by {change:+.2%} ({errors:.1f} counting errors)")
-    if worst > BLOCK_COUNTING_ERRORS:
+    if worst > _BLOCK_COUNTING_ERRORS:
         text = f"the mean of a {BLOCK} x {BLOCK} block changed by {worst:.1f} counting errors"
         yield Reason("block-mean", text)
 
 
 def _doubts(found: Residual, dose_known: bool) -> Iterator[Reason]:
     """Further reasons to check the result."""
-    if found.invented > INVENTED:
+    if found.invented > _INVENTED:
         share = f"{sqrt(found.invented):.0%} of the noise's standard deviation"
         yield Reason("invented", f"it holds structure that the raw image does not ({share}): compare the raw image")
-    correlated = found.detector_correlation > CORRELATED and not (found.kept > MOSTLY_STRUCTURE and dose_known)
-    if found.kept_alone > NOISE_KEPT and not correlated:
+    correlated = found.detector_correlation > CORRELATED and not (found.kept > _MOSTLY_STRUCTURE and dose_known)
+    if found.kept_alone > _NOISE_KEPT and not correlated:
         share = f"about {found.kept_alone:.0%} of the noise is still in it"
         yield Reason("noise-left", f"{share}, also where the raw image shows only noise")
-    elif found.kept_most > UNTOUCHED:
+    elif found.kept_most > _UNTOUCHED:
         share = f"about {min(found.kept_most, 1):.0%} of the noise is still there"
         yield Reason("part-untouched", f"in a part of it {share}: compare the raw image")
-    if found.over_gaussian > BEATEN:
+    if found.over_gaussian > _BEATEN:
         yield Reason(
             "gaussian",
             f"a Gaussian blur of {found.gaussian:g} pixels is estimated to be closer to the truth (by "
             f"{min(found.over_gaussian, 1):.0%} of the raw image's squared error): compare the raw image",
         )
-    if found.residual_correlation > max(found.detector_correlation, 0) + NOT_NOISE:
+    if found.residual_correlation > max(found.detector_correlation, 0) + _NOT_NOISE:
         yield Reason(
             "over-smoothed",
             "more than noise was removed: what was is correlated between neighbouring pixels "
             f"({found.residual_correlation:.2f})",
         )
-    if found.structure_removed > STRUCTURE_LOST:
+    if found.structure_removed > _STRUCTURE_LOST:
         share = f"about {min(found.structure_removed, 1):.0%} of its contrast"
         yield Reason("contrast-lost", f"the strongest structure lost {share}")
-    if found.line_removed > LINE_LOST and found.line_share > STRUCTURE_LOST:
+    if found.line_removed > _LINE_LOST and found.line_share > _STRUCTURE_LOST:
         share = f"about {found.line_share:.0%} of its contrast"
         yield Reason(
             "spacing-lost", f"a structure of {found.line_spacing:.3g} pixels lost {share}: compare the raw image"
         )
-    if found.contrast > STRONG_CONTRAST:
+    if found.contrast > _STRONG_CONTRAST:
         text = f"the contrast ({found.contrast:.2g} of the mean) is stronger than any the network was trained on"
         yield Reason("contrast", text)
 

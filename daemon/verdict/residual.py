@@ -28,31 +28,31 @@ from daemon.counts.profiles import Choice
 from daemon.counts.scaling import Scaling
 from daemon.micrograph import Image, Pixels
 
-SIDE, SMALL_SIDE = 64, 32
+SIDE, _SMALL_SIDE = 64, 32
 """Of a patch, pixels; the smaller one where the image is not larger."""
 MOST = 16
 """At most 16 x 16 patches: a million pixels suffice for any image."""
 RINGS = (0.025, 0.10, 0.17, 0.24, 0.31, 0.38, 0.44, 0.50)
 """Edges of the rings in which the noise is measured, cycles per pixel."""
-FITTED = slice(2, 6)
+_FITTED = slice(2, 6)
 """The rings that determine its spectrum: above most of the specimen's power, below the corner."""
-QUANTILE = 0.25
+_QUANTILE = 0.25
 FLATTEST = 0.6
 """Share of the patches in which the noise is measured: those whose result has the least structure."""
-LEAST_PATCHES = 8
+_LEAST_PATCHES = 8
 DARKEST = 1e-2
 """Share of the dose below which a patch is left out: the border of a drift-corrected image, a stop, an aperture."""
 MOST_MISSING = 0.1
 """Share of a patch's pixels that may be spikes, NaN or Inf."""
-NOISELESS = 1e-3
+_NOISELESS = 1e-3
 """Noise over that expected, below which the image shows none and cannot be judged."""
-ALONE, ENOUGH, LIT = 1.3, 0.05, 0.25
+ALONE, ENOUGH, _LIT = 1.3, 0.05, 0.25
 """Limits for noise alone: power of a term over that of the noise, at most; share of such terms in a patch, at least;
 the patch's counts over their mean, at least, because the edge of the light shows everywhere in the spectrum."""
-STRONG = 10.0
+_STRONG = 10.0
 """Power of the result over that of the noise from which on a term is structure."""
 TINY = 1e-20
-AROUND = 9
+_AROUND = 9
 """Terms in each sum of `_around`."""
 FEW = 8
 """Patches transformed at a time: they stay in the cache, which takes half the time."""
@@ -63,7 +63,7 @@ CERTAIN = 5.0
 
 Terms = NDArray[np.float32]
 Amplitudes = NDArray[np.complex64]
-ONE = np.ones(1)
+_ONE = np.ones(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _patches(
     pixels: Pixels, denoised: Image, spikes: Spikes, scaling: Scaling
 ) -> tuple[Terms, Terms, NDArray[np.bool_]]:
     """Raw and denoised patches (n, side, side) in the scaling's units, without spikes; mask (n,) of blank ones."""
-    side = SIDE if min(pixels.shape) >= SIDE else SMALL_SIDE
+    side = SIDE if min(pixels.shape) >= SIDE else _SMALL_SIDE
     tops, lefts = (
         np.unique(np.linspace(0, extent - side, min(MOST, extent // side)).astype(int)) for extent in pixels.shape
     )
@@ -206,8 +206,8 @@ def _average(terms: NDArray[np.floating[Any]], weights: NDArray[np.float64]) -> 
 
 
 def _quantile(terms: Terms) -> float:
-    """The QUANTILE of all `terms`, between the two values beside it, as numpy.quantile, in a fifth of its time."""
-    place = QUANTILE * (terms.size - 1)
+    """The _QUANTILE of all `terms`, between the two values beside it, as numpy.quantile, in a fifth of its time."""
+    place = _QUANTILE * (terms.size - 1)
     before = int(place)
     ordered = np.partition(terms, before, axis=None)
     low, high = float(ordered[before]), float(ordered[before + 1 :].min(initial=np.inf))
@@ -268,11 +268,11 @@ class _Plan:
             spectra[few] = np.fft.rfft2(counted * self.window)
         return spectra
 
-    def mean(self, terms: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
+    def mean(self, terms: NDArray[np.floating[Any]], weights: NDArray[np.float64] = _ONE) -> float:
         """Mean over patches (n,) of these weights and the whole spectrum: a variance, if `terms` are power."""
         return float((_average(terms, weights) * self.weight).sum())
 
-    def neighbours(self, power: NDArray[np.floating[Any]], weights: NDArray[np.float64] = ONE) -> float:
+    def neighbours(self, power: NDArray[np.floating[Any]], weights: NDArray[np.float64] = _ONE) -> float:
         """Correlation of neighbouring pixels of a signal with this power."""
         terms = _average(power, weights) * self.weight
         return float((terms * self.cosine).sum() / max(terms.sum(), 1e-30))
@@ -280,18 +280,20 @@ class _Plan:
     def noise(self, power: Terms, structure: Terms) -> NDArray[np.float64] | None:
         """Spectrum of the raw noise (side, side // 2 + 1), or None if there is none."""
         busy = np.einsum("nij,ij->n", structure, self.weight * (self.frequency > RINGS[0]))
-        flat = np.argsort(busy)[: max(LEAST_PATCHES, int(FLATTEST * len(busy)))]
+        flat = np.argsort(busy)[: max(_LEAST_PATCHES, int(FLATTEST * len(busy)))]
         terms = power.reshape(len(power), -1)[flat]
-        level = np.array([_quantile(terms[:, ring]) for ring in self.rings]) / -log(1 - QUANTILE)
-        fitted = level[FITTED]
-        if fitted[0] < NOISELESS:
+        level = np.array([_quantile(terms[:, ring]) for ring in self.rings]) / -log(1 - _QUANTILE)
+        fitted = level[_FITTED]
+        if fitted[0] < _NOISELESS:
             return None
         centres = (np.array(RINGS[1:]) + np.array(RINGS[:-1])) / 2
-        slope, height = np.polyfit(centres[FITTED] ** 2, np.log(np.maximum(fitted, NOISELESS**2)), 1)
+        slope, height = np.polyfit(centres[_FITTED] ** 2, np.log(np.maximum(fitted, _NOISELESS**2)), 1)
         if slope > 0:  # sharpened, or chance: no detector's noise grows towards fine detail
             slope, height = 0.0, log(float(np.median(fitted)))
         # Broad structure adds to the first ring, so its level is an upper limit.
-        spectrum: NDArray[np.float64] = np.minimum(np.exp(height + slope * self.frequency**2), max(level[0], NOISELESS))
+        spectrum: NDArray[np.float64] = np.minimum(
+            np.exp(height + slope * self.frequency**2), max(level[0], _NOISELESS)
+        )
         return spectrum
 
     def alone(
@@ -301,9 +303,9 @@ class _Plan:
 
         Sums of `_around`: `common`, of the product of result and raw image; `recorded`, of the raw image's power.
         """
-        chosen = (recorded < (ALONE * AROUND * noise).astype(np.float32)) & (self.frequency > RINGS[1])
+        chosen = (recorded < (ALONE * _AROUND * noise).astype(np.float32)) & (self.frequency > RINGS[1])
         chance = np.einsum("nij,ij->n", chosen, self.weight)
-        sound = (chance > ENOUGH) & (weights > LIT * weights.mean())
+        sound = (chance > ENOUGH) & (weights > _LIT * weights.mean())
         kept, seen = (np.where(chosen, terms, np.float32(0)) for terms in (common, recorded))
         kept, seen = (
             np.einsum("nij,ij->n", terms, self.weight) * np.where(sound, weights, 0) for terms in (kept, seen)
@@ -317,7 +319,7 @@ class _Plan:
 
         `product`: of the amplitudes of both; `power`: of the result's.
         """
-        limit = np.where(self.frequency > RINGS[0], STRONG * noise, np.inf).astype(np.float32)
+        limit = np.where(self.frequency > RINGS[0], _STRONG * noise, np.inf).astype(np.float32)
         strong = power > limit
         held = np.where(strong, power, np.float32(0))
         common = self.mean(np.where(strong, product, np.float32(0)), weights)
@@ -347,12 +349,12 @@ class _Plan:
 
         With a right estimate, the removed part shares only noise that was kept, which adds to `product` of both
         amplitudes. So in a ring with a significantly negative `product` the result holds structure that is not in the
-        raw image. Terms in which both are strong are left out (in the raw image half of STRONG suffices, on average
+        raw image. Terms in which both are strong are left out (in the raw image half of _STRONG suffices, on average
         over a term and its neighbours): structure that is a few percent stronger in the result is not invented.
         `power`: of the result; `recorded`: sums of `_around`, of the raw image's power.
         """
-        strong = (STRONG * noise).astype(np.float32)
-        both = (power > strong) & (recorded > strong * (AROUND / 2))
+        strong = (_STRONG * noise).astype(np.float32)
+        both = (power > strong) & (recorded > strong * (_AROUND / 2))
         product, power = np.where(both, 0, product), np.where(both, 0, power)
         products, chances = _average(product, weights) * self.weight, self._chances(power, noise, weights)
         total = 0.0

@@ -19,7 +19,7 @@ from training.data.drawing import Real, Scene, filtered_noise, log_uniform, log_
 MARGIN = 20
 """Pixels drawn beyond every border and cut off: columns outside reach in, and nothing comes round from the far side."""
 
-SHARPEST = 0.7
+_SHARPEST = 0.7
 """No column is narrower than this σ, pixels: no optics, and no sampling, would show it."""
 
 SITE = 0.35
@@ -29,7 +29,7 @@ SITE = 0.35
 def atomic_columns(rng: np.random.Generator, side: int) -> tuple[Scene, Scene]:
     """A crystal down a zone axis in incoherent contrast, bright or dark, on the haze of its own thickness."""
     crystal = draw(rng, side)
-    width = max(SHARPEST, crystal.spacing * rng.uniform(0.08, 0.3))
+    width = max(_SHARPEST, crystal.spacing * rng.uniform(0.08, 0.3))
     haze, far = rng.uniform(0, 0.6), crystal.spacing * rng.uniform(1.2, 3)
     image = finished(
         rng,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.data.drawing import Real, log_uniform
 
-SPACINGS = (4.0, 30.0)
+_SPACINGS = (4.0, 30.0)
 """Distance of nearest columns, pixels; log-uniform."""
 
 _Sites = tuple[tuple[float, float, int], ...]
@@ -94,5 +94,5 @@ def grow(cell: Cell, spacing: float, turn: float, origin: Real, reach: float) ->
 
 def draw_perfect(rng: np.random.Generator, reach: float) -> Crystal:
     """A crystal of any kind and spacing."""
-    spacing = log_uniform(rng, *SPACINGS)
+    spacing = log_uniform(rng, *_SPACINGS)
     return grow(draw_cell(rng), spacing, rng.uniform(0, 2 * np.pi), rng.uniform(-spacing, spacing, 2), reach)

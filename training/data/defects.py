@@ -20,10 +20,10 @@ POINT_SHARE = 0.5
 EXTENDED_SHARE = 0.4
 """Of crystals, those with extended ones."""
 
-DENSITY = (0.005, 0.1)
+_DENSITY = (0.005, 0.1)
 """Share of the columns of a crystal with point defects that have one; log-uniform."""
 
-POISSON_RATIO = 0.3
+_POISSON_RATIO = 0.3
 
 
 def with_defects(rng: np.random.Generator, crystal: Crystal) -> Crystal:
@@ -34,7 +34,7 @@ def with_defects(rng: np.random.Generator, crystal: Crystal) -> Crystal:
     if rng.random() < POINT_SHARE:
         before = crystal
         kinds = rng.choice(list(POINT), int(rng.integers(1, 4)), replace=False)
-        density = log_uniform(rng, *DENSITY)
+        density = log_uniform(rng, *_DENSITY)
         for name in kinds:
             crystal = _noted(POINT[name](rng, crystal, density / len(kinds)), str(name))
         crystal = replace(crystal, odd=_changed(before, crystal))
@@ -153,9 +153,9 @@ def dislocations(rng: np.random.Generator, crystal: Crystal) -> Crystal:
         from_core = crystal.position - rng.uniform(-0.6, 0.6, 2) * crystal.reach
         x, y = from_core @ along, from_core @ across
         r2 = x**2 + y**2 + (0.2 * length) ** 2
-        stiff = 1 - POISSON_RATIO
+        stiff = 1 - _POISSON_RATIO
         ux = np.arctan2(y, x) + x * y / (2 * stiff * r2)
-        uy = -((1 - 2 * POISSON_RATIO) / (4 * stiff) * np.log(r2 / length**2) + (x**2 - y**2) / (4 * stiff * r2))
+        uy = -((1 - 2 * _POISSON_RATIO) / (4 * stiff) * np.log(r2 / length**2) + (x**2 - y**2) / (4 * stiff * r2))
         moved += length / (2 * np.pi) * (ux[:, None] * along + uy[:, None] * across)
     return replace(crystal, position=crystal.position + moved)
 

@@ -270,10 +270,10 @@ def turns(families: Mapping[str, Generator]) -> Iterator[str]:
         yield name
 
 
-DRAWN_BY = ("crystal_scenes", "crystals", "defects", "drawing", "simulate")
+_DRAWN_BY = ("crystal_scenes", "crystals", "defects", "drawing", "simulate")
 
 
 def fingerprint() -> str:
     """SHA-256 of the code that draws scenes, so that stored ones are told from those of other code."""
-    sources = (inspect.getsource(sys.modules[f"training.data.{name}"]) for name in DRAWN_BY)
+    sources = (inspect.getsource(sys.modules[f"training.data.{name}"]) for name in _DRAWN_BY)
     return hashlib.sha256("".join(sources).encode()).hexdigest()

@@ -38,7 +38,7 @@ MAX_PIXELS = 2**28
 
 _HOT_REMARK = 0.1
 """Share of the range that the 99.99 % quantile must reach."""
-SATURATED_REMARK, SATURATED_REFUSED = 0.02, 0.5
+_SATURATED_REMARK, _SATURATED_REFUSED = 0.02, 0.5
 """Shares of pixels at the highest value from which on a micrograph gets a remark, and is refused."""
 
 CACHE_VERSION = 1
@@ -177,13 +177,13 @@ def judge(path: Path, pixels: NDArray[Any], smallest: int) -> tuple[str, ...]:
         )
     remarks = []
     top = float(np.mean(pixels == high))
-    if top > SATURATED_REFUSED:
+    if top > _SATURATED_REFUSED:
         raise MicrographError(
             f"{path}: {top:.0%} of its pixels have the highest value, {high:g}: the camera was saturated, or this is a "
             "mask; record it with a shorter exposure, or remove it"
         )
-    if top > SATURATED_REMARK:
-        remarks.append(f"more than {SATURATED_REMARK:.0%} of the pixels are saturated; what is flat there is learnt")
+    if top > _SATURATED_REMARK:
+        remarks.append(f"more than {_SATURATED_REMARK:.0%} of the pixels are saturated; what is flat there is learnt")
     if pixels.dtype == np.uint8:
         remarks.append("8-bit, so scaled for display and no counts; used as truth, to which doses are simulated")
     elif low < 0:

@@ -78,7 +78,7 @@ log = logging.getLogger(__name__)
 
 RESULT = "evaluation.json"
 
-GUARD_CODE = (
+_GUARD_CODE = (
     guards, guard, defect_guards, defect_specimens, object_guards, spectrum, metrics, rings, simulate, drawing,
     exposure,
 )  # fmt: skip
@@ -118,8 +118,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few small pairs in about a minute, to test the setup")
 
 
-QUICK_SIDE, QUICK_INSTANCES = 64, 4
-QUICK_METHODS = ("unfiltered", "gaussian", "median", "bm3d")
+_QUICK_SIDE, _QUICK_INSTANCES = 64, 4
+_QUICK_METHODS = ("unfiltered", "gaussian", "median", "bm3d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class _Size:
         """The extent by the options. Raises ConfigError for too small values."""
         names = tuple(options.methods)
         if options.quick:
-            return cls(names or QUICK_METHODS, QUICK_SIDE, QUICK_INSTANCES, QUICK_INSTANCES)
+            return cls(names or _QUICK_METHODS, _QUICK_SIDE, _QUICK_INSTANCES, _QUICK_INSTANCES)
         if options.instances < 1 or options.slow_instances < 0 or options.side < 64:
             raise ConfigError("--instances must be at least 1, --slow-instances not negative, --side at least 64")
         return cls(names, options.side, options.instances, min(options.slow_instances, options.instances))
@@ -270,7 +270,7 @@ def _protocol(
 def _guards(out: Path, method: Method, rival: Method | None, quick: bool) -> list[dict[str, Any]]:
     """No detail lost, nothing invented: measured once for the same weights, and the same rival (BM3D) if any."""
     path = out / f"guards.{method.name}.json"
-    code = known.digest_of(*GUARD_CODE)
+    code = known.digest_of(*_GUARD_CODE)
     identity = [method.identity, rival.identity if rival else None, quick, code]
     try:
         saved = json.loads(path.read_bytes())

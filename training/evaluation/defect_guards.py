@@ -15,14 +15,14 @@ from training.evaluation import spectrum
 from training.evaluation.defect_specimens import Draw, Specimen, adatom, edge, lattice, single_atom, substituted
 from training.evaluation.guard import Denoise, Guard, counts_from
 
-VACANCY_KEPT = 0.7
+_VACANCY_KEPT = 0.7
 """Least share of a defect's contrast that must be left."""
 
-VISIBLE = 6.5
+_VISIBLE = 6.5
 """Signal-to-noise ratio of a vacancy, measured with full knowledge of where it is, from which a denoiser is expected to
 keep it where no rival says so. BM3D keeps it from about there on."""
 
-VACANCY_EXPOSURES = (
+_VACANCY_EXPOSURES = (
     (1.0, 1.0), (10.0, 1.0), (10.0, 0.2), (30.0, 0.2), (100.0, 0.2), (100.0, 0.05), (300.0, 0.05), (1000.0, 0.05),
 )  # fmt: skip
 """(mean counts per pixel, contrast) of the lattices with a vacancy; the faintest are beyond BM3D."""
@@ -38,7 +38,7 @@ ADDED: dict[str, Draw] = {
 FOREIGN: dict[str, Draw] = {"1.5 times as bright": substituted(1.5), "0.6 times as bright": substituted(0.6)}
 EDGES: dict[str, Draw] = {"free edge": edge(step=False), "step": edge(step=True)}
 
-OUT_OF_PLACE = 0.2
+_OUT_OF_PLACE = 0.2
 """Pixels by which the last row of a crystal may be shifted, on average: a fiftieth of the distance of its rows."""
 
 
@@ -46,7 +46,7 @@ def vacancy(
     denoise: Denoise,
     seeds: int = 50,
     side: int = 96,
-    exposures: Sequence[tuple[float, float]] = VACANCY_EXPOSURES,
+    exposures: Sequence[tuple[float, float]] = _VACANCY_EXPOSURES,
     rival: Denoise | None = None,
 ) -> Guard:
     """Is a missing atom still missing after denoising, at those exposures where `rival` keeps it, or it is visible?
@@ -56,13 +56,13 @@ def vacancy(
     """
     rows = measured(denoise, lattice, seeds, side, exposures, rival, family=2)
     for row in rows:
-        row["required"] = bool(row["rival"] >= VACANCY_KEPT if rival else row["visible"] >= VISIBLE)
-    where = "the rival keeps it" if rival else f"it stands {VISIBLE:g} σ above the noise"
+        row["required"] = bool(row["rival"] >= _VACANCY_KEPT if rival else row["visible"] >= _VISIBLE)
+    where = "the rival keeps it" if rival else f"it stands {_VISIBLE:g} σ above the noise"
     return Guard(
         "a vacancy stays a vacancy",
         _worst(rows),
         ">=",
-        VACANCY_KEPT,
+        _VACANCY_KEPT,
         f"lowest, over the exposures at which {where}, of the share of a vacancy's contrast that is kept, mean over "
         f"{seeds} lattices",
         {"seeds": seeds, "side": side, "exposures": rows},
@@ -87,7 +87,7 @@ def edges(denoise: Denoise, seeds: int = 20, side: int = 96, rival: Denoise | No
         "the last row of a crystal stays in its place",
         max(shifts, default=float("nan")),
         "<=",
-        OUT_OF_PLACE,
+        _OUT_OF_PLACE,
         f"largest, over {', '.join(EDGES)} and the exposures at which its contrast must be kept, of the mean shift of "
         f"the last row across the edge, pixels, over {seeds} crystals",
         {"seeds": seeds, "side": side},
@@ -109,13 +109,13 @@ def _kept(
     }
     for rows in found.values():
         for row in rows:
-            row["required"] = bool(row["visible"] >= VISIBLE or (rival and row["rival"] >= VACANCY_KEPT))
-    where = f"it stands {VISIBLE:g} σ above the noise" + (" or the rival keeps it" if rival else "")
+            row["required"] = bool(row["visible"] >= _VISIBLE or (rival and row["rival"] >= _VACANCY_KEPT))
+    where = f"it stands {_VISIBLE:g} σ above the noise" + (" or the rival keeps it" if rival else "")
     guard = Guard(
         name,
         _worst([row for rows in found.values() for row in rows]),
         ">=",
-        VACANCY_KEPT,
+        _VACANCY_KEPT,
         f"lowest, over {', '.join(kinds)} and the exposures at which {where}, of the share of contrast that is kept, "
         f"mean over {seeds} specimens",
         {"seeds": seeds, "side": side, "exposures": found},

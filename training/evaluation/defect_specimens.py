@@ -14,7 +14,7 @@ from daemon.micrograph import Image
 from training.data.drawing import smooth_field
 from training.evaluation.guard import Real
 
-PLACES = 40
+_PLACES = 40
 """A defect is compared with no more places than this, the nearest ones."""
 
 
@@ -55,7 +55,7 @@ def substituted(factor: float, spacing: float = 8.0, width: float = 1.6) -> Draw
     def draw(rng: np.random.Generator, side: int) -> Specimen:
         site, _, _ = _sites(rng, side, spacing, np.pi / 2)
         rows, columns = _gaussians(site, side, width)
-        inner = np.flatnonzero(_inner(site, side, spacing))[:PLACES]
+        inner = np.flatnonzero(_inner(site, side, spacing))[:_PLACES]
         brightness = np.ones(len(site))
         brightness[0] = factor
         return Specimen(_graded((rows * brightness[:, None]).T @ columns), _profiles(rows[inner], columns[inner]))
@@ -69,7 +69,7 @@ def adatom(rng: np.random.Generator, side: int, spacing: float = 11.0, width: fl
     hollow = site + (a + b) / 3
     everything = np.concatenate([site, hollow[:1]])
     rows, columns = _gaussians(everything, side, width)
-    inner = np.flatnonzero(_inner(hollow, side, spacing))[:PLACES]
+    inner = np.flatnonzero(_inner(hollow, side, spacing))[:_PLACES]
     return Specimen(_graded(rows.T @ columns), _profiles(*_gaussians(hollow[inner], side, width)))
 
 
@@ -84,7 +84,7 @@ def single_atom(grain: float, width: float = 1.9) -> Draw:
         atom = side / 2 + rng.uniform(-4, 4, 2)
         place = np.stack([y.ravel(), x.ravel()], 1)
         place = place[np.argsort(np.hypot(*(place - atom).T))]
-        place = np.concatenate([atom[None], place[np.hypot(*(place - atom).T) > 6 * width][:PLACES]])
+        place = np.concatenate([atom[None], place[np.hypot(*(place - atom).T) > 6 * width][:_PLACES]])
         rows, columns = _gaussians(place, side, width)
         support = 0.5 + 0.5 * grain * smooth_field(rng, side, 3.0)
         scene = np.clip(support + 0.5 * np.outer(rows[0], columns[0]), 0, 1)

@@ -14,7 +14,7 @@ from training.evaluation.methods import Method
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = {6: ("TEM", 4), 7: ("", 4), 8: ("STEM", 4)}
+_EXAMPLES = {6: ("TEM", 4), 7: ("", 4), 8: ("STEM", 4)}
 """Figure → beginning of its micrographs' modality, and their number. 7: those neither in 6 nor in 8."""
 
 
@@ -31,7 +31,7 @@ def examples(
         old.unlink()
     everything = [*subjects.get("real", ()), *subjects["simulated"]]
     listed: list[dict[str, Any]] = []
-    for figure, (_, number) in EXAMPLES.items():
+    for figure, (_, number) in _EXAMPLES.items():
         fitting = [s for s in everything if _figure(s) == figure]
         for key in pairs.plan(fitting, "low", min(number, len(fitting)), seed, side):
             try:
@@ -49,4 +49,4 @@ def examples(
 
 
 def _figure(subject: pairs.Subject) -> int:
-    return next((figure for figure, (kind, _) in EXAMPLES.items() if kind and subject.modality.startswith(kind)), 7)
+    return next((figure for figure, (kind, _) in _EXAMPLES.items() if kind and subject.modality.startswith(kind)), 7)

@@ -18,10 +18,10 @@ from training.data.exposure import Detector, expose, paper_ordinary_dose
 from training.evaluation import defect_guards, metrics, object_guards, spectrum
 from training.evaluation.guard import Denoise, Guard, Real, counts_from
 
-FLAT_MEANS = (1.0, 10.0, 100.0, 1000.0)
+_FLAT_MEANS = (1.0, 10.0, 100.0, 1000.0)
 """Counts per pixel of the flat fields."""
 
-NOISE_LEFT = 0.05
+_NOISE_LEFT = 0.05
 """Largest standard deviation of a denoised flat field, as a share of the noisy one's."""
 
 COUNTING_ERRORS = 4.0
@@ -124,7 +124,7 @@ def judge_rings(before: Real, after: Real, kinds: Sequence[str]) -> Guard:
 
 
 def flat_fields(
-    denoise: Denoise, seeds: int = 16, side: int = 256, means: Sequence[float] = FLAT_MEANS
+    denoise: Denoise, seeds: int = 16, side: int = 256, means: Sequence[float] = _FLAT_MEANS
 ) -> tuple[Guard, Guard, Guard]:
     """Poisson noise and nothing else: how much of it is left, and is there any structure in what is left?
 
@@ -151,7 +151,7 @@ def flat_fields(
             "noise of a flat field removed",
             max(left.values()),
             "<=",
-            NOISE_LEFT,
+            _NOISE_LEFT,
             f"largest, over fields of {', '.join(left)} counts per pixel and {seeds} seeds, of the output's standard "
             "deviation over the input's",
             {"seeds": seeds, "side": side, "noise_left": left},
@@ -177,7 +177,7 @@ def flat_fields(
     )
 
 
-def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequence[float] = FLAT_MEANS[1:]) -> Guard:
+def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequence[float] = _FLAT_MEANS[1:]) -> Guard:
     """Flat fields of cameras that smear counts over pixels and read them out: how much of their noise is left?
 
     The denoiser is given what it is served: effective counts (`daemon.counts.scaling.Noise`), whose variance in a pixel
@@ -203,7 +203,7 @@ def camera_fields(denoise: Denoise, seeds: int = 8, side: int = 256, means: Sequ
         "noise of a camera's flat field removed",
         max(left.values()),
         "<=",
-        NOISE_LEFT,
+        _NOISE_LEFT,
         f"largest, over cameras of {', '.join(f'{psf:g}' for psf, _ in CAMERAS)} pixels of point spread, fields of "
         f"{', '.join(f'{mean:g}' for mean in means)} counts per pixel and {seeds} seeds, of the output's standard "
         "deviation over that of the same counts and read-out unsmeared",

@@ -31,14 +31,14 @@ SIGNIFICANT = 3.0
 """Standard errors by which a rate must exceed the rival's: with three exposures and two rates, two denoisers of the
 same rates differ so much by chance in one of 120 runs."""
 
-DENOISED = 0.5
+_DENOISED = 0.5
 """Largest share of the noise that may be left: whoever leaves more has not denoised, and is not compared."""
 
-FALSE_LIMIT = 0.005
+_FALSE_LIMIT = 0.005
 """Without a rival: perfect sites that may look like defects. Crystals worth counting defects in have them on half a
 percent of their sites and more; with more false ones than that, most of what is counted does not exist."""
 
-MISSED_LIMIT = 0.1
+_MISSED_LIMIT = 0.1
 """Without a rival: defects that may be missed. A number of defects that is short by a tenth is as good as its own
 counting error where a hundred are in view. In the raw image the same filter misses next to none; BM3D loses 7 to 20 %
 of them."""
@@ -65,9 +65,9 @@ def objects(
 ) -> tuple[Guard, Guard]:
     """Are there more false objects, or missed ones, than `rival` makes of the same counts at equal noise?"""
     rows = [_row(denoise, rival, seeds, side, dose, contrast) for dose, contrast in exposures]
-    comparable = all(row["noise_left"]["denoised"] <= DENOISED for row in rows)
+    comparable = all(row["noise_left"]["denoised"] <= _DENOISED for row in rows)
     guards = []
-    for kind, sites, absolute in (("false", "perfect sites", FALSE_LIMIT), ("missed", "defects", MISSED_LIMIT)):
+    for kind, sites, absolute in (("false", "perfect sites", _FALSE_LIMIT), ("missed", "defects", _MISSED_LIMIT)):
         worst = max(row["excess"][kind] if rival else row["rates"]["denoised"][kind] for row in rows)
         statistic = (
             f"excess of {kind} objects over the rival's at equal noise, in standard errors of {seeds} paired lattices"
@@ -80,7 +80,7 @@ def objects(
                 worst if comparable else float("nan"),
                 "<=",
                 SIGNIFICANT if rival else absolute,
-                f"largest, over the exposures, {statistic}; not a number where more than {DENOISED:.0%} of the noise "
+                f"largest, over the exposures, {statistic}; not a number where more than {_DENOISED:.0%} of the noise "
                 "is left: that is no denoising",
                 {"seeds": seeds, "side": side, "exposures": rows},
             )

@@ -52,15 +52,15 @@ from training.progress import Bar
 log = logging.getLogger(__name__)
 
 REGIMES = ("low", "ordinary")
-FIRST = "first"
+_FIRST = "first"
 NETWORK = "network"
 """The method of the tables that stands for both networks, as they are served."""
 PLAIN = "network_mean_not_carried"
 """The same as the training left them: float32, and the mean as it comes out."""
-LABELS = {NETWORK: "Network, here", PLAIN: "the same, mean not carried"}
-SIMULATED_KINDS = {"nanoparticles": "TEM", "capsids": "TEM", "sheet_with_adatoms": "STEM"}
+_LABELS = {NETWORK: "Network, here", PLAIN: "the same, mean not carried"}
+_SIMULATED_KINDS = {"nanoparticles": "TEM", "capsids": "TEM", "sheet_with_adatoms": "STEM"}
 """Modality that a simulated family resembles, for figures 6 to 8."""
-ABOUT = (
+_ABOUT = (
     "The protocol of Ede and Beanland's paper with its network at reduced width, trained and tested on other data: "
     "not the paper's result."
 )
@@ -92,14 +92,14 @@ def run(options: argparse.Namespace, side: int, instances: int) -> int:
         replace(row, method=names.get(row.method, row.method)) for row in measure_all(out, work, side, Bar("pairs"))
     ]
     result = {
-        "about": ABOUT,
+        "about": _ABOUT,
         "machine": f"{Place.join().described}, {os.cpu_count()} cores",
         "networks": {regime: _network(rows, regime, networks[regime], folders[regime], side) for regime in REGIMES},
         "protocol": _protocol(options, real, folders, instances, side),
-        **tabulated(rows, filters, side, LABELS if plain else {NETWORK: LABELS[NETWORK]}),
+        **tabulated(rows, filters, side, _LABELS if plain else {NETWORK: _LABELS[NETWORK]}),
         "error_maps": {regime: _map(out, regime, method) for regime, method in networks.items()},
-        "first": _first(options.paper / FIRST),
-        "curves": {phase: curve.read(options.paper / phase) for phase in (FIRST, *REGIMES)},
+        "first": _first(options.paper / _FIRST),
+        "curves": {phase: curve.read(options.paper / phase) for phase in (_FIRST, *REGIMES)},
     }
     shown = {"simulated": [_resembling(subject) for subject in pairs.simulated_subjects()]}
     if not options.no_examples:
@@ -231,7 +231,7 @@ def _map(out: Path, regime: str, method: Method) -> dict[str, Any]:
 
 
 def _resembling(subject: Subject) -> Subject:
-    return replace(subject, modality=SIMULATED_KINDS.get(subject.name, subject.modality))
+    return replace(subject, modality=_SIMULATED_KINDS.get(subject.name, subject.modality))
 
 
 def _protocol(

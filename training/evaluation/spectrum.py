@@ -15,7 +15,7 @@ Real = NDArray[np.float64]
 FALSE_ALARM = 1e-3
 """Chance that spectra without any spot are said to have one, over all flat fields together."""
 
-UNSEEN = 1e-4
+_UNSEEN = 1e-4
 """Power, over that of the input's noise, below which a spectrum is not looked at: 1 % of the noise in amplitude."""
 
 COARSEST = 32
@@ -59,7 +59,7 @@ def spot(power: Real, seeds: int) -> dict[str, Any]:
     """The frequency that stands out most from the trend, which is the larger of three at every frequency.
 
     The ring's median, interpolated between rings; the median of the frequencies around it, but for the nearest; and
-    `UNSEEN`. `power` (side, side) is in units of the input's noise.
+    `_UNSEEN`. `power` (side, side) is in units of the input's noise.
     """
     side = len(power)
     r = radius(side)
@@ -67,7 +67,7 @@ def spot(power: Real, seeds: int) -> dict[str, Any]:
     around = np.ones((11, 11), bool)
     around[4:7, 4:7] = False  # a windowed line is three terms wide
     local = median_filter(power, footprint=around, mode="wrap") * median_factor(seeds)
-    trend = np.maximum(np.maximum(np.exp(np.interp(r, np.arange(len(profile)), profile)), local), UNSEEN)
+    trend = np.maximum(np.maximum(np.exp(np.interp(r, np.arange(len(profile)), profile)), local), _UNSEEN)
     over = np.where(r >= side / COARSEST, power / trend, 0.0)
     row, column = np.unravel_index(int(np.argmax(over)), over.shape)
     frequency = np.fft.fftfreq(side)
@@ -98,7 +98,7 @@ def bump(power: Real, seeds: int) -> dict[str, Any]:
     first = side // COARSEST
     profile = ring_medians(power, seeds)[first : side // 2]
     profile = profile[: len(profile) // 4 * 4].reshape(-1, 4).mean(1)
-    profile = np.maximum(profile, UNSEEN)
+    profile = np.maximum(profile, _UNSEEN)
     over = profile / np.minimum.accumulate(profile)
     worst = int(np.argmax(over))
     return {

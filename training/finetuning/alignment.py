@@ -14,7 +14,7 @@ _ALIGN_BAND = (4.0, 0.2)
 """Exposures are compared between 4 waves per image and 0.2 cycles per pixel (the latter a Gaussian's σ)."""
 _IN_COMMON = 3.0
 """Standard errors by which unshifted exposures must agree."""
-FOUND, MOVED = 6.0, 4.0
+_FOUND, _MOVED = 6.0, 4.0
 """Standard errors by which a significant shift must exceed all others, and be better than none."""
 _APART = 0.15
 """Largest displacement of exposures, pixels: averaged over both directions, it costs 11 % at Nyquist's frequency and
@@ -49,13 +49,13 @@ class Alignment:
                 f"its two exposures are one and the same, noise included (correlation {self.finest_detail:.3f}); "
                 "independent exposures are needed"
             )
-        if self.best > FOUND and self.better_by > MOVED:
+        if self.best > _FOUND and self.better_by > _MOVED:
             return (
                 f"its exposures agree better when shifted by ({self.shift_y}, {self.shift_x}) pixels (by "
                 f"{self.better_by:.0f} standard errors): the specimen moved, or they show different fields; align them"
             )
         away = float(np.hypot(*self.offset))
-        if away > _APART and away > MOVED * self.offset_error:
+        if away > _APART and away > _MOVED * self.offset_error:
             return (
                 f"its exposures are {away:.2f} pixels apart (at most {_APART:g} are let through): learnt from, they "
                 "would teach the network to blur; align them"

@@ -46,7 +46,7 @@ RATE = 1e-4
 """Peak learning rate: a sixth of that of a full training, to preserve what the network has learnt."""
 SCENES = 64
 """Simulated scenes besides the user's clean micrographs, to preserve what the network has learnt."""
-CHECKED = 16
+_CHECKED = 16
 """Approximate number of held-out cases in the learning curve; the final comparison has all."""
 FEW = 5
 """Fields of view below which a warning is due."""
@@ -109,7 +109,7 @@ def fine_tune(order: FineTuningOrder) -> BeforeAfter:
             "and run the same command again"
         ) from error
     recipe = recipe_of(order, parent)
-    checked = before_after.spread(material.cases(), CHECKED)
+    checked = before_after.spread(material.cases(), _CHECKED)
     train(
         network,
         material.draw,

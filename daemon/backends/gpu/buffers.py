@@ -22,7 +22,7 @@ LENT = 4
 """Results that the caller may hold in page-locked memory; further ones are copied."""
 SURVEYORS = 1 << 16
 """Threads of the survey; each leaves a partial sum."""
-FINDS_PER_PIXEL = 1 / 64
+_FINDS_PER_PIXEL = 1 / 64
 LEAST_FINDS = 4096
 LEAST_DETAILS = 1 << 16
 """Room for what the survey finds, and at first for the details, in bytes. An image where more is found is surveyed by
@@ -209,4 +209,4 @@ def memory_available() -> int | None:
 
 def finds_of(size: int) -> int:
     """How many finds are listed for an image of so many pixels."""
-    return LEAST_FINDS + int(size * FINDS_PER_PIXEL)
+    return LEAST_FINDS + int(size * _FINDS_PER_PIXEL)

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from daemon.backends.gpu.device import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError, Room
 from daemon.errors import BackendError
 
-NO_MEMORY, OPERATING_SYSTEM_REFUSES = 2, 304
+_NO_MEMORY, _OPERATING_SYSTEM_REFUSES = 2, 304
 """CUDA's numbers for them."""
-THREADS = 256
+_THREADS = 256
 """Of a block."""
-CAPTURE_THREAD = 1
+_CAPTURE_THREAD = 1
 """CUDA's number: only what this thread does meanwhile is restricted."""
-MOST_BLOCKS = 1 << 14
+_MOST_BLOCKS = 1 << 14
 """Kernels walk their elements with the stride of the grid, so a grid that fills the card is enough."""
 
 
@@ -135,7 +135,7 @@ class Cuda:
         address, length = ctypes.c_void_p(memory.array.ctypes.data), ctypes.c_size_t(memory.array.nbytes)
         if status := self._libcuda.cuMemHostRegister_v2(address, length, 0):
             what = f"{nbytes / 2**20:.0f} MiB of memory could not be page-locked (CUDA error {status})"
-            if status in (NO_MEMORY, OPERATING_SYSTEM_REFUSES):
+            if status in (_NO_MEMORY, _OPERATING_SYSTEM_REFUSES):
                 raise OutOfMemoryError(f"{what}: close other programs, or lower backend.max_pixels")
             raise BackendError(f"{what}: the process ends, because nothing on the card can be trusted after that")
         return memory
@@ -195,7 +195,7 @@ class Cuda:
         """What `work` puts on a stream, as a graph; it is not done yet. TensorRT must have run once before."""
         cuda, handle = self._libcuda, ctypes.c_void_p(stream.handle)
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        require(cuda.cuStreamBeginCapture_v2(handle, CAPTURE_THREAD), "capture a stream")
+        require(cuda.cuStreamBeginCapture_v2(handle, _CAPTURE_THREAD), "capture a stream")
         try:
             work()
         finally:
@@ -207,9 +207,9 @@ class Cuda:
         return Graph(cuda, executable)
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Any], stream: Any) -> None:
-        blocks = min(-(-threads // THREADS), MOST_BLOCKS)
+        blocks = min(-(-threads // _THREADS), _MOST_BLOCKS)
         with self._translated():
-            self._kernels[kernel].prepared_async_call((blocks, 1, 1), (THREADS, 1, 1), stream, *arguments)
+            self._kernels[kernel].prepared_async_call((blocks, 1, 1), (_THREADS, 1, 1), stream, *arguments)
 
 
 def kernel_names() -> list[str]:

@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 LOADED = Path("/proc/driver/nvidia")
 """Exists where the kernel's NVIDIA module is loaded."""
-EVERY_SECONDS = 2.0
+_EVERY_SECONDS = 2.0
 PROBE_SECONDS = 30.0
 PROBE = Path(probe.__file__)
 
-REMEDIES = {
+_REMEDIES = {
     46: "another program holds the card in exclusive mode: end it, or `nvidia-smi -c DEFAULT`",
     100: "no card can be reached: /dev/nvidia* are missing or they are not open to this user: start "
     "emdenoised-gpu.service or run `sudo nvidia-modprobe -c 0 -u`; `ls -l /dev/nvidia0` shows the group to be in",
@@ -47,7 +47,7 @@ def driver_answers(
     """Whether there is a card that answers; False where there is none.
 
     `patience`: seconds for which a card that is there and does not answer is waited for. `progress`: called before each
-    attempt, at the latest every PROBE_SECONDS + EVERY_SECONDS, for a watchdog. Raises BackendError with libcuda's code
+    attempt, at the latest every PROBE_SECONDS + _EVERY_SECONDS, for a watchdog. Raises BackendError with libcuda's code
     and the remedy if the card still does not answer.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # somebody hides the cards on purpose
@@ -58,7 +58,7 @@ def driver_answers(
     progress()
     while (code := ask()) > 0 and now() < end:
         log.warning("%s; it is asked again for %.0f s", explained(code), end - now())
-        wait(EVERY_SECONDS)
+        wait(_EVERY_SECONDS)
         progress()
     if code > 0:
         raise BackendError(
@@ -84,7 +84,7 @@ def explained(code: int) -> str:
     """A code of libcuda's in words, with the remedy."""
     if code == NO_LIBRARY:
         return f"an NVIDIA driver is loaded ({LOADED}), but its library libcuda.so.1 is not installed"
-    remedy = REMEDIES.get(code, "run `nvidia-smi`, then restart the computer")
+    remedy = _REMEDIES.get(code, "run `nvidia-smi`, then restart the computer")
     return f"an NVIDIA driver is loaded ({LOADED}), but no card answers (cuInit: CUDA error {code}): {remedy}"
 
 

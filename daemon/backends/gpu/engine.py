@@ -18,7 +18,7 @@ from daemon.backends.manifest import Manifest, sha256
 from daemon.counts.scaling import NOISE_UNITS
 from daemon.errors import WeightsError
 
-LARGEST_MANIFEST = 1 << 20
+_LARGEST_MANIFEST = 1 << 20
 WORKSPACE = 4 << 30
 """Most scratch memory a layer may ask for, bytes."""
 OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "half_body": 1, "static": True}
@@ -26,7 +26,7 @@ OPTIONS: dict[str, str | int | bool] = {"workspace": WORKSPACE, "tf32": False, "
 TILE = 1024
 """Side of the tiles of the engine that is always built, in pixels, unless stated; for frames that keep coming larger
 ones that fit them are built (`shapes`)."""
-PAPER_BATCH = 4
+_PAPER_BATCH = 4
 """Least number of the paper's small tiles at once: 10 800 launches for a frame of 4096² would be too many."""
 
 Sides = tuple[int, int]
@@ -103,8 +103,8 @@ def tile_of(weights: Manifest, asked: int = 0) -> Sides:
 
 
 def batch_of(weights: Manifest, asked: int) -> int:
-    """Tiles at once: what was asked for, and for the paper's network at least PAPER_BATCH."""
-    return asked if weights.scaling == NOISE_UNITS else max(asked, PAPER_BATCH)
+    """Tiles at once: what was asked for, and for the paper's network at least _PAPER_BATCH."""
+    return asked if weights.scaling == NOISE_UNITS else max(asked, _PAPER_BATCH)
 
 
 def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: Sides, batch: int) -> Path:
@@ -129,7 +129,7 @@ def load_manifest(engine: Path) -> EngineManifest:
     path = manifest_of(engine)
     try:
         with path.open("rb") as stream:
-            content = stream.read(LARGEST_MANIFEST)
+            content = stream.read(_LARGEST_MANIFEST)
         manifest = EngineManifest.model_validate_json(content)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); build the engine again") from error

@@ -23,7 +23,7 @@ Flavour = Literal["tensorrt", "rtx"]
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "gpu", "rtx": "rtx"}
-DRIVER_VERSION = Path("/sys/module/nvidia/version")
+_DRIVER_VERSION = Path("/sys/module/nvidia/version")
 RTX_CARDS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """Turing to Blackwell: what TensorRT-RTX is made for. An engine for one of them is built for that one."""
 RTX_TARGETS = RTX_CARDS[1:]
@@ -76,7 +76,7 @@ def find_gpu(device: int = 0) -> Gpu | None:
         memory.value = 0
     driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
     with contextlib.suppress(OSError):  # not on Jetson
-        driver = f"{DRIVER_VERSION.read_text().strip()} ({driver})"
+        driver = f"{_DRIVER_VERSION.read_text().strip()} ({driver})"
     return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", driver, memory.value)
 
 

@@ -47,7 +47,7 @@ from daemon.micrograph import Image, Pixels
 
 MISSING = np.uint64(1) << np.uint64(63)
 """Marks the place of a pixel that is not finite."""
-RECENT, OVERSIZED, SMALL = 16, 2, 1 << 26
+RECENT, _OVERSIZED, SMALL = 16, 2, 1 << 26
 """Buffers shrink after so many micrographs that need less than a half of them, unless they are of few pixels."""
 Scaled = tuple[tiling.Tile, Scaling]
 """A tile and the scaling it has for itself: the micrograph's, or, with the paper's scaling, its own."""
@@ -284,7 +284,7 @@ class Pipeline:
         return (
             len(self._recent) == RECENT
             and room.pixels > SMALL
-            and room.pixels > OVERSIZED * max(size for size, _ in self._recent)
+            and room.pixels > _OVERSIZED * max(size for size, _ in self._recent)
         )
 
     def _room(self, pixels: Pixels) -> Buffers:

@@ -7,7 +7,7 @@ import ctypes
 
 NO_LIBRARY = -1
 """In place of a code of CUDA's: there is no libcuda."""
-NO_DEVICE = 100
+_NO_DEVICE = 100
 
 
 def answer() -> int:
@@ -18,7 +18,7 @@ def answer() -> int:
         return NO_LIBRARY
     count = ctypes.c_int()
     code = int(cuda.cuInit(0)) or int(cuda.cuDeviceGetCount(ctypes.byref(count)))
-    return code or (0 if count.value else NO_DEVICE)
+    return code or (0 if count.value else _NO_DEVICE)
 
 
 if __name__ == "__main__":

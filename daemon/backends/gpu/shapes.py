@@ -14,13 +14,13 @@ from math import lcm
 from daemon.backends import tiling
 from daemon.backends.gpu.engine import Sides
 
-QUANTUM = 128
+_QUANTUM = 128
 """Sides of such tiles are multiples of it, pixels: shapes that nearly agree share an engine."""
-MOST_TILES = 8
+_MOST_TILES = 8
 """Along each axis."""
 SHARE_OF_CARD = 1 / 4
 """Of the card's memory that a network may take for its tiles."""
-UNKNOWN_CARD = 4 << 30
+_UNKNOWN_CARD = 4 << 30
 """Bytes that a card is taken to have if its memory is not known."""
 WORTH = 1.1
 """An engine is built if tiles that exist compute so many times the pixels."""
@@ -47,15 +47,15 @@ def computed(shape: Sides, tile: Sides, serving: Serving) -> int:
 def fitting(shape: Sides, serving: Serving, largest: int) -> Sides | None:
     """The tiles of at most `largest` pixels that compute least for a frame (H, W), of equals the largest and widest.
 
-    None if none of up to MOST_TILES x MOST_TILES do.
+    None if none of up to _MOST_TILES x _MOST_TILES do.
     """
-    step = lcm(QUANTUM, serving.align)
+    step = lcm(_QUANTUM, serving.align)
     shared = -(-(2 * serving.halo + serving.blend) // serving.align) * serving.align
 
     def sides(extent: int) -> set[int]:
         found = {-(-extent // step) * step}
         if extent > shared:
-            evenly = (tiling.even_side(extent, number, shared, serving.align) for number in range(2, MOST_TILES + 1))
+            evenly = (tiling.even_side(extent, number, shared, serving.align) for number in range(2, _MOST_TILES + 1))
             found |= {-(-side // step) * step for side in evenly}
         return {side for side in found if side > shared}
 
@@ -73,7 +73,7 @@ class Shapes:
 
     def __init__(self, base: Sides, serving: Serving, memory: int, a_pixel: float, *, fixed: bool) -> None:
         self._base, self._serving, self._fixed = base, serving, fixed
-        self._largest = int((memory or UNKNOWN_CARD) * SHARE_OF_CARD / a_pixel)
+        self._largest = int((memory or _UNKNOWN_CARD) * SHARE_OF_CARD / a_pixel)
         self._seen: Counter[Sides] = Counter()
         self._refused: set[Sides] = set()
 

@@ -20,7 +20,7 @@ from training.evaluation.rows import Row
 RESULT, PAGE = "paper.json", "paper.html"
 PAPER = "J. M. Ede and R. Beanland, arXiv:1807.11234 (2018)"
 
-PAPERS_TRAINING = {
+_PAPERS_TRAINING = {
     "width of the network": "1",
     "micrographs to train on": "11 350 of one laboratory, more than 2500 counts per pixel",
     "batches": "198 511 at low doses, then 34 335 at ordinary ones",
@@ -29,8 +29,8 @@ PAPERS_TRAINING = {
     "micrographs to test on": "3486 of the same laboratory",
     "pairs of each dose": "20 000",
 }
-PAPERS_COST = {"time": "77.0 ms on a GTX 1080 Ti and 1 thread of an i7-6700", "load": "a few seconds"}
-PAPERS_MAP = {"low": (0.0177, 0.0169, 0.0320), "ordinary": (0.0102, 0.0098, 0.0272)}
+_PAPERS_COST = {"time": "77.0 ms on a GTX 1080 Ti and 1 thread of an i7-6700", "load": "a few seconds"}
+_PAPERS_MAP = {"low": (0.0177, 0.0169, 0.0320), "ordinary": (0.0102, 0.0098, 0.0272)}
 """Section 4.2 and figure 5: mean absolute error of a pixel on average, its lowest and its highest value."""
 
 
@@ -87,7 +87,7 @@ def _opening(result: Mapping[str, Any]) -> Iterator[str]:
     }
     lines = [
         (html.cell(name, "text"), html.cell(paper, "text"), html.cell(here[name], "text"))
-        for name, paper in PAPERS_TRAINING.items()
+        for name, paper in _PAPERS_TRAINING.items()
     ]
     yield html.table(("", "paper", "here"), lines, text_columns=3)
 
@@ -152,7 +152,7 @@ def _frozen(training: Mapping[str, Any]) -> str:
 def _maps(result: Mapping[str, Any]) -> Iterator[str]:
     lines = []
     for regime, found in result["error_maps"].items():
-        mean, lowest, highest = PAPERS_MAP[regime]
+        mean, lowest, highest = _PAPERS_MAP[regime]
         lines.append(
             (
                 html.cell(REGIMES[regime], "text"), html.cell(f"{mean:.4f}"), html.cell(f"{found['mean']:.4f}"),
@@ -173,7 +173,7 @@ def _cost(result: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]
         f"{result['protocol']['threads']} thread; median processor time over the pairs.</p>"
     )
     lines = [
-        [html.cell("The paper's network", "text"), html.cell(PAPERS_COST["time"]), html.cell(PAPERS_COST["load"]), ""]
+        [html.cell("The paper's network", "text"), html.cell(_PAPERS_COST["time"]), html.cell(_PAPERS_COST["load"]), ""]
     ]
     lines += [
         [

@@ -80,7 +80,7 @@ TIMES = {"DeltaT": [0.0, 30.0, 60.0], "ExposureTime": [0.5] * 3}
         ("a.rec", lambda path: write_mrc(path, FRAMES, group=1), "slices"),
         ("a.ali", lambda path: write_mrc(path, FRAMES), "tilts"),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),  # a function's words have its address
 )
 def test_only_what_can_be_one_exposure_is_called_frames(tmp_path: Path, name: str, write: Any, are: str | None) -> None:
     write(tmp_path / name)

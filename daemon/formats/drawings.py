@@ -44,8 +44,9 @@ def is_labels(pixels: Pixels) -> bool:
     if float(labelled.mean()) < _LABELLED:
         return False
     down = pixels[1:] == pixels[:-1]
-    if float(right[labelled[:, :-1]].mean()) < _PATCHED or float(down[labelled[:-1]].mean()) < _PATCHED:
-        return False
+    for same, of in ((right, labelled[:, :-1]), (down, labelled[:-1])):
+        if not of.any() or float(same[of].mean()) < _PATCHED:
+            return False
     steps = np.abs(np.diff(pixels.astype(np.float64), axis=1))
     return bool((steps > 1).sum() >= _STEPPED * max(1, int((steps > 0).sum())))
 

@@ -45,6 +45,7 @@ def test_smooth_images_and_few_counts_are_no_labels() -> None:
     assert not drawings.is_labels(smooth.astype(np.uint8))
     assert not drawings.is_labels(RNG.poisson(0.02, (128, 128)).astype(np.uint8))
     assert not drawings.is_labels(PICTURE)
+    assert not drawings.is_labels(np.repeat([[0, 0, 7]], 100, axis=1).reshape(1, -1)), "a line"
     assert not drawings.is_labels(PICTURE.repeat(8, 0).repeat(8, 1)), "enlarged without interpolation"
 
 

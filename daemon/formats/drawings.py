@@ -64,7 +64,7 @@ def scale_bar(pixels: Pixels) -> dict[str, Any]:
     """For a micrograph's metadata: a rectangle of the largest or least value that looks like a scale bar, if any."""
     height, width = pixels.shape
     least = max(_NARROWEST, int(_SHARE * width))
-    coarse = pixels[::_LOWEST, :: least // 4]  # every bar has three neighbours in it
+    coarse = np.ascontiguousarray(pixels[::_LOWEST, :: least // 4])  # every bar has three neighbours in it
     for extreme in (np.fmax.reduce, np.fmin.reduce):
         at = coarse == extreme(coarse, axis=None)
         if not (at[:, 2:] & at[:, 1:-1] & at[:, :-2]).any():

@@ -13,6 +13,8 @@ _LABELLED, _STEPPED = 0.01, 0.2
 """Smallest share of labelled pixels; and of borders whose values differ by more than 1, unlike a smooth image's."""
 _NARROWEST, _SHARE, _FLATTEST, _LOWEST = 16, 0.03, 4, 2
 """A scale bar: least width in pixels and as a share of the image's, width over height, and height."""
+_CLEAR = 0.1
+"""Smallest difference from the rows above and below, as a share of the image's range."""
 _RARE = 0.05
 """Largest share of the bar's value in the image."""
 
@@ -69,10 +71,12 @@ def scale_bar(pixels: Pixels) -> dict[str, Any]:
         at = coarse == extreme(coarse, axis=None)
         if not (at[:, 2:] & at[:, 1:-1] & at[:, :-2]).any():
             continue  # as in almost every image; the test is fast
-        same = pixels == extreme(pixels, axis=None)
+        value = extreme(pixels, axis=None)
+        same = pixels == value
         rows = np.flatnonzero(same.sum(axis=1) >= least)
         if not len(rows) or float(same.mean()) > _RARE:
             continue
+        clear = _CLEAR * (float(np.fmax.reduce(pixels, axis=None)) - float(np.fmin.reduce(pixels, axis=None)))
         runs = {int(row): _longest(same[row]) for row in rows}
         for row in runs:
             first, last = runs[row]
@@ -81,7 +85,8 @@ def scale_bar(pixels: Pixels) -> dict[str, Any]:
             end = row
             while runs.get(end + 1) == (first, last):
                 end += 1
-            apart = all(float(same[at, first : last + 1].mean()) < 0.5 for at in (row - 1, end + 1) if 0 <= at < height)
+            beside = [pixels[at, first : last + 1] for at in (row - 1, end + 1) if 0 <= at < height]
+            apart = all(abs(float(np.median(near)) - float(value)) > clear for near in beside)
             if end - row + 1 >= _LOWEST and last - first + 1 >= _FLATTEST * (end - row + 1) and apart:
                 return {"scale_bar": {"rows": [row, end], "columns": [first, last]}}
     return {}

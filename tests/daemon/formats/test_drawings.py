@@ -59,6 +59,13 @@ def test_a_scale_bar_drawn_into_the_picture_is_suspected(tmp_path: Path, value: 
     assert [doubt.code for doubt in doubts] == ["bar-suspected"] and "columns 20 to 59" in doubts[0].text
 
 
+def test_what_is_as_bright_all_around_is_no_scale_bar() -> None:
+    bright = PICTURE.copy()
+    bright[40:60, 20:90] = RNG.integers(995, 1005, (20, 70))
+    bright[48:52, 30:60] = 1005
+    assert drawings.scale_bar(bright) == {}
+
+
 def test_saturation_dead_lines_and_few_counts_are_no_scale_bar() -> None:
     dead, hot = PICTURE.copy(), PICTURE.copy()
     dead[40:43], hot[:, 60:62] = 0, 65535

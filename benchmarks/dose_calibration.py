@@ -129,7 +129,7 @@ def warnings_of_detectors() -> list[Row]:
                         ("dose", Acquisition(electrons_per_pixel=level * lie)),
                     ):
                         one = Micrograph(pixels, Path(kind), "tiff", acquisition=stated)
-                        choice = profiles.scaled(AUTO, "", one, profiles.witness(one))
+                        choice = profiles.scaled(AUTO, "", one, profiles.dose_evidence(one))
                         doubted[what] += any("the file states" in warning for warning in choice.warnings)
             shares = {f"doubted_{what}": round(number / images, 3) for what, number in doubted.items()}
             rows.append({"detector": name, "stated_over_true": lie, "images": images, **shares})
@@ -146,7 +146,7 @@ def real(data: Path) -> list[Row]:
                 one = reader.read(path)
                 if min(one.pixels.shape) < 32:
                     continue
-                seen = profiles.witness(one)
+                seen = profiles.dose_evidence(one)
                 choice = profiles.scaled(AUTO, "", one, seen)
                 plain = profiles.scaled(PLAIN, "", one, seen)
             except EmdenoisedError as error:

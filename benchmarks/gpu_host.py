@@ -118,7 +118,7 @@ def others(frame: np.ndarray, place: Path) -> dict[str, float]:
     return {
         "hash_raw": least(lambda: sha256(place / "raw.tif")),
         "read": least(lambda: formats.read(place / "raw.tif", 1 << 30)),
-        "choose_profile": least(lambda: profiles.scaled(PROFILE, "", micrograph, profiles.witness(micrograph))),
+        "choose_profile": least(lambda: profiles.scaled(PROFILE, "", micrograph, profiles.dose_evidence(micrograph))),
         "judge": least(lambda: judge.judge(denoised, prepared, choice())),
         "write": least(lambda: formats.write(place / "out.tif", "tiff", denoised, micrograph, {})),
         "hash_result": least(lambda: sha256_around(place / "out.tif", begin, denoised.data)),

@@ -29,7 +29,7 @@ from daemon.backends import manifest, open_backend
 from daemon.backends.gpu.engine import default_folder
 from daemon.counts.plane import Denoised
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice, scaled, witness
+from daemon.counts.profiles import Choice, dose_evidence, scaled
 from daemon.errors import MicrographError
 from daemon.micrograph import Micrograph
 from daemon.settings.config import BackendConfig
@@ -157,7 +157,7 @@ class Bench:
     def denoise(self, raw: NDArray[Any], gain: float, offset: float) -> tuple[Denoised, Choice]:
         micrograph = Micrograph(raw, Path("simulated.tif"), "tiff")
         profile = Profile(name="p", gain=gain, offset=offset)
-        choice = scaled(profile, "benchmark", micrograph, witness(micrograph))
+        choice = scaled(profile, "benchmark", micrograph, dose_evidence(micrograph))
         (done,) = self._backend.denoise([plane(raw, choice, self._manifest.dose_range)])
         return done, choice
 

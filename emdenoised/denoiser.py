@@ -19,7 +19,7 @@ from daemon.backends.protocol import Backend
 from daemon.counts import voids
 from daemon.counts.plane import Denoised, Plane
 from daemon.counts.prepare import plane, require_plane
-from daemon.counts.profiles import ASKED_FOR, Choice, scaled, witness
+from daemon.counts.profiles import ASKED_FOR, Choice, dose_evidence, scaled
 from daemon.errors import BackendError, ConfigError, MicrographError
 from daemon.micrograph import Image, Micrograph, Pixels
 from daemon.settings.config import BackendConfig, weights_named
@@ -149,7 +149,7 @@ class Denoiser:
             for pixels in images:
                 require_plane(pixels)
                 micrograph = Micrograph(pixels, Path("array"), "array")
-                choices.append(scaled(self._profile, ASKED_FOR, micrograph, witness(micrograph)))
+                choices.append(scaled(self._profile, ASKED_FOR, micrograph, dose_evidence(micrograph)))
                 yield plane(pixels, choices[-1], self.manifest.dose_range)
 
         for done in self._backend.denoise(planes()):

@@ -105,7 +105,7 @@ def build(
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
     """A TensorRT monitor that passes the names of phases to `progress`."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class _BuildProgress(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
@@ -118,7 +118,7 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
         def phase_finish(self, phase_name: str) -> None:
             return None
 
-    return Monitor()
+    return _BuildProgress()
 
 
 def _refusal(errors: Sequence[Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daemon.backends.gpu.buffers import Pair
+from daemon.backends.gpu.buffers import BufferPair
 from daemon.backends.gpu.cuda import Cuda
 from daemon.backends.gpu.device import Driver
 from daemon.backends.gpu.device import Network as Loaded
@@ -36,7 +36,7 @@ def runner(network: Loaded, driver: Driver) -> Iterator[Network]:
     """A function that runs one tile of (1, 1, *tile) units and its level in every place of the batch."""
     (rows, columns), batch = network.tile, network.batch
     stream, done = driver.stream(), driver.event()
-    units, level, result = (Pair(driver, 4 * batch * size) for size in (rows * columns, 1, rows * columns))
+    units, level, result = (BufferPair(driver, 4 * batch * size) for size in (rows * columns, 1, rows * columns))
 
     def run(tile: Array, of: Array) -> Array:
         for pair, values in ((units, tile), (level, of)):

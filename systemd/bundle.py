@@ -50,7 +50,7 @@ DRIVER = """ An NVIDIA driver of version 580 or later (CUDA 13).
 Neither a CUDA toolkit nor a compiler is needed. The first start makes an engine for the card, in seconds to minutes."""
 
 
-def collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
+def _collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
     """emdenoised and everything it needs, as wheels."""
     pip: tuple[str | Path, ...] = (sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels)
     run(*pip, "--no-deps", ROOT, failing="emdenoised's own wheel could not be built")
@@ -66,7 +66,7 @@ def collect_wheels(flavour: str, wheels: Path, cache: Path) -> None:
         raise BuildError(f"{source.name}: is no wheel; it could not be installed without a compiler")
 
 
-def collect_source(wheels: Path, gpl: Path) -> str:
+def _collect_source(wheels: Path, gpl: Path) -> str:
     """Licence and source of the reader, of the version among the wheels; returns its name and version."""
     (wheel,) = wheels.glob(f"{READER}-*.whl")
     version = wheel.name.split("-")[1]
@@ -81,7 +81,7 @@ def collect_source(wheels: Path, gpl: Path) -> str:
     return f"RosettaSciIO {version}"
 
 
-def write_third_party(wheels: Path, out: Path) -> None:
+def _write_third_party(wheels: Path, out: Path) -> None:
     """The licences of all packages, and the SBOM. Raises BuildError for a package that states no licence."""
     try:
         third_party.write(wheels, out)
@@ -89,7 +89,7 @@ def write_third_party(wheels: Path, out: Path) -> None:
         raise BuildError(str(error)) from error
 
 
-def write_sums(folder: Path) -> None:
+def _write_sums(folder: Path) -> None:
     """SHA256SUMS of every file, as sha256sum reads it."""
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n"
@@ -126,10 +126,10 @@ def version() -> str:
 def fill(flavour: str, folder: Path, cache: Path) -> None:
     """Put everything that the archive holds into an empty folder. Raises BuildError."""
     (folder / "wheels").mkdir(parents=True)
-    collect_wheels(flavour, folder / "wheels", cache)
+    _collect_wheels(flavour, folder / "wheels", cache)
     (folder / "gpl").mkdir()
-    reader = collect_source(folder / "wheels", folder / "gpl")
-    write_third_party(folder / "wheels", folder)
+    reader = _collect_source(folder / "wheels", folder / "gpl")
+    _write_third_party(folder / "wheels", folder)
     shutil.copytree(
         ROOT / "weights", folder / "weights", ignore=shutil.ignore_patterns("__pycache__", "*.py", "py.typed")
     )
@@ -143,7 +143,7 @@ def fill(flavour: str, folder: Path, cache: Path) -> None:
     )  # fmt: skip
     (folder / "README.txt").write_text(text)
     (folder / "FOR").write_text(f"{PYTHON} {platform.machine()} {flavour}\n")
-    write_sums(folder)
+    _write_sums(folder)
 
 
 def make(flavour: str, out: Path, cache: Path) -> Path:

@@ -49,7 +49,7 @@ LIBC = "2.28"
 """The oldest that the wheels (manylinux_2_28) run with."""
 
 
-def make_environment(wheels: Path, flavour: str, stage: Path) -> None:
+def _make_environment(wheels: Path, flavour: str, stage: Path) -> None:
     """The virtual environment of Debian's own Python, compiled, with nothing in it that names `stage`."""
     base = Path("/usr/bin") / PYTHON
     if subprocess.run([base, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode:
@@ -79,7 +79,7 @@ def make_environment(wheels: Path, flavour: str, stage: Path) -> None:
         prefix / "lib", failing="Python files could not be compiled")  # fmt: skip
 
 
-def write_documents(source: Path, stage: Path) -> None:
+def _write_documents(source: Path, stage: Path) -> None:
     folder = stage / "usr/share/doc/emdenoised"
     shutil.copytree(source / "gpl", folder / "gpl")
     shutil.copyfile(ROOT / "LICENSE", folder / "copyright")
@@ -88,7 +88,7 @@ def write_documents(source: Path, stage: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def write_control(stage: Path, version: str, flavour: str) -> None:
+def _write_control(stage: Path, version: str, flavour: str) -> None:
     """DEBIAN/: what dpkg needs to know of the package, and its scripts."""
     folder = stage / "DEBIAN"
     folder.mkdir()
@@ -129,8 +129,8 @@ def make(source: Path, revision: int, out: Path) -> Path:
     with tempfile.TemporaryDirectory() as place:
         stage = Path(place) / "stage"
         stage.mkdir(mode=0o755)
-        make_environment(source / "wheels", flavour, stage)
-        write_documents(source, stage)
+        _make_environment(source / "wheels", flavour, stage)
+        _write_documents(source, stage)
         setup = f"{PREFIX}/share/emdenoised/setup.sh"
         run("sh", stage / setup, "--stage", stage, failing="units and settings could not be written")
         links = {"usr/bin/emdenoised": f"{PREFIX}/bin/emdenoised", "usr/sbin/emdenoised-setup": setup,
@@ -139,7 +139,7 @@ def make(source: Path, revision: int, out: Path) -> Path:
             (stage / link).parent.mkdir(parents=True, exist_ok=True)
             (stage / link).symlink_to(f"/{target}")
         (stage / setup).chmod(0o755)
-        write_control(stage, version, flavour)
+        _write_control(stage, version, flavour)
         run("chmod", "-R", "u=rwX,go=rX", stage, failing="the files' rights could not be set")
         run("dpkg-deb", "--root-owner-group", "-Zzstd", "--build", stage, package, failing="dpkg-deb failed")
     return package

@@ -36,7 +36,7 @@ def install(device: int, cache: Path, stand_in: bool) -> str:
     pip = (sys.executable, "-m", "pip", "install", "--quiet")
     if not _imports("pycuda.driver"):
         run(*pip, pycuda_wheel.build(cache), failing="pycuda was built and cannot be installed")
-    needed = requirements(EXTRAS[flavour])
+    needed = _requirements(EXTRAS[flavour])
     tensorrt = needed.pop(PACKAGES[flavour])
     run(*pip, *needed.values(), failing=f"{', '.join(needed)} cannot be installed: is the package index reachable?")
     if not _imports(MODULES[flavour]):
@@ -51,7 +51,7 @@ def install(device: int, cache: Path, stand_in: bool) -> str:
     return f"{PACKAGES[flavour]} and pycuda are installed for {card.name}"
 
 
-def requirements(extra: str) -> dict[str, str]:
+def _requirements(extra: str) -> dict[str, str]:
     """Package → requirement, of an extra of the installed emdenoised, whose own installation stays as it is."""
     found = [one for one in metadata.requires("emdenoised") or () if re.search(rf"extra == ['\"]{extra}['\"]", one)]
     return {re.split(r"[^\w.-]", one)[0]: one.partition(";")[0].strip() for one in found}

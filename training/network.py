@@ -87,7 +87,7 @@ class BatchRenorm2d(nn.BatchNorm2d):
         return out * per_feature(self.weight) + per_feature(self.bias)
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """``body(x) + shortcut(x)``; the shortcut is the identity unless one is given."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
@@ -151,18 +151,20 @@ class Ede2018(nn.Module):
 
         f64, f128, f256, f728 = map(wide, (64, 128, 256, 728))
 
-        def entry(in_features: int, first: int, last: int) -> Residual:
+        def entry(in_features: int, first: int, last: int) -> ResidualBlock:
             body = nn.Sequential(sep(in_features, first), sep(first, first), sep(first, last, stride=2))
-            return Residual(body, conv(in_features, last, stride=2))
+            return ResidualBlock(body, conv(in_features, last, stride=2))
 
         self.entry = nn.ModuleList(
             [entry(1, f64, f128), entry(f128, f128, f128), entry(f128, f256, f256), entry(f256, f728, f728)]
         )
-        self.middle = nn.Sequential(*(Residual(nn.Sequential(*(sep(f728, f728) for _ in range(3)))) for _ in range(12)))
+        self.middle = nn.Sequential(
+            *(ResidualBlock(nn.Sequential(*(sep(f728, f728) for _ in range(3)))) for _ in range(12))
+        )
         self.pyramid = AtrousPyramid(layers, f728, f256)
 
-        def resolve(in_features: int, features: int) -> Residual:
-            return Residual(
+        def resolve(in_features: int, features: int) -> ResidualBlock:
+            return ResidualBlock(
                 nn.Sequential(sep(in_features, features), sep(features, features)), conv(in_features, features)
             )
 

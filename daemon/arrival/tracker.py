@@ -1,4 +1,4 @@
-"""Decides when a file is complete, from sightings and their times, without filesystem or clock.
+"""Decides when a file counts as complete, from sightings and their times, without filesystem or clock.
 
 A file is complete when its size, modification time and inode have not changed over `settle_seconds` of
 monotonic time *and* its own header agrees (`probe`). The first alone is not enough: a Windows copy gives the

@@ -24,7 +24,7 @@ Resolved = Literal["cpu", "tensorrt", "server"]
 def resolve(kind: Kind, patience: float = 0.0, progress: Callable[[], None] = lambda: None) -> Resolved:
     """The backend that `auto` means on this machine; decided once, at start.
 
-    Raises BackendError for a card that is there and does not answer, after so many seconds of `patience`, in which
+    Raises BackendError for a card that is present but does not answer, after so many seconds of `patience`, in which
     `progress` is called for a watchdog. Whatever asks libcuda in this process comes after it: a refusal there would
     last as long as the process.
     """

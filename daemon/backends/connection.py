@@ -1,6 +1,6 @@
-"""One model of a Triton server, over gRPC: what it is, and requests to it. Each failure in words, with its class.
+"""A connection to one model of a Triton server, over gRPC; turns each failure into an error with its remedy.
 
-A connection that failed is closed and made anew: after an error nothing is known of what is still on its way.
+A connection that failed is closed and replaced: after an error the state of its other requests is unknown.
 """
 
 import os
@@ -53,7 +53,7 @@ class About:
     """Whether it takes tiles of one size only."""
 
 
-class Connection:
+class ModelConnection:
     """Used by one thread. `progress` is called while an answer is waited for, for a watchdog.
 
     Raises ConfigError if the client is not installed or a certificate cannot be read.
@@ -107,7 +107,7 @@ class Connection:
         return lambda: self._result(answers, units.shape, end)
 
     def close(self) -> None:
-        """Cancel what is on its way."""
+        """Cancel all open requests."""
         self._client.close()
 
     @property

@@ -1,4 +1,4 @@
-"""What a model on a server states of itself, so that a client can tell whether it is the network of its own weights.
+"""The parameters by which a client checks that a model on a server is the network of its own weights.
 
 `engine_build.triton_repository` writes these parameters into the model's configuration; `connection` reads them.
 """

@@ -1,4 +1,4 @@
-"""Micrographs → tiles in noise units → micrographs, for backends that only have to run the network on arrays."""
+"""Cuts micrographs into tiles in noise units and joins the results, for backends that only run a network on arrays."""
 
 from abc import ABC, abstractmethod
 from collections import deque

@@ -78,7 +78,7 @@ def load(folder: Path) -> Manifest:
         actual = sha256(folder / name)
         if actual != expected:
             raise WeightsError(
-                f"{folder / name}: SHA-256 is {actual[:12]}…, the manifest says {expected[:12]}…; "
+                f"{folder / name}: SHA-256 is {actual[:12]}…, the manifest states {expected[:12]}…; "
                 "the file is damaged or was replaced: reinstall the weights"
             )
     return manifest

@@ -1,11 +1,11 @@
-"""The network on a Triton server: micrographs are cut and put together here, tiles are computed there."""
+"""The network on a Triton server: this side cuts and joins tiles, the server computes them."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from daemon.backends.connection import LARGEST_MESSAGE, Connection
+from daemon.backends.connection import LARGEST_MESSAGE, ModelConnection
 from daemon.backends.contract import PRIORITY_BACKLOG, PRIORITY_LIVE, Contract
 from daemon.backends.framing import Frame, Framed, Result, Tiles
 from daemon.backends.manifest import Manifest
@@ -24,7 +24,7 @@ class ServerBackend(Framed):
     """`Backend` on a Triton server, which is asked only when the first micrograph comes.
 
     Reads ahead: `in_flight` requests are on their way at once. Raises ServerError whenever the server cannot be used
-    now, and asks anew at the next micrograph; WeightsError and ConfigError if its model is not that of the weights.
+    now, and connects again at the next micrograph; WeightsError and ConfigError if its model is of other weights.
     The constructor raises ConfigError for settings that can never be used.
     """
 
@@ -40,10 +40,10 @@ class ServerBackend(Framed):
             )
         self.in_flight = settings.server.in_flight
         self._settings, self._model = settings.server, settings.server.model or manifest.name
-        self._connection: Connection | None = None
+        self._connection: ModelConnection | None = None
         self._checked = 0.0
         self._name = f"server {self._settings.url}: not connected"
-        Connection(self._settings, self._model, progress).close()  # finds a missing client or certificate now
+        ModelConnection(self._settings, self._model, progress).close()  # finds a missing client or certificate now
 
     @property
     def name(self) -> str:
@@ -70,7 +70,7 @@ class ServerBackend(Framed):
             connection.close()
 
     def _guarded(self, step: Callable[[], T]) -> T:
-        """After an error the connection is closed, with all that is on its way."""
+        """After an error the connection is closed, with all its requests."""
         try:
             return step()
         except EmdenoisedError:
@@ -80,7 +80,7 @@ class ServerBackend(Framed):
     def _check(self) -> None:
         """Raises WeightsError or ConfigError if the model is not that of the weights."""
         if self._connection is None:
-            self._connection = Connection(self._settings, self._model, self.progress)
+            self._connection = ModelConnection(self._settings, self._model, self.progress)
         about = self._connection.about()
         where = f"server {self._settings.url}: its model {self._model}"
         if (why := about.contract.other_network(self.manifest)) is not None:

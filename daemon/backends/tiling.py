@@ -1,4 +1,4 @@
-"""Plans tiles of one shape over an image of any shape.
+"""Plans tiles of one shape over an image of any shape, cuts them (`cut`) and joins their results (`place`).
 
 The outermost `halo` pixels of a tile next to another lack context: their result is discarded. There is no halo at the
 image's own edges, because networks are trained on crops with such edges; an image that fits a tile is computed as it

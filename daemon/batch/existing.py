@@ -27,7 +27,7 @@ _KINDS: tuple[formats.Kind, ...] = ("tiff", "mrc")
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _EarlierResult:
     image: Path
     record: Record
 
@@ -87,7 +87,9 @@ class Existing:
                 return one.record if section.of == one.record.raw.metadata.get("sections") else None
         return None
 
-    def _candidates(self, name: PurePath, relative: str, state: stat_result, section: int | None) -> Iterator[_Result]:
+    def _candidates(
+        self, name: PurePath, relative: str, state: stat_result, section: int | None
+    ) -> Iterator[_EarlierResult]:
         """Results of this name, in the order of their revisions, that agree but for the hashes."""
         for revision in count(1):
             taken = False
@@ -100,7 +102,7 @@ class Existing:
                 if (raw.size, raw.mtime_ns, raw.section) != (state.st_size, state.st_mtime_ns, section):
                     continue
                 if raw.relative == str(name) and self._made_so(record, relative):
-                    yield _Result(image, record)
+                    yield _EarlierResult(image, record)
             if not taken:
                 return
 
@@ -116,6 +118,6 @@ class Existing:
             return False
         return sections.taken_alike(self._config, relative, record.raw, self._profile)
 
-    def _whole_agrees(self, path: Path, one: _Result) -> bool:
+    def _whole_agrees(self, path: Path, one: _EarlierResult) -> bool:
         raw = raw_file.fingerprint(path, self._config.backend.max_pixels)
         return raw.sha256 == one.record.raw.sha256 and sha256(one.image) == one.record.output.sha256

@@ -50,7 +50,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class BatchManifest:
     """A manifest whose hash was compared."""
 
     file: Path
@@ -77,7 +77,7 @@ class Manifest:
         return f"manifest {self.sha256[:12]} of {self.made:%Y-%m-%d %H:%M} UTC"
 
 
-def load(out: Path) -> Manifest | None:
+def load(out: Path) -> BatchManifest | None:
     """The manifest of a batch with results in `out`; None if there is none.
 
     Raises ConfigError if it is damaged, StorageError or TransientError if it cannot be read now.
@@ -102,14 +102,16 @@ def load(out: Path) -> Manifest | None:
             raise ValueError
         denied = tuple(map(str, first["denied"]))
         made = datetime.fromisoformat(first["made"])
-        return Manifest(file, Path(first["source"]), made, int(footer["entries"]), int(footer["bytes"]), sha256, denied)
+        return BatchManifest(
+            file, Path(first["source"]), made, int(footer["entries"]), int(footer["bytes"]), sha256, denied
+        )
     except (ValueError, LookupError, TypeError) as error:
         raise ConfigError(
             f"{file}: is damaged or of another version; remove it, and the same command lists the micrographs again"
         ) from error
 
 
-def freeze(source: Path, out: Path, arrival: Arrival) -> Manifest:
+def freeze(source: Path, out: Path, arrival: Arrival) -> BatchManifest:
     """List the micrographs below `source` and keep the list in `out`; a list that exists already is kept instead.
 
     Raises UsageError as `micrographs_below` does and if no micrographs may be read,

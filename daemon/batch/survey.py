@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from daemon.batch.existing import Existing
-from daemon.batch.manifest import Manifest
+from daemon.batch.manifest import BatchManifest
 from daemon.batch.shard import Shard
 from daemon.batch.shard_log import Failure
 from daemon.output.record import Record
@@ -16,7 +16,7 @@ WINDOW = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class FileCounts:
     """Of the files of a batch, or of one shard of it."""
 
     done: int
@@ -37,14 +37,14 @@ class Counts:
 
 
 def survey(
-    manifest: Manifest,
+    manifest: BatchManifest,
     shard: Shard,
     source: Path,
     existing: Existing,
     failures: Mapping[str, Failure],
     now: datetime | None = None,
     progress: Callable[[], None] = lambda: None,
-) -> Counts:
+) -> FileCounts:
     """Count. `progress` is called for each file."""
     now = now or datetime.now(timezone.utc)
     span = max(min(WINDOW, now - manifest.made), timedelta(seconds=1))
@@ -60,7 +60,7 @@ def survey(
             failed += 1
         else:
             to_do, bytes_to_do = to_do + 1, bytes_to_do + entry.size
-    return Counts(done, failed, to_do, bytes_to_do, recent, span, seconds / done if done else None)
+    return FileCounts(done, failed, to_do, bytes_to_do, recent, span, seconds / done if done else None)
 
 
 def _finished_since(record: Record, begin: datetime) -> bool:

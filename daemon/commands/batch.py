@@ -18,7 +18,7 @@ from daemon.logs import one_line
 from daemon.settings.config import Config
 
 if TYPE_CHECKING:
-    from daemon.batch.manifest import Manifest
+    from daemon.batch.manifest import BatchManifest
 
 _TASKS = 16
 
@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace, config: Config) -> int:
     return run_shard(options, config, manifest, shard)
 
 
-def _manifest(options: argparse.Namespace, config: Config) -> "Manifest":
+def _manifest(options: argparse.Namespace, config: Config) -> "BatchManifest":
     """The frozen list; made now where there is none, unless the command line demands a certain one."""
     from daemon.batch import manifest as manifests
     from daemon.output.disk import require_filled

@@ -13,10 +13,10 @@ from types import FrameType
 
 from daemon.backends import manifest as weights_of
 from daemon.batch.existing import Existing
-from daemon.batch.manifest import FOLDER, Entry, Manifest
+from daemon.batch.manifest import FOLDER, BatchManifest, Entry
 from daemon.batch.shard import EndedError, Shard
 from daemon.batch.shard_log import ShardLog, failures, marks
-from daemon.batch.survey import Counts, survey
+from daemon.batch.survey import FileCounts, survey
 from daemon.commands.one_file import Failed, Maker, failed, maker
 from daemon.commands.progress import Progress
 from daemon.errors import BackendError, EmdenoisedError, MicrographError, ServerError, TransientError
@@ -55,7 +55,7 @@ class _Interruptible(Progress):
             signal.signal(signal.SIGTERM, before)
 
 
-def run_shard(options: argparse.Namespace, config: Config, manifest: Manifest, shard: Shard) -> int:
+def run_shard(options: argparse.Namespace, config: Config, manifest: BatchManifest, shard: Shard) -> int:
     """Denoise the files of a shard that have no result; 0 if all have one now, else 1.
 
     Raises TransientError (StorageError among them), BackendError or EndedError if the shard could not be gone through.
@@ -81,7 +81,7 @@ class _Run:
         self,
         options: argparse.Namespace,
         config: Config,
-        manifest: Manifest,
+        manifest: BatchManifest,
         existing: Existing,
         log: ShardLog,
         progress: _Interruptible,
@@ -161,7 +161,7 @@ class _Run:
         self._log.failed(entry.now(self._source), failure.cause, failure.error)
 
 
-def print_status(options: argparse.Namespace, config: Config, manifest: Manifest, shard: Shard) -> int:
+def print_status(options: argparse.Namespace, config: Config, manifest: BatchManifest, shard: Shard) -> int:
     """Print counts and estimates; 0 if all is done, 1 if the rest failed, 75 if there is more to do."""
     out = options.out
     with _existing(options, config) as existing, Progress(shard.share(manifest.entries), sys.stderr) as progress:
@@ -184,7 +184,7 @@ def _existing(options: argparse.Namespace, config: Config) -> Iterator[Existing]
         yield Existing(options.out, config, weights, options.profile, reader if options.verify else None)
 
 
-def _estimates(counts: Counts) -> Iterator[str]:
+def _estimates(counts: FileCounts) -> Iterator[str]:
     if not counts.to_do:
         return
     if counts.seconds is not None:

@@ -38,7 +38,7 @@ def _found(given: Sequence[Path], out: Path, arrival: Arrival) -> tuple[dict[Pat
 
     found: dict[Path, PurePath] = {}
     unreadable: list[str] = []
-    for path, name in names.told_apart(given).items():
+    for path, name in names.distinct_names(given).items():
         if not path.is_dir():
             found[path] = name
             continue

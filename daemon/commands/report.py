@@ -30,7 +30,7 @@ WIDEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _SessionResult:
     job: Job
     name: str
     image: Path
@@ -90,7 +90,7 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     yield "</details>"
 
 
-def _results(job: Job) -> Iterator[_Result]:
+def _results(job: Job) -> Iterator[_SessionResult]:
     """One, or one for each section of a stack, of which the ledger has only the worst verdict."""
     for found in paths.results_of(job):
         try:
@@ -101,11 +101,11 @@ def _results(job: Job) -> Iterator[_Result]:
             record = record.model_copy(update={"spikes": record.spikes.model_copy(update={"listed": ()})})
         word = job.verdict if found.section is None else _verdict(record).word
         name = str(found.relative) + (f" (revision {job.revision})" if job.revision > 1 else "") + _seen(job)
-        yield _Result(job, name, found.image, str(word or "none"), record)
+        yield _SessionResult(job, name, found.image, str(word or "none"), record)
 
 
 def _summary(
-    config: Config, jobs: Sequence[Job], every: Sequence[_Result], records: Sequence[Record]
+    config: Config, jobs: Sequence[Job], every: Sequence[_SessionResult], records: Sequence[Record]
 ) -> dict[str, object]:
     words = Counter(result.word for result in every)
     doses = [record.dose for record in records if record.dose is not None]
@@ -182,7 +182,7 @@ def _remarked(own: list[str]) -> html.Folded:
     return html.Folded(f"{len(own)} remarks", tuple(own)) if len(own) > 1 else html.Folded("".join(own))
 
 
-def _row(result: _Result, common: Sequence[_Common]) -> tuple[object, ...]:
+def _row(result: _SessionResult, common: Sequence[_Common]) -> tuple[object, ...]:
     when, record = _clock(result.job.updated), result.record
     if record is None:
         return when, result.name, result.word, "the result is no longer where it was", "", "", "", ""
@@ -198,7 +198,7 @@ def _row(result: _Result, common: Sequence[_Common]) -> tuple[object, ...]:
     )
 
 
-def _pictures(every: Sequence[_Result], number: int, common: Sequence[_Common]) -> Iterator[str]:
+def _pictures(every: Sequence[_SessionResult], number: int, common: Sequence[_Common]) -> Iterator[str]:
     yield "<h2>Pictures</h2><p class='note'>Raw and denoised, same contrast. The doubtful ones come first.</p>"
     rank = {word: place for place, word in enumerate(WORDS)}
     shown = 0

@@ -55,7 +55,7 @@ class Optics:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _PickingResult:
     image: Path
     raw: str
     """Identifies the micrograph: path of its file, and section."""
@@ -73,11 +73,11 @@ def run(options: argparse.Namespace) -> int:
     if star.suffix != ".star":
         raise UsageError(f"{options.to}: must end in .star, or RELION does not recognise it")
     left_out: Counter[str] = Counter()
-    latest: dict[str, _Result] = {}
+    latest: dict[str, _PickingResult] = {}
     for one in _results(results, options.kv, left_out):
         if one.raw not in latest or latest[one.raw].revision < one.revision:
             latest[one.raw] = one
-    links = _told_apart(latest.values(), left_out)
+    links = _distinguished(latest.values(), left_out)
     for reason, number in left_out.items():
         print(f"left out: {number} {reason}")
     if not links:
@@ -104,7 +104,7 @@ def _star_file(listed: Mapping[str, Optics], cs: float, amplitude_contrast: floa
     return _STAR.format(optics=optics, micrographs=micrographs)
 
 
-def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_Result]:
+def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_PickingResult]:
     """The results below a folder; counts those that cannot be listed, by reason."""
     from daemon.output.record import own_record
 
@@ -124,7 +124,7 @@ def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_
             stem = PurePath(record.raw.relative or record.raw.path).stem
             ending = ".mrc" if record.output.kind == "mrc" else ".tif"
             name = image.relative_to(root).parent / f"{stem}{section}_denoised{ending}"
-            yield _Result(
+            yield _PickingResult(
                 image, f"{record.raw.path}{section}", record.output.revision or 1, _without_blanks(name), optics
             )
 
@@ -150,9 +150,9 @@ def _without_blanks(name: PurePath) -> PurePath:
     return PurePath(*(re.sub(r"[^\w.+-]", "_", part, flags=re.ASCII) for part in name.parts))
 
 
-def _told_apart(results: Iterable[_Result], left_out: Counter[str]) -> dict[PurePath, _Result]:
+def _distinguished(results: Iterable[_PickingResult], left_out: Counter[str]) -> dict[PurePath, _PickingResult]:
     """Results by their links' names. RELION ignores the ending: of two that differ in it only, the first is kept."""
-    links: dict[PurePath, _Result] = {}
+    links: dict[PurePath, _PickingResult] = {}
     for one in results:
         first = links.setdefault(one.name.with_suffix(""), one)
         if first is not one:

@@ -255,7 +255,7 @@ def _transfer(levels: Sequence[Level], dark: Level | None) -> tuple[Estimate, fl
     if slope <= _FAINT / sqrt(spread_ or inf):
         raise MicrographError(
             "the noise of the flats does not grow with their brightness, so they are no raw exposures of counts; use "
-            "frames as the camera records them, without averaging, filtering or gain correction by themselves"
+            "frames as the camera records them, not averaged, filtered or corrected for gain"
         )
     if dark is not None:
         return Estimate(slope, 1 / sqrt(spread_)), dark.centre, dark.variance.value

@@ -5,11 +5,11 @@ the mean and the noise of the image. So lines are found first, from the pixels, 
 
 A real line passes through optics, which are at least as wide as a Gaussian of standard deviation 0.8 pixels
 (`spikes.NARROWEST`): its neighbours hold 46 % of its excess over the background, whatever its position. A line whose
-neighbours hold less than `ALONE` of it is none. Of two defective lines side by side the argument leaves 21 %, so these
-must also run through the whole image.
+neighbours hold less than `ALONE` of it is a defect. For two defective lines side by side the same argument gives 21 %,
+so these must also run through the whole image.
 
-Lines of one value along their whole length, beside others that vary, are none of the picture however dark it is: up to
-`WIDEST` of them side by side.
+Lines of one value along their whole length, beside others that vary, do not belong to the picture, however dark it is:
+up to `WIDEST` of them side by side.
 """
 
 from collections.abc import Iterator

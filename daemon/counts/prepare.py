@@ -32,8 +32,8 @@ def plane(pixels: Pixels, choice: Choice, doses: tuple[float, float], find_spike
 
     `doses`: lowest and highest mean counts per pixel that the weights were trained for.
 
-    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result, in which only regions
-    of them come back (`daemon.counts.voids`). So are the pixels of `choice.evidence.apart`. Raises MicrographError as
+    NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result. Only regions of
+    them remain in it (`daemon.counts.voids`). So are the pixels of `choice.evidence.apart`. Raises MicrographError as
     `require_plane` does.
     """
     require_plane(pixels)

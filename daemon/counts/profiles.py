@@ -1,4 +1,4 @@
-"""Chooses the profile of a micrograph, and gain and offset from profile, camera file, micrograph file or image."""
+"""Chooses a micrograph's dose profile (first that fits), and gain and offset from profile, camera, file or image."""
 
 from dataclasses import dataclass, field, replace
 from math import sqrt
@@ -115,7 +115,7 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
     `named` overrides the rules. The image is measured once. Raises MicrographError if the profile's gain is to be
     measured and cannot be.
     """
-    seen = witness(micrograph)
+    seen = dose_evidence(micrograph)
     if named is not None:
         return scaled(config.profiles[named], f"{named}: {ASKED_FOR}", micrograph, seen)
     for profile in config.profiles.values():
@@ -137,8 +137,8 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
     return scaled(config.profiles[name], f"{name}: default, no rule fits", micrograph, seen)
 
 
-def witness(micrograph: Micrograph, separate: NoSpecimen | None = None) -> DoseEvidence:
-    """The counts as image and file show them, without any profile.
+def dose_evidence(micrograph: Micrograph, separate: NoSpecimen | None = None) -> DoseEvidence:
+    """What image and file alone show of the counts, without any profile.
 
     `separate`: the pixels without specimen; None: they are found here. Raises MicrographError if no pixel was recorded.
     """
@@ -163,7 +163,8 @@ def witness(micrograph: Micrograph, separate: NoSpecimen | None = None) -> DoseE
 def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEvidence) -> Choice:
     """The profile with gain and offset as it states them, or (gain: auto) as file or image do.
 
-    `seen`: the micrograph's `witness`. Raises MicrographError if the gain is to be measured and cannot be.
+    `seen`: what `dose_evidence` returned for the micrograph. Raises MicrographError if the gain is to be measured and
+    cannot be.
     """
     measured, by_file = seen.measured, seen.units_per_electron
     if profile.camera is not None:

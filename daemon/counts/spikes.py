@@ -1,4 +1,4 @@
-"""Finds pixels that no electron made (X-ray hits, hot pixels, NaN, Inf) and replaces their values.
+"""Finds spikes, pixels that no electron made (X-ray hits, hot pixels, NaN, Inf), and replaces their values.
 
 Brightness alone does not decide. A real feature reaches the detector through optics, so it is at least as wide as a
 Gaussian of standard deviation `NARROWEST` pixels. For any non-negative object f blurred that way, above any
@@ -140,7 +140,7 @@ def survey(pixels: Pixels, gain: float, offset: float, false_alarm: float = FALS
     height, width = pixels.shape
     total = 0.0
     missing, suspects = [], []
-    # float32 cannot tell neighbouring large integers apart until the offset is gone.
+    # float32 cannot distinguish neighbouring large integers until the offset is subtracted.
     exact = np.dtype(np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64)
     for top in range(0, height, BAND):
         bottom = min(top + BAND, height)

@@ -1,9 +1,10 @@
 """Divides a noisy image of counts into two independent ones, and tests whether its values are counts.
 
-Binomial thinning: let every count of a Poisson image of mean λ fall into the first part with probability p, otherwise
+Binomial thinning: every count of a Poisson image of mean λ goes into the first part with probability p, otherwise
 into the second. The parts are independent Poisson images of means pλ and (1 - p) λ, so one may serve as input and the
 other as target. For other noise they are not independent: their covariance is p (1 - p) (variance - mean), and a
-network would learn to keep what they share. So values that are not plain counts are refused with the measurement.
+network would learn to keep what they share. So an image whose values are not plain counts is refused; the reasons give
+the measurements.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The value of pixels that were not recorded, where no tag states it but its size does: 1e30, or the largest float."""
+"""Recognises a fill value (pixels that were not recorded) by its size, where no tag states it, such as 1e30."""
 
 from dataclasses import replace
 

@@ -167,7 +167,7 @@ def _fit(header: Any, one: Pixels, other: Pixels, whole: bool) -> _Vote | None:
 
 
 def _jumps(header: Any, one: Pixels, other: Pixels) -> _Vote | None:
-    """Which reading has decidedly less difference between neighbours in a row, of those pairs that it tells apart."""
+    """Which reading has decidedly less difference between neighbours in a row, in pairs where the readings differ."""
     width = int(header["nx"])
     rows = len(one) // width
     planes = [values[: rows * width].reshape(rows, width) for values in (one, other)]

@@ -258,7 +258,7 @@ def _refuse_diffraction(
     """Raises MicrographError for axes y, x in reciprocal units, or without a length in a file that states diffraction.
 
     That is: they are called k or q, or DigitalMicrograph's mode of operation states it. HyperSpy's type of the signal
-    is enough by itself.
+    alone is enough.
     """
     y, x = axes
     units = [str(axis.get("units") or "") for axis in axes]

@@ -1,4 +1,4 @@
-"""Meaning of the numbers in a TIFF (reversed, calibrated), and tags on their display.
+"""Applies what a TIFF states of its numbers (reversed, calibrated), and keeps tags on their display.
 
 Tags that change values are applied on reading and recorded; tags that only concern the display go to the result.
 """
@@ -28,7 +28,7 @@ _UNIT = 40
 _GDAL = 42112
 """GDAL's XML, with a calibration of values."""
 _NODATA = 42113
-"""GDAL's: the value of pixels that were not recorded, as text."""
+"""GDAL's tag: the value of pixels that were not recorded, as text."""
 _LINEAR, _NONE = 0, 20
 """ImageJ's numbers of functions: a straight line, none."""
 _CALIBRATED_BITS = (8, 16)
@@ -245,7 +245,7 @@ class Understood:
             if self.refused is not None and (plane == self.refused).any():
                 raise MicrographError(
                     f"{self._path}: its frames have pixels of the fill value {self.refused:g}, which the file states, "
-                    "and a sum would take them for counts; name it in arrival.sections, so that each is taken by itself"
+                    "and a sum would take them for counts; name it in arrival.sections, so that each is denoised alone"
                 )
             yield plane
 

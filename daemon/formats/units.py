@@ -72,7 +72,7 @@ def readable(size: PixelSize) -> PixelSize:
 
 
 _ALIKE = 0.02
-"""Largest relative difference of one pixel size stated twice: magnifications are calibrated anew."""
+"""Largest relative difference of one pixel size stated twice: magnifications are recalibrated."""
 
 
 def contradiction(taken: PixelSize, by: str, other: PixelSize | None, other_by: str) -> str:

@@ -1,4 +1,4 @@
-"""One open ledger: one transaction at a time, SQLite's errors with a remedy, and no writing to replaced files."""
+"""An open ledger: one transaction at a time, SQLite's errors with a remedy, and no writing to replaced files."""
 
 import contextlib
 import os
@@ -22,10 +22,10 @@ from daemon.ledger.database import (
     require_same,
 )
 
-C = TypeVar("C", bound="Connection")
+C = TypeVar("C", bound="LedgerConnection")
 
 
-class Connection:
+class LedgerConnection:
     """Opened on a state folder, closed by `close` or `with`. Used by any thread. See `jobs.Ledger`."""
 
     def __init__(self, folder: Path, mode: Mode) -> None:

@@ -273,7 +273,7 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> EmdenoisedError:
     if "not a database" in text or "malformed" in text:
         return LedgerDamagedError(
             f"{path} is damaged ({text}); stop the service, move {path.name}, {path.name}-wal and {path.name}-shm away"
-            " and start it again: finished images are recognised by their JSON and not made twice"
+            " and start it again: finished images are recognised by their JSON and not denoised twice"
         )
     if "disk is full" in text:
         return LedgerUnavailableError(f"{path}: the disk is full; free some space, then the service continues")

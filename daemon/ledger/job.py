@@ -1,4 +1,4 @@
-"""What the ledger knows of one revision of one file."""
+"""`Job`: the ledger's entry for one revision of one file."""
 
 import json
 import os

@@ -1,9 +1,9 @@
 """The jobs: one for each revision of each file, in one SQLite file (WAL) on a local disk.
 
-The ledger is also the queue: jobs are claimed from it. Each public method is one transaction, except that
-`retry` and `acknowledge` change many jobs in portions. Commits are not forced to disk one by one: a power cut may lose
-the last of them, but does not damage the file. The next scan finds such files again, and an image already written is
-adopted by its JSON.
+The ledger is also the queue: `Ledger.claim` takes the next job from it. Each public method is one transaction, except
+that `retry` and `acknowledge` change many jobs in portions. Commits are not forced to disk one by one: a power cut may
+lose the last of them, but does not damage the file. The next scan finds such files again, and an image already written
+is adopted by its JSON.
 """
 
 import json
@@ -216,7 +216,7 @@ class Ledger(PurgedFiles, Queries):
             return self._move(job, ("running",), state="pending", attempts=attempts)
 
     def forget(self, job: Job) -> None:
-        """Remove a running job: the file is gone or was replaced. The next scan that finds it registers it anew.
+        """Remove a running job: the file is gone or was replaced. The next scan that finds the file registers it again.
 
         A newer revision that still waits gets its number, so that its result has the plain name.
         """
@@ -249,7 +249,7 @@ class Ledger(PurgedFiles, Queries):
             return found
 
     def retry(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
-        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts anew.
+        """Quarantined and waiting jobs whose relative path or name matches the glob -> pending, attempts set to 0.
 
         Neither letter case matters, nor how accents are composed. `only`: no other than the job of this number. An
         error leaves the jobs before it changed.
@@ -263,7 +263,7 @@ class Ledger(PurgedFiles, Queries):
     def acknowledge(self, pattern: str = "*", *, only: int | None = None) -> list[Job]:
         """Mark open problems as seen by a person, chosen as by `retry`; returns these. Their state stays.
 
-        What is done with such a micrograph later, also automatically, makes it a problem anew if it fails again.
+        If a later attempt at such a micrograph fails, also an automatic one, it is an open problem again.
         """
 
         def seen(job: Job) -> Job:

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable, Iterable
 
-from daemon.ledger.connection import Connection
+from daemon.ledger.connection import LedgerConnection
 from daemon.ledger.job import Job
 
 
-class PurgedFiles(Connection):
+class PurgedFiles(LedgerConnection):
     """The table `purged`: path, size and modification time of raw files without a job."""
 
     _clock: Callable[[], float]

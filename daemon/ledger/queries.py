@@ -1,4 +1,4 @@
-"""What is asked of the ledger: single jobs, counts, lists by time and by folder. Nothing here changes it."""
+"""Queries of the ledger: single jobs, counts, lists by time and by folder. They never change it."""
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from daemon.ledger import names
-from daemon.ledger.connection import Connection
+from daemon.ledger.connection import LedgerConnection
 from daemon.ledger.database import LedgerError
 from daemon.ledger.job import Job, State, from_row
 from daemon.settings.names import folded
@@ -17,7 +17,7 @@ _COUNT_PROBLEMS = f"SELECT count(*) FROM jobs INDEXED BY problems WHERE {PROBLEM
 _PAGE = 500
 
 
-class Queries(Connection):
+class Queries(LedgerConnection):
     """The table `jobs`."""
 
     _clock: Callable[[], float]

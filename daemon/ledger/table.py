@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from daemon.formats.units import METRES
 from daemon.ledger import names
-from daemon.ledger.connection import Connection
+from daemon.ledger.connection import LedgerConnection
 from daemon.ledger.sessions import PAUSE_SECONDS
 from daemon.settings.names import folded
 
@@ -67,7 +67,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One micrograph. `pixel`: width in nm; `seconds`: of all steps; None where it is unknown."""
 
     id: int
@@ -86,7 +86,7 @@ class Row:
     """Whether a person marked it as seen."""
 
 
-class Table(Connection):
+class Table(LedgerConnection):
     """A connection of its own, so that a long search does not hold up others. Used by any thread.
 
     Raises as `jobs.Ledger` does.
@@ -122,7 +122,7 @@ class Table(Connection):
                 return int(self._value(f"SELECT sum(jobs) FROM tally WHERE {_RULES[query.show]}") or 0)
             return int(self._value(f"SELECT count(*) FROM jobs WHERE {_where(query)}", query.since))
 
-    def page(self, query: Query, begin: int, number: int) -> list[Row]:
+    def page(self, query: Query, begin: int, number: int) -> list[TableRow]:
         """`number` rows from the place `begin` on."""
         if quick(query):
             order = "DESC" if query.descending else "ASC"
@@ -134,7 +134,7 @@ class Table(Connection):
                 return self._rows([row[0] for row in found])
         return self._rows([int(one) for one in self._listed(query)[begin : begin + number]])
 
-    def each(self, query: Query) -> Iterator[Row]:
+    def each(self, query: Query) -> Iterator[TableRow]:
         """All rows of a query as it is now, read a page at a time."""
         numbers = self._listed(query)
         for begin in range(0, len(numbers), _PAGE):
@@ -161,7 +161,7 @@ class Table(Connection):
         row = self._db.execute(query, given).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, numbers: Sequence[int]) -> list[Row]:
+    def _rows(self, numbers: Sequence[int]) -> list[TableRow]:
         """Rows by their numbers, in this order; without those that were removed meanwhile."""
         columns = ", ".join(f"{_VALUES[name]} AS {name}" for name in ("dose", "pixel", "verdict", "seconds"))
         marks = ", ".join("?" * len(numbers))
@@ -169,7 +169,7 @@ class Table(Connection):
         query = f"SELECT {plain}, json_extract(facts, '$.codes') AS codes, {columns}"
         with self._explained():
             found = {
-                row["id"]: Row(
+                row["id"]: TableRow(
                     row["id"], os.fsdecode(row["path"]), row["revision"], row["updated"], row["verdict"],
                     _number(row["dose"]), _number(row["pixel"]), _words(row["codes"]), row["error"],
                     _number(row["seconds"]), row["acknowledged"] is not None,
@@ -210,7 +210,7 @@ def _number(value: object) -> float | None:
 
 
 def _words(text: object) -> tuple[str, ...]:
-    """The words of a JSON list; none of anything else."""
+    """The words of a JSON list; empty for anything else."""
     try:
         found = json.loads(text) if isinstance(text, str) else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who may open the live page, where the settings name a file with a token.
+"""Decides who may see the live page, where the settings name a file with a token.
 
 A program sends the token with each request, as `Authorization: Bearer TOKEN`. The page asks for it once and sends it in
 the same way; the browser then keeps a cookie, which is made from the token and becomes invalid with it.
@@ -57,7 +57,7 @@ def load(file: Path | None) -> Access | None:
         return None
     try:
         mode, text = file.stat().st_mode, file.read_text(encoding="ascii").strip()
-    except PermissionError as error:  # making it anew would replace a token that is in use
+    except PermissionError as error:  # a new one would replace a token that is in use
         raise ConfigError(
             f"monitor.token_file: {file} cannot be read by this user; be the service's user "
             f"(sudo -u emdenoised ...), or give it the right: chgrp emdenoised {file} && chmod 640 {file}"

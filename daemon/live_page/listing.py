@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from daemon.errors import EmdenoisedError
-from daemon.ledger.table import COLUMNS, SHOWS, SORTED, Column, Query, Row, Show, Table
+from daemon.ledger.table import COLUMNS, SHOWS, SORTED, Column, Query, Show, Table, TableRow
 
 _LONGEST_SEARCH = 200
 ROWS = 200
@@ -62,7 +62,7 @@ def _taken(text: io.StringIO) -> bytes:
     return found
 
 
-def _plain(row: Row, readable: Callable[[str], str]) -> dict[str, Any]:
+def _plain(row: TableRow, readable: Callable[[str], str]) -> dict[str, Any]:
     return {
         "id": row.id, "path": readable(row.path), "revision": row.revision, "updated": row.updated, "dose": row.dose,
         "pixel": row.pixel, "verdict": row.verdict, "codes": row.codes, "error": row.error, "seconds": row.seconds,
@@ -70,7 +70,7 @@ def _plain(row: Row, readable: Callable[[str], str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cells(row: Row, readable: Callable[[str], str]) -> tuple[object, ...]:
+def _cells(row: TableRow, readable: Callable[[str], str]) -> tuple[object, ...]:
     when = datetime.fromtimestamp(row.updated).astimezone().isoformat(timespec="seconds")
     return (
         when, _text(readable(row.path)), row.revision, row.dose, row.pixel, row.verdict, " ".join(row.codes),

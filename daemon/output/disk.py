@@ -1,4 +1,4 @@
-"""The disk or share of the results: whether it is mounted, the meaning of its errors, and half-written files on it."""
+"""The disk or share of the results: is it mounted, what do its errors mean; temporary files, and their final names."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Writes results atomically: preview and JSON first, the image last.
+"""Writes results atomically: preview and JSON first, the image last; `disk.place` gives them their final names.
 
 An image that exists under its final name is complete, and so are its preview and JSON. Each file is written under a
 temporary name in its own folder, flushed to the disk and then renamed. Files of other programs are never replaced.

@@ -1,4 +1,4 @@
-"""Pauses the service while results cannot be written or the drop folder is missing; the queue is kept."""
+"""Pauses the service while the output disk is full or away, or the drop folder is missing; the queue is kept."""
 
 import threading
 import time

@@ -158,7 +158,7 @@ def prepare(
     return Work(relative, raw, micrograph, choice, chosen, given, warnings, seconds)
 
 
-def dose_in_words(choice: Choice, prepared: Prepared) -> str:
+def _dose_in_words(choice: Choice, prepared: Prepared) -> str:
     """The dose as log, preview and terminal show it."""
     return f"{prepared.dose:.3g} counts per pixel" if choice.dose_known else "dose unknown"
 
@@ -179,7 +179,7 @@ def finish(
         image = voids.restored(image, prepared)
     remarks = (reason.text for reason in verdict.remarks)
     warnings = tuple(dict.fromkeys((*verdict.reasons, *work.warnings, *remarks)))
-    dose = dose_in_words(work.choice, prepared)
+    dose = _dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
     spikes = _spikes(work.micrograph.pixels, prepared)
     kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"

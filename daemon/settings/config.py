@@ -73,7 +73,7 @@ class Arrival(Group):
         return tuple(extension.lower() for extension in extensions)
 
 
-class Order(Group):
+class QueueOrder(Group):
     """Which micrograph is next."""
 
     backlog_every: int = Field(default=4, ge=1, le=1000)
@@ -231,7 +231,7 @@ class Config(Group):
     folders: Folders
     """Where micrographs come from and results go."""
     arrival: Arrival = Arrival()
-    order: Order = Order()
+    order: QueueOrder = QueueOrder()
     retry: Retry = Retry()
     profiles: Profiles = SHIPPED
     """By name, in the order of the file: the first whose rules hold is chosen."""

@@ -11,7 +11,7 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
-def told_apart(paths: Sequence[Path]) -> dict[Path, PurePath]:
+def distinct_names(paths: Sequence[Path]) -> dict[Path, PurePath]:
     """A distinct name for each file: its last part, after as many of its folders as namesakes need to differ.
 
     A link keeps its own name. A file given twice has one entry. Names in one folder that differ in letter case or

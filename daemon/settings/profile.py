@@ -1,4 +1,4 @@
-"""Dose profiles: what you state about a kind of micrograph, and the rules by which a micrograph is of that kind."""
+"""Dose profiles in the settings: what you state about a kind of micrograph, and the rules that match one."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

@@ -1,9 +1,9 @@
 """Measures the error of a denoised image without its truth, by two independent halves of its own counts.
 
 Binomial thinning (`daemon.counts.thinning`) makes two images A and B of half the dose with independent noise. Then
-``mean((denoised A - B)²) = mean((denoised A - truth)²) + mean(truth)``, for B is truth and Poisson noise: so the
-squared error of a denoised half is known without the truth. Fourier ring correlations between halves show up to which
-detail they agree. All this holds at half the dose, and for counts only; at the full dose the result is better.
+``mean((denoised A - B)²) = mean((denoised A - truth)²) + mean(truth)``, because B is the truth plus Poisson noise. So
+the squared error of a denoised half is known without the truth. Fourier ring correlations between halves show up to
+which detail they agree. All this holds at half the dose, and for counts only; at the full dose the result is better.
 """
 
 from dataclasses import asdict, dataclass

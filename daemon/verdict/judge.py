@@ -1,4 +1,4 @@
-"""Checks a result against the raw data, independently of the network, and gives a verdict in one word."""
+"""Compares a result with the raw data, independently of the network, and decides the verdict: good, check or reject."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -117,7 +117,7 @@ def judge(denoised: Image, prepared: Prepared, choice: Choice) -> Verdict:
             sums = _compare(pixels, denoised, spikes, choice, scaling, np.dtype(np.float64))
     if sums is None:
         raise MicrographError(
-            "the network's result holds NaN or Inf and was thrown away; "
+            "the network's result holds NaN or Inf and was discarded; "
             "report this file, and check the profile's gain and offset"
         )
     number = pixels.size - len(spikes)
@@ -204,7 +204,7 @@ def _doubts(found: Residual, dose_known: bool) -> Iterator[Reason]:
     if found.residual_correlation > max(found.detector_correlation, 0) + _NOT_NOISE:
         yield Reason(
             "over-smoothed",
-            "more than noise was removed: what was is correlated between neighbouring pixels "
+            "more than noise was removed: the removed part is correlated between neighbouring pixels "
             f"({found.residual_correlation:.2f})",
         )
     if found.structure_removed > _STRUCTURE_LOST:

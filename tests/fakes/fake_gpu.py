@@ -11,7 +11,7 @@ from daemon.backends.gpu import network as loading
 from daemon.backends.gpu import provision, tensorrt
 from daemon.backends.gpu.engine import EngineManifest, Gate, Sides
 from daemon.backends.gpu.nvidia import Gpu
-from daemon.backends.gpu.provision import Order
+from daemon.backends.gpu.provision import EngineOrder
 from daemon.backends.manifest import Manifest
 
 CARD = Gpu("NVIDIA RTX A4000", "sm86", "CUDA 13.0")
@@ -64,7 +64,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
         return drivers[-1]
 
     def engine(
-        order: Order, progress: Callable[[], None] = lambda: None, *, anew: str = ""
+        order: EngineOrder, progress: Callable[[], None] = lambda: None, *, anew: str = ""
     ) -> tuple[Path, EngineManifest]:
         about = manifest_of_engine(order.weights, order.tile, order.batch)
         path = order.engines / f"{order.weights.name}.{order.tile}.{order.batch}.engine"

@@ -60,7 +60,7 @@ def test_13_an_engine_of_an_older_driver_or_tensorrt_is_found_out_and_built_agai
     caplog.set_level("INFO")
     folder = manifest.locate("fast")
     settings = BackendConfig(kind="tensorrt", flavour="rtx", tile=256)
-    order = provision.Order(settings, folder, manifest.load(folder), tmp_path, CARD, (256, 256), 1)
+    order = provision.EngineOrder(settings, folder, manifest.load(folder), tmp_path, CARD, (256, 256), 1)
     real = provision.run
 
     def without_card(command: list[str], progress: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from daemon.backends.gpu import tensorrt as backend
 from daemon.backends.gpu.cuda import Cuda
 from daemon.backends.gpu.engine import EngineManifest, Gate
 from daemon.backends.gpu.nvidia import find_gpu
-from daemon.backends.gpu.provision import Order
+from daemon.backends.gpu.provision import EngineOrder
 from daemon.errors import EmdenoisedError
 from daemon.settings.config import BackendConfig
 
@@ -36,7 +36,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     card = find_gpu()
     assert card is not None
 
-    def engine(order: Order, *rest: Any, **more: Any) -> Any:
+    def engine(order: EngineOrder, *rest: Any, **more: Any) -> Any:
         gate = Gate(ran_on=str(card), on_gpu=True, rms=0, largest=0, psnr_loss=0, cases=1)
         about = EngineManifest(
             weights=order.weights.name, network=order.weights.network, onnx_sha256="0" * 64, engine_sha256="0" * 64,

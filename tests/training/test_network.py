@@ -15,7 +15,7 @@ from training.network import (
     Ede2018,
     FastDenoiser,
     Layers,
-    Residual,
+    ResidualBlock,
     build,
     local_mean,
     smooth_mean,
@@ -117,7 +117,7 @@ def test_twelve_middle_blocks_add_three_separable_convolutions_to_their_input(pa
     assert isinstance(paper, Ede2018)
     assert len(paper.middle) == 12
     for block in paper.middle:
-        assert isinstance(block, Residual)
+        assert isinstance(block, ResidualBlock)
         assert isinstance(block.shortcut, nn.Identity)
         assert sum(m.groups == 728 for m in block.modules() if isinstance(m, nn.Conv2d)) == 3
 

@@ -8,7 +8,7 @@ import pytest
 from daemon.backends import manifest
 from daemon.counts import spikes
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import Choice, scaled, witness
+from daemon.counts.profiles import Choice, dose_evidence, scaled
 from daemon.counts.scaling import Scaling
 from daemon.micrograph import Micrograph
 from daemon.settings.profile import Profile
@@ -59,7 +59,7 @@ def test_a_measured_camera_gives_nearly_the_units_of_training(name: str) -> None
     pixels, truth = exposed(detector)
     drawn = in_noise_units(pixels, truth, camera=detector.noise)
     micrograph = Micrograph(pixels, Path("x.tif"), "tiff")
-    scaling = served(pixels, scaled(Profile(name="auto", gain="auto"), "", micrograph, witness(micrograph)))
+    scaling = served(pixels, scaled(Profile(name="auto", gain="auto"), "", micrograph, dose_evidence(micrograph)))
     noise = scaling.to_units(pixels) - scaling.to_units(truth)
     assert noise.std() == pytest.approx(float((drawn.noisy - drawn.truth).std()), rel=0.06)
     assert scaling.level == pytest.approx(drawn.level.item(), rel=0.1)

@@ -47,7 +47,7 @@ CALIBRATIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class DefectCounts:
     """Of one image: perfect sites, defects, and how many of them are taken for the other."""
 
     perfect: int
@@ -94,7 +94,7 @@ def _row(
     methods = {"denoised": denoise} | ({"rival": rival} if rival else {})
     left = {name: noise_left(method, side, dose, contrast) for name, method in methods.items()}
     equal = max(noise.share for noise in left.values())
-    found: dict[str, list[Counts]] = {}
+    found: dict[str, list[DefectCounts]] = {}
     visible = []
     for seed in range(seeds):
         lattice, counts, scale = _exposed(seed, 8, side, dose, contrast)
@@ -126,15 +126,15 @@ def _row(
     return row
 
 
-def count(score: Real, defect: Real) -> Counts:
+def count(score: Real, defect: Real) -> DefectCounts:
     """`score` (sites,) in atoms, `defect` (sites,) -1, 0 or 1 → what is taken for what."""
     perfect = defect == 0
     false = perfect & (np.abs(score) > HALF)
     missed = ~perfect & (score * defect < HALF)
-    return Counts(int(perfect.sum()), int((~perfect).sum()), int(false.sum()), int(missed.sum()))
+    return DefectCounts(int(perfect.sum()), int((~perfect).sum()), int(false.sum()), int(missed.sum()))
 
 
-def rates(counted: Sequence[Counts]) -> dict[str, float]:
+def rates(counted: Sequence[DefectCounts]) -> dict[str, float]:
     """Shares of perfect sites that are false objects, and of defects that are missed."""
     perfect, defects, false, missed = (sum(values) for values in zip(*map(astuple, counted), strict=True))
     return {"false": spectrum.short(false / perfect), "missed": spectrum.short(missed / defects)}

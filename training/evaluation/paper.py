@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, side: int, instances: int) -> int:
         "machine": f"{Place.join().described}, {os.cpu_count()} cores",
         "networks": {regime: _network(rows, regime, networks[regime], folders[regime], side) for regime in REGIMES},
         "protocol": _protocol(options, real, folders, instances, side),
-        **tabulated(rows, filters, side, _LABELS if plain else {NETWORK: _LABELS[NETWORK]}),
+        **_tabulated(rows, filters, side, _LABELS if plain else {NETWORK: _LABELS[NETWORK]}),
         "error_maps": {regime: _map(out, regime, method) for regime, method in networks.items()},
         "first": _first(options.paper / _FIRST),
         "curves": {phase: curve.read(options.paper / phase) for phase in (_FIRST, *REGIMES)},
@@ -140,7 +140,9 @@ def _work(
     return [(key, [*filters, *networks[key.regime]]) for both in zip(*planned, strict=True) for key in both]
 
 
-def tabulated(rows: Sequence[Row], filters: Sequence[Method], side: int, networks: Mapping[str, str]) -> dict[str, Any]:
+def _tabulated(
+    rows: Sequence[Row], filters: Sequence[Method], side: int, networks: Mapping[str, str]
+) -> dict[str, Any]:
     """Methods, tables, the network against the best of the nine, and the errors of each pair."""
     times = tables.seconds(rows, side)
     methods = {

@@ -38,7 +38,7 @@ def radius(side: int) -> Real:
     return distance
 
 
-def ring_medians(power: Real, seeds: int) -> Real:
+def _ring_medians(power: Real, seeds: int) -> Real:
     """Mean power of every ring of one cycle per image, from its median, so that a few spots do not move it.
 
     Only up to the last ring of 64 frequencies: in the corners, a spot would be most of its ring.
@@ -47,10 +47,10 @@ def ring_medians(power: Real, seeds: int) -> Real:
     order = np.argsort(ring, kind="stable")
     rings = np.split(power.ravel()[order], np.flatnonzero(np.diff(ring[order])) + 1)
     last = max(number for number, values in enumerate(rings) if len(values) >= 64)
-    return np.array([np.median(values) for values in rings[: last + 1]]) * median_factor(seeds)
+    return np.array([np.median(values) for values in rings[: last + 1]]) * _median_factor(seeds)
 
 
-def median_factor(seeds: int) -> float:
+def _median_factor(seeds: int) -> float:
     """Mean over median of the average of `seeds` powers of noise, each exponentially distributed."""
     return float(seeds / gamma.median(seeds))
 
@@ -63,10 +63,10 @@ def spot(power: Real, seeds: int) -> dict[str, Any]:
     """
     side = len(power)
     r = radius(side)
-    profile = np.log(np.maximum(ring_medians(power, seeds), 1e-30))
+    profile = np.log(np.maximum(_ring_medians(power, seeds), 1e-30))
     around = np.ones((11, 11), bool)
     around[4:7, 4:7] = False  # a windowed line is three terms wide
-    local = median_filter(power, footprint=around, mode="wrap") * median_factor(seeds)
+    local = median_filter(power, footprint=around, mode="wrap") * _median_factor(seeds)
     trend = np.maximum(np.maximum(np.exp(np.interp(r, np.arange(len(profile)), profile)), local), _UNSEEN)
     over = np.where(r >= side / COARSEST, power / trend, 0.0)
     row, column = np.unravel_index(int(np.argmax(over)), over.shape)
@@ -96,7 +96,7 @@ def bump(power: Real, seeds: int) -> dict[str, Any]:
     """The ring (four cycles per image wide) that rises most above the lowest of those inside it."""
     side = len(power)
     first = side // COARSEST
-    profile = ring_medians(power, seeds)[first : side // 2]
+    profile = _ring_medians(power, seeds)[first : side // 2]
     profile = profile[: len(profile) // 4 * 4].reshape(-1, 4).mean(1)
     profile = np.maximum(profile, _UNSEEN)
     over = profile / np.minimum.accumulate(profile)

@@ -1,4 +1,4 @@
-"""The memory of the pipeline: slots for micrographs in flight, and results that are lent out."""
+"""The pipeline's memory, on the card and page-locked (pinned) on the host: slots for micrographs, and lent results."""
 
 import re
 import weakref
@@ -31,7 +31,7 @@ HEADER = 8 * (1 + SURVEYORS)
 """Bytes before the list of finds: their number, and the partial sums."""
 
 
-class Pair:
+class BufferPair:
     """A buffer on the host and its counterpart on the device."""
 
     def __init__(self, driver: Driver, nbytes: int) -> None:
@@ -78,9 +78,9 @@ class Slot:
     """What belongs to one micrograph in flight."""
 
     events: Events
-    pixels: Pair
-    finds: Pair
-    details: Pair
+    pixels: BufferPair
+    finds: BufferPair
+    details: BufferPair
     """Levels, spikes and the weights of cross-fading tiles, one after the other."""
     out: DeviceMemory
     units: DeviceMemory
@@ -111,14 +111,14 @@ class Buffers:
         results = results_within(available(), len(events), pixels, nbytes)
         self.slots: list[Slot] = []
         self._driver = driver
-        self._pairs: list[Pair] = []
+        self._pairs: list[BufferPair] = []
         self._single: list[HostMemory | DeviceMemory] = []
         unused: deque[HostMemory] = deque()
         try:
             self._single.append(units := driver.device(4 * pixels))
             for own in events:
                 for room in (nbytes, HEADER + 8 * finds_of(pixels), LEAST_DETAILS):
-                    self._pairs.append(Pair(driver, room))
+                    self._pairs.append(BufferPair(driver, room))
                 self._single.append(out := driver.device(4 * pixels))
                 raw, finds, details = self._pairs[-3:]
                 self.slots.append(Slot(own, raw, finds, details, out, units, unused))
@@ -138,7 +138,7 @@ class Buffers:
 
 
 class Lease:
-    """Keeps page-locked memory from its next use as long as an array, or a view of one, looks at it."""
+    """Keeps page-locked memory from being used again as long as an array, or a view of one, refers to it."""
 
     def __init__(self, memory: HostMemory, shape: tuple[int, int], unused: deque[HostMemory]) -> None:
         # An array made from this interface, and so every view of it, holds this object.
@@ -199,7 +199,7 @@ def results_within(available: int | None, slots: int, pixels: int, nbytes: int) 
 
 
 def memory_available() -> int | None:
-    """Bytes of memory that the computer can give to programs; None if it does not tell (not Linux)."""
+    """Bytes of memory that the computer can give to programs; None if the system does not report it (not Linux)."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
     except OSError:

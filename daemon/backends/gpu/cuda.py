@@ -1,7 +1,7 @@
-"""CUDA as the pipeline asks for it, by pycuda. Imported only where libcuda has answered.
+"""CUDA by pycuda: allocates memory on the card and page-locked (pinned) host memory, copies, launches kernels.
 
-One thread makes it, uses it and closes it. It retains the device's primary context, which other libraries in the
-process share, and never initialises anything at import.
+Imported only where libcuda has answered. One thread makes it, uses it and closes it. It retains the device's primary
+context, which other libraries in the process share, and never initialises anything at import.
 """
 
 import atexit
@@ -47,7 +47,7 @@ class Device:
 
 
 class Graph:
-    """What a stream was given to do, as one launch. By libcuda itself: pycuda has no graphs."""
+    """The recorded work of a stream, as one launch. By libcuda itself: pycuda has no graphs."""
 
     def __init__(self, libcuda: Any, executable: ctypes.c_void_p) -> None:
         self._libcuda, self._executable = libcuda, executable

@@ -1,7 +1,7 @@
-"""Does an NVIDIA driver answer? libcuda itself is asked; anything later may crash without one.
+"""Tests whether an NVIDIA driver answers, by asking libcuda itself; anything later may crash without one.
 
-Where the kernel's module is loaded and libcuda still fails, the card is not ready yet or cannot be reached:
-that is waited for, and then it is an error, for a service that stayed on the processor would do so unnoticed. libcuda
+Where the kernel's module is loaded and libcuda still fails, the card is not ready yet or cannot be reached. The
+daemon waits, and then raises an error: otherwise a service would stay on the processor unnoticed. libcuda
 may keep its first answer for the life of a process, so there each attempt is a process of its own.
 """
 
@@ -46,7 +46,7 @@ def driver_answers(
 ) -> bool:
     """Whether there is a card that answers; False where there is none.
 
-    `patience`: seconds for which a card that is there and does not answer is waited for. `progress`: called before each
+    `patience`: seconds to wait for a card that is present but does not answer. `progress`: called before each
     attempt, at the latest every PROBE_SECONDS + _EVERY_SECONDS, for a watchdog. Raises BackendError with libcuda's code
     and the remedy if the card still does not answer.
     """
@@ -62,7 +62,7 @@ def driver_answers(
         progress()
     if code > 0:
         raise BackendError(
-            f"{explained(code)}. backend.kind: cpu uses the processor; `nvidia-smi` tells more of the card"
+            f"{explained(code)}. backend.kind: cpu uses the processor; `nvidia-smi` shows more about the card"
         )
     return code == 0
 

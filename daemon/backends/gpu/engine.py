@@ -1,7 +1,7 @@
-"""An engine and its manifest: what it was built from, for what, and whether that is still what is needed.
+"""An engine and its manifest: what it was built from and for, and whether it still fits.
 
 A GPU engine is a cache: it belongs to weights, tile and batch, to one version of TensorRT and, but for RTX engines, to
-one GPU and driver. An engine of anything else deserialises to nothing or crashes: so all this is compared first.
+one GPU and driver. An engine that does not fit fails to load or crashes, so all this is compared first.
 """
 
 import os
@@ -73,7 +73,7 @@ class EngineManifest(BaseModel):
     options: dict[str, str | int | bool]
     layers: int
     scratch: int | None
-    """Bytes of memory it needs on the card besides its weights, if the builder said so."""
+    """Bytes of memory it needs on the card besides its weights, if the builder reported it."""
     seconds: float
     said: tuple[str, ...]
     """Warnings of TensorRT while it built this."""
@@ -108,7 +108,7 @@ def batch_of(weights: Manifest, asked: int) -> int:
 
 
 def engine_path(folder: Path, weights: Manifest, flavour: Flavour, tile: Sides, batch: int) -> Path:
-    """Where an engine lies: engines of other weights, tiles and batches may lie beside it."""
+    """The file of an engine; the folder may hold engines of other weights, tiles and batches."""
     name = re.sub(r"[^\w-]", "_", weights.name)[:40]
     return folder / f"{name}-{weights.sha256[weights.onnx][:8]}.{flavour}.{tile[0]}x{tile[1]}x{batch}.engine"
 
@@ -120,7 +120,7 @@ def default_folder() -> Path:
 
 
 def manifest_of(engine: Path) -> Path:
-    """Where an engine's manifest lies."""
+    """The file of an engine's manifest."""
     return engine.with_name(engine.name + ".json")
 
 

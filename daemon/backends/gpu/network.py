@@ -54,7 +54,7 @@ class EngineNetwork:
             config.set_execution_context_allocation_strategy(managed)
             self._compiled = config.create_runtime_cache()
             if cache.is_file() and not self._compiled.deserialize(cache.read_bytes()):
-                log.info("%s: of another version or card, and made anew", cache)
+                log.info("%s: of another version or card; it is replaced", cache)
             config.set_runtime_cache(self._compiled)
             if about.batch > 1:  # many small launches: all of them as one
                 config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

@@ -1,4 +1,4 @@
-"""Which TensorRT: the Python module, the card, and what either says."""
+"""Chooses TensorRT or TensorRT-RTX for the card; describes the card; keeps the messages of TensorRT."""
 
 import contextlib
 import ctypes
@@ -106,7 +106,7 @@ def choose(asked: Literal["auto", "tensorrt", "rtx"], gpu: Gpu) -> Flavour:
 def require_driver(flavour: Flavour, gpu: Gpu) -> None:
     """Raises ConfigError where the installed TensorRT is made for a later CUDA than the driver brings.
 
-    TensorRT would only say that CUDA could not be initialised.
+    TensorRT would only report that CUDA could not be initialised.
     """
     owners = " ".join(packages_distributions().get(MODULES[flavour], []))
     needed = re.search(r"cu(\d+)", owners)
@@ -118,7 +118,7 @@ def require_driver(flavour: Flavour, gpu: Gpu) -> None:
 
 
 def load_tensorrt(flavour: Flavour) -> Any:
-    """The Python module of a flavour. Raises ConfigError that says what to type if it is not installed."""
+    """The Python module of a flavour. Raises ConfigError, with the command to type, if it is not installed."""
     name = MODULES[flavour]
     try:
         return importlib.import_module(name)
@@ -133,8 +133,8 @@ def load_tensorrt(flavour: Flavour) -> Any:
 def listen(trt: Any) -> Any:
     """The logger for TensorRT: it keeps the last `warnings`, `errors` and `remarks`, and prints nothing.
 
-    One for the whole process: TensorRT takes the first it is given and ignores all others. Who is about to ask it for
-    something forgets what was said before (`forget`).
+    One for the whole process: TensorRT takes the first it is given and ignores all others. Call `forget`
+    before each request to TensorRT, to drop earlier messages.
     """
 
     class Listener(trt.ILogger):  # type: ignore[misc]

@@ -136,7 +136,7 @@ class Pipeline:
         """Host work and everything the streams have to do for it; returns while they do."""
         driver, upload = self._driver, self._upload
         spikes.require_counts(plane.gain, plane.offset)
-        pixels = as_uploaded(plane.pixels)
+        pixels = _as_uploaded(plane.pixels)
         np.copyto(slot.pixels.host.array[: pixels.nbytes].view(pixels.dtype).reshape(pixels.shape), pixels)
         slot.pixels.upload(pixels.nbytes, upload)
         prepared = plane.prepare(self._survey(slot, plane, pixels.dtype))
@@ -288,9 +288,9 @@ class Pipeline:
         )
 
     def _room(self, pixels: Pixels) -> Buffers:
-        """Buffers that hold it, made anew if need be: then nothing is in flight. Raises OutOfMemoryError."""
+        """Buffers that hold it, replaced if they are too small: then nothing is in flight. Raises OutOfMemoryError."""
         ready = self._ready(pixels)
-        self._recent.append((pixels.size, as_uploaded_bytes(pixels)))
+        self._recent.append((pixels.size, _as_uploaded_bytes(pixels)))
         if ready and self._buffers is not None:
             return self._buffers
         needed = self._tiles_of(self._networks.of(pixels.shape))
@@ -323,7 +323,7 @@ class Pipeline:
 
 
 def _holds(room: Buffers, pixels: Pixels) -> bool:
-    return pixels.size <= room.pixels and as_uploaded_bytes(pixels) <= room.nbytes
+    return pixels.size <= room.pixels and _as_uploaded_bytes(pixels) <= room.nbytes
 
 
 def too_large(pixels: Pixels, error: OutOfMemoryError) -> MicrographError:
@@ -335,7 +335,7 @@ def too_large(pixels: Pixels, error: OutOfMemoryError) -> MicrographError:
     )
 
 
-def as_uploaded(pixels: Pixels) -> Pixels:
+def _as_uploaded(pixels: Pixels) -> Pixels:
     """The pixels in a type that there are kernels for, C-contiguous or not."""
     if pixels.dtype == np.bool_:
         return pixels.view(np.uint8)
@@ -346,6 +346,6 @@ def as_uploaded(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def as_uploaded_bytes(pixels: Pixels) -> int:
-    """Bytes of `as_uploaded`."""
+def _as_uploaded_bytes(pixels: Pixels) -> int:
+    """Bytes of `_as_uploaded`."""
     return pixels.nbytes if pixels.dtype == np.bool_ or pixels.dtype.name in CODES else 8 * pixels.size

@@ -26,7 +26,7 @@ TICK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class EngineOrder:
     """Which engine is wanted: of the weights in `folder`, kept in `engines`, for this card, tile and batch."""
 
     settings: BackendConfig
@@ -64,13 +64,15 @@ class Order:
         ]  # fmt: skip
 
 
-def existing(order: Order) -> tuple[Path, EngineManifest] | None:
+def existing(order: EngineOrder) -> tuple[Path, EngineManifest] | None:
     """An engine that fits and has run on this card, if it is there."""
     about, _ = _look(order.path, order.wanted)
     return None if about is None or about.gate.ran_on != str(order.gpu) else (order.path, about)
 
 
-def engine(order: Order, progress: Callable[[], None] = lambda: None, *, anew: str = "") -> tuple[Path, EngineManifest]:
+def engine(
+    order: EngineOrder, progress: Callable[[], None] = lambda: None, *, anew: str = ""
+) -> tuple[Path, EngineManifest]:
     """The engine that is ordered, fresh and gated on this card, built if need be. This process must hold no context
     on the card: one in exclusive mode would be closed to the builder.
 
@@ -113,7 +115,7 @@ def _look(path: Path, wanted: Wanted) -> tuple[EngineManifest | None, tuple[str,
 
 
 def run(command: Sequence[str], progress: Callable[[], None] = lambda: None) -> None:
-    """Run a builder to its end; what it says goes to the log. Errors as `engine`."""
+    """Run a builder to its end; its output goes to the log. Errors as `engine`."""
     # Not from the working folder: there could lie anything of the same name.
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Which tiles for which frame: little computed twice, as far as the card's memory goes.
+"""Chooses tile sizes for each shape of frame, so that little is computed twice and the card's memory suffices.
 
 Neighbouring tiles overlap, and a frame that is no multiple of a tile is reflected to fill the last: 4096 x 4096 pixels
 in tiles of 1024 compute 1.56 times the frame. So frames of one shape that keep coming get an engine whose tiles fit

@@ -15,7 +15,7 @@ from daemon.backends.gpu.engine import EngineManifest, Sides, batch_of, tile_of
 from daemon.backends.gpu.network import EngineNetwork, UnreadableError
 from daemon.backends.gpu.nvidia import choose, find_gpu, require_driver
 from daemon.backends.gpu.pipeline import Pipeline, too_large
-from daemon.backends.gpu.provision import Order
+from daemon.backends.gpu.provision import EngineOrder
 from daemon.backends.gpu.shapes import Serving, Shapes
 from daemon.backends.manifest import Manifest
 from daemon.counts.plane import Denoised, Plane
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MOST_OPEN = 3
 """Engines loaded at once."""
 SCRATCH = 160
-"""Bytes for each pixel of a tile that a network is taken to need if its builder did not say."""
+"""Bytes for each pixel of a tile that a network is taken to need if its builder did not report it."""
 
 
 class TensorRtBackend:
@@ -167,7 +167,7 @@ class TensorRtBackend:
     def _build(self, tile: Sides, anew: str = "") -> None:
         """An engine for such tiles, or the reason why there is none in the log; the card is closed meanwhile."""
         if anew and tile in self._rebuilt:
-            raise BackendError(f"{anew}, though it was just built anew; set backend.kind: cpu, and report this")
+            raise BackendError(f"{anew}, though it was just rebuilt; set backend.kind: cpu, and report this")
         self._close_card()
         try:
             self._engines[tile] = provision.engine(replace(self._base, tile=tile), self._progress, anew=anew)
@@ -267,7 +267,7 @@ class TensorRtBackend:
 
 def order_of(
     settings: BackendConfig, folder: Path, manifest: Manifest, engines: Path, halo: int | None = None, blend: int = 0
-) -> Order:
+) -> EngineOrder:
     """The engine for the tiles that always exist. Nothing is opened on the card. Errors as `TensorRtBackend`."""
     base = tile_of(manifest, settings.tile)
     tiling.require(folder, manifest, base, manifest.halo if halo is None else halo, blend)
@@ -280,7 +280,7 @@ def order_of(
         )
     require_driver(choose(settings.flavour, gpu), gpu)
     load_pycuda()  # before minutes go into an engine that could not run
-    return Order(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
+    return EngineOrder(settings, folder, manifest, engines, gpu, base, batch_of(manifest, settings.batch))
 
 
 def open_driver(device: int, most: int | None) -> Cuda:

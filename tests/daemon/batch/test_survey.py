@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.batch import manifest as manifests
-from daemon.batch.manifest import Entry, Manifest
+from daemon.batch.manifest import BatchManifest, Entry
 from daemon.batch.shard import Shard
 from daemon.batch.shard_log import ShardLog, failures, marks
 from daemon.batch.survey import survey
@@ -34,7 +34,7 @@ class Finished:
 
 
 @pytest.fixture
-def frozen(tmp_path: Path) -> Manifest:
+def frozen(tmp_path: Path) -> BatchManifest:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     for number in range(8):
@@ -43,13 +43,13 @@ def frozen(tmp_path: Path) -> Manifest:
 
 
 def count(
-    frozen: Manifest, at: dict[str, Any], shard: Shard | None = None, failed: dict[str, Any] | None = None
+    frozen: BatchManifest, at: dict[str, Any], shard: Shard | None = None, failed: dict[str, Any] | None = None
 ) -> Any:
     existing: Any = Finished(at)
     return survey(frozen, shard or Shard(), frozen.source, existing, failed or {}, NOW)
 
 
-def test_time_left_by_what_was_finished_lately(frozen: Manifest) -> None:
+def test_time_left_by_what_was_finished_lately(frozen: BatchManifest) -> None:
     lately, long_ago = NOW - timedelta(minutes=5), NOW - timedelta(hours=5)
     counts = count(frozen, {"0.tif": lately, "1.tif": lately, "2.tif": long_ago, "3.tif": "yesterday"})
     assert (counts.done, counts.to_do, counts.bytes_to_do, counts.recent) == (4, 4, 4000, 2)
@@ -57,17 +57,19 @@ def test_time_left_by_what_was_finished_lately(frozen: Manifest) -> None:
     assert count(frozen, {"2.tif": long_ago}).left is None
 
 
-def test_a_young_batch_is_estimated_from_its_beginning(frozen: Manifest) -> None:
+def test_a_young_batch_is_estimated_from_its_beginning(frozen: BatchManifest) -> None:
     young = replace(frozen, made=NOW - timedelta(minutes=2))
     assert count(young, {"0.tif": NOW, "1.tif": NOW}).left == timedelta(minutes=6)
     assert count(replace(frozen, made=NOW + timedelta(hours=1)), {"0.tif": NOW}).left == timedelta(seconds=7)
 
 
-def test_one_shard(frozen: Manifest) -> None:
+def test_one_shard(frozen: BatchManifest) -> None:
     assert (count(frozen, {}, Shard(0, 3)).to_do, count(frozen, {}, Shard(2, 3)).to_do) == (3, 2)
 
 
-def test_failures_count_until_the_file_changes_and_cut_lines_are_left_out(frozen: Manifest, tmp_path: Path) -> None:
+def test_failures_count_until_the_file_changes_and_cut_lines_are_left_out(
+    frozen: BatchManifest, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     state = (frozen.source / "1.tif").stat()
     entry = Entry("1.tif", state.st_size, state.st_mtime_ns)
@@ -84,7 +86,7 @@ def test_failures_count_until_the_file_changes_and_cut_lines_are_left_out(frozen
     assert (counts.failed, counts.to_do) == (0, 8)
 
 
-def test_a_million_entries_are_read_line_by_line(frozen: Manifest) -> None:
+def test_a_million_entries_are_read_line_by_line(frozen: BatchManifest) -> None:
     entries = frozen.of(Shard(3, 8))
     assert next(entries).path == "3.tif" and next(entries, None) is None
     assert sum(Shard(number, 7).share(1_000_000) for number in range(7)) == 1_000_000
@@ -93,7 +95,7 @@ def test_a_million_entries_are_read_line_by_line(frozen: Manifest) -> None:
 
 @pytest.mark.parametrize("job", ["7_3", None])
 def test_a_job_that_was_queued_again_removes_what_it_left_on_another_node(
-    frozen: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str | None
+    frozen: BatchManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str | None
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")

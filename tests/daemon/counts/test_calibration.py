@@ -170,7 +170,7 @@ def shot(level: float, camera: Detector, **stated: Any) -> Micrograph:
 def test_a_profile_takes_everything_from_its_camera(calibrated: Path) -> None:
     profile = settings(calibrated, "{camera: mine}").profiles["mine"]
     one = shot(50.0, Detector(gain=4.0, offset=100.0, readout=1.0, psf=0.7))
-    choice = profiles.scaled(profile, "", one, profiles.witness(one))
+    choice = profiles.scaled(profile, "", one, profiles.dose_evidence(one))
     assert choice.evidence.gain_from == "camera" and choice.warnings == ()
     assert choice.counts(float(one.pixels.mean())) == pytest.approx(50, rel=0.02)
     assert (choice.psf, choice.readout) == (pytest.approx(0.7, abs=0.05), pytest.approx(1, rel=0.1))
@@ -179,12 +179,12 @@ def test_a_profile_takes_everything_from_its_camera(calibrated: Path) -> None:
 def test_an_image_of_another_camera_is_reported(calibrated: Path) -> None:
     profile = settings(calibrated, "{camera: mine}").profiles["mine"]
     other = shot(50.0, Detector(gain=12.0, offset=100.0))
-    (warning,) = profiles.scaled(profile, "", other, profiles.witness(other)).warnings
+    (warning,) = profiles.scaled(profile, "", other, profiles.dose_evidence(other)).warnings
     assert "times the variance" in warning and "calibrate the camera again" in warning
     small = Micrograph(other.pixels[:200], Path("a.tif"), "tiff")
     assert (
         "256 x 200 pixels and camera mine was calibrated at 256 x 256"
-        in profiles.scaled(profile, "", small, profiles.witness(small)).warnings[0]
+        in profiles.scaled(profile, "", small, profiles.dose_evidence(small)).warnings[0]
     )
 
 
@@ -196,7 +196,7 @@ def test_the_high_tension_is_compared_where_both_state_it(calibrated: Path) -> N
     profile = settings(calibrated, "{camera: volts}").profiles["mine"]
     for volts, warned in ((300.0, False), (120.0, True)):
         one = shot(50.0, Detector(gain=4.0, offset=100.0, readout=1.0, psf=0.7), voltage_kv=volts)
-        warnings = profiles.scaled(profile, "", one, profiles.witness(one)).warnings
+        warnings = profiles.scaled(profile, "", one, profiles.dose_evidence(one)).warnings
         assert any("it was taken at 120 kV" in warning for warning in warnings) == warned
 
 

@@ -13,7 +13,7 @@ from daemon.commands import main
 from daemon.counts import lines, spikes
 from daemon.counts.plane import Prepared
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import scaled, witness
+from daemon.counts.profiles import dose_evidence, scaled
 from daemon.micrograph import Micrograph
 from daemon.settings.profile import Profile
 
@@ -29,7 +29,7 @@ def scene(dose: float = DOSE, shape: tuple[int, int] = (300, 320)) -> Counts:
 
 def prepared(pixels: Counts, gain: str | float = "auto") -> Prepared:
     micrograph = Micrograph(pixels, Path("a.tif"), "tiff")
-    choice = scaled(Profile(name="p", gain=gain), "test", micrograph, witness(micrograph))
+    choice = scaled(Profile(name="p", gain=gain), "test", micrograph, dose_evidence(micrograph))
     one = plane(pixels, choice, load(locate("fast")).dose_range)
     return one.prepare(spikes.survey(pixels, one.gain, one.offset, one.false_alarm))
 

@@ -58,7 +58,7 @@ def test_gain_and_noise_of_a_camera_that_smears_its_counts_are_measured(kind: st
 
 def test_the_dose_that_is_recorded_is_of_detected_counts() -> None:
     image = taken("membranes", 100.0, 0.3, Detector(gain=5.0, psf=0.8))
-    choice = profiles.scaled(AUTO, "", one := Micrograph(image, Path("a.tif"), "tiff"), profiles.witness(one))
+    choice = profiles.scaled(AUTO, "", one := Micrograph(image, Path("a.tif"), "tiff"), profiles.dose_evidence(one))
     mean = float(image.mean(dtype=np.float64))
     assert choice.counts(mean) == pytest.approx(100, rel=0.08)
     assert choice.effective_counts(mean) == pytest.approx(100 / sharing(0.8), rel=0.08)
@@ -73,7 +73,7 @@ def test_the_point_spread_measured_applies_to_a_gain_that_is_stated(stated: str)
     acquisition = Acquisition(electrons_per_unit=0.5) if stated == "file" else Acquisition()
     profile = AUTO if stated == "file" else Profile(name="camera", gain=2.0, offset=100.0)
     one = Micrograph(image, Path("a.tif"), "tiff", acquisition=acquisition)
-    choice = profiles.scaled(profile, "", one, profiles.witness(one))
+    choice = profiles.scaled(profile, "", one, profiles.dose_evidence(one))
     assert (choice.gain, choice.evidence.gain_from) == (2.0, stated)
     assert choice.psf == pytest.approx(0.7, abs=0.02) and choice.warnings == ()
     assert choice.offset == pytest.approx(100, abs=4)
@@ -83,7 +83,7 @@ def test_the_point_spread_measured_applies_to_a_gain_that_is_stated(stated: str)
 def test_a_stated_gain_that_contradicts_the_noise_gets_no_point_spread() -> None:
     image = taken("thickness_fringes", 40.0, 0.5, Detector(gain=2.0, psf=0.7))
     one = Micrograph(image, Path("a.tif"), "tiff")
-    choice = profiles.scaled(Profile(name="wrong", gain=20.0), "", one, profiles.witness(one))
+    choice = profiles.scaled(Profile(name="wrong", gain=20.0), "", one, profiles.dose_evidence(one))
     assert choice.psf == 0.0 and any("do not fit the profile" in warning for warning in choice.warnings)
 
 
@@ -147,7 +147,7 @@ def test_the_mean_of_smeared_counts_has_the_counting_error_of_the_counts() -> No
     camera = Detector(psf=0.9)
     image = taken("membranes", 80.0, 0.3, camera)
     one = Micrograph(image, Path("a.tif"), "tiff")
-    choice = profiles.scaled(Profile(name="counted"), "", one, profiles.witness(one))
+    choice = profiles.scaled(Profile(name="counted"), "", one, profiles.dose_evidence(one))
     assert choice.psf == pytest.approx(0.9, abs=0.03)
     mean = float(image.mean(dtype=np.float64))
     prepared = Prepared(image, NO_SPIKES, choice.noise.scaling(mean), choice.counts(mean))

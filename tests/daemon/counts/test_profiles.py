@@ -40,7 +40,7 @@ def counts(dose_: float, contrast: float = 1.0, seed: int = 1, side: int = 512) 
 
 
 def chosen(profile: Profile, one: Micrograph) -> Choice:
-    return profiles.scaled(profile, "", one, profiles.witness(one))
+    return profiles.scaled(profile, "", one, profiles.dose_evidence(one))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from daemon import formats
 from daemon.backends.manifest import load, locate
 from daemon.counts import spikes
 from daemon.counts.prepare import plane
-from daemon.counts.profiles import scaled, witness
+from daemon.counts.profiles import dose_evidence, scaled
 from daemon.errors import MicrographError
 from daemon.formats.units import pixel_size, reciprocal
 from daemon.settings.profile import Profile
@@ -200,7 +200,7 @@ def test_a_fill_value_of_any_size_changes_no_measure_and_is_handed_on_exactly(
 ) -> None:
     found = formats.read(filled(tmp_path / "a.tif", value, dtype), LIMIT)
     assert found.warnings == ()
-    choice = scaled(Profile(name="p", gain=1.0), "test", found, witness(found))
+    choice = scaled(Profile(name="p", gain=1.0), "test", found, dose_evidence(found))
     one = plane(found.pixels, choice, load(locate("fast")).dose_range)
     prepared = one.prepare(spikes.survey(found.pixels, one.gain, one.offset, one.false_alarm))
     assert prepared.dose == pytest.approx(60, rel=0.01) and len(prepared.spikes) == 1600
@@ -228,7 +228,7 @@ def test_values_that_dwarf_all_others_were_not_recorded(tmp_path: Path, value: f
     tifffile.imwrite(tmp_path / "a.tif", image, **PLAIN)
     found = formats.read(tmp_path / "a.tif", LIMIT)
     assert found.metadata["fill"] == float(np.float32(value)) and "more than a million times" in found.warnings[0]
-    choice = scaled(Profile(name="p", gain=1.0), "test", found, witness(found))
+    choice = scaled(Profile(name="p", gain=1.0), "test", found, dose_evidence(found))
     one = plane(found.pixels, choice, load(locate("fast")).dose_range)
     prepared = one.prepare(spikes.survey(found.pixels, one.gain, one.offset, one.false_alarm))
     assert prepared.dose == pytest.approx(60, rel=0.01)

@@ -19,7 +19,7 @@ from daemon.micrograph import Micrograph, PixelSize
 from daemon.output.record import Raw, Record
 from daemon.output.writing import write_outputs
 from daemon.settings.config import Arrival
-from daemon.settings.names import told_apart
+from daemon.settings.names import distinct_names
 from daemon.settings.profile import Match
 
 LIMIT = 1 << 24
@@ -96,17 +96,17 @@ def test_rules_do_not_care_how_a_letter_is_composed(form: str, pattern: str) -> 
 def test_files_of_one_call_are_told_apart(tmp_path: Path) -> None:
     names = ("A/img.tif", "B/img.tif", "000123_img.tif", "x/B/img.tif", "other.tif")
     paths = [tmp_path / name for name in names]
-    found = told_apart(paths)
+    found = distinct_names(paths)
     base = tmp_path.name
     assert [found[path].as_posix() for path in paths] == [
         "A/img.tif", f"{base}/B/img.tif", "000123_img.tif", "x/B/img.tif", "other.tif",
     ]  # fmt: skip
-    assert list(told_apart([paths[0], paths[0]]).values()) == [PurePosixPath("img.tif")]
+    assert list(distinct_names([paths[0], paths[0]]).values()) == [PurePosixPath("img.tif")]
 
 
 def test_names_that_differ_in_case_or_composition_only_keep_their_place(tmp_path: Path) -> None:
     names = "A/img.tif", "A/IMG.TIF", "A/\u00fc.tif", "A/u\u0308.tif", "B/\u00fc.tif"
-    found = told_apart([tmp_path / name for name in names])
+    found = distinct_names([tmp_path / name for name in names])
     assert [path.as_posix() for path in found.values()] == ["img.tif", "IMG.TIF", *names[2:]]
 
 

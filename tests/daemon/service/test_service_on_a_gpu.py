@@ -56,7 +56,7 @@ def test_the_engines_of_all_networks_are_built_before_the_card_is_opened_for_the
     drivers = plug_in(monkeypatch)
     real, built = provision.engine, list[tuple[str, int]]()
 
-    def engine(order: provision.Order, *rest: Any, **more: Any) -> Any:
+    def engine(order: provision.EngineOrder, *rest: Any, **more: Any) -> Any:
         built.append((order.folder.name, len(drivers)))
         return real(order, *rest, **more)
 

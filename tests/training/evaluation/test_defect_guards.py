@@ -156,7 +156,7 @@ def test_sites_are_counted_by_half_an_atom() -> None:
     score = np.array([0.0, 0.4, -0.6, 0.7, -0.9, -0.4, 0.3, 2.0, -1.0])
     defect = np.array([0.0, 0.0, 0.0, 0.0, -1.0, -1.0, 1.0, 1.0, 1.0])
     found = object_guards.count(score, defect)
-    assert found == object_guards.Counts(perfect=4, defects=5, false=2, missed=3)
+    assert found == object_guards.DefectCounts(perfect=4, defects=5, false=2, missed=3)
     assert object_guards.rates([found, found]) == {"false": 0.5, "missed": 0.6}
 
 

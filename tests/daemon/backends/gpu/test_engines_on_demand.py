@@ -52,7 +52,7 @@ class Card:
     def fails(self, tile: tuple[int, int]) -> Exception | None:
         return None
 
-    def _engine(self, order: provision.Order, *rest: Any, anew: str = "") -> Any:
+    def _engine(self, order: provision.EngineOrder, *rest: Any, anew: str = "") -> Any:
         assert all(driver.closed for driver in self.drivers), "a builder was started while the card was in use"
         self.built.append((order.tile, anew))
         return self._real(order, *rest, anew=anew)
@@ -138,7 +138,7 @@ def test_where_no_such_engine_can_be_built_smaller_tiles_go_on(
 ) -> None:
     backend, real = card.open(), provision.engine
 
-    def refuse(order: provision.Order, *rest: Any, **more: Any) -> Any:
+    def refuse(order: provision.EngineOrder, *rest: Any, **more: Any) -> Any:
         if order.tile == FIT:
             raise BackendError("the builder was killed by signal 9")
         return real(order, *rest, **more)
@@ -217,7 +217,7 @@ def test_an_engine_that_does_not_load_is_built_anew_once_and_then_an_error(card:
     assert [tile for tile, _ in card.built[2:]] == [FIT, FIT]
     backend.close()
     card.fails = lambda tile: UnreadableError("x.engine: TensorRT cannot load it", tile)  # type: ignore[method-assign]
-    with pytest.raises(BackendError, match="though it was just built anew"):
+    with pytest.raises(BackendError, match="though it was just rebuilt"):
         card.open()
     assert all(driver.closed for driver in card.drivers)
 

@@ -14,7 +14,7 @@ from daemon.backends import manifest
 from daemon.backends.gpu import provision
 from daemon.backends.gpu.engine import OPTIONS, EngineManifest, Gate, engine_path, load_manifest, manifest_of
 from daemon.backends.gpu.nvidia import Gpu, choose, require_driver
-from daemon.backends.gpu.provision import Order
+from daemon.backends.gpu.provision import EngineOrder
 from daemon.errors import BackendError, ConfigError
 from daemon.settings.config import BackendConfig
 
@@ -48,9 +48,9 @@ class Workshop:
     def get(self, **settings: Any) -> tuple[Path, EngineManifest]:
         return provision.engine(self.order(**settings))
 
-    def order(self, **settings: Any) -> Order:
+    def order(self, **settings: Any) -> EngineOrder:
         chosen = BackendConfig(kind="tensorrt", flavour="rtx", **settings)
-        return Order(chosen, FOLDER, WEIGHTS, self.folder, CARD, TILE, 1)
+        return EngineOrder(chosen, FOLDER, WEIGHTS, self.folder, CARD, TILE, 1)
 
     def _run(self, command: list[str], progress: Callable[[], None]) -> None:
         self.commands.append(command)

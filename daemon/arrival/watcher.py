@@ -269,7 +269,7 @@ class Watcher:
             # The empty mount point: with it, all files would count as removed.
             raise FolderGoneError(f"{self._root}: the share is not mounted (its place is on {fstype}); mount it again")
         if self._identity is not None:
-            log.info("%s is another folder than before; it is watched anew", self._root)
+            log.info("%s is another folder than before; it is watched again", self._root)
         self._identity = (identity[0], 0) if network else identity
         self._network = network
         if self._arrival.polling == "always" or (self._arrival.polling == "auto" and network):

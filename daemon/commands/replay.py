@@ -78,7 +78,7 @@ def run(
 ) -> tuple[list[Comparison], list[Skipped]]:
     """Run a session's micrographs through `weights`, one at a time; nothing of the session is changed.
 
-    Both results are judged anew by the same rules. Only the `pictures` that differ most are kept. Raises WeightsError,
+    Both results are judged by the same rules. Only the `pictures` that differ most are kept. Raises WeightsError,
     BackendError, ConfigError.
     """
     found: list[Comparison] = []

@@ -251,7 +251,7 @@ class _Demo:
                 stamp, event = self._events.get(timeout=0.2)
             except queue.Empty:
                 if daemon.poll() is not None:
-                    self._problems.append(f"the daemon ended by itself with exit code {daemon.returncode}")
+                    self._problems.append(f"the daemon ended unexpectedly with exit code {daemon.returncode}")
                 elif camera.poll():
                     self._problems.append(f"the camera failed with exit code {camera.returncode}")
                 elif time.monotonic() > deadline:

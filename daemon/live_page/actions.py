@@ -34,7 +34,7 @@ class Actions:
         return ""
 
     def retry(self, number: int) -> None:
-        """Job `number`, quarantined or waiting for a retry -> pending, attempts anew.
+        """Job `number`, quarantined or waiting for a retry -> pending, attempts set to 0.
 
         Raises NotThereError for any other, LedgerError, LedgerUnavailableError.
         """

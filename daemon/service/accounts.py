@@ -86,7 +86,7 @@ class Accounts:
         self._enter(entry)
 
     def forget(self, job: Job, why: str) -> None:
-        """The file is gone or was replaced: the next scan that finds it registers it anew."""
+        """The file is gone or was replaced: the next scan that finds it registers it again."""
 
         def entry() -> None:
             self._ledger.forget(job)

@@ -56,7 +56,7 @@ class Arrivals:
         return not self._forgotten and self.settled
 
     def forgotten(self, path: str) -> None:
-        """The job of `path` was removed from the ledger: register the file anew if it exists."""
+        """The job of `path` was removed from the ledger: register the file again if it exists."""
         self.settled = False
         self._forgotten.append(path)
         self._watcher.wake()

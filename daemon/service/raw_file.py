@@ -13,7 +13,7 @@ LONGEST = 512
 
 
 class ChangedError(TransientError):
-    """The file has changed since it was registered; the scan registers it anew."""
+    """The file has changed since it was registered; the scan registers it again."""
 
 
 def fingerprint(file: Path | RawFile, max_pixels: int) -> Raw:

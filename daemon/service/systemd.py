@@ -16,7 +16,7 @@ _SEND_SECONDS = 1.0
 class Notifier:
     """Sends states to the service manager. Used by any thread; never raises: the work does not depend on a manager.
 
-    Each message opens the socket anew, so that a restarted manager is found again.
+    Each message opens the socket again, so that it reaches a restarted manager.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:

@@ -64,7 +64,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, seed: int | None = 0) -> list[FakeC
         return drivers[-1]
 
     def engine(
-        order: EngineOrder, progress: Callable[[], None] = lambda: None, *, anew: str = ""
+        order: EngineOrder, progress: Callable[[], None] = lambda: None, *, rebuild_because: str = ""
     ) -> tuple[Path, EngineManifest]:
         about = manifest_of_engine(order.weights, order.tile, order.batch)
         path = order.engines / f"{order.weights.name}.{order.tile}.{order.batch}.engine"

@@ -113,7 +113,7 @@ class TensorRtBackend:
             try:
                 yield from self._pipeline.denoise(source())
             except UnreadableError as error:
-                self._build(error.tile, anew=str(error))
+                self._build(error.tile, rebuild_because=str(error))
             except OutOfMemoryError as error:
                 assert latest is not None
                 if not self._lower():
@@ -164,13 +164,15 @@ class TensorRtBackend:
             self._chosen[shape] = tile
         return tile
 
-    def _build(self, tile: Sides, anew: str = "") -> None:
+    def _build(self, tile: Sides, rebuild_because: str = "") -> None:
         """An engine for such tiles, or the reason why there is none in the log; the card is closed meanwhile."""
-        if anew and tile in self._rebuilt:
-            raise BackendError(f"{anew}, though it was just rebuilt; set backend.kind: cpu, and report this")
+        if rebuild_because and tile in self._rebuilt:
+            raise BackendError(f"{rebuild_because}, though it was just rebuilt; set backend.kind: cpu, and report this")
         self._close_card()
         try:
-            self._engines[tile] = provision.engine(replace(self._base, tile=tile), self._progress, anew=anew)
+            self._engines[tile] = provision.engine(
+                replace(self._base, tile=tile), self._progress, rebuild_because=rebuild_because
+            )
         except EmdenoisedError as error:
             if tile == self._base.tile:
                 raise
@@ -178,7 +180,7 @@ class TensorRtBackend:
             self._shapes.refuse(tile)
             self._engines.pop(tile, None)
             self._chosen.clear()
-        if anew:
+        if rebuild_because:
             self._rebuilt.add(tile)
         self._open()
 
@@ -230,7 +232,7 @@ class TensorRtBackend:
             self._close_card()
             if not isinstance(error, UnreadableError):
                 raise
-            self._build(base, anew=str(error))
+            self._build(base, rebuild_because=str(error))
 
     def _close_card(self) -> None:
         """In the order that TensorRT needs. Engines and choices stay."""

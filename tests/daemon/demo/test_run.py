@@ -174,7 +174,7 @@ def test_at_a_terminal_the_daemon_stays_with_its_page_until_a_key(
 @pytest.mark.parametrize(
     ("mode", "complaint"),
     [
-        ("dies", "ended by itself with exit code 3"),
+        ("dies", "ended unexpectedly with exit code 3"),
         ("spoils", "is worse than the raw image"),
         ("ends badly", "stopped with exit code 4 instead of 0"),
     ],

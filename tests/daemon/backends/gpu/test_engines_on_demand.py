@@ -52,10 +52,10 @@ class Card:
     def fails(self, tile: tuple[int, int]) -> Exception | None:
         return None
 
-    def _engine(self, order: provision.EngineOrder, *rest: Any, anew: str = "") -> Any:
+    def _engine(self, order: provision.EngineOrder, *rest: Any, rebuild_because: str = "") -> Any:
         assert all(driver.closed for driver in self.drivers), "a builder was started while the card was in use"
-        self.built.append((order.tile, anew))
-        return self._real(order, *rest, anew=anew)
+        self.built.append((order.tile, rebuild_because))
+        return self._real(order, *rest, rebuild_because=rebuild_because)
 
     def _open(self, path: Path, about: Any, driver: FakeCuda) -> Any:
         self.loads.append(about.tile)

@@ -198,7 +198,7 @@ def test_one_that_is_there_and_proven_is_found_without_a_builder(workshop: Works
 def test_one_that_fits_and_cannot_be_loaded_is_built_anew(workshop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     workshop.put()
-    provision.engine(workshop.order(), anew="TensorRT cannot load it")
+    provision.engine(workshop.order(), rebuild_because="TensorRT cannot load it")
     assert len(workshop.commands) == 2
     assert "TensorRT cannot load it; it is built now" in caplog.text
 

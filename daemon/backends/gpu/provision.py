@@ -76,9 +76,10 @@ def engine(
     """The engine that is ordered, fresh and gated on this card, built if need be. This process must hold no context
     on the card: one in exclusive mode would be closed to the builder.
 
-    `progress` is called now and then; if it raises, the builder is stopped. `rebuild_because`: why it is to be
-    built even if there is one that fits. Raises ConfigError if a person is needed: TensorRT is not installed, the engine
-    must be rebuilt and `settings.rebuild` is off, or these weights make no engine; BackendError if building failed for another reason.
+    `progress` is called now and then; if it raises, the builder is stopped. `rebuild_because`: why it is to be built
+    even if there is one that fits. Raises ConfigError if a person is needed: TensorRT is not installed, the engine must
+    be rebuilt and `settings.rebuild` is off, or these weights make no engine; BackendError if building failed for
+    another reason.
     """
     path, wanted, command, gpu = order.path, order.wanted, order.command, order.gpu
     about, reasons = _look(path, wanted)

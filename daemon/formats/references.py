@@ -69,7 +69,7 @@ def is_reference(name: str, metadata: Mapping[str, Any], pixels: Pixels | None =
     known = (*_KINDS, *_WORDS, *_CAMERAS, *(("white", *_FLAT) if flat else ()))
     if not (certain or _AMBIGUOUS & set(words)) or any(word not in known for word in words):
         return False
-    return certain or (pixels is not None and not _has_structure(pixels))
+    return certain or (pixels is not None and _from_a_camera_alone(pixels))
 
 
 def stated(text: str) -> bool:
@@ -77,18 +77,18 @@ def stated(text: str) -> bool:
     return bool(_STATED.fullmatch(text))
 
 
-def _has_structure(pixels: Pixels) -> bool:
-    """Whether pixels (H, W) are neither a map of gains around 1 nor without anything but noise."""
+def _from_a_camera_alone(pixels: Pixels) -> bool:
+    """Whether pixels (H, W) are a map of gains around 1, or nothing but noise. One value throughout is neither."""
     sample = pixels[: _SAMPLE // _BLOCK * _BLOCK, : _SAMPLE // _BLOCK * _BLOCK].astype(np.float64)
     height, width = (side // _BLOCK * _BLOCK for side in sample.shape)
     sample = sample[:height, :width]
-    if not sample.size or not np.isfinite(sample).all():
-        return True
-    if pixels.dtype.kind == "f" and 0.5 < np.median(sample) < 2 and sample.std() < 0.5:
+    if not sample.size or not np.isfinite(sample).all() or sample.min() == sample.max():
         return False
+    if pixels.dtype.kind == "f" and 0.5 < np.median(sample) < 2 and sample.std() < 0.5:
+        return True
     noise = np.square(np.diff(sample, axis=1)).mean() / 2
     means = sample.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).mean(axis=(1, 3))
-    return bool(means.var() * _BLOCK**2 > _STRUCTURE * noise)
+    return bool(means.var() * _BLOCK**2 <= _STRUCTURE * noise)
 
 
 def _taken_apart(word: str) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ class _Interruptible(Progress):
     def require(self) -> None:
         """Raise EndedError if the shard was asked to end."""
         if self.asked:
+            if self._begun:  # it is not this file that ended the shard
+                self.say("interrupted")
             raise EndedError("asked to end (SIGTERM); the same command continues from here")
 
     @contextmanager

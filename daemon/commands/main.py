@@ -61,7 +61,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         _complain(error)
         return 1
     except OSError as error:
-        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        # A number is a descriptor, by which Python's functions for folders are called, too.
+        nameless = error.filename is None or isinstance(error.filename, int)
+        named = "" if nameless else f"{logs.one_line(os.fsdecode(error.filename))}: "
         _complain(f"{named}{in_words(error)}")
         return 1
     except MemoryError:

@@ -32,8 +32,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and self._begun and not self._bar:
-            self.say("failed")
+        if error is not None and self._begun and not self._bar:
+            self.say("failed" if isinstance(error, Exception) else "interrupted")
         self._wipe()
 
     def skip(self) -> None:

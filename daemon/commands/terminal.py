@@ -20,8 +20,8 @@ _REMEDIES = {
     errno.ENOTDIR: "check the path: a part of it is a file",
     errno.EEXIST: "a file has this name: choose another",
     errno.EISDIR: "a folder has this name: choose another",
-    errno.EACCES: "give this user the right to",
-    errno.EPERM: "give this user the right to",
+    errno.EACCES: "give this user access to it",
+    errno.EPERM: "give this user access to it",
     errno.ENOSPC: "free some space, or choose another disk",
     errno.EROFS: "choose a folder that can be written to",
 }

@@ -83,7 +83,7 @@ class Queries(LedgerConnection):
         here = (float("inf"), 1 << 62) if newest_first else (float("-inf"), -1)
         query = (
             f"SELECT * FROM jobs WHERE state = ? AND (updated, id) {after} (?, ?) AND updated < ? "
-            f"ORDER BY updated {order}, id {order} LIMIT 500"
+            f"ORDER BY updated {order}, id {order} LIMIT {_PAGE}"
         )
         while True:
             with self._explained():

@@ -238,11 +238,13 @@ def test_a_full_disk_is_75(batch: QuickBatch, monkeypatch: pytest.MonkeyPatch) -
     assert batch.run() == 0 and batch.results() == set(NAMES)
 
 
-def test_sigterm_ends_between_two_tiles_with_75(batch: QuickBatch) -> None:
+def test_sigterm_ends_between_two_tiles_with_75(batch: QuickBatch, capsys: pytest.CaptureFixture[str]) -> None:
     batch.backend.hook = at(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     assert batch.run() == 75 and len(batch.results()) == 1 and not batch.failures() and not batch.temporaries()
     assert signal.getsignal(signal.SIGTERM) == before
+    said = capsys.readouterr().out
+    assert said.count("... interrupted\n") == 1 and "failed" not in said
     assert batch.run() == 0 and batch.results() == set(NAMES)
 
 

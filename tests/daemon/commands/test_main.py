@@ -107,6 +107,14 @@ def test_a_path_that_is_none_is_named_with_its_cause_and_a_remedy(
         assert said in found.out + found.err and "Errno" not in found.out + found.err
 
 
+def test_a_path_in_an_error_forges_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(("calibrate", "a\n\x1b[2Jemdenoised: all done", "-o", "my.yaml")) == 1
+    assert r"emdenoised: a\x0a\x1b[2Jemdenoised: all done: No such file" in capsys.readouterr().err
+
+
 def test_the_tab_key_completes_commands_and_options(tmp_path: Path) -> None:
     pytest.importorskip("argcomplete")
     for typed, expected in (("emdenoised stat", "status"), ("emdenoised denoise a.tif --pas", "--passes")):

@@ -47,14 +47,19 @@ def test_a_narrow_terminal_cuts_the_bar_instead_of_wrapping(monkeypatch: pytest.
     assert max(map(len, stream.getvalue().split("\r\x1b[K"))) < 20
 
 
-def test_an_error_ends_the_line_of_the_file_that_it_concerns() -> None:
+@pytest.mark.parametrize(("error", "word"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
+def test_an_error_ends_the_line_of_the_file_that_it_concerns(error: type[BaseException], word: str) -> None:
     stream = io.StringIO()
-    with pytest.raises(ValueError, match="broken"), Progress(2, stream) as progress:
+    with pytest.raises(error), Progress(2, stream) as progress:
         progress.next("a.tif")
         progress.say("done")
         progress.next("b.tif")
-        raise ValueError("broken")
-    assert stream.getvalue() == "[1/2] a.tif ... done\n[2/2] b.tif ... failed\n"
+        raise error
+    assert stream.getvalue() == f"[1/2] a.tif ... done\n[2/2] b.tif ... {word}\n"
+
+
+def test_an_error_before_the_first_file_is_not_that_of_a_file() -> None:
+    stream = io.StringIO()
     with pytest.raises(ValueError, match="later"), Progress(1, stream) as progress:
         raise ValueError("later")
-    assert stream.getvalue().count("failed") == 1
+    assert not stream.getvalue()

@@ -60,6 +60,6 @@ def test_an_error_ends_the_line_of_the_file_that_it_concerns(error: type[BaseExc
 
 def test_an_error_before_the_first_file_is_not_that_of_a_file() -> None:
     stream = io.StringIO()
-    with pytest.raises(ValueError, match="later"), Progress(1, stream) as progress:
+    with pytest.raises(ValueError, match="later"), Progress(1, stream):
         raise ValueError("later")
     assert not stream.getvalue()

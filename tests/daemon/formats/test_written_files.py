@@ -12,6 +12,7 @@ from small_files import image
 
 from daemon import formats
 from daemon.files import sha256_around
+from daemon.formats import tiff
 from daemon.micrograph import Micrograph, PixelSize
 
 LIMIT = 1 << 24
@@ -50,6 +51,18 @@ def test_pixels_and_pixel_size_survive_the_round_trip(
         metres = getattr(again.pixel_size, axis) * METRES[again.pixel_size.unit]
         assert metres == pytest.approx(getattr(size, axis) * METRES[size.unit], rel=1e-6)
     assert formats.probe(path).state == "complete"
+
+
+@pytest.mark.parametrize("ome", [False, True])
+def test_it_is_known_where_the_pixels_of_a_bigtiff_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ome: bool
+) -> None:
+    monkeypatch.setattr(tiff, "_CLASSIC_LIMIT", 0)
+    path, pixels = tmp_path / "out.tmp", (image() / 3).astype(np.float32)
+    begin = formats.write(path, "tiff", pixels[::-1], source(SIZES[0], ome=ome), {"note": "turned"})
+    assert path.read_bytes()[:4] == b"II\x2b\0"
+    content = np.ascontiguousarray(pixels[::-1]).data
+    assert sha256_around(path, begin, content) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("kind", ["tiff", "mrc"])

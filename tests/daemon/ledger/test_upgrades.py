@@ -77,7 +77,7 @@ def test_an_upgrade_that_is_killed_in_its_middle_begins_anew(tmp_path: Path) -> 
     killed = subprocess.run([sys.executable, "-c", program, tmp_path], check=False, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
-        assert database.execute("PRAGMA user_version").fetchone()[0] == len(ledger_file.MIGRATIONS) - 1
+        assert database.execute("PRAGMA user_version").fetchone()[0] == 6, "before the names"
     with start(tmp_path) as ledger:
         found = ledger._db.execute("SELECT job, name FROM names ORDER BY job")
         assert [tuple(row) for row in found] == [(at, stored(path)) for at, path in enumerate(paths, 1)]

@@ -16,21 +16,8 @@ _KINDS = {"gain", "dark", "flat", "bias", "super", "count"}
 _AMBIGUOUS = {"bias", "norm", "ref", "refs", "flat"}
 """Words of which one makes a reference of a name without words about a specimen, if its pixels fit."""
 _WORDS = {
-    *(
-        "ref",
-        "refs",
-        "reference",
-        "references",
-        "image",
-        "frame",
-        "frames",
-        "camera",
-        "norm",
-        "map",
-        "defect",
-        "defects",
-    ),
-    *("current", "counts", "master", "average", "mean", "median", "res", "superres"),
+    *("ref", "refs", "reference", "references", "image", "frame", "frames", "camera", "norm", "map"),
+    *("defect", "defects", "current", "counts", "master", "average", "mean", "median", "res", "superres"),
 }
 """Further words in names of references, besides numbers and cameras."""
 _CAMERAS = {
@@ -43,8 +30,10 @@ _STATED = re.compile(
     r"\s*(\w+:\s*)?(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE
 )
 _ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
-_BLOCK, _SAMPLE = 8, 1024
-"""Sides in pixels of a block, and of the part of an image that is evaluated."""
+_BLOCK, _MOST_BLOCKS = 8, 128
+"""Side of a block in pixels; blocks that are evaluated along each side of the image."""
+_AROUND_1, _SPREAD = 0.2, 0.15
+"""Largest distance from 1 of the median of gains, and of most gains from it: other images have more contrast."""
 _STRUCTURE = 4.0
 """Variance of the means of blocks, in that of white noise, above which there is more than noise."""
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -79,16 +68,19 @@ def stated(text: str) -> bool:
 
 def _from_a_camera_alone(pixels: Pixels) -> bool:
     """Whether pixels (H, W) are a map of gains around 1, or nothing but noise. One value throughout is neither."""
-    sample = pixels[: _SAMPLE // _BLOCK * _BLOCK, : _SAMPLE // _BLOCK * _BLOCK].astype(np.float64)
-    height, width = (side // _BLOCK * _BLOCK for side in sample.shape)
-    sample = sample[:height, :width]
+    down, across = (side // _BLOCK for side in pixels.shape)
+    blocks = pixels[: down * _BLOCK, : across * _BLOCK].reshape(down, _BLOCK, across, _BLOCK)
+    sample = blocks[:: -(-down // _MOST_BLOCKS) or 1, :, :: -(-across // _MOST_BLOCKS) or 1].astype(np.float64)
     if not sample.size or not np.isfinite(sample).all() or sample.min() == sample.max():
         return False
-    if pixels.dtype.kind == "f" and 0.5 < np.median(sample) < 2 and sample.std() < 0.5:
-        return True
-    noise = np.square(np.diff(sample, axis=1)).mean() / 2
-    means = sample.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).mean(axis=(1, 3))
-    return bool(means.var() * _BLOCK**2 <= _STRUCTURE * noise)
+    if pixels.dtype.kind == "f":
+        low, middle, high = np.percentile(sample, (16, 50, 84))
+        if abs(middle - 1) < _AROUND_1 and high - low < 2 * _SPREAD:
+            return True
+    noise = np.square(np.diff(sample, axis=3)).mean() / 2
+    # The quarters of a camera have amplifiers of their own.
+    quarters = [part for half in np.array_split(sample, 2) for part in np.array_split(half, 2, axis=2) if part.size]
+    return all(part.mean(axis=(1, 3)).var() * _BLOCK**2 <= _STRUCTURE * noise for part in quarters)
 
 
 def _taken_apart(word: str) -> tuple[str, ...]:

@@ -79,6 +79,10 @@ def test_an_ambiguous_name_is_a_references_if_its_pixels_are(name: str) -> None:
     assert is_reference(name, {}, RNG.normal(100, 3, (64, 64)).astype(np.int16))
     specimen = RNG.poisson(60 + 20 * np.sin(np.arange(64) / 9)[:, None] * np.ones(64))
     assert not is_reference(name, {}, specimen)
+    assert not is_reference(name, {}, (specimen / specimen.max()).astype(np.float32)), "saved as 0 to 1"
+    half = RNG.poisson(5, (2048, 2048))
+    half[1200:, 700:1100] += 20
+    assert not is_reference(name, {}, half), "a specimen beyond the first corner"
 
 
 @pytest.mark.parametrize("text", ["Gain reference", "SerialEM: gain reference", "Dark reference image"])

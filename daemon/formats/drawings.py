@@ -37,8 +37,13 @@ def is_labels(pixels: Pixels) -> bool:
     if pixels.dtype.kind == "f" and not np.array_equal(sample := pixels[:: max(1, len(pixels) // 8)], np.rint(sample)):
         return False
     few = pixels[:: max(1, len(pixels) // 64)]
-    if float((few[:, 1:] == few[:, :-1]).mean()) < _PATCHED / 2:
+    same = few[:, 1:] == few[:, :-1]
+    if float(same.mean()) < _PATCHED / 2:
         return False  # as in almost every image; the test is fast
+    values, numbers = np.unique(few, return_counts=True)
+    of = few[:, :-1] != values[numbers.argmax()]
+    if of.any() and float(same[of].mean()) < _PATCHED / 2:
+        return False  # as in images of few counts
     right = pixels[:, 1:] == pixels[:, :-1]
     if float(right.mean()) < _PATCHED:
         return False
@@ -69,7 +74,7 @@ def scale_bar(pixels: Pixels) -> dict[str, Any]:
     coarse = np.ascontiguousarray(pixels[::_LOWEST, :: least // 4])  # every bar has three neighbours in it
     for extreme in (np.fmax.reduce, np.fmin.reduce):
         at = coarse == extreme(coarse, axis=None)
-        if not (at[:, 2:] & at[:, 1:-1] & at[:, :-2]).any():
+        if float(at.mean()) > 2 * _RARE or not (at[:, 2:] & at[:, 1:-1] & at[:, :-2]).any():
             continue  # as in almost every image; the test is fast
         value = extreme(pixels, axis=None)
         same = pixels == value

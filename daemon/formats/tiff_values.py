@@ -38,8 +38,9 @@ _STRAIGHT = 0.02
 """Largest difference of a palette's grey from a straight line, as a share of white."""
 _REVERSED_SHARE = 0.05
 """Largest share of steps of a ramp of grey in the other direction: entries kept for an overlay's black and white."""
-_CROWDED, _SEVERAL = 2, 8
-"""The part of the range of signed numbers, and the fewest different ones below 0, of pixels without a sign."""
+_CROWDED, _SEVERAL, _BELOW_0 = 2, 8, 1e-3
+"""The part of the range of signed numbers, the fewest different ones below 0, and their least share, of pixels without
+a sign: saturated pixels, from which a dark reference was subtracted, are large as well, but few."""
 _PLAUSIBLE = (1e-6, 1e9)
 """Range of intensities saved as floating-point numbers."""
 
@@ -278,11 +279,11 @@ def _as_kind(plane: Pixels, kind: str) -> Pixels:
 
 def _wrapped(signed: Pixels) -> bool:
     """Whether signed numbers crowd around 0, on both sides: without a sign those below 0 would be the largest."""
-    low, high = int(signed.min()), int(signed.max())
     most = (np.iinfo(signed.dtype).max + 1) // _CROWDED
-    if not -most <= low < 0 <= high <= most:
-        return False  # as in almost every image; the test is fast
-    return len(np.unique(signed[signed < 0])) >= _SEVERAL
+    if not -most <= int(signed.min()) < 0 or not 0 <= int(signed.max()) <= most:
+        return False  # as in almost every image, mostly by the minimum alone
+    below = signed[signed < 0]
+    return below.size >= _BELOW_0 * signed.size and len(np.unique(below)) >= _SEVERAL
 
 
 def _plausible(plane: Pixels) -> bool:

@@ -121,8 +121,8 @@ def read(stream: BinaryIO, path: Path, size: int, max_pixels: int, section: int 
     pixels, remarks = sum_frames(_frames(stream, layout, dtype, chosen), chosen, stored)
     labels = _labels(header)
     if layout.mode == 0:
-        low, most = float(header["dmin"]), float(header["dmax"])
-        refuse_packed(path, "\n".join(labels), "label or header", pixels, len(chosen), most if low >= 0 else 0.0)
+        packed = mrc_numbers.packed(header, pixels, len(chosen))
+        refuse_packed(path, "\n".join(labels), "label or header", pixels, len(chosen), stated=packed)
     found, source, other = _size(stream, header)
     warnings += remarks
     if size > end:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from daemon.formats.reading import LARGEST_PACKED
 from daemon.micrograph import Pixels
 
 PACKED = 16
@@ -29,6 +30,8 @@ _STANDARD, _DECLARED, _FIT, _SMOOTH, _WRAPPED, _BEYOND = 1, 3, 2, 2, 4, 6
 """Weights of the evidence, chosen so that no sum is 0: the standard for mode 0; a flag or mode; minimum, maximum and
 mean that fit the pixels; fewer jumps, and far fewer; a value in the header above any signed number."""
 _FEWER_JUMPS, _FAR_FEWER = 1.3, 30.0
+_LEAST_PACKED, _FAR_ABOVE = 8, 8
+"""At least: the largest 4-bit count of an image; and the mean of bytes of two counts, in means of the header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,16 @@ def signed_or_not(
         f"{_words(not_read[1])}, as {' and '.join(against)}"
     )
     return (unsigned if total > 0 else signed), [remark]
+
+
+def packed(header: Any, pixels: Pixels, frames: int) -> bool:
+    """Whether the header's statistics are those of 4-bit counts, of which the sum (H, W) of `frames` has two in a byte.
+
+    Such bytes have 17 times the mean of the counts; in a header that is older than its pixels, the means are alike.
+    """
+    low, most, mean = (float(header[name]) for name in ("dmin", "dmax", "dmean"))
+    of_counts = low >= 0 and _LEAST_PACKED <= most <= LARGEST_PACKED and low < mean < most
+    return of_counts and float(pixels.mean(dtype=np.float64)) > _FAR_ABOVE * mean * frames
 
 
 def _declared(header: Any, mode: int) -> _Vote:

@@ -32,7 +32,8 @@ PARSER_ERRORS: tuple[type[Exception], ...] = (
 )
 """Exceptions that third-party parsers raise for damaged or hostile bytes."""
 
-_LEAST_PACKED, _LARGEST_PACKED = 8, 15
+LARGEST_PACKED = 15
+"""Of 4-bit counts."""
 _PACKED_TEXT = re.compile(r"\b4[ -]?bits?[ -]packed\b", re.IGNORECASE)
 _STACK_ALLOWANCE = 100
 """A stack may hold this many times `max_pixels` in all; only one plane of it is in memory at a time."""
@@ -125,15 +126,13 @@ def check_plane(path: Path, height: int, width: int) -> None:
         raise MicrographError(f"{path}: is a line of {height * width} values, not an image; it was left alone")
 
 
-def refuse_packed(path: Path, text: str, by: str, pixels: Pixels, frames: int, most: float = 0.0) -> None:
+def refuse_packed(path: Path, text: str, by: str, pixels: Pixels, frames: int, *, stated: bool = False) -> None:
     """Raises MicrographError for the sum (H, W) of `frames` that `text` calls packed, unless it is of 4-bit counts.
 
-    The text remains where a program has unpacked them. `by`: the text's place in the file, for the message. `most`: the
-    largest value by the header, which states it, too, if it is one of 4-bit counts.
+    The text remains where a program has unpacked them. `by`: the text's place in the file, for the message. `stated`:
+    the header proves it without the text.
     """
-    if (_PACKED_TEXT.search(text) or _LEAST_PACKED <= most <= _LARGEST_PACKED) and (
-        pixels.max() > _LARGEST_PACKED * frames or pixels.min() < 0
-    ):
+    if (stated or _PACKED_TEXT.search(text)) and (pixels.max() > LARGEST_PACKED * frames or pixels.min() < 0):
         raise MicrographError(
             f"{path}: holds packed 4-bit values by its {by} (a raw SerialEM movie; unpack it with IMOD's newstack), "
             "not one intensity per pixel; it was left alone"

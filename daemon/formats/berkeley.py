@@ -41,10 +41,10 @@ def uneven_axes(path: str) -> set[UnevenAxis]:
 
 
 def without_steps(signal: dict[str, Any], uneven: set[UnevenAxis]) -> dict[str, Any]:
-    """A signal of RosettaSciIO whose uneven axes have no scale."""
-    if not uneven:
-        return signal
-    return {**signal, "axes": [{**axis, "scale": None} if _known(axis, uneven) else axis for axis in signal["axes"]]}
+    """A signal of RosettaSciIO of which the image's uneven axes have no scale; across sections the mean is right."""
+    across = [_known(axis, uneven) and not axis.get("navigate", False) for axis in signal["axes"]]
+    axes = zip(signal["axes"], across, strict=True)
+    return {**signal, "axes": [{**axis, "scale": None} if gone else axis for axis, gone in axes]}
 
 
 def _known(axis: Mapping[str, Any], uneven: set[UnevenAxis]) -> bool:

@@ -24,28 +24,39 @@ def images(description: str, shape: tuple[int, int]) -> list[dict[str, str]]:
     A file may hold an overview and a label beside the micrograph, each with sizes of its own. An image that states no
     height and width counts as well.
     """
-    if not is_ome(description):
-        return []
-    elements = _PIXELS.findall(_COMMENT.sub("", description))
-    found = [{key: value for key, _, value in _ATTRIBUTE.findall(element)} for element in elements]
-    wanted = tuple(map(str, shape))
-    return [one for one in found if (one.get("SizeY"), one.get("SizeX")) in ((None, None), wanted)]
+    return [attributes for attributes, _ in _matching(description, shape)]
 
 
-def times(description: str) -> tuple[float | None, float | None]:
-    """Seconds from one point of time to the next, the longest that is stated, and exposure time; None: not stated."""
-    if not is_ome(description):
-        return None, None
-    text = _COMMENT.sub("", description)
-    every, planes = (
-        [{key: value for key, _, value in _ATTRIBUTE.findall(element)} for element in pattern.findall(text)]
-        for pattern in (_PIXELS, _PLANE)
-    )
+def times(description: str, shape: tuple[int, int]) -> tuple[list[float], float | None]:
+    """Of the first image of this `shape` (H, W): the times in seconds from one plane to the next, and the longest
+    exposure time (None: not stated).
+
+    The planes' times are measured ones; the nominal increment counts only without them.
+    """
+    attributes, content = next(iter(_matching(description, shape)), ({}, ""))
+    planes = [_attributes(element) for element in _PLANE.findall(content)]
     started = sorted({time for plane in planes if (time := _seconds(plane, "DeltaT")) is not None})
     steps = [later - earlier for earlier, later in pairwise(started)]
-    steps += [step for one in every if (step := _seconds(one, "TimeIncrement")) is not None]
     exposures = [time for plane in planes if (time := _seconds(plane, "ExposureTime"))]
-    return max(steps, default=None), max(exposures, default=None)
+    if not steps and (nominal := _seconds(attributes, "TimeIncrement")) is not None:
+        steps = [nominal]
+    return steps, max(exposures, default=None)
+
+
+def _matching(description: str, shape: tuple[int, int]) -> list[tuple[dict[str, str], str]]:
+    """The attributes and the content of each Pixels element that may have this shape."""
+    if not is_ome(description):
+        return []
+    text = _COMMENT.sub("", description)
+    elements = list(_PIXELS.finditer(text))
+    ends = [element.start() for element in elements[1:]] + [len(text)]
+    found = [(_attributes(one[1]), text[one.end() : end]) for one, end in zip(elements, ends, strict=False)]
+    wanted = tuple(map(str, shape))
+    return [one for one in found if (one[0].get("SizeY"), one[0].get("SizeX")) in ((None, None), wanted)]
+
+
+def _attributes(element: str) -> dict[str, str]:
+    return {key: value for key, _, value in _ATTRIBUTE.findall(element)}
 
 
 def _seconds(stated: Mapping[str, str], name: str) -> float | None:

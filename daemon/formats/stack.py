@@ -1,8 +1,9 @@
 """Kinds of stacks as files state them: frames of one exposure, or separate images."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 Are = Literal["frames", "tilts", "pieces", "places", "exposures", "slices", "channels"]
@@ -35,12 +36,19 @@ _TIME = {
 _LONGEST = 10.0
 """Seconds from one frame to the next: more is a time series, whose points are exposures of their own."""
 _PAUSE = 3.0
-"""The same, in exposure times of a frame."""
-_UNSPOKEN = {
-    *("", "i", "n", "q", "no", "index", "number", "image", "images", "section", "sections", "stack", "page", "pages"),
-    *("axis", "dim", "signal", "nav", "navigation", "sequence", "series", "position", "undefined", "element"),
+"""The same of most frames, in their exposure times."""
+_NONDESCRIPT = {
+    *("i", "n", "q", "no", "nr", "num", "index", "number", "image", "images", "section", "sections", "stack", "page"),
+    *("pages", "axis", "dim", "signal", "nav", "navigation", "sequence", "series", "position", "undefined", "unknown"),
+    *("none", "element"),
 }
 """Words for an axis that do not state what it is."""
+_COUNTED = re.compile(
+    r"(?<=\d)e[-+]?\d+|(?<![^\W\d_])([ap]m|(mon|tues?|wed(nes)?|thu(rs)?|fri|sat(ur)?|sun)(day)?"
+    r"|jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sep(t|tember)?|oct(ober)?|nov(ember)?"
+    r"|dec(ember)?)(?![^\W\d_])|[\W\d_]+"
+)
+"""Numbers, and words of dates and times, in the name of a section: they count sections."""
 _ANGLE = ("deg", "°", "degree", "degrees", "rad", "mrad")
 _SERIES = ("ev", "kev", "v", "kv", "k", "°c")
 """Units of what is changed from one exposure to the next: energy, voltage, temperature."""
@@ -85,7 +93,9 @@ def of_axis(name: str, unit: str, by: str, step: float | None = None) -> Stack |
     `step`: from one section to the next, in that unit.
     """
     words = set(re.findall(r"[a-z]+", name.lower()))
-    unit = unit.strip().lower()
+    unit = _plain(unit)
+    known = None if step is None else seconds(step, unit)
+    in_time = of_times(by, [] if known is None else [known])
     if words & {"tilt", "tilts", "angle", "alpha", "beta"} or unit in _ANGLE:
         return Stack("tilts", by)
     if words & {"tile", "tiles", "mosaic", "montage"}:
@@ -93,34 +103,42 @@ def of_axis(name: str, unit: str, by: str, step: float | None = None) -> Stack |
     if unit in _SERIES:
         return Stack("exposures", by)
     if words & {"time", "t", "frame", "frames", "movie", "dose"}:
-        return of_times(by, None if step is None else step * _TIME.get(unit, 0.0))
-    if words & {"z", "depth", "slice", "slices"}:
-        return Stack("slices", by) if unit not in _TIME else Stack("frames", by)
+        return in_time
+    if words & {"z", "depth", "slice", "slices"} and unit not in _TIME:
+        return Stack("slices", by)
     if words & {"c", "channel", "channels", "detector", "detectors"}:
         return Stack("channels", by)
     if unit in _TIME:
-        return of_times(by, None if step is None else step * _TIME[unit])
-    if words - _UNSPOKEN:  # energy, defocus, magnetic field, ...: each has its own
+        return in_time
+    if words - _NONDESCRIPT:  # energy, defocus, magnetic field, ...: each has its own
         return Stack("exposures", by)
     return Stack("slices", by) if unit in _LENGTH else None
 
 
-def of_times(by: str, step: float | None, exposure: float | None = None) -> Stack:
-    """Frames, or points of a time series, so many seconds apart, each with this exposure time (None: unknown)."""
-    if step is None or (abs(step) <= _LONGEST and (exposure is None or abs(step) <= _PAUSE * exposure)):
-        return Stack("frames", by)
-    return Stack("exposures", f"{by}, a time series")
+def of_times(by: str, steps: Sequence[float], exposure: float | None = None) -> Stack:
+    """Frames, or points of a time series, by the known steps from one to the next and the exposure time, in seconds.
+
+    The clock of a computer that stores frames may jump, so a single long step is no pause after each exposure.
+    """
+    apart = [abs(step) for step in steps]
+    if apart and (max(apart) > _LONGEST or (exposure is not None and median(apart) > _PAUSE * exposure)):
+        return Stack("exposures", f"{by}, a time series")
+    return Stack("frames", by)
 
 
 def seconds(number: float, unit: str) -> float | None:
     """A time in seconds; None if its unit is not known."""
-    factor = _TIME.get(unit.strip().lower().replace("μ", "µ"))
+    factor = _TIME.get(_plain(unit))
     return None if factor is None else number * factor
 
 
+def _plain(unit: str) -> str:
+    return unit.strip().lower().replace("μ", "µ")  # the Greek letter for the micro sign
+
+
 def of_names(names: Iterable[str], by: str) -> Stack | None:
-    """Exposures of their own, where the sections have names that differ by more than numbers."""
-    known = [re.sub(r"[\W\d_]+", " ", name).strip().lower() for name in names]
+    """Exposures of their own, where the sections have names that differ by more than numbers, dates and times."""
+    known = [" ".join(_COUNTED.sub(" ", name.lower()).split()) for name in names]
     return Stack("exposures", by) if len(known) > 1 and all(known) and len(set(known)) > 1 else None
 
 

@@ -1,7 +1,7 @@
 """Selects the pages of a TIFF that are the micrograph, and classifies several of them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def refuse_channels(path: Path, text: str, page: PageLayout, stored: int) -> Non
     axes = str(tiff_description.shaped(text).get("axes", ""))
     if stored > 1 and (sizes.get("C", 1) > 1 or {"C", "S"} & set(_shaped_axes(text))):
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
-    if {"Y", "X"} <= set(axes) and not axes.rstrip("CS").endswith("YX"):
+    if {"Y", "X"} <= set(axes) and set(axes.rstrip("CS")[-2:]) != {"Y", "X"}:
         raise MicrographError(
             f"{path}: its pages are no images by its own description (axes {axes}); save it with y and x as "
             "the last axes"
@@ -121,8 +121,8 @@ def nature(layout: TiffLayout, pages: list[int], tags: Mapping[int, Any]) -> Sta
     return stack.weighed(
         (
             Stack("slices", "TIFF volume") if page.depth > 1 else None,
-            _of_sizes(_imagej(text), "ImageJ", _imagej_step(text)) if text.startswith("ImageJ=") else None,
-            _of_sizes(_ome(text, page), "OME", *ome.times(text)),
+            _of_sizes(_imagej(text), "ImageJ", _imagej_steps(text)) if text.startswith("ImageJ=") else None,
+            _of_sizes(_ome(text, page), "OME", *ome.times(text, (page.height, page.width))),
             *(stack.of_axis(_AXES.get(axis, axis), "", "tifffile") for axis in _shaped_axes(text)),
             stack.of_axis("", tags[65005], "Gatan tags") if isinstance(tags.get(65005), str) else None,
             stack.of_words(text, "TIFF description"),
@@ -144,29 +144,29 @@ def _ome(text: str, page: PageLayout) -> dict[str, int]:
     return {**{axis: int(size) for axis, size in sizes.items() if _COUNT.fullmatch(size)}, "images": len(found)}
 
 
-def _imagej_step(text: str) -> float | None:
-    """Seconds from one frame to the next."""
+def _imagej_steps(text: str) -> list[float]:
+    """Seconds from one frame to the next, if stated."""
     stated = dict(re.findall(r"^(finterval|fps|tunit)=(.{1,40}?)\s*$", text, re.MULTILINE))
-    if step := number(stated.get("finterval")):
-        return stack.seconds(step, stated.get("tunit", "sec"))
+    if interval := number(stated.get("finterval")):
+        step = stack.seconds(interval, stated.get("tunit", "sec"))
+        return [] if step is None else [step]
     rate = number(stated.get("fps"))
-    return 1 / rate if rate else None
+    return [1 / rate] if rate else []
 
 
 def _labels(tags: Mapping[int, Any]) -> list[str]:
     """ImageJ's labels of the sections."""
     labels = tags[_LABELS].get("Labels") if isinstance(tags.get(_LABELS), Mapping) else None
-    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
+    # Further lines hold metadata, which ImageJ does not show as the label.
+    return [str(label).partition("\n")[0] for label in labels] if isinstance(labels, list) else []
 
 
-def _of_sizes(
-    sizes: Mapping[str, int], by: str, step: float | None = None, exposure: float | None = None
-) -> Stack | None:
+def _of_sizes(sizes: Mapping[str, int], by: str, steps: Sequence[float], exposure: float | None = None) -> Stack | None:
     if sizes.get("images", 1) > 1:
         return Stack("exposures", by)
     if sizes.get("Z", 1) > 1:
         return Stack("slices", by)
-    return stack.of_times(by, step, exposure) if sizes.get("T", 1) > 1 else None
+    return stack.of_times(by, steps, exposure) if sizes.get("T", 1) > 1 else None
 
 
 def _shaped_axes(text: str) -> list[str]:

@@ -66,6 +66,7 @@ TIMES = {"DeltaT": [0.0, 30.0, 60.0], "ExposureTime": [0.5] * 3}
         ("a.ome.tif", lambda path: ome(path, TimeIncrement=60.0), "exposures"),
         ("a.ome.tif", lambda path: ome(path, TimeIncrement=5.0, TimeIncrementUnit="min"), "exposures"),
         ("a.ome.tif", lambda path: ome(path, Plane=TIMES), "exposures"),
+        ("a.ome.tif", lambda path: ome(path, TimeIncrement=60.0, Plane={"DeltaT": [0.0, 0.1, 0.2]}), "frames"),
         ("a.ome.tif", lambda path: ome(path, TimeIncrement=50.0, TimeIncrementUnit="ms"), "frames"),
         ("a.tif", lambda path: imagej(path, "finterval=2.0\ntunit=min\n"), "exposures"),
         ("a.tif", lambda path: imagej(path, "fps=0.02\n"), "exposures"),
@@ -118,9 +119,50 @@ def test_tilts_of_feis_older_extended_header(tmp_path: Path) -> None:
 
 
 def test_a_pause_of_several_exposures_between_points_of_time_is_no_movie() -> None:
-    assert stack.of_times("", 1.0, 0.9).are == "frames"
-    assert stack.of_times("", 4.0, 1.0).are == "exposures"
-    assert stack.of_times("", None).are == "frames"
+    assert stack.of_times("", [1.0], 0.9).are == "frames"
+    assert stack.of_times("", [4.0], 1.0).are == "exposures"
+    assert stack.of_times("", [1.0, 1.0, 4.0], 1.0).are == "frames", "one jump of the clock"
+    assert stack.of_times("", [1.0, 1.0, 11.0], 1.0).are == "exposures"
+    assert stack.of_times("", []).are == "frames"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("frame 001.tif", "frame 002.tif"),
+        ("12Nov2026 11:59:59 AM", "1 Dec 2026 12:00:00 PM"),
+        ("t = 9.5e-05 s", "t = 0.0001 s"),
+    ],
+)
+def test_numbers_and_dates_in_names_only_count(names: tuple[str, ...]) -> None:
+    assert stack.of_names(names, "") is None
+
+
+def test_further_lines_of_imagejs_labels_are_no_names(tmp_path: Path) -> None:
+    metadata = {"axes": "TYX", "Labels": ["frame 1\nbeam on", "frame 2\nbeam off", "frame 3"]}
+    tifffile.imwrite(tmp_path / "a.tif", FRAMES, imagej=True, metadata=metadata)
+    assert nature(tmp_path / "a.tif") == "frames"
+
+
+def test_omes_times_are_those_of_the_micrograph(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as writer:
+        for data, axes, times in ((FRAMES, "TYX", [0.0, 0.1, 0.2]), (COUNTS[::2, ::2], "YX", [90.0])):
+            writer.write(data, photometric="minisblack", metadata={"axes": axes, "Plane": {"DeltaT": times}})
+    assert nature(tmp_path / "a.ome.tif") == "frames"
+
+
+@pytest.mark.parametrize(("times", "are"), [([0.0, 60.0, 200.0], "exposures"), ([0.0, 0.1, 0.3], "frames")])
+def test_uneven_times_have_a_mean(tmp_path: Path, times: list[float], are: str) -> None:
+    axes = ("time", "[s]", times), ("y", "[n_m]", 0.5), ("x", "[n_m]", 0.5)
+    assert nature(write_berkeley(tmp_path / "a.emd", FRAMES, *axes)) == are
+
+
+@pytest.mark.parametrize(("name", "unit"), [("z", "s"), ("", "min"), ("time", "s")])
+def test_the_step_of_an_axis_counts_whatever_its_name(name: str, unit: str) -> None:
+    found = stack.of_axis(name, unit, "", 60.0)
+    assert found is not None and found.are == "exposures"
+    few = stack.of_axis(name, "\u03bcs", "", 60.0)
+    assert few is not None and few.are == "frames", "the Greek letter"
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -139,6 +181,13 @@ def test_large_numbers_a_fill_value_and_a_mask_keep_their_missing_sign(tmp_path:
     for values in (COUNTS + 32700, np.where(COUNTS > 60, 65535, COUNTS)):
         found = formats.read(plain_tiff(tmp_path / "a.tif", values.astype(np.uint16)), LIMIT)
         np.testing.assert_array_equal(found.pixels, values)
+
+
+def test_saturated_pixels_without_their_dark_reference_keep_their_sign(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).poisson(60, (256, 256)).astype(np.uint16)
+    values.ravel()[1000:41000:2000] = 65535 - 37 * np.arange(20)
+    found = formats.read(plain_tiff(tmp_path / "a.tif", values), LIMIT)
+    np.testing.assert_array_equal(found.pixels, values)
 
 
 def test_64_bit_floating_point_numbers_without_their_tag(tmp_path: Path) -> None:
@@ -163,6 +212,10 @@ def test_packed_counts_by_the_maximum_of_the_header(tmp_path: Path) -> None:
     path = write_mrc(tmp_path / "a.mrc", COUNTS.astype(np.uint8), stated=(0, 15, 3))
     with pytest.raises(MicrographError, match="packed 4-bit values by its label or header"):
         formats.read(path, LIMIT)
+    older = COUNTS // 20
+    older[3, 3] = 17
+    found = formats.read(write_mrc(tmp_path / "c.mrc", older.astype(np.uint8), stated=(0, 12, older.mean())), LIMIT)
+    assert found.pixels.max() == 17, "a header older than its pixels"
     low = np.minimum(COUNTS // 20, 15).astype(np.uint8)
     assert formats.read(write_mrc(tmp_path / "b.mrc", low, stated=(0, 15, 3)), LIMIT).pixels.max() == low.max()
 
@@ -177,7 +230,7 @@ def test_a_palette_that_is_a_curve_is_reported(tmp_path: Path, power: float, cur
     assert any("is a curve for display" in text for text in found.warnings) == curved
 
 
-@pytest.mark.parametrize("axes", ["CYX", "TCZYX", "SYX"])
+@pytest.mark.parametrize("axes", ["CYX", "TCZYX", "SYX", "CXY"])
 def test_a_single_plane_is_no_several_channels(tmp_path: Path, axes: str) -> None:
     data = COUNTS[(None,) * (len(axes) - 2)]
     tifffile.imwrite(tmp_path / "a.tif", data, photometric="minisblack", metadata={"axes": axes})

@@ -16,6 +16,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from daemon import __version__
 from daemon.errors import MicrographError
 from daemon.formats import mrc_extended, mrc_numbers, stack
+from daemon.formats.bands import bands
 from daemon.formats.reading import (
     DamagedError,
     Extent,
@@ -46,8 +47,6 @@ _PACKED = 101
 _COMPRESSED = 1000
 """MRCZ adds a multiple of this for each of its codecs."""
 _MOST = 1 << 20
-_BAND = 1 << 17
-"""Pixels."""
 _VERSION = 20140
 _STAMPS = {"<": b"\x44", ">": b"\x11"}
 """First byte of the machine stamp of each byte order."""
@@ -207,18 +206,16 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
 
 
 def _statistics(pixels: Image) -> tuple[float, float, float, float]:
-    """Minimum, maximum, mean and deviation of the finite pixels (H, W), in bands that stay in the cache."""
-    step = max(1, _BAND // pixels.shape[1])
-    bands = [pixels[top : top + step] for top in range(0, len(pixels), step)]
+    """Minimum, maximum, mean and deviation of the finite pixels (H, W)."""
     with np.errstate(over="ignore", invalid="ignore"):  # where the sum is no number, each pixel is tested
-        bands = [band if np.isfinite(band.sum()) else band[np.isfinite(band)] for band in bands]
-    bands = [band for band in bands if band.size]
-    if not bands:
+        parts = [band if np.isfinite(band.sum()) else band[np.isfinite(band)] for band in bands(pixels)]
+    parts = [part for part in parts if part.size]
+    if not parts:
         return nan, nan, nan, nan
-    number = sum(band.size for band in bands)
-    mean = sum(float(band.sum(dtype=np.float64)) for band in bands) / number
-    squares = sum(float(np.square(band - np.float32(mean), dtype=np.float64).sum()) for band in bands)
-    low, high = min(float(band.min()) for band in bands), max(float(band.max()) for band in bands)
+    number = sum(part.size for part in parts)
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / number
+    squares = sum(float(np.square(part - np.float32(mean), dtype=np.float64).sum()) for part in parts)
+    low, high = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
     return low, high, mean, sqrt(squares / number)
 
 

@@ -17,6 +17,7 @@ import tifffile
 from daemon import __version__
 from daemon.errors import MicrographError
 from daemon.formats import data_bar, ome, references, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats.bands import bands
 from daemon.formats.contrast import window
 from daemon.formats.reading import (
     CodecNeededError,
@@ -43,8 +44,6 @@ _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
 _MAX_TAG_BYTES = 1 << 24
 _LARGEST_RATIONAL = (1 << 32) - 1
-_BAND = 1 << 17
-"""Pixels."""
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
@@ -240,9 +239,7 @@ def _for_imod(ends: Image) -> list[tuple[int, str, int, Any, bool]]:
 
 def _finite(pixels: Image) -> tuple[Image, Image]:
     """The finite pixels, in any shape; the least and the largest of them (2,), (0,) without any."""
-    step = max(1, _BAND // pixels.shape[1])
-    bands = [pixels[top : top + step] for top in range(0, len(pixels), step)]  # both while it is in the cache
-    lows, highs = np.array([(band.min(), band.max()) for band in bands]).T
+    lows, highs = np.array([(band.min(), band.max()) for band in bands(pixels)]).T
     ends = np.array([lows.min(), highs.max()])
     if np.isfinite(ends).all():  # as no NaN or Inf leaves them
         return pixels, ends

@@ -1,4 +1,4 @@
-"""Axes of Berkeley's EMD files without even steps, of which RosettaSciIO takes the mean for the pixel size."""
+"""Finds unevenly spaced axes in Berkeley's EMD files: RosettaSciIO takes their mean step for the pixel size."""
 
 import re
 from collections.abc import Mapping
@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MOST = 1 << 20
-"""Positions."""
-_LEAST = 3
+_LEAST, _MOST = 3, 1 << 20
+"""Positions of an axis: two are always even; no image is wider than the most."""
 _EVEN = 0.02
 """Largest distance of a position from its even place, in steps."""
 
 
 class UnevenAxis(NamedTuple):
-    """By what an axis is known again in RosettaSciIO's list."""
+    """Identifies an axis in RosettaSciIO's list."""
 
     name: str
     size: int
@@ -23,7 +22,7 @@ class UnevenAxis(NamedTuple):
 
 
 def uneven_axes(path: str) -> set[UnevenAxis]:
-    """The axes (dim1, dim2, ...) of a file without even steps. Raises OSError and RuntimeError."""
+    """The unevenly spaced axes (dim1, dim2, ...) of a file. Raises OSError and RuntimeError."""
     found: set[UnevenAxis] = set()
     h5py = import_module("h5py")
 

@@ -109,6 +109,9 @@ def _lettered(pixels: Pixels) -> int:
     background = _mode(lower[-_LEAST:])
     if (lower[-_LEAST:] == background).mean() < _FLAT / 2:
         return 0  # as in almost every image; the test is fast
+    last = (lower[-2 * _LEAST :] == background).mean(axis=1)
+    if _run(last[::-1] >= _FLAT) < _LEAST:
+        return 0  # as in images of few counts
     flat = (lower == background).mean(axis=1)
     rows = _run(flat[::-1] >= _FLAT)
     if rows < _LEAST or rows == most:

@@ -23,7 +23,7 @@ _TECNAI = 1 << 17
 _DIGITS = 7
 """Decimals of a stage position in metres: the drift during one exposure is smaller."""
 _FOCUS = 8
-"""The same of a defocus."""
+"""Decimals of a defocus in metres: readings of one setting differ by less than 10 nm."""
 _DEGREES = 0.01
 """SerialEM counts tilt angles in hundredths of a degree."""
 

@@ -38,15 +38,15 @@ class PictureCache:
         """Keep `data` under a name, replacing earlier bytes."""
         if len(data) > (1 - _SPARE) * self._limit:
             return
-        with self._lock:
+        unfinished = self._folder / f"{name}.tmp"
+        with self._lock:  # one writer at a time: what a sweep does not see in the folder yet would not count
             self._unswept += len(data)
             if self._unswept > _SPARE * self._limit:
                 self._sweep(len(data))
                 self._unswept = 0
-        unfinished = self._folder / f"{name}.{threading.get_ident()}.tmp"
-        with suppress(OSError):
-            unfinished.write_bytes(data)
-            unfinished.replace(self._folder / name)
+            with suppress(OSError):
+                unfinished.write_bytes(data)
+                unfinished.replace(self._folder / name)
 
     def clear(self) -> None:
         """Remove all pictures that can be removed."""

@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation", type=Path, help="folder of micrographs to validate on; else a tenth of the data"
     )
     parser.add_argument("--sources", type=Path, help="CSV with columns name and source; sources are never split")
-    parser.add_argument("--start", type=Path, help="folder of an earlier run whose weights to start from")
+    parser.add_argument(
+        "--start-from", dest="start", type=Path, help="folder of an earlier run whose weights to start from"
+    )
     parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints (120)")
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that draw batches ahead; with a GPU, about 6 (0: none)"

@@ -264,7 +264,9 @@ def parsed() -> argparse.Namespace:
     packing.add_argument("data", type=Path, nargs="+", help="folders of clean micrographs")
     packing.add_argument("--sources", type=Path, nargs="*", default=[], help="a CSV of sources for each of them")
     packing.add_argument("--validation", type=Path, help="folder to validate on; else a tenth of the data")
-    packing.add_argument("--start", type=Path, help="folder of an earlier run whose weights to start from")
+    packing.add_argument(
+        "--start-from", dest="start", type=Path, help="folder of an earlier run whose weights to start from"
+    )
     packing.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes", help="as for fit")
     packing.add_argument("--largest", type=int, default=1024, help="micrographs are cut to this side, pixels (1024)")
     packing.add_argument("--limit", type=float, default=38, help="largest size of the file, MiB (38)")

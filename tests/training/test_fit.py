@@ -1,5 +1,6 @@
 """`python -m training fit`: from a folder to weights; over kill −9, over processes, and over files that are no use."""
 
+import argparse
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from training.changes import changed
 from training.data import simulate
 from training.data.samples import Batch
 from training.data.truths import load_truths
-from training.fit import SPLIT, FitOrder, drawer, fit, fit_and_finish
+from training.fit import SPLIT, FitOrder, add_arguments, drawer, fit, fit_and_finish
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
 from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
@@ -297,6 +298,19 @@ def test_the_command_reports_errors_without_a_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nowhere: no such folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_torchrun_hands_every_option_on() -> None:
+    """It takes what begins like one of its own options, such as `--start` of `--start-method`, for itself."""
+    from torch.distributed.run import get_args_parser
+
+    own = argparse.ArgumentParser()
+    add_arguments(own)
+    options = [option for action in own._actions for option in action.option_strings if option.startswith("--")]
+    assert "--start-from" in options
+    for option in set(options) - {"--help"}:
+        words = ["-m", "training", "fit", "data", option, "x"]
+        assert get_args_parser().parse_args(words).training_script_args == words[2:]
 
 
 def test_the_help_and_the_training_need_no_library_of_the_evaluation() -> None:

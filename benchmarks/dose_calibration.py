@@ -159,7 +159,7 @@ def real(data: Path) -> list[Row]:
                     "shape": list(one.pixels.shape),
                     "dtype": str(one.metadata.get("dtype", one.pixels.dtype)),
                     **seen.as_json(),
-                    "gain_from": choice.evidence.gain_from,
+                    "gain_from": choice.dose_evidence.gain_from,
                     "mean": seen.measured.mean,
                     "told": seen.measured.determines_gain,
                     "dose": choice.counts(seen.measured.mean) if choice.dose_known else None,

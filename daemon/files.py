@@ -104,9 +104,11 @@ def sha256(path: Path) -> str:
         return digest(stream)
 
 
-def digest(stream: BinaryIO) -> str:
-    """SHA-256 of an open file from its position to its end, hexadecimal."""
+def digest(stream: BinaryIO, *before: bytes | memoryview) -> str:
+    """SHA-256, hexadecimal, of the bytes `before`, then of an open file from its position to its end."""
     found = hashlib.sha256()
+    for content in before:
+        found.update(content)
     while block := stream.read(1 << 20):
         found.update(block)
     return found.hexdigest()
@@ -114,17 +116,13 @@ def digest(stream: BinaryIO) -> str:
 
 def sha256_around(path: Path, start: int, content: memoryview) -> str:
     """SHA-256, hexadecimal, of a file that holds `content` from byte `start` on, without reading that part again."""
-    found = hashlib.sha256()
     with path.open("rb") as stream:
-        found.update(stream.read(start))
-        found.update(content)
+        before = stream.read(start)
         stream.seek(start + content.nbytes)
-        while block := stream.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+        return digest(stream, before, content)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically, also if others write it. Raises OSError, and keeps the old file then."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
@@ -141,9 +139,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 def save(path: Path, content: bytes) -> None:
     """Write a file of a run atomically. Raises ConfigError if it cannot be written."""
     try:
-        write_whole(path, lambda stream: stream.write(content))
+        write_atomically(path, lambda stream: stream.write(content))
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written ({error.strerror or error}); what was saved before is untouched. "
-            "Make room, or choose another --out, and run the same command again to go on"
+            "Make room, check the rights or choose another folder, and run the same command again"
         ) from error

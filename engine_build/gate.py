@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from daemon.backends.gpu.engine import Gate
-from daemon.counts.scaling import MINMAX_CROP, Kind, minmax_crop, noise_units
+from daemon.counts.scaling import MINMAX_CROP, ScalingKind, minmax_crop, noise_units
 from daemon.demo import specimen
 from daemon.errors import WeightsError
 from engine_build.half import FLOAT_ARGUMENTS, LARGEST_HALF, body_of, replace_nodes
@@ -42,7 +42,7 @@ class Case:
     truth: Array | None = None
 
 
-def cases(sides: tuple[int, int], scaling: Kind) -> list[Case]:
+def cases(sides: tuple[int, int], scaling: ScalingKind) -> list[Case]:
     """Usual tiles (rows, columns) and the extremes of a camera, all seeded: what half precision could stumble over.
 
     A tile larger than LARGEST_CASE is one of that size, continued by reflection.

@@ -80,14 +80,14 @@ def _any_of(globs: Iterable[str]) -> re.Pattern[str]:
 class Taking:
     """How a stack is processed, and why."""
 
-    apart: bool
+    by_section: bool
     """Whether each section is a micrograph of its own."""
     why: str
 
     @property
     def words(self) -> str:
         """For the record."""
-        return "each by itself" if self.apart else "summed"
+        return "each by itself" if self.by_section else "summed"
 
 
 def stated(config: Config, path: str, profile: str | None = None) -> Taking | None:
@@ -111,7 +111,7 @@ def _fitting(config: Config, relative: PurePosixPath) -> Iterator[Profile]:
             yield profile
 
 
-def apart(config: Config, path: str, profile: str | None = None) -> bool:
+def sections_by_settings(config: Config, path: str, profile: str | None = None) -> bool:
     """Whether by the settings each section of `path` is a micrograph."""
     by_settings = stated(config, path, profile)
-    return by_settings is not None and by_settings.apart
+    return by_settings is not None and by_settings.by_section

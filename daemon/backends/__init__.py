@@ -17,11 +17,11 @@ from daemon.settings.config import BackendConfig
 # Set before ONNX Runtime is imported, which otherwise sends telemetry and keeps a file in the home folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-Kind = Literal["auto", "cpu", "tensorrt", "server"]
+BackendKind = Literal["auto", "cpu", "tensorrt", "server"]
 Resolved = Literal["cpu", "tensorrt", "server"]
 
 
-def resolve(kind: Kind, patience: float = 0.0, progress: Callable[[], None] = lambda: None) -> Resolved:
+def resolve(kind: BackendKind, patience: float = 0.0, progress: Callable[[], None] = lambda: None) -> Resolved:
     """The backend that `auto` means on this machine; decided once, at start.
 
     Raises BackendError for a card that is present but does not answer, after so many seconds of `patience`, in which

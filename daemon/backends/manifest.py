@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon import files
-from daemon.counts.scaling import Kind
+from daemon.counts.scaling import ScalingKind
 from daemon.errors import ConfigError, WeightsError
 from daemon.settings import yaml_file
 from daemon.settings.config import Config
@@ -29,7 +29,7 @@ class Manifest(BaseModel):
     network: Literal["fast", "ede2018"]
     arguments: dict[str, Any]
     """Arguments of the network's constructor, by which training rebuilds it."""
-    scaling: Kind
+    scaling: ScalingKind
     tile: int = Field(gt=0)
     """Side of the square tiles in service, pixels."""
     halo: int = Field(ge=0)

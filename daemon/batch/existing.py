@@ -20,10 +20,10 @@ from daemon.files import sha256
 from daemon.formats.decoder import Reader
 from daemon.output.paths import output_path, section_name
 from daemon.output.record import Record, own_record
-from daemon.service import raw_file, sections
+from daemon.service import fingerprints, sections
 from daemon.settings.config import Config
 
-_KINDS: tuple[formats.Kind, ...] = ("tiff", "mrc")
+_KINDS: tuple[formats.FileKind, ...] = ("tiff", "mrc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,5 +119,5 @@ class Existing:
         return sections.taken_alike(self._config, relative, record.raw, self._profile)
 
     def _whole_agrees(self, path: Path, one: _EarlierResult) -> bool:
-        raw = raw_file.fingerprint(path, self._config.backend.max_pixels)
+        raw = fingerprints.fingerprint(path, self._config.backend.max_pixels)
         return raw.sha256 == one.record.raw.sha256 and sha256(one.image) == one.record.output.sha256

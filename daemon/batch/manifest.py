@@ -19,7 +19,7 @@ from daemon.arrival.folder import micrographs_below
 from daemon.arrival.tracker import Sighting
 from daemon.batch.shard import Shard
 from daemon.errors import ConfigError, MicrographError, TransientError, UsageError
-from daemon.output.disk import explained, flush, place, temporary_files
+from daemon.output.disk import explained_writing, flush, place, temporary_files
 from daemon.settings.config import Arrival
 
 FOLDER = ".emdenoised-batch"
@@ -83,7 +83,7 @@ def load(out: Path) -> BatchManifest | None:
     Raises ConfigError if it is damaged, StorageError or TransientError if it cannot be read now.
     """
     file = out / FOLDER / _NAME
-    with explained(out, file):
+    with explained_writing(out, file):
         try:
             with file.open("rb") as stream:
                 end = stream.seek(0, os.SEEK_END)
@@ -119,7 +119,7 @@ def freeze(source: Path, out: Path, arrival: Arrival) -> BatchManifest:
     """
     sightings, denied = _listed(source, out, arrival)
     folder = out / FOLDER
-    with explained(out, folder / _NAME), temporary_files() as temporary:
+    with explained_writing(out, folder / _NAME), temporary_files() as temporary:
         folder.mkdir(exist_ok=True)
         draft = temporary(folder)
         _write(draft, source, sightings, denied)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daemon.batch.manifest import FOLDER, Entry
 from daemon.batch.shard import Shard
-from daemon.output.disk import clean_temporary, explained, temporary_prefix
+from daemon.output.disk import clean_temporary, explained_writing, temporary_prefix
 
 _FAILED, _RUNNING = "failed", "running"
 _LINE_LIMIT = 1 << 20
@@ -62,7 +62,7 @@ class ShardLog:
 
         Raises StorageError if nothing can be written now.
         """
-        with explained(self._out, self._mark):
+        with explained_writing(self._out, self._mark):
             if self._mark.exists():
                 earlier = _read(self._mark)
                 self.suspect = earlier.get("at")
@@ -77,7 +77,7 @@ class ShardLog:
 
     def at(self, path: str | None) -> None:
         """Note the file that is denoised now. Raises StorageError if that cannot be written now."""
-        with explained(self._out, self._mark):
+        with explained_writing(self._out, self._mark):
             self._mark.write_text(json.dumps({**self._begun, "at": path}) + "\n", encoding="ascii")
 
     def failed(self, entry: Entry, cause: str, error: Exception) -> None:
@@ -88,7 +88,7 @@ class ShardLog:
         )  # fmt: skip
         line = json.dumps(asdict(failure)).encode("ascii") + b"\n"
         # In one call, so that lines of two processes do not mix.
-        with explained(self._out, self.failures), self.failures.open("ab", buffering=0) as stream:
+        with explained_writing(self._out, self.failures), self.failures.open("ab", buffering=0) as stream:
             stream.write(line)
 
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image as Picture
 
-from daemon.files import write_whole
+from daemon.files import write_atomically
 from daemon.logs import one_line
 
 _COMMON = """
@@ -57,7 +57,7 @@ def save(path: Path, title: str, parts: Iterable[str]) -> None:
     def write(stream: BinaryIO) -> None:
         stream.writelines(part.encode("utf-8") + b"\n" for part in chain((first,), parts, ("</body></html>",)))
 
-    write_whole(path, write)
+    write_atomically(path, write)
 
 
 def text(value: object) -> str:

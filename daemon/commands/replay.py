@@ -21,7 +21,7 @@ from daemon.commands.progress import Progress
 from daemon.commands.report import WORDS
 from daemon.commands.shared import open_ledger, settings_of
 from daemon.errors import MicrographError, TransientError, UsageError, WeightsError
-from daemon.files import write_whole
+from daemon.files import write_atomically
 from daemon.formats.contrast import window
 from daemon.formats.decoder import Reader
 from daemon.ledger import sessions
@@ -31,7 +31,7 @@ from daemon.micrograph import Image, Pixels
 from daemon.output import paths
 from daemon.output.preview import grey
 from daemon.output.record import as_it_was_made, own_record
-from daemon.service import raw_file, sections, steps
+from daemon.service import fingerprints, sections, steps
 from daemon.settings import config as settings
 from daemon.settings.config import Config
 from daemon.verdict import judge
@@ -135,7 +135,7 @@ def _compared(
     if not record.raw.sha256 or profile is None:
         raise MicrographError(f"{image}: the JSON beside it does not state its raw file: it is damaged")
     if section is None:
-        raw = raw_file.fingerprint(path, new.backend.max_pixels)
+        raw = fingerprints.fingerprint(path, new.backend.max_pixels)
     else:
         micrograph, found = sections.read(reader, path, section)
         raw = found.raw
@@ -192,7 +192,7 @@ def write(folder: Path, named: str, weights: str, found: Sequence[Comparison], s
         "compared": [one.as_json() for one in found],
         "not compared": [asdict(one) for one in skipped],
     }
-    write_whole(folder / "replay.json", lambda stream: stream.write(json.dumps(content, indent=1).encode("ascii")))
+    write_atomically(folder / "replay.json", lambda stream: stream.write(json.dumps(content, indent=1).encode("ascii")))
 
 
 def _parts(found: Sequence[Comparison], skipped: Sequence[Skipped]) -> Iterator[str]:

@@ -97,11 +97,11 @@ def micrographs(
 ) -> "Iterator[Work]":
     """The micrograph of a file, or those of its sections, each with its profile. Raises as `steps.read` does."""
     from daemon.output import paths
-    from daemon.service import raw_file, sections, steps
+    from daemon.service import fingerprints, sections, steps
 
     path = path.resolve(strict=True)
     name = relative.as_posix()
-    raw = raw_file.fingerprint(path, config.backend.max_pixels)
+    raw = fingerprints.fingerprint(path, config.backend.max_pixels)
     seconds: dict[str, float] = {}
     with steps.timed(seconds, "read"):
         found = sections.whole(reader, config, path, name, profile)

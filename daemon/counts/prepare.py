@@ -33,8 +33,8 @@ def plane(pixels: Pixels, choice: Choice, doses: tuple[float, float], find_spike
     `doses`: lowest and highest mean counts per pixel that the weights were trained for.
 
     NaN and Inf are filled in even without `find_spikes`: they would spread over the whole result. Only regions of
-    them remain in it (`daemon.counts.voids`). So are the pixels of `choice.evidence.apart`. Raises MicrographError as
-    `require_plane` does.
+    them remain in it (`daemon.counts.voids`). So are the pixels of `choice.dose_evidence.no_specimen`. Raises
+    MicrographError as `require_plane` does.
     """
     require_plane(pixels)
     false_alarm = spikes.FALSE_ALARM if find_spikes else 0.0
@@ -58,7 +58,7 @@ def _prepare(
 
 
 def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_alarm: float, survey: Survey) -> Prepared:
-    noise, apart = choice.noise, choice.evidence.apart
+    noise, apart = choice.noise, choice.dose_evidence.no_specimen
     left = apart.left(pixels.shape[1])
     known = np.union1d(left, apart.lines)
     clean = _without_fill(lines.replaced(pixels, apart.lines), apart.filled)

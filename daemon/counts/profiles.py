@@ -46,7 +46,7 @@ class DoseEvidence:
     """Gain for each incident electron, units, as the file states it; `Measured.gain` is for each count."""
     stated_dose: float | None = None
     """Mean incident electrons per pixel, as the file states them."""
-    apart: NoSpecimen = field(default_factory=NoSpecimen, compare=False, repr=False)
+    no_specimen: NoSpecimen = field(default_factory=NoSpecimen, compare=False, repr=False)
     """Pixels without specimen, which are left out of the measurement."""
 
     def as_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Choice:
     """Remarks on the counts."""
     dose_known: bool = True
     """False if gain and offset are stand-ins, because only the noise was measured."""
-    evidence: DoseEvidence = field(default_factory=DoseEvidence)
+    dose_evidence: DoseEvidence = field(default_factory=DoseEvidence)
     readout: float = 0.0
     """Read-out noise, counts rms."""
     psf: float = 0.0
@@ -129,7 +129,7 @@ def choose(config: Config, relative: PurePath, micrograph: Micrograph, named: st
         if profile.dose is None or (profile.gain == "auto" and seen.measured is None):
             continue
         choice = scaled(profile, why, micrograph, seen)
-        dose = choice.counts(finite_mean(no_specimen.measurable(micrograph.pixels, seen.apart)))
+        dose = choice.counts(finite_mean(no_specimen.measurable(micrograph.pixels, seen.no_specimen)))
         if choice.dose_known and profile.dose[0] <= dose <= profile.dose[1]:
             stated.append(f"measured {dose:.3g} counts per pixel")
             return replace(choice, why=f"{profile.name}: {', '.join(stated)}")
@@ -156,7 +156,7 @@ def dose_evidence(micrograph: Micrograph, separate: NoSpecimen | None = None) ->
         unmeasured=unmeasured,
         units_per_electron=None if per_unit is None else 1 / per_unit,
         stated_dose=taken.electrons_per_pixel,
-        apart=separate,
+        no_specimen=separate,
     )
 
 
@@ -173,24 +173,24 @@ def scaled(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEvidenc
     elif profile.gain != "auto":
         # A sum of frames has the offset of each.
         summed = profile.offset * int(micrograph.metadata.get("frames", 1))
-        choice = _spread(Choice(profile, why, profile.gain, summed, evidence=seen), measured)
+        choice = _spread(Choice(profile, why, profile.gain, summed, dose_evidence=seen), measured)
         remarks = []
         doubts = [] if measured is None else _against_profile(choice, measured)
     elif measured is None:
         raise MicrographError(seen.unmeasured or "the counts of the image cannot be measured")
     elif by_file is not None and (offset := _offset_by_file(by_file, measured)) is not None:
-        stated = Choice(profile, why, by_file, offset, evidence=replace(seen, gain_from="file"))
+        stated = Choice(profile, why, by_file, offset, dose_evidence=replace(seen, gain_from="file"))
         choice = _spread(stated, measured)
         remarks, doubts = [], []
     else:
-        evidence, camera = replace(seen, gain_from="image"), measured.noise
+        camera = measured.noise
         choice = Choice(
             profile,
             why,
             camera.gain,
             camera.offset,
             dose_known=measured.dose_known,
-            evidence=evidence,
+            dose_evidence=replace(seen, gain_from="image"),
             readout=camera.readout,
             psf=camera.psf,
         )
@@ -212,7 +212,7 @@ def _calibrated(profile: Profile, why: str, micrograph: Micrograph, seen: DoseEv
         why,
         camera.gain,
         camera.offset * frames,
-        evidence=replace(seen, gain_from="camera"),
+        dose_evidence=replace(seen, gain_from="camera"),
         readout=camera.readout * sqrt(frames),
         psf=camera.psf,
     )
@@ -303,13 +303,13 @@ def _against_file(choice: Choice, seen: DoseEvidence, measured: Measured) -> lis
     camera = "the calibrated camera's gain was used"
     used = {"profile": "the profile's gain was used", "camera": camera, "image": "the measured gain was used"}
     by_file = seen.units_per_electron
-    if by_file is not None and choice.evidence.gain_from != "file" and measured.mean > 0:
+    if by_file is not None and choice.dose_evidence.gain_from != "file" and measured.mean > 0:
         gain = measured.gain if measured.determines_gain else measured.variance / sharing(measured.psf) / measured.mean
         # Without a slope, less noise than stated may as well be a pedestal.
         if gain / by_file > 1 / _EFFICIENCY or (measured.determines_gain and gain / by_file < 1 / most):
             remarks.append(
                 f"the file states {by_file:.3g} units per electron, but the noise of its image fits "
-                f"{gain:.3g}; {used[choice.evidence.gain_from]}; check the camera's settings"
+                f"{gain:.3g}; {used[choice.dose_evidence.gain_from]}; check the camera's settings"
             )
     dose = choice.counts(measured.mean)
     if seen.stated_dose is not None and choice.dose_known and not _EFFICIENCY <= dose / seen.stated_dose <= most:

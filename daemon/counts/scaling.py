@@ -22,9 +22,9 @@ from daemon.errors import MicrographError
 ANSCOMBE = 3.0 / 8.0
 """Anscombe's constant (Biometrika 35, 246, 1948): 2 sqrt(x + 3/8) of a Poisson count has variance near 1."""
 
-Kind = Literal["noise_units", "minmax_crop"]
-NOISE_UNITS: Kind = "noise_units"
-MINMAX_CROP: Kind = "minmax_crop"
+ScalingKind = Literal["noise_units", "minmax_crop"]
+NOISE_UNITS: ScalingKind = "noise_units"
+MINMAX_CROP: ScalingKind = "minmax_crop"
 """The paper's scaling: every tile to [0, 1] by its own extremes. Only to reproduce the paper."""
 
 

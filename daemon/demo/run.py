@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import ceil, inf, log10
+from math import ceil
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,6 +31,7 @@ from daemon.demo.specimen import PIXEL_NM
 from daemon.errors import UsageError
 from daemon.micrograph import Image
 from daemon.output.record import Record, own_record
+from daemon.verdict.psnr import psnr_of_error
 
 DAEMON = ("-m", "emdenoised", "run", "--config")
 """Python's arguments that start the daemon, before the path of its settings."""
@@ -59,8 +60,7 @@ class Score:
 
 def psnr(image: Image, truth: Image) -> float:
     """Peak signal-to-noise ratio of `image` (H, W) in dB; the peak is the truth's brightest pixel."""
-    error = float(np.mean((image.astype(np.float64) - truth) ** 2))
-    return 10 * log10(float(truth.max()) ** 2 / error) if error else inf
+    return psnr_of_error(float(truth.max()), float(np.mean((image.astype(np.float64) - truth) ** 2)))
 
 
 def gaussian(image: Image, sigma: float) -> Image:

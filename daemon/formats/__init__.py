@@ -14,16 +14,16 @@ import numpy as np
 
 from daemon.errors import MicrographError
 from daemon.formats import data_bar, drawings, fill, mrc, rosettasciio, sidecars, stack, tiff, tiff_layout, turned
+from daemon.formats.raw_file import RawFile
 from daemon.formats.reading import (
     PARSER_ERRORS,
     CodecNeededError,
     DamagedError,
     Extent,
-    explained,
+    explained_reading,
     first_line,
 )
 from daemon.formats.references import is_reference
-from daemon.formats.safe_open import RawFile
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph
 
@@ -31,7 +31,7 @@ __all__ = [
     "SUFFIXES",
     "CodecNeededError",
     "Completeness",
-    "Kind",
+    "FileKind",
     "RawFile",
     "count",
     "in_the_way_of",
@@ -41,9 +41,9 @@ __all__ = [
     "write",
 ]  # fmt: skip
 
-Kind = Literal["tiff", "mrc"]
+FileKind = Literal["tiff", "mrc"]
 
-SUFFIXES: dict[Kind, tuple[str, ...]] = {"tiff": (".tif", ".tiff"), "mrc": mrc.SUFFIXES}
+SUFFIXES: dict[FileKind, tuple[str, ...]] = {"tiff": (".tif", ".tiff"), "mrc": mrc.SUFFIXES}
 """File name endings of each kind, lower case; the first is the one to write."""
 
 _HEAD = mrc.HEADER_BYTES
@@ -93,7 +93,7 @@ def probe(file: Path | RawFile) -> Completeness:
     """
     raw = RawFile.of(file)
     path = raw.path
-    with explained(path), raw.open() as stream:
+    with explained_reading(path), raw.open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         if not head.strip(b"\0"):
@@ -140,7 +140,7 @@ def read(
     """
     raw = RawFile.of(file)
     path = raw.path
-    with explained(path), raw.open() as stream:
+    with explained_reading(path), raw.open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
@@ -173,7 +173,7 @@ def count(file: Path | RawFile) -> int | None:
     """Number of sections of a TIFF or MRC file by its header; None for other formats. Raises as `read` does."""
     raw = RawFile.of(file)
     path = raw.path
-    with explained(path), raw.open() as stream:
+    with explained_reading(path), raw.open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD)
         kind = _container(head, path)
@@ -182,7 +182,7 @@ def count(file: Path | RawFile) -> int | None:
         return mrc.parse(head).shape[0] if kind == "mrc" else None
 
 
-def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> int:
+def write(path: Path, kind: FileKind, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> int:
     """Write float32 (H, W) with the pixel size of `like` and a small JSON-able `description`; replaces `path`.
 
     Returns the place in the file, bytes, from which on it holds the pixels: in one piece, little-endian, the rows in
@@ -191,7 +191,7 @@ def write(path: Path, kind: Kind, pixels: Image, like: Micrograph, description: 
     return tiff.write(path, pixels, like, description) if kind == "tiff" else mrc.write(path, pixels, like, description)
 
 
-def in_the_way_of(kind: Kind, pixels: Image, like: Micrograph) -> tuple[Image, Micrograph, list[int]]:
+def in_the_way_of(kind: FileKind, pixels: Image, like: Micrograph) -> tuple[Image, Micrograph, list[int]]:
     """Turn pixels (H, W) and the micrograph `like` as a file of `kind` stores them; returns both and the turns.
 
     Programs then show the result in the orientation of the micrograph (`daemon.formats.turned`).
@@ -201,7 +201,7 @@ def in_the_way_of(kind: Kind, pixels: Image, like: Micrograph) -> tuple[Image, M
     return np.ascontiguousarray(turned.turned(pixels, turns)), replace(like, pixel_size=size), turns
 
 
-def _container(head: bytes, path: Path) -> Kind | None:
+def _container(head: bytes, path: Path) -> FileKind | None:
     if head[:4] in _TIFF_MAGIC:
         return "tiff"
     return "mrc" if mrc.recognised(head, path.suffix) else None

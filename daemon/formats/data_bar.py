@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.formats import drawings, sidecars, tiff_tags
-from daemon.formats.safe_open import RawFile
+from daemon.formats.raw_file import RawFile
 from daemon.micrograph import Micrograph, Pixels
 
 _TALLEST = 0.4

@@ -27,7 +27,7 @@ import numpy as np
 
 from daemon import formats
 from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError, TransientError
-from daemon.formats.safe_open import RawFile
+from daemon.formats.raw_file import RawFile
 from daemon.micrograph import Acquisition, Micrograph, PixelSize
 
 _ONE = 1 << 17
@@ -45,7 +45,7 @@ class Reader:
     """Reads micrographs of at most `max_pixels`; decoding one may take the processor `seconds`.
 
     Any number of threads may use it at once; each uses its own child, which is started at the first need and kept.
-    `close` ends the children. `below` as in `formats.RawFile`, `references` as in `formats.read`.
+    `close` ends the children. `root` as in `formats.RawFile`, `references` as in `formats.read`.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Reader:
         max_pixels: int,
         seconds: float,
         program: str = _PROGRAM,
-        below: Path | None = None,
+        root: Path | None = None,
         *,
         references: bool = False,
     ) -> None:
-        self._max_pixels, self._seconds, self._program, self._below = max_pixels, seconds, program, below
+        self._max_pixels, self._seconds, self._program, self._root = max_pixels, seconds, program, root
         self._references = references
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
@@ -65,7 +65,7 @@ class Reader:
     def read(self, path: Path, section: int | None = None) -> Micrograph:
         """As `formats.read`; also raises MicrographError for a file that crashes its decoder."""
         try:
-            raw = RawFile(path, self._below)
+            raw = RawFile(path, self._root)
             return formats.read(raw, self._max_pixels, section, decode=False, references=self._references)
         except formats.CodecNeededError:
             pass
@@ -86,7 +86,7 @@ class Reader:
 
     def count(self, path: Path) -> int | None:
         """As `formats.count`."""
-        return formats.count(RawFile(path, self._below))
+        return formats.count(RawFile(path, self._root))
 
     def close(self) -> None:
         """End the children; no thread may be reading."""
@@ -131,11 +131,11 @@ class _Child:
         seconds: float,
         references: bool,
     ) -> Micrograph:
-        path, below = raw.path, raw.below
+        path, root = raw.path, raw.root
         self.sound = False
         self._socket.settimeout(_PATIENCE * seconds)
         try:
-            request = [str(path), section, max_pixels, seconds, below and str(below), references]
+            request = [str(path), section, max_pixels, seconds, root and str(root), references]
             self._socket.send(json.dumps(request).encode())
             answer, handed, _, _ = socket.recv_fds(self._socket, _ONE, 1)
         except TimeoutError as error:
@@ -212,9 +212,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=int(sys.argv[1])) as parent:
         while request := parent.recv(_ONE):
-            path, section, max_pixels, seconds, below, references = json.loads(request)
+            path, section, max_pixels, seconds, root, references = json.loads(request)
             _limit(max_pixels, seconds)
-            answer, descriptors = _answer(RawFile(Path(path), below and Path(below)), section, max_pixels, references)
+            answer, descriptors = _answer(RawFile(Path(path), root and Path(root)), section, max_pixels, references)
             try:
                 socket.send_fds(parent, [json.dumps(answer).encode()], descriptors)
             finally:

@@ -14,7 +14,7 @@ import numpy as np
 from daemon import formats
 from daemon.errors import TransientError
 from daemon.formats import mrc, tiff_layout, turned
-from daemon.formats.reading import explained
+from daemon.formats.reading import explained_reading
 from daemon.micrograph import Image
 
 _FLOAT, _UNCOMPRESSED, _MRC_FLOAT = 3, 1, 2
@@ -45,7 +45,7 @@ class ResultFile:
         if self.flipped:
             top, bottom = height - bottom, height - top
         length = (bottom - top) * width * self.dtype.itemsize
-        with explained(self.path), formats.RawFile(self.path).open() as stream:
+        with explained_reading(self.path), formats.RawFile(self.path).open() as stream:
             stream.seek(self.offset + top * width * self.dtype.itemsize)
             data = stream.read(length)
         if len(data) != length:
@@ -66,7 +66,7 @@ def open_result(path: Path, shape: tuple[int, int], turns: Sequence[int] = ()) -
         return None
     height, width = shape
     flipped = bool(turns)
-    with explained(path), formats.RawFile(path).open() as stream:
+    with explained_reading(path), formats.RawFile(path).open() as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(mrc.HEADER_BYTES)
         if mrc.recognised(head, path.suffix):

@@ -64,7 +64,7 @@ class Extent:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained_reading(path: Path) -> Iterator[None]:
     """Turn exceptions from reading `path` into MicrographError (damaged) or TransientError (try again)."""
     try:
         yield

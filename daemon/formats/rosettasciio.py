@@ -20,6 +20,7 @@ import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError
 from daemon.formats import berkeley, ser, sidecars, stack, tiff_values, vendor_tags
+from daemon.formats.raw_file import RawFile
 from daemon.formats.reading import (
     CodecNeededError,
     DamagedError,
@@ -33,7 +34,6 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.safe_open import RawFile
 from daemon.formats.units import METRES, pixel_size, reciprocal
 from daemon.micrograph import Micrograph, Pixels, PixelSize
 

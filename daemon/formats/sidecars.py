@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, replace
 
 from daemon.formats import stack
+from daemon.formats.raw_file import RawFile
 from daemon.formats.reading import number
-from daemon.formats.safe_open import RawFile
 from daemon.formats.stack import Stack
 from daemon.formats.units import contradiction, convert, pixel_size
 from daemon.micrograph import Acquisition, Micrograph

@@ -67,7 +67,7 @@ def read(
 ) -> Micrograph:
     """Read the micrograph in an open TIFF of `size` bytes.
 
-    Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS, which `explained` converts, and
+    Raises MicrographError, DamagedError, OSError or one of PARSER_ERRORS, which `explained_reading` converts, and
     CodecNeededError if it is compressed and `decode` is false. `section`: only that one of a stack, counted from 0.
     """
     layout = tiff_layout.parse(stream, size)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from daemon.errors import EmdenoisedError, MicrographError, StorageError, TransientError
 from daemon.files import is_folder
-from daemon.formats.safe_open import open_folder
+from daemon.formats.raw_file import open_folder
 
 _LEFTOVER_SECONDS = 86_400.0
 """A half-written file this old is removed, whichever machine wrote it."""
@@ -76,7 +76,7 @@ class Mounted:
 
 
 @contextmanager
-def explained(root: Path, path: Path) -> Iterator[None]:
+def explained_writing(root: Path, path: Path) -> Iterator[None]:
     """Turn an OSError about `path` into an error of ours with its remedy.
 
     MicrographError: this file can never be written. StorageError: nothing can be written below `root` now.

@@ -26,14 +26,14 @@ def results_of(job: Job) -> Iterator[JobImage]:
     last = Path(job.output)
     if not job.sections:
         yield JobImage(PurePosixPath(job.path), None, last)
-    kind: formats.Kind = "mrc" if last.suffix.lower() in formats.SUFFIXES["mrc"] else "tiff"
+    kind: formats.FileKind = "mrc" if last.suffix.lower() in formats.SUFFIXES["mrc"] else "tiff"
     for number in range(1, job.sections + 1):
         relative = section_name(job.path, number)
         image = last.with_name(output_path(Path(), relative, job.revision, kind).name)
         yield JobImage(relative, number, image)
 
 
-def output_path(root: Path, relative: PurePath, revision: int, kind: formats.Kind) -> Path:
+def output_path(root: Path, relative: PurePath, revision: int, kind: formats.FileKind) -> Path:
     """Path of a raw file's result: the same relative path, with `.r2` and so on for later revisions.
 
     For another file format the new ending is appended (a.mrc → a.mrc.tif), so that a.tif and a.mrc never collide.

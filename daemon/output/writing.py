@@ -22,7 +22,7 @@ from daemon.errors import MicrographError
 from daemon.files import sha256, sha256_around
 from daemon.micrograph import Image, Micrograph
 from daemon.output import preview
-from daemon.output.disk import alone, explained, flush, held, place, temporary_files
+from daemon.output.disk import alone, explained_writing, flush, held, place, temporary_files
 from daemon.output.paths import beside, output_path, preview_path
 from daemon.output.record import WRITER, Output, Raw, Record, own_record, read_record
 
@@ -52,7 +52,7 @@ def write_outputs(
     denoised: Image,
     provenance: Record,
     *,
-    kind: formats.Kind,
+    kind: formats.FileKind,
     preview_pixels: int | None = 1024,
     caption: str = "",
     same_settings: bool = False,
@@ -70,7 +70,7 @@ def write_outputs(
         return adopted
     folder = output_path(root, relative, revision, kind).parent
     with ExitStack() as stack:
-        stack.enter_context(explained(root, folder / relative.name))
+        stack.enter_context(explained_writing(root, folder / relative.name))
         _make_folder(root, folder)
         # By this path nothing is written elsewhere, even if a sub-folder is exchanged for a link now.
         here = stack.enter_context(held(folder, root))
@@ -126,7 +126,7 @@ def _write_draft(
     micrograph: Micrograph,
     denoised: Image,
     provenance: Record,
-    kind: formats.Kind,
+    kind: formats.FileKind,
     preview_pixels: int | None,
     caption: str,
 ) -> _Draft:
@@ -201,12 +201,12 @@ def _find(
     root: Path, relative: PurePath, revision: int, provenance: Record, same_settings: bool, here: Path | None = None
 ) -> Written | None:
     """`here`: the folder of the results as `held` has it, where it is."""
-    kinds: tuple[formats.Kind, ...] = ("tiff", "mrc")
+    kinds: tuple[formats.FileKind, ...] = ("tiff", "mrc")
     for number in count(revision):
         taken = False
         for image in dict.fromkeys(output_path(root, relative, number, kind) for kind in kinds):
             at = image if here is None else here / image.name
-            with explained(root, image):
+            with explained_writing(root, image):
                 if here is None:
                     _refuse_outside(root, image.parent)
                 content = own_record(at)
@@ -226,7 +226,7 @@ def _find(
     return None
 
 
-def _free(root: Path, here: Path, relative: PurePath, revision: int, kind: formats.Kind) -> tuple[int, str]:
+def _free(root: Path, here: Path, relative: PurePath, revision: int, kind: formats.FileKind) -> tuple[int, str]:
     """The first revision from `revision` on that no result of ours has, and the image's name."""
     while own_record(here / (name := output_path(root, relative, revision, kind).name)) is not None:
         revision += 1

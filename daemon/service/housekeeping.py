@@ -13,7 +13,7 @@ from daemon.ledger.jobs import Ledger
 from daemon.output import preview
 from daemon.output.paths import preview_path
 from daemon.output.record import WRITER
-from daemon.service.raw_file import gone
+from daemon.service.fingerprints import gone
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from daemon.live_page.picture_cache import PictureCache
 from daemon.output import disk, preview
 from daemon.output.paths import JobImage, beside, preview_path, results_of
 from daemon.output.record import WRITER, Record, read_record
-from daemon.service.raw_file import gone
+from daemon.service.fingerprints import gone
 from daemon.settings.config import Config
 
 _AT_ONCE = 500

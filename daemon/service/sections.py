@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.arrival.rules import Taking, apart, of_frames, stated
+from daemon.arrival.rules import Taking, of_frames, sections_by_settings, stated
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
 from daemon.formats import stack
 from daemon.formats.decoder import Reader
@@ -30,7 +30,7 @@ class Section:
     first: str
     """Hash of the first section, which identifies the stack."""
     raw: Raw
-    """As `raw_file.fingerprint` gives it for a whole file."""
+    """As `fingerprints.fingerprint` gives it for a whole file."""
 
     @property
     def for_ledger(self) -> dict[str, Any]:
@@ -59,18 +59,18 @@ def taken_alike(config: Config, path: str, raw: Raw, profile: str | None = None)
     """Whether a stack whose record holds `raw` would be taken now as it was then: summed, or section by section."""
     stored = raw.metadata.get("stack")
     if stored is None:  # a single image
-        return apart(config, path, profile) == (raw.section is not None)
+        return sections_by_settings(config, path, profile) == (raw.section is not None)
     try:
         found = _taking(config, path, stored if "sure" in stored else None, profile)
     except (MicrographError, LookupError, TypeError):  # a record that somebody has changed by hand
         return False
-    return found.apart == (raw.section is not None)
+    return found.by_section == (raw.section is not None)
 
 
 def _taking(config: Config, path: str, in_file: Mapping[str, Any] | None, profile: str | None) -> Taking:
     by_settings = stated(config, path, profile)
     if by_settings is not None:
-        if not by_settings.apart and in_file is not None and in_file["are"] in stack.NEVER_SUMMED:
+        if not by_settings.by_section and in_file is not None and in_file["are"] in stack.NEVER_SUMMED:
             raise MicrographError(
                 f"its sections are {stack.WORDS[in_file['are']]} ({in_file['by']}), but {by_settings.why}: their sum "
                 "would be no image; give it a profile with frames: each"
@@ -93,7 +93,7 @@ def noted(micrograph: Micrograph, taking: Taking) -> Micrograph:
             f"{UNKNOWN}: each is denoised separately; if they are frames of one exposure, state frames: sum in its "
             "profile or its name in arrival.frames"
         )
-    elif not taking.apart and in_file["are"] not in ("frames", "unknown"):
+    elif not taking.by_section and in_file["are"] not in ("frames", "unknown"):
         remarks.append(f"its sections were summed because {taking.why}, but {in_file['by']} says {in_file['are']}")
     return replace(micrograph, metadata=metadata, warnings=(*micrograph.warnings, *remarks))
 
@@ -103,7 +103,7 @@ def whole(reader: Reader, config: Config, path: Path, relative: str, profile: st
 
     `relative`: the file's path below the drop folder. Raises as `Reader.read` and `taking` do.
     """
-    if apart(config, relative, profile):
+    if sections_by_settings(config, relative, profile):
         return None
     if reader.count(path) == 1:
         return reader.read(path)
@@ -112,7 +112,7 @@ def whole(reader: Reader, config: Config, path: Path, relative: str, profile: st
         alone = {key: value for key, value in first.metadata.items() if key not in ("section", "sections")}
         return replace(first, metadata=alone)
     found = taking(config, relative, first, profile)
-    return None if found.apart else noted(reader.read(path), found)
+    return None if found.by_section else noted(reader.read(path), found)
 
 
 def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool | None:
@@ -122,13 +122,13 @@ def grows(reader: Reader, config: Config, path: Path, relative: str) -> bool | N
     """
     by_settings = stated(config, relative)
     if by_settings is not None:
-        return by_settings.apart
+        return by_settings.by_section
     try:
         if (stored := reader.count(path)) is None:
             return None
         if stored == 1:
             return False
-        return taking(config, relative, reader.read(path, 0)).apart
+        return taking(config, relative, reader.read(path, 0)).by_section
     except EmdenoisedError:
         return False  # reading it reports the reason
 

@@ -21,7 +21,6 @@ from prometheus_client.core import Metric
 
 from daemon.arrival.watcher import Watcher
 from daemon.backends import manifest, resolve
-from daemon.backends.gpu.buffers import memory_available
 from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Denoised
 from daemon.errors import EmdenoisedError, MicrographError, TransientError
@@ -30,6 +29,7 @@ from daemon.ledger.database import LedgerReplacedError
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
 from daemon.live_page.server import Health
+from daemon.memory import memory_available
 from daemon.output.disk import clean_temporary
 from daemon.service import pressure, session_weights
 from daemon.service.accounts import Accounts

@@ -33,7 +33,7 @@ from daemon.output.record import (
     VerdictFound,
     WeightsUsed,
 )
-from daemon.service.raw_file import ChangedError
+from daemon.service.fingerprints import ChangedError
 from daemon.service.sections import Section
 from daemon.settings.config import Config
 from daemon.verdict import judge
@@ -182,7 +182,7 @@ def finish(
     dose = _dose_in_words(work.choice, prepared)
     name = work.choice.profile.name
     spikes = _spikes(work.micrograph.pixels, prepared)
-    kind: formats.Kind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
+    kind: formats.FileKind = "mrc" if work.micrograph.kind == "mrc" else "tiff"
     with timed(work.seconds, "write"):
         written = writing.write_outputs(
             root,
@@ -226,7 +226,7 @@ def provenance(
         raw=_raw(work),
         dose=prepared.dose if choice.dose_known else None,
         profile=_profile_used(choice),
-        dose_evidence=choice.evidence.as_json(),
+        dose_evidence=choice.dose_evidence.as_json(),
         scaling={
             "kind": work.weights.manifest.scaling,
             "zero": scaling.zero,
@@ -234,7 +234,7 @@ def provenance(
             "level": scaling.level,
         },
         spikes=spikes,
-        lines=choice.evidence.apart.lines_as_json(micrograph.pixels.shape),
+        lines=choice.dose_evidence.no_specimen.lines_as_json(micrograph.pixels.shape),
         void=voids.as_json(prepared.void, micrograph.pixels),
         weights=WeightsUsed(
             asked=choice.profile.weights,

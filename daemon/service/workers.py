@@ -18,7 +18,7 @@ from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
 from daemon.output import paths, writing
 from daemon.output.disk import Mounted
-from daemon.service import raw_file, sections, steps
+from daemon.service import fingerprints, sections, steps
 from daemon.service.accounts import Accounts
 from daemon.service.blockage import Blockage
 from daemon.service.inference import Claimed
@@ -44,7 +44,7 @@ class Workers:
         self.output = Mounted(config.folders.output)
         self._config, self._weights, self._ledger, self._put = config, weights, ledger, put
         self._accounts, self._metrics, self._blockage = accounts, metrics, blockage
-        self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, below=config.folders.drop)
+        self._reader = Reader(config.backend.max_pixels, config.backend.decode_seconds, root=config.folders.drop)
         self._reported: defaultdict[str, set[str]] = defaultdict(set)
         """By folder: codes of the session's warnings that the log holds."""
 
@@ -63,9 +63,11 @@ class Workers:
         path = self._config.folders.drop / job.path
         if job.sections or self.by_section(job.path):
             return self._read_section(job, path)
-        raw = raw_file.fingerprint(RawFile(path, self._config.folders.drop), self._config.backend.max_pixels)
+        raw = fingerprints.fingerprint(RawFile(path, self._config.folders.drop), self._config.backend.max_pixels)
         if (raw.size, raw.mtime_ns) != (job.size, job.mtime_ns):
-            raise raw_file.ChangedError(f"{path}: changed after it had settled; it is read once it has settled again")
+            raise fingerprints.ChangedError(
+                f"{path}: changed after it had settled; it is read once it has settled again"
+            )
         relative = PurePosixPath(job.path)
         if self._done_before(job, raw.sha256):
             return True
@@ -164,9 +166,9 @@ class Workers:
             if self._blockage.holds or not is_folder(self._config.folders.drop):
                 self._blockage.missing(error)
                 self._accounts.release(job)
-            elif isinstance(error, raw_file.ChangedError):
+            elif isinstance(error, fingerprints.ChangedError):
                 self._accounts.forget(job, str(error))
-            elif raw_file.gone(self._config.folders.drop / job.path):
+            elif fingerprints.gone(self._config.folders.drop / job.path):
                 self._accounts.forget(job, "it was gone before it could be read; if it comes back, it is denoised then")
             else:
                 self._accounts.postpone(job, str(error))

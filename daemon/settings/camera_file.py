@@ -8,7 +8,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from daemon.errors import ConfigError
-from daemon.files import write_whole
+from daemon.files import write_atomically
 from daemon.settings import yaml_file
 from daemon.settings.yaml_file import Group
 
@@ -80,7 +80,7 @@ def save(path: Path, camera: Camera) -> None:
         lines += ["", f"# {Camera.model_fields[name].description}"]
         lines.append(yaml.safe_dump({name: value}, default_flow_style=flow, allow_unicode=True, width=110).rstrip())
     text = "\n".join(lines) + "\n"
-    write_whole(path, lambda stream: stream.write(text.encode("utf-8")))
+    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
 
 
 def load(path: Path) -> Camera:

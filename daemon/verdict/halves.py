@@ -7,7 +7,7 @@ which detail they agree. All this holds at half the dose, and for counts only; a
 """
 
 from dataclasses import asdict, dataclass
-from math import log10, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from daemon.counts.thinning import examine, thin
 from daemon.errors import MicrographError
 from daemon.micrograph import Image, Pixels
 from daemon.verdict import rings
+from daemon.verdict.psnr import psnr_of_error
 from daemon.verdict.rings import RINGS, free_terms
 
 LARGEST = 2048
@@ -92,21 +93,21 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
 
     Raises MicrographError, with the measurement, if its values are not plain counts.
     """
-    pixels = no_specimen.picture(pixels, choice.evidence.apart)
+    pixels = no_specimen.picture(pixels, choice.dose_evidence.no_specimen)
     height, width = pixels.shape
     top, left = (max(0, (side - LARGEST) // 2) for side in (height, width))
     middle = pixels[top : top + LARGEST, left : left + LARGEST]
     counts: Image = ((middle.astype(np.float64) - choice.offset) / choice.gain).astype(np.float32)
     if not np.isfinite(counts).all():
         raise MicrographError("not applicable: some of its values are not finite numbers")
-    if len(choice.evidence.apart.filled):
+    if len(choice.dose_evidence.no_specimen.filled):
         raise MicrographError("not applicable: some of its pixels hold the fill value that the file states")
     bad = lines.find(middle)
-    evidence = examine(lines.replaced(counts, bad), middle.dtype.name)
-    if evidence.reasons:
-        raise MicrographError(f"not applicable: {'; '.join(evidence.reasons)}")
-    known = DoseEvidence(apart=NoSpecimen(lines=bad))  # in both halves
-    plain = Choice(choice.profile, "a half", 1.0, 0.0, evidence=known)
+    test = examine(lines.replaced(counts, bad), middle.dtype.name)
+    if test.reasons:
+        raise MicrographError(f"not applicable: {'; '.join(test.reasons)}")
+    known = DoseEvidence(no_specimen=NoSpecimen(lines=bad))  # in both halves
+    plain = Choice(choice.profile, "a half", 1.0, 0.0, dose_evidence=known)
     halves = thin(np.random.default_rng(seed), counts, 0.5)
     done = list(backend.denoise([plane(half, plain, weights.dose_range) for half in halves]))
     sound = np.ones(counts.shape, bool)
@@ -118,15 +119,15 @@ def assess(pixels: Pixels, choice: Choice, weights: Manifest, backend: Backend, 
     peak = float(np.percentile(first, _PEAK_PERCENTILE))
     for image, half in ((first, ours), (second, other)):
         half[~sound] = image[~sound]
-    raw, denoised = _correlation(ours, other), _correlation(first, second)
-    cross = (_correlation(first, other) + _correlation(second, ours)) / 2
+    raw, denoised = rings.frc(ours, other), rings.frc(first, second)
+    cross = (rings.frc(first, other) + rings.frc(second, ours)) / 2
     return Assessment(
         dose=dose,
         error=error,
         error_deviation=deviation,
         raw_error=dose,
-        psnr=_psnr(peak, error),
-        raw_psnr=_psnr(peak, dose),
+        psnr=psnr_of_error(peak, error),
+        raw_psnr=psnr_of_error(peak, dose),
         frc_raw=_listed(raw),
         frc_denoised=_listed(denoised),
         frc_cross=_listed(cross),
@@ -170,21 +171,11 @@ def _invented(denoised: tuple[Image, Image], halves: tuple[Image, Image], dose: 
     return float(common[beyond].sum() / (noise * twins.sum()))
 
 
-def _correlation(first: Image, second: Image) -> NDArray[np.float64]:
-    """Fourier ring correlation of two images (H, W) under a Hann window."""
-    window = np.outer(*(np.hanning(side) for side in first.shape))
-    return rings.ring_correlation(*((image - image.mean()) * window for image in (first, second)))
-
-
 def _detail(correlation: NDArray[np.float64], shape: tuple[int, ...]) -> float | None:
     """Period, pixels, of the finest ring that agrees significantly; None if there is none."""
     terms = free_terms(shape)
     above = np.flatnonzero(correlation >= np.maximum(_THRESHOLD, _CHANCE / np.sqrt(np.maximum(terms, 1))))
     return float(2 * RINGS / (above[-1] + 0.5)) if len(above) else None
-
-
-def _psnr(peak: float, error: float) -> float:
-    return 10 * log10(peak**2 / error) if error > 0 and peak > 0 else float("inf")
 
 
 def _listed(values: NDArray[np.float64]) -> tuple[float, ...]:

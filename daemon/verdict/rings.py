@@ -25,17 +25,17 @@ def terms(shape: tuple[int, ...]) -> tuple[Indices, Real]:
     return ring.ravel(), twice.ravel()
 
 
-def ring_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> Real:
-    """The correlation (RINGS,) of two images (H, W), windowed and without their means; 0 in rings without signal."""
+def frc(first: NDArray[np.floating], second: NDArray[np.floating]) -> Real:
+    """Fourier ring correlation (RINGS,) of two images (H, W), Hann-windowed, without their means; 0 without signal."""
     ring, stands_for = terms(first.shape)
-    one, two = (np.fft.rfft2(image).ravel() for image in (first, second))
+    window = np.outer(*(np.hanning(side + 2)[1:-1] for side in first.shape))
+    one, two = (np.fft.rfft2((image - image.mean(dtype=np.float64)) * window).ravel() for image in (first, second))
     common, power, other = (
         np.bincount(ring, stands_for * values, RINGS + 1)[:RINGS]
         for values in ((one * two.conj()).real, np.square(np.abs(one)), np.square(np.abs(two)))
     )
     scale = np.sqrt(power * other)
-    correlation: Real = np.divide(common, scale, out=np.zeros(RINGS), where=scale > 0)
-    return correlation
+    return np.asarray(np.divide(common, scale, out=np.zeros(RINGS), where=scale > 0))
 
 
 def free_terms(shape: tuple[int, ...]) -> NDArray[np.int64]:

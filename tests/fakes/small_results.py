@@ -26,7 +26,7 @@ def save(
     root: Path,
     relative: str = "sub/a.tif",
     revision: int = 1,
-    kind: formats.Kind = "tiff",
+    kind: formats.FileKind = "tiff",
     sha256: str = RAW_SHA,
     **more: Any,
 ) -> writing.Written:

@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from daemon.errors import ConfigError
-from daemon.files import write_whole
+from daemon.files import write_atomically
 from training.data.exposure import Image
 
 
@@ -66,9 +66,9 @@ def put(folder: Path, key: str, images: Sequence[Image], notes: dict[str, Any]) 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{key}-{index}.npy" for index in range(len(images))]
     for path, image in zip(paths, images, strict=True):
-        write_whole(path, partial(np.save, arr=image, allow_pickle=False))
+        write_atomically(path, partial(np.save, arr=image, allow_pickle=False))
     entry = json.dumps({"shapes": [image.shape for image in images], "notes": notes}).encode()
-    write_whole(folder / f"{key}.json", lambda stream: stream.write(entry))
+    write_atomically(folder / f"{key}.json", lambda stream: stream.write(entry))
     return Stored(paths)
 
 

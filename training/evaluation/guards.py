@@ -13,6 +13,7 @@ import numpy as np
 
 from daemon.counts.scaling import Noise
 from daemon.micrograph import Image
+from daemon.verdict.rings import frc
 from training.data import simulate
 from training.data.exposure import Detector, expose, paper_ordinary_dose
 from training.evaluation import defect_guards, metrics, object_guards, spectrum
@@ -70,13 +71,13 @@ def rings(denoise: Denoise, scenes: Sequence[Image], kinds: Sequence[str], expos
         rng = np.random.default_rng([seed, 1, number])
         dose = paper_ordinary_dose(rng) * max(float(scene.mean()), 1e-3)
         pairs = [expose(rng, scene, dose, 1.0) for _ in range(exposures)]
-        before.append([metrics.frc(counts, truth) for counts, truth in pairs])
-        after.append([metrics.frc(counts_from(denoise, counts), truth) for counts, truth in pairs])
+        before.append([frc(counts, truth) for counts, truth in pairs])
+        after.append([frc(counts_from(denoise, counts), truth) for counts, truth in pairs])
     return judge_rings(np.array(before), np.array(after), kinds)
 
 
 def judge_rings(before: Real, after: Real, kinds: Sequence[str]) -> Guard:
-    """The ring test on correlations with the truth: (scenes, exposures, rings), `metrics.frc`'s; a kind for each scene.
+    """The ring test on correlations with the truth: (scenes, exposures, rings); `kinds`: of each scene.
 
     Per kind and ring below half of Nyquist's frequency: the mean change over the scenes, in standard errors that come
     from the repeated exposures alone. So damage to one kind of specimen is neither averaged away by the others nor

@@ -32,7 +32,7 @@ from daemon.counts import plane, prepare, scaling, spikes, stand_ins
 from daemon.counts.profiles import Choice
 from daemon.counts.scaling import ANSCOMBE, minmax_crop, noise_units
 from daemon.errors import ConfigError
-from daemon.files import write_whole
+from daemon.files import write_atomically
 from daemon.micrograph import Image
 from daemon.settings.config import BackendConfig
 from daemon.settings.profile import Profile
@@ -254,7 +254,7 @@ def on_counts(method: Method, memory: Path | None = None) -> Callable[[Image], I
         except (OSError, ValueError, EOFError):
             result = run(counts)
         memory.mkdir(parents=True, exist_ok=True)
-        write_whole(path, partial(np.save, arr=result))
+        write_atomically(path, partial(np.save, arr=result))
         return result
 
     return remembered if memory else run

@@ -7,6 +7,7 @@ from scipy.stats import gaussian_kde
 
 from daemon.micrograph import Image
 from daemon.verdict import rings
+from daemon.verdict.psnr import psnr_of_error
 
 RINGS = rings.RINGS
 """Rings of the Fourier ring correlation between zero frequency and Nyquist's."""
@@ -29,8 +30,7 @@ def mse(image: Image, truth: Image) -> float:
 
 def psnr(image: Image, truth: Image, peak: float) -> float:
     """Peak signal-to-noise ratio, dB; infinite if the images are equal."""
-    error = mse(image, truth)
-    return float(10 * np.log10(peak**2 / error)) if error else float("inf")
+    return psnr_of_error(peak, mse(image, truth))
 
 
 def ssim(image: Image, truth: Image) -> float:
@@ -62,15 +62,8 @@ def frequencies() -> NDArray[np.float64]:
     return (np.arange(RINGS) + 0.5) / (2 * RINGS)
 
 
-def frc(image: Image, truth: Image) -> NDArray[np.float64]:
-    """Fourier ring correlation (RINGS,) of two Hann-windowed images without their means; 0 in rings without signal."""
-    height, width = image.shape
-    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
-    return rings.ring_correlation(*((x - x.mean(dtype=np.float64)) * window for x in (image, truth)))
-
-
 def frc_noise(shape: tuple[int, int]) -> NDArray[np.float64]:
-    """2σ line (RINGS,) of `frc`: twice the spread of what two images of independent white noise give.
+    """2σ line (RINGS,) of `rings.frc`: twice the spread of what two images of independent white noise give.
 
     Of a ring's n Fourier terms half are free (a real image's come in pairs), so σ = 1 / √n for an image without a
     window; the Hann window ties neighbouring terms together.

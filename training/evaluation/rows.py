@@ -13,6 +13,7 @@ import numpy as np
 
 from daemon.errors import ConfigError
 from daemon.micrograph import Image
+from daemon.verdict import rings
 from training.evaluation import metrics
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Instance
@@ -93,7 +94,7 @@ def measure(method: Method, instance: Instance) -> tuple[Row, Image]:
         mse=_short(metrics.mse(scaled, pair.truth)),
         ssim=_short(metrics.ssim(scaled, pair.truth)),
         psnr=_short(metrics.psnr(counts, pair.true_counts, instance.dose)),
-        frc=tuple(round(float(value), 4) for value in metrics.frc(scaled, pair.truth)),
+        frc=tuple(round(float(value), 4) for value in rings.frc(scaled, pair.truth)),
     )
     return row, np.abs(scaled - pair.truth)
 

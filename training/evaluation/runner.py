@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
-from daemon.files import write_whole
+from daemon.files import write_atomically
 from training.evaluation import pairs, rows
 from training.evaluation.methods import Method
 from training.evaluation.pairs import Instance, Key
@@ -66,7 +66,7 @@ class ErrorMap:
         count = len(self.keys)
         mean = (self.total / max(count, 1)).astype(np.float32)
         keys, identity = np.array(list(self.keys)), self.identity
-        write_whole(self.path, partial(np.savez, mean=mean, count=count, keys=keys, identity=identity))
+        write_atomically(self.path, partial(np.savez, mean=mean, count=count, keys=keys, identity=identity))
         self.changed = False
 
 

@@ -8,7 +8,7 @@ noise, which is known, is subtracted: that estimate has no bias, but an error of
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite, log10
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 
 from daemon.counts.scaling import ANSCOMBE, noise_units
 from daemon.micrograph import Image
+from daemon.verdict.psnr import psnr_of_error
 from training.averages import Interval, bootstrap
 from training.data.exposure import expose
 from training.data.truths import Truth
@@ -261,9 +262,4 @@ def _regime(name: str, files: Mapping[str, _Measured], seed: int, doubt: float) 
 
 def _psnr(files: Mapping[str, _Measured], which: int) -> float:
     """Mean over files, dB; `which`: 0 before, 1 after."""
-    return float(np.mean([decibels(max(one.peaks), float(one.errors[which].mean())) for one in files.values()]))
-
-
-def decibels(peak: float, error: float) -> float:
-    """PSNR, dB."""
-    return 10 * log10(peak**2 / error) if error > 0 else float("nan")
+    return float(np.mean([psnr_of_error(max(one.peaks), float(one.errors[which].mean())) for one in files.values()]))

@@ -21,7 +21,7 @@ from daemon.counts.gain import measure
 from daemon.counts.thinning import examine
 from daemon.errors import ConfigError, EmdenoisedError, MicrographError
 from daemon.formats import mrc
-from daemon.formats.reading import explained
+from daemon.formats.reading import explained_reading
 from daemon.micrograph import Image, Micrograph, Pixels
 from training.data import cache as store
 from training.data.truths import MAX_PIXELS
@@ -125,7 +125,7 @@ def paired(files: Sequence[Path], partners: Sequence[tuple[str, str]]) -> list[t
 
 def _cached(group: Sequence[Path], names: tuple[str, ...], reading: Reading, cache: Path) -> Field:
     """As `_read_field`, with the cache."""
-    with explained(group[0]):
+    with explained_reading(group[0]):
         seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in group]
     key = store.key_of(VERSION, asdict(reading), seen)
     if (found := store.get(cache, key)) is None:
@@ -200,16 +200,16 @@ def _countable(
     assert reading.gain != "auto"
     frames = int(micrograph.metadata.get("frames", 1))
     counts, filled = _counts(path, micrograph.pixels, reading.gain, reading.offset * frames)
-    evidence = examine(counts, str(micrograph.metadata.get("dtype", "")) if frames == 1 else "")
-    reasons = list(evidence.reasons)
+    test = examine(counts, str(micrograph.metadata.get("dtype", "")) if frames == 1 else "")
+    reasons = list(test.reasons)
     if filled > _SPIKES:
         reasons.append(
             f"{filled:.2%} of the pixels are X-ray hits, hot or not finite, more than the {_SPIKES:.1%} allowed"
         )
     if reasons:
         raise MicrographError(f"{path}: cannot be thinned, which needs plain counts: {'; '.join(reasons)}")
-    measured = {"variance_over_mean": evidence.variance_over_mean, "correlation": evidence.correlation}
-    return [np.rint(counts)], [evidence.dose], measured
+    measured = {"variance_over_mean": test.variance_over_mean, "correlation": test.correlation}
+    return [np.rint(counts)], [test.dose], measured
 
 
 def _counts(path: Path, pixels: Pixels, gain: float, offset: float) -> tuple[Image, float]:
@@ -248,7 +248,7 @@ def summed(planes: Iterable[Pixels]) -> NDArray[np.float64]:
 
 def _read_frames(path: Path, micrograph: Micrograph, frames: int) -> NDArray[Any]:
     """The frames (F, H, W) whose sum `micrograph` is. Raises MicrographError if they cannot be separated."""
-    with explained(path):
+    with explained_reading(path):
         if micrograph.kind == "mrc":
             with formats.RawFile(path).open() as stream:
                 layout = mrc.parse(stream.read(mrc.HEADER_BYTES))

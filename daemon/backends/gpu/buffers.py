@@ -1,11 +1,9 @@
 """The pipeline's memory, on the card and page-locked (pinned) on the host: slots for micrographs, and lent results."""
 
-import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ from daemon.backends.protocol import SLOTS
 from daemon.counts.plane import Prepared
 from daemon.errors import BackendError
 
-MEMINFO = Path("/proc/meminfo")
 LENT = 4
 """Results that the caller may hold in page-locked memory; further ones are copied."""
 SURVEYORS = 1 << 16
@@ -196,15 +193,6 @@ def results_within(available: int | None, slots: int, pixels: int, nbytes: int) 
             f"{available / 2**20:.0f} MiB left, of which half may be: close other programs, or lower backend.max_pixels"
         )
     return number
-
-
-def memory_available() -> int | None:
-    """Bytes of memory that the computer can give to programs; None if the system does not report it (not Linux)."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) << 10 if found else None
 
 
 def finds_of(size: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.backends.gpu import probe
 from daemon.backends.gpu.device import CODES, SIGNATURES, DeviceMemory, HostMemory, OutOfMemoryError, Room
 from daemon.errors import BackendError
 
@@ -89,7 +90,7 @@ class Cuda:
     def __init__(self, device: int, most: int | None = None) -> None:
         self._room = Room(most)
         self._cuda = cuda = load_pycuda()
-        self._libcuda = ctypes.CDLL("libcuda.so.1")
+        self._libcuda = ctypes.CDLL(probe.LIBRARY)
         with self._translated():
             cuda.init()
             self._context: Any = cuda.Device(device).retain_primary_context()

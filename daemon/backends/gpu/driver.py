@@ -57,12 +57,12 @@ def driver_answers(
     end = now() + patience
     progress()
     while (code := ask()) > 0 and now() < end:
-        log.warning("%s; it is asked again for %.0f s", explained(code), end - now())
+        log.warning("%s; it is asked again for %.0f s", code_in_words(code), end - now())
         wait(_EVERY_SECONDS)
         progress()
     if code > 0:
         raise BackendError(
-            f"{explained(code)}. backend.kind: cpu uses the processor; `nvidia-smi` shows more about the card"
+            f"{code_in_words(code)}. backend.kind: cpu uses the processor; `nvidia-smi` shows more about the card"
         )
     return code == 0
 
@@ -80,7 +80,7 @@ def ask() -> int:
         return 999
 
 
-def explained(code: int) -> str:
+def code_in_words(code: int) -> str:
     """A code of libcuda's in words, with the remedy."""
     if code == NO_LIBRARY:
         return f"an NVIDIA driver is loaded ({LOADED}), but its library libcuda.so.1 is not installed"
@@ -94,5 +94,5 @@ def why_no_gpu(device: int) -> str:
     if code == 0:
         return f"an NVIDIA driver answers, but there is no GPU {device}: `nvidia-smi` lists the cards"
     if LOADED.exists():
-        return explained(code)
+        return code_in_words(code)
     return "no NVIDIA driver is loaded on this computer: install one of version 580 or later, or load its module"

@@ -9,7 +9,7 @@ from daemon.backends.gpu.device import DeviceMemory, Network, OutOfMemoryError
 from daemon.backends.gpu.engine import EngineManifest, Sides
 from daemon.backends.gpu.nvidia import last_errors, listen, load_tensorrt
 from daemon.errors import BackendError
-from daemon.files import save
+from daemon.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,10 @@ class EngineNetwork:
             return
         content = bytes(self._compiled.serialize())
         if not self._cache.is_file() or self._cache.read_bytes() != content:
-            save(self._cache, content)
+            try:
+                write_atomically(self._cache, lambda stream: stream.write(content))
+            except OSError as error:
+                log.warning("%s: cannot be written (%s); the next start compiles it again", self._cache, error.strerror)
 
     def close(self) -> None:
         """In the order that TensorRT needs: context, engine, runtime."""

@@ -13,6 +13,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
+from daemon.backends.gpu import probe
 from daemon.errors import ConfigError
 
 # Before libcuda is initialised, which otherwise counts the fastest card first, and not as nvidia-smi does.
@@ -56,15 +57,13 @@ def find_gpu(device: int = 0) -> Gpu | None:
 
     To be asked before TensorRT is: without a driver it hands out objects whose use is a segmentation fault.
     """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    if probe.answer() != 0:
         return None
+    cuda = ctypes.CDLL(probe.LIBRARY)
     handle, version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     answers = (
-        cuda.cuInit(0) == 0
-        and cuda.cuDeviceGet(ctypes.byref(handle), device) == 0
+        cuda.cuDeviceGet(ctypes.byref(handle), device) == 0
         and cuda.cuDeviceGetName(name, len(name), handle) == 0
         and cuda.cuDriverGetVersion(ctypes.byref(version)) == 0
         and cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle) == 0

@@ -34,7 +34,6 @@ from daemon.backends.gpu.buffers import (
     Lease,
     Slot,
     finds_of,
-    memory_available,
 )
 from daemon.backends.gpu.device import CODES, DeviceMemory, Driver, Network, Networks, OutOfMemoryError
 from daemon.backends.manifest import Manifest
@@ -43,6 +42,7 @@ from daemon.counts import spikes
 from daemon.counts.plane import Denoised, Plane, Prepared, Survey
 from daemon.counts.scaling import MINMAX_CROP, Scaling, minmax_crop
 from daemon.errors import MicrographError
+from daemon.memory import memory_available
 from daemon.micrograph import Image, Pixels
 
 MISSING = np.uint64(1) << np.uint64(63)

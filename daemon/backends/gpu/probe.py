@@ -5,6 +5,7 @@ It imports nothing of ours, so that a process of its own starts at once (`driver
 
 import ctypes
 
+LIBRARY = "libcuda.so.1"
 NO_LIBRARY = -1
 """In place of a code of CUDA's: there is no libcuda."""
 _NO_DEVICE = 100
@@ -13,7 +14,7 @@ _NO_DEVICE = 100
 def answer() -> int:
     """libcuda's code in this process: 0 if a card answers."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda = ctypes.CDLL(LIBRARY)
     except OSError:
         return NO_LIBRARY
     count = ctypes.c_int()

@@ -171,7 +171,7 @@ def test_a_profile_takes_everything_from_its_camera(calibrated: Path) -> None:
     profile = settings(calibrated, "{camera: mine}").profiles["mine"]
     one = shot(50.0, Detector(gain=4.0, offset=100.0, readout=1.0, psf=0.7))
     choice = profiles.scaled(profile, "", one, profiles.dose_evidence(one))
-    assert choice.evidence.gain_from == "camera" and choice.warnings == ()
+    assert choice.dose_evidence.gain_from == "camera" and choice.warnings == ()
     assert choice.counts(float(one.pixels.mean())) == pytest.approx(50, rel=0.02)
     assert (choice.psf, choice.readout) == (pytest.approx(0.7, abs=0.05), pytest.approx(1, rel=0.1))
 

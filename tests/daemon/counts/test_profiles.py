@@ -110,14 +110,14 @@ def test_counts_that_are_counts_by_all_accounts_raise_no_warning() -> None:
     for profile in (AUTO, PLAIN):
         choice = chosen(profile, one)
         assert (choice.gain, choice.offset, choice.warnings) == (1.0, 0.0, ())
-    assert chosen(AUTO, one).evidence.gain_from == "file"
-    assert chosen(PLAIN, one).evidence.gain_from == "profile"
+    assert chosen(AUTO, one).dose_evidence.gain_from == "file"
+    assert chosen(PLAIN, one).dose_evidence.gain_from == "profile"
 
 
 def test_an_image_without_metadata_is_served_from_its_own_noise_and_nothing_is_made_up() -> None:
     choice = chosen(AUTO, micrograph((7.0 * counts(30)).astype(np.float32)))
-    assert choice.gain == pytest.approx(7.0, rel=0.1) and choice.evidence.gain_from == "image"
-    assert choice.evidence.units_per_electron is None and choice.evidence.stated_dose is None
+    assert choice.gain == pytest.approx(7.0, rel=0.1) and choice.dose_evidence.gain_from == "image"
+    assert choice.dose_evidence.units_per_electron is None and choice.dose_evidence.stated_dose is None
     assert [warning for warning in choice.warnings if "the file states" in warning] == []
 
 
@@ -126,7 +126,7 @@ def test_the_file_resolves_what_the_image_leaves_open(contrast: float) -> None:
     """A pedestal under an image of almost one brightness: the image alone would read too many counts."""
     pixels = 2 * counts(20, contrast) + 100
     alone, stated = chosen(AUTO, micrograph(pixels)), chosen(AUTO, micrograph(pixels, electrons_per_unit=0.5))
-    assert stated.evidence.gain_from == "file" and stated.gain == 2.0 and stated.warnings == ()
+    assert stated.dose_evidence.gain_from == "file" and stated.gain == 2.0 and stated.warnings == ()
     assert stated.offset == pytest.approx(100, abs=4)
     assert stated.counts(140) == pytest.approx(20, rel=0.1)
     assert (alone.counts(140) > 100) == (contrast == 0.02)
@@ -134,7 +134,7 @@ def test_the_file_resolves_what_the_image_leaves_open(contrast: float) -> None:
 
 def test_a_file_that_lies_about_its_gain_is_not_believed() -> None:
     choice = chosen(AUTO, micrograph(7 * counts(30), electrons_per_unit=1.0))
-    assert choice.evidence.gain_from == "image" and choice.gain == pytest.approx(7, rel=0.1)
+    assert choice.dose_evidence.gain_from == "image" and choice.gain == pytest.approx(7, rel=0.1)
     assert any("states 1 units per electron, but the noise of its image fits 7" in one for one in choice.warnings)
 
 
@@ -150,7 +150,7 @@ def test_a_dose_stated_and_a_dose_found_are_compared(stated: float, warns: bool)
 def test_a_camera_that_detects_half_of_the_electrons_explains_its_noise() -> None:
     """Each detected electron gives twice the units, so that the mean is as stated and the variance is twice that."""
     choice = chosen(AUTO, micrograph(2 * counts(15), electrons_per_unit=1.0, electrons_per_pixel=30.0))
-    assert choice.evidence.gain_from == "image" and choice.gain == pytest.approx(2, rel=0.1)
+    assert choice.dose_evidence.gain_from == "image" and choice.gain == pytest.approx(2, rel=0.1)
     assert [one for one in choice.warnings if "the file states" in one] == []
 
 
@@ -181,8 +181,8 @@ def test_a_constant_image_is_refused_where_it_must_be_measured_and_served_where_
     with pytest.raises(MicrographError, match="shows no noise"):
         chosen(AUTO, one)
     choice = chosen(PLAIN, one)
-    assert choice.evidence.measured is None
-    assert choice.evidence.unmeasured is not None and "shows no noise" in choice.evidence.unmeasured
+    assert choice.dose_evidence.measured is None
+    assert choice.dose_evidence.unmeasured is not None and "shows no noise" in choice.dose_evidence.unmeasured
 
 
 def test_a_float_image_with_negative_counts_is_denoised_with_a_remark() -> None:
@@ -203,10 +203,12 @@ def test_a_saturated_image_is_reported() -> None:
 
 def test_what_was_measured_and_stated_goes_into_the_record() -> None:
     one = micrograph((7 * counts(30)).astype(np.float32), electrons_per_unit=0.25, electrons_per_pixel=8.0)
-    record = json.loads(json.dumps(chosen(AUTO, one).evidence.as_json(), allow_nan=False))
+    record = json.loads(json.dumps(chosen(AUTO, one).dose_evidence.as_json(), allow_nan=False))
     assert record["gain_from"] == "image" and record["unmeasured"] is None
     assert (record["stated_gain"], record["stated_dose"]) == (4.0, 8.0)
     assert record["measured"]["gain"] == pytest.approx(7, rel=0.1)
-    blank = json.loads(json.dumps(chosen(PLAIN, micrograph(np.zeros((64, 64)))).evidence.as_json(), allow_nan=False))
+    blank = json.loads(
+        json.dumps(chosen(PLAIN, micrograph(np.zeros((64, 64)))).dose_evidence.as_json(), allow_nan=False)
+    )
     assert blank["measured"] is blank["stated_gain"] is blank["stated_dose"] is None
     assert "no noise" in blank["unmeasured"]

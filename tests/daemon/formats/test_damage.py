@@ -14,7 +14,7 @@ from small_files import MAKERS, compressed_file, image, mrc_file, tail_directory
 
 from daemon import formats
 from daemon.errors import EmdenoisedError, MicrographError
-from daemon.service import raw_file
+from daemon.service import fingerprints
 
 LIMIT = 1 << 24
 
@@ -185,7 +185,7 @@ def test_a_sparse_file_of_impossible_length_is_refused_before_it_is_read(tmp_pat
     path = write_mrc(tmp_path / "long.mrc", np.ones((40, 40), np.float32))
     os.truncate(path, 1 << 41)
     with pytest.raises(MicrographError, match="GiB long"):
-        raw_file.fingerprint(path, LIMIT)
+        fingerprints.fingerprint(path, LIMIT)
 
 
 def test_a_sparse_directory_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:

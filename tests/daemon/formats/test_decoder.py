@@ -17,7 +17,7 @@ from daemon import formats
 from daemon.errors import MicrographError, TransientError
 from daemon.formats import RawFile, decoder
 from daemon.formats.decoder import Reader
-from daemon.service import raw_file
+from daemon.service import fingerprints
 
 LIMIT = 1 << 20
 PATIENT = 60.0
@@ -96,14 +96,14 @@ def test_no_link_is_followed_below_the_drop_folder_which_may_be_one_itself(
     drop = tmp_path / "drop"
     drop.symlink_to(real)
     path = drop / "sub" / "deeper" / name
-    with Reader(LIMIT, PATIENT, below=drop) as reader:
+    with Reader(LIMIT, PATIENT, root=drop) as reader:
         assert reader.read(path).pixels.size
-        assert raw_file.fingerprint(RawFile(path, drop), LIMIT).size == path.stat().st_size
+        assert fingerprints.fingerprint(RawFile(path, drop), LIMIT).size == path.stat().st_size
         (real / "sub").rename(real / "away")
         (real / "sub").symlink_to(secret)
         for use in (
             reader.read,
-            lambda path: raw_file.fingerprint(RawFile(path, drop), LIMIT),
+            lambda path: fingerprints.fingerprint(RawFile(path, drop), LIMIT),
             lambda path: formats.probe(RawFile(path, drop)),
         ):
             with pytest.raises(MicrographError, match="lies behind one"):

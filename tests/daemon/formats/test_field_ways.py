@@ -28,7 +28,7 @@ LIMIT = 1 << 24
 # --- which way up ---------------------------------------------------------------------------------------------------
 
 
-def result(tmp_path: Path, micrograph: Micrograph, kind: formats.Kind) -> tuple[Path, list[int]]:
+def result(tmp_path: Path, micrograph: Micrograph, kind: formats.FileKind) -> tuple[Path, list[int]]:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     written = write_outputs(

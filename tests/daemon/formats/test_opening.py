@@ -12,8 +12,8 @@ from small_files import MAKERS, tiff_file, write_mrc
 
 from daemon import formats
 from daemon.errors import MicrographError, TransientError
-from daemon.formats.reading import explained
-from daemon.service import raw_file
+from daemon.formats.reading import explained_reading
+from daemon.service import fingerprints
 
 LIMIT = 1 << 24
 
@@ -65,9 +65,9 @@ def test_what_took_a_files_place_is_not_opened(tmp_path: Path) -> None:
         with pytest.raises(MicrographError, match=said):
             formats.read(path, LIMIT)
         with pytest.raises(MicrographError, match=said):
-            raw_file.fingerprint(path, LIMIT)
+            fingerprints.fingerprint(path, LIMIT)
 
 
 def test_errors_that_a_parser_made_up_are_about_the_file(tmp_path: Path) -> None:
-    with pytest.raises(MicrographError, match="damaged"), explained(tmp_path / "a.dm3"):
+    with pytest.raises(MicrographError, match="damaged"), explained_reading(tmp_path / "a.dm3"):
         raise OSError("Invalid size of an array", 0)  # as RosettaSciIO does

@@ -36,7 +36,7 @@ METRES = {"m": 1, "um": 1e-6, "nm": 1e-9, "angstrom": 1e-10}
 @pytest.mark.parametrize("kind", ["tiff", "mrc"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_pixels_and_pixel_size_survive_the_round_trip(
-    tmp_path: Path, kind: formats.Kind, size: PixelSize, ome: bool
+    tmp_path: Path, kind: formats.FileKind, size: PixelSize, ome: bool
 ) -> None:
     pixels = (image() / 3).astype(np.float32)
     path = tmp_path / "out.tmp"
@@ -66,7 +66,7 @@ def test_it_is_known_where_the_pixels_of_a_bigtiff_begin(
 
 
 @pytest.mark.parametrize("kind", ["tiff", "mrc"])
-def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path, kind: formats.Kind) -> None:
+def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path, kind: formats.FileKind) -> None:
     formats.write(tmp_path / "a", kind, image(dtype=np.float32), source(None), {})
     assert formats.read(tmp_path / "a", LIMIT).pixel_size is None
 
@@ -102,7 +102,7 @@ def test_mrcfile_accepts_what_is_written(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    kinds: tuple[formats.Kind, ...] = ("tiff", "mrc")
+    kinds: tuple[formats.FileKind, ...] = ("tiff", "mrc")
     for kind in kinds:
         for name in ("a", "b"):
             formats.write(tmp_path / name, kind, image(dtype=np.float32), source(SIZES[0]), {"raw": "abc"})

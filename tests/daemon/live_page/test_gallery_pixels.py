@@ -122,7 +122,7 @@ def test_a_section_of_a_stack_is_shown_as_long_as_it_is_the_one_that_was_denoise
 
 
 @pytest.mark.parametrize(("kind", "name"), [("tiff", "a.tif"), ("mrc", "a.mrc"), ("tiff", "ome.tif")])
-def test_parts_of_a_result_are_read_from_its_file(tmp_path: Path, kind: formats.Kind, name: str) -> None:
+def test_parts_of_a_result_are_read_from_its_file(tmp_path: Path, kind: formats.FileKind, name: str) -> None:
     pixels = np.random.default_rng(0).normal(20, 5, (130, 170)).astype(np.float32)
     size = PixelSize(0.04, 0.05 if name == "ome.tif" else 0.04, "nm")  # ImageJ's knows no unequal sides
     path = tmp_path / name

@@ -21,7 +21,7 @@ IMAGE = np.random.default_rng(0).normal(50, 3, (48, 64)).astype(np.float32)
 
 def written(
     path: Path,
-    kind: formats.Kind,
+    kind: formats.FileKind,
     *,
     ome: bool = False,
     size: PixelSize | None = None,

@@ -47,7 +47,7 @@ def test_three_files_and_the_json_describes_the_image(tmp_path: Path) -> None:
         ("a", 1, "tiff", "a.tif"),
     ],
 )
-def test_names(relative: str, revision: int, kind: formats.Kind, name: str) -> None:
+def test_names(relative: str, revision: int, kind: formats.FileKind, name: str) -> None:
     assert paths.output_path(Path("/out"), PurePath(relative), revision, kind) == Path("/out") / name
 
 
@@ -129,7 +129,7 @@ def test_a_crash_at_any_step_leaves_no_image_and_the_next_run_succeeds(
 
 
 @pytest.mark.parametrize("kind", ["tiff", "mrc"])
-def test_finished_work_is_adopted_only_if_raw_and_image_match(tmp_path: Path, kind: formats.Kind) -> None:
+def test_finished_work_is_adopted_only_if_raw_and_image_match(tmp_path: Path, kind: formats.FileKind) -> None:
     first = save(tmp_path, kind=kind)
     time = first.image.stat().st_mtime_ns
     found = writing.find_adoptable(tmp_path, PurePath("sub/a.tif"), 1, RAW_SHA)

@@ -16,7 +16,7 @@ from daemon.formats import RawFile
 from daemon.output import writing
 from daemon.output.disk import Mounted
 from daemon.output.record import Raw
-from daemon.service import raw_file, steps
+from daemon.service import fingerprints, steps
 from daemon.service import service as service_module
 from daemon.settings.config import Config
 
@@ -81,7 +81,7 @@ def test_a_full_disk_pauses_keeps_the_queue_and_resumes(bench: Bench, monkeypatc
 def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, away = threading.Event(), bench.drop.with_name("elsewhere")
     gone = threading.Event()
-    real = raw_file.fingerprint
+    real = fingerprints.fingerprint
 
     def fingerprint(file: RawFile, limit: int) -> Raw:
         if gone.is_set():
@@ -92,7 +92,7 @@ def test_the_share_may_go_and_come_back(bench: Bench, monkeypatch: pytest.Monkey
         bench.write(f"{number}.tif", number)
     service = bench.start()
     until(lambda: len(bench.images()) == 3)
-    monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
+    monkeypatch.setattr(fingerprints, "fingerprint", fingerprint)
     gone.set()
     for number in range(3, 9):
         bench.write(f"{number}.tif", number)
@@ -133,7 +133,7 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
 ) -> None:
     # Nothing else wakes the service: no rescan within the test's patience.
     bench.config = config(arrival={"settle_seconds": 0.05, "rescan_seconds": 3600.0})
-    real, calls = raw_file.fingerprint, 0
+    real, calls = fingerprints.fingerprint, 0
 
     def fingerprint(file: RawFile, limit: int) -> Raw:
         nonlocal calls
@@ -142,7 +142,7 @@ def test_a_passing_failure_is_tried_again_when_its_time_comes(
             raise steps.TransientError(f"{file.path}: locked")
         return real(file, limit)
 
-    monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
+    monkeypatch.setattr(fingerprints, "fingerprint", fingerprint)
     bench.write("a.tif")
     bench.start()
     until(lambda: bench.images() == {"a.tif"})

@@ -20,7 +20,7 @@ from site_of_daemon import LIMIT, until
 from daemon.counts.plane import Prepared
 from daemon.formats import RawFile
 from daemon.output.record import Raw
-from daemon.service import raw_file, steps
+from daemon.service import fingerprints, steps
 
 
 def test_a_file_that_changes_after_its_result_is_a_new_revision(bench: Bench) -> None:
@@ -40,7 +40,7 @@ def test_a_file_that_changes_after_its_result_is_a_new_revision(bench: Bench) ->
 def test_a_file_that_changes_while_it_is_read_has_one_good_output(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    module = {"fingerprint": raw_file, "read": steps}[step]
+    module = {"fingerprint": fingerprints, "read": steps}[step]
     real = getattr(module, step)
     calls = 0
 
@@ -131,7 +131,7 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     away = bench.drop.with_name("away.tif")
-    module = {"fingerprint": raw_file, "read": steps.formats}[step]
+    module = {"fingerprint": fingerprints, "read": steps.formats}[step]
     real = getattr(module, step)
 
     def vanishing(file: Path | RawFile, *arguments: Any, **options: Any) -> Any:
@@ -155,16 +155,16 @@ def test_a_raw_file_that_vanishes_is_forgotten_and_done_when_it_comes_back(
 
 
 def test_a_file_that_is_back_before_anybody_looked_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = raw_file.fingerprint, 0
+    real, calls = fingerprints.fingerprint, 0
 
     def fingerprint(file: RawFile, limit: int) -> Raw:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise raw_file.ChangedError(f"{file.path}: was another one for a moment")
+            raise fingerprints.ChangedError(f"{file.path}: was another one for a moment")
         return real(file, limit)
 
-    monkeypatch.setattr(raw_file, "fingerprint", fingerprint)
+    monkeypatch.setattr(fingerprints, "fingerprint", fingerprint)
     bench.write("a.tif")
     service = bench.finish()
     assert bench.images() == {"a.tif"} and bench.states() == {"a.tif#1": "done"} and service.unsuccessful == 0

@@ -163,7 +163,7 @@ def test_a_profile_decides_whether_its_stacks_are_summed(tmp_path: Path) -> None
         ordinary={"match": {"folder": "ordinary"}},
         auto={"gain": "auto"},
     )
-    told = {path: rules.apart(one, path) for path in (
+    told = {path: rules.sections_by_settings(one, path) for path in (
         "tilts/a.mrc", "tilts/day/a.tif", "a_sum.st", "ordinary/a.st", "ordinary/a.mrc", "a.st", "a.mrc")}  # fmt: skip
     assert told == {
         "tilts/a.mrc": True, "tilts/day/a.tif": True, "a_sum.st": False,
@@ -173,7 +173,7 @@ def test_a_profile_decides_whether_its_stacks_are_summed(tmp_path: Path) -> None
 
 def test_the_default_profile_may_say_so_too(tmp_path: Path) -> None:
     one = settings(tmp_path, low={"match": {"folder": "low"}}, auto={"gain": "auto", "frames": "each"})
-    assert rules.apart(one, "a.mrc") and not rules.apart(one, "low/a.mrc")
+    assert rules.sections_by_settings(one, "a.mrc") and not rules.sections_by_settings(one, "low/a.mrc")
 
 
 def test_a_profile_chosen_by_its_dose_cannot_say_so(tmp_path: Path) -> None:

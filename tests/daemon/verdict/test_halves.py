@@ -130,7 +130,7 @@ def test_halves_do_not_apply_to_values_that_are_no_counts(backend: CpuBackend, c
 
 def test_pixels_of_the_fill_value_are_the_stated_reason(backend: CpuBackend) -> None:
     counts = np.random.default_rng(5).poisson(truth(60.0)).astype(np.uint16)
-    filled = replace(PLAIN, evidence=DoseEvidence(apart=NoSpecimen(filled=np.arange(9))))
+    filled = replace(PLAIN, dose_evidence=DoseEvidence(no_specimen=NoSpecimen(filled=np.arange(9))))
     with pytest.raises(MicrographError, match=r"not applicable: .*hold the fill value"):
         assess(counts, filled, MANIFEST, backend)
 

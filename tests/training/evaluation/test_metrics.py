@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from daemon.verdict import rings
 from training import averages
 from training.evaluation import metrics
 
@@ -38,8 +39,8 @@ def test_psnr_and_mse() -> None:
 
 def test_frc_of_equal_images_is_one_and_of_the_negative_minus_one() -> None:
     image, _ = pair(3)
-    assert metrics.frc(image, image) == pytest.approx(np.ones(metrics.RINGS))
-    assert metrics.frc(image, 5 - 2 * image) == pytest.approx(-np.ones(metrics.RINGS), abs=1e-5)
+    assert rings.frc(image, image) == pytest.approx(np.ones(metrics.RINGS))
+    assert rings.frc(image, 5 - 2 * image) == pytest.approx(-np.ones(metrics.RINGS), abs=1e-5)
 
 
 def test_frc_sees_where_detail_was_lost() -> None:
@@ -47,21 +48,20 @@ def test_frc_sees_where_detail_was_lost() -> None:
     f = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.rfftfreq(128)[None, :])
     noise = np.random.default_rng(0).normal(0, 1e-3, truth.shape)
     blurred = np.fft.irfft2(np.fft.rfft2(truth) * (f < 0.25), s=truth.shape) + noise
-    curve = metrics.frc(blurred.astype(np.float32), truth)
+    curve = rings.frc(blurred.astype(np.float32), truth)
     assert (curve[metrics.frequencies() < 0.22] > 0.99).all()
     assert (curve[metrics.frequencies() > 0.28] < 0.3).all()
 
 
 def test_frc_of_a_constant_is_zero() -> None:
     _, truth = pair(5)
-    assert (metrics.frc(np.ones_like(truth), truth) == 0).all()
+    assert (rings.frc(np.ones_like(truth), truth) == 0).all()
 
 
 def test_two_sigma_line_holds_for_independent_noise() -> None:
     shape = (96, 80)
-    curves = np.array(
-        [metrics.frc(*np.random.default_rng(i).standard_normal((2, *shape)).astype(np.float32)) for i in range(150)]
-    )
+    pairs = (np.random.default_rng(seed).standard_normal((2, *shape)).astype(np.float32) for seed in range(150))
+    curves = np.array([rings.frc(*pair) for pair in pairs])
     ratio = 2 * curves.std(0) / metrics.frc_noise(shape)
     assert 0.7 < np.median(ratio) < 1.1  # a little wide on purpose: the window's ties differ from ring to ring
 

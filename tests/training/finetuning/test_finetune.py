@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_in_words(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "write_whole", full)
+    monkeypatch.setattr(store, "write_atomically", full)
     with pytest.raises(StorageError, match=r"No space left on device.*make room"):
         fine_tune(order(single, "thinning"))
 

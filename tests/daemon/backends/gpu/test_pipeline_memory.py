@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,13 +122,6 @@ def test_only_half_of_what_the_computer_has_left_is_page_locked() -> None:
     poor = made(FakeCuda(3), available=lambda: 2 * (fixed + 4 * size * SLOTS) - 1)
     with pytest.raises(OutOfMemoryError, match="MiB of memory would have to be page-locked, and the computer has"):
         list(poor.denoise([asked(image)]))
-
-
-def test_what_the_computer_has_left_is_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(buffers, "MEMINFO", tmp_path / "meminfo")
-    assert buffers.memory_available() is None
-    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nMemAvailable:     42 kB\n")
-    assert buffers.memory_available() == 42 << 10
 
 
 def test_many_spikes_get_more_room_and_where_there_is_none_it_costs_that_micrograph() -> None:

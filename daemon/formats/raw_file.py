@@ -20,7 +20,7 @@ class RawFile:
     """A raw file and the files beside it, opened for reading, safely even if others have replaced them."""
 
     path: Path
-    below: Path | None = None
+    root: Path | None = None
     """Neither the file nor any folder on the way from here to it may be a link, which might lead out of the drop
     folder. None: the folders are not checked."""
 
@@ -64,23 +64,23 @@ class RawFile:
         return None
 
     def _descriptor(self) -> int:
-        if self.below is None:
+        if self.root is None:
             return os.open(self.path, _FILE)
-        place = open_folder(self.path.parent, self.below)
+        place = open_folder(self.path.parent, self.root)
         try:
             return os.open(self.path.name, _FILE, dir_fd=place)
         finally:
             os.close(place)
 
 
-def open_folder(path: Path, below: Path) -> int:
-    """A descriptor of a folder, reached from `below` without following links; `below` itself may be a link.
+def open_folder(path: Path, root: Path) -> int:
+    """A descriptor of a folder, reached from `root` without following links; `root` itself may be a link.
 
     The descriptor keeps that folder even if names change. Raises OSError, with ELOOP for a link.
     """
-    place = os.open(below, _FOLDER)
+    place = os.open(root, _FOLDER)
     try:
-        for folder in path.relative_to(below).parts:
+        for folder in path.relative_to(root).parts:
             try:
                 inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
             except NotADirectoryError as error:

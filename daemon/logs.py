@@ -27,6 +27,11 @@ def without_paths(text: str, drop: Path, path: str) -> str:
     return text.replace(f"{drop / path}: ", "").replace(f"{drop}/", "")
 
 
+def reason(text: str | None, drop: Path, path: str) -> str:
+    """`without_paths`, on one harmless line; empty for None."""
+    return one_line(without_paths(text or "", drop, path))
+
+
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = f"{self.formatTime(record)} {record.levelname} {one_line(record.getMessage())}"

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["Denoiser", "Result", "__version__", "denoise"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     # Lazy, so that `python -m emdenoised --help` loads no image library.
     if name in ("Denoiser", "Result", "denoise"):

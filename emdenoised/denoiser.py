@@ -65,7 +65,7 @@ class Denoiser:
         gain: the array's units per count, with zero counts at 0; "auto" measures both from each image.
         passes: 8 averages the results of the eight orientations of the image, for 0.1 dB at eight times the time;
             None: as the profile states, 1 without one.
-        threads: processor cores to use; 0 for all.
+        threads: processor cores to use; 0: all, "auto": all but one.
 
     Raises ConfigError for an argument that cannot be used, or if a GPU is wanted and TensorRT is not installed,
     WeightsError if the weights cannot be loaded, BackendError if the backend cannot run here.
@@ -78,7 +78,7 @@ class Denoiser:
         backend: _Kind = "auto",
         gain: float | Literal["auto"] = "auto",
         passes: Literal[1, 8] | None = None,
-        threads: int = 0,
+        threads: int | Literal["auto"] = 0,
     ) -> None:
         if backend not in get_args(_Kind):
             *names, last = map(repr, get_args(_Kind))
@@ -163,7 +163,7 @@ def denoise(
     backend: _Kind = "auto",
     gain: float | Literal["auto"] = "auto",
     passes: Literal[1, 8] | None = None,
-    threads: int = 0,
+    threads: int | Literal["auto"] = 0,
 ) -> NDArray[np.float32]:
     """Denoise one array or stack: `Denoiser` and its `denoise` in one call, which loads the network each time."""
     with Denoiser(weights, backend=backend, gain=gain, passes=passes, threads=threads) as denoiser:

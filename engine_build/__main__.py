@@ -15,9 +15,10 @@ import argparse
 import fcntl
 import hashlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +225,13 @@ def finish_gate(folder: Path, engine: Path, device: int = 0, progress: Callable[
 def _alone(out: Path) -> Iterator[None]:
     """Lock a folder for one builder: a service and `emdenoised doctor` may need the same engine."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "builder.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # of a share that has no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(folder)
 
 
 def _targets(trt: Any, flavour: Flavour, asked: tuple[str, ...], capability: str | None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from types import ModuleType
 from typing import NoReturn
 
 from daemon.errors import EmdenoisedError
@@ -30,7 +31,7 @@ def main() -> int:
     for name, (where, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
         if name == chosen:  # the others may need libraries that are not installed
-            module = importlib.import_module(where)
+            module = _loaded(where, name)
             command.description = (module.__doc__ or summary).split("\n\n")[0]
             module.add_arguments(command)
             command.set_defaults(run=module.run)
@@ -52,6 +53,16 @@ def main() -> int:
             "the same command continues from the last checkpoint\n",
         )
     return status
+
+
+def _loaded(where: str, command: str) -> ModuleType:
+    """A command's module; ends with the remedy where one of its libraries is not installed."""
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        extra = "train,evaluate" if command == "evaluate" else "train"
+        print(f"python -m training {command}: {error}; pip install 'emdenoised[{extra}]'", file=sys.stderr, flush=True)
+        _end(1)
 
 
 def _end(status: int) -> NoReturn:

@@ -69,8 +69,8 @@ def load(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); point the profile's `weights` at a "
-            f"folder with a {MANIFEST}, or use one of: {', '.join([*aliases(), *names()])}"
+            f"{path}: cannot be read ({error.strerror}); name a folder with "
+            f"a {MANIFEST}, or one of: {', '.join([*aliases(), *names()])}"
         ) from error
     except ValidationError as error:
         raise WeightsError(f"{path}: not a manifest this version understands: {error}") from error

@@ -59,7 +59,9 @@ def submit(file: Path) -> str:
         raise TransientError(f"sbatch {file}: does not answer ({error}); try again later") from error
     if done.returncode:
         cause = done.stderr.strip() or f"status {done.returncode}"
-        raise UsageError(f"sbatch {file}: {cause}; give a template that fits the cluster (--template)")
+        raise UsageError(
+            f"sbatch {file}: {cause}; check that the cluster answers (sinfo), or give a template that fits (--template)"
+        )
     return done.stdout.strip()
 
 

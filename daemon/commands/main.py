@@ -82,7 +82,8 @@ def _complete(command_line: argparse.ArgumentParser) -> None:
 
 
 def _complain(error: Exception | str) -> None:
-    print(wrapped(f"emdenoised: {error}", stream=sys.stderr), file=sys.stderr)
+    text = "\n".join(map(logs.one_line, f"emdenoised: {error}".split("\n")))
+    print(wrapped(text, stream=sys.stderr), file=sys.stderr)
 
 
 def _silence() -> None:

@@ -63,7 +63,8 @@ class Maker:
             raise
         except (MicrographError, TransientError) as error:
             cause = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: ")
-            return failed(self.progress, cause, error)
+            again = "; run the same command again" if isinstance(error, TransientError) else ""
+            return failed(self.progress, f"{cause}{again}", error)
         except OSError as error:
             return failed(self.progress, in_words(error), error)
         except MemoryError as error:
@@ -77,7 +78,7 @@ class Maker:
         which = "" if one.section is None else f"{one.section}: "
         found = writing.find_same(self.out, one.relative, steps.made_with(self.config, one))
         if found is not None:
-            self.progress.say(f"{which}{_in_words(found.content)} → {found.image} (existing result)")
+            self.progress.say(f"{which}{_in_words(found.content)} → {one_line(str(found.image))} (existing result)")
             return
         backend = self.backends[one.choice.profile.weights]
         with steps.timed(one.seconds, "network"):
@@ -87,7 +88,7 @@ class Maker:
         seconds = sum(finished.seconds.values())
         summary = f"{coloured(finished.verdict)}, {finished.dose}, profile {finished.profile}, {seconds:.1f} s"
         warnings = "".join(f"\n    warning: {warning}" for warning in finished.news(self._reported))
-        self.progress.say(f"{which}{summary} → {finished.written.image}{adopted}{warnings}")
+        self.progress.say(f"{which}{summary} → {one_line(str(finished.written.image))}{adopted}{warnings}")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from daemon.counts.reason import SESSION
 from daemon.errors import MicrographError
 from daemon.ledger import sessions
 from daemon.ledger.job import Job
+from daemon.logs import reason
 from daemon.output import paths
 from daemon.output.record import Record, VerdictFound, WeightsUsed, own_record
 from daemon.settings.config import Config
@@ -75,7 +76,11 @@ def _parts(config: Config, jobs: Sequence[Job], pictures: int) -> Iterator[str]:
     )
     if refused:
         yield "<h2>Not denoised</h2>"
-        rows = ((_clock(job.updated), job.path + _seen(job), "quarantined", job.error or "") for job in refused)
+        drop = config.folders.drop
+        rows = (
+            (_clock(job.updated), job.path + _seen(job), "quarantined", reason(job.error, drop, job.path))
+            for job in refused
+        )
         yield from html.table(("when", "file", "state", "reason"), rows, ("quarantined",), dated=True)
     yield "<details><summary>Hashes</summary>"
     yield "<p class='note'>SHA-256 of raw file (of a stack's section: of its pixels) and result.</p>"

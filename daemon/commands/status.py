@@ -5,12 +5,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from daemon.commands.shared import open_ledger, settings_file, settings_of
 from daemon.commands.terminal import coloured, wrapped
 from daemon.ledger.job import Job
 from daemon.ledger.jobs import Ledger
-from daemon.logs import one_line, without_paths
+from daemon.logs import reason
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -26,8 +28,8 @@ def run_status(options: argparse.Namespace) -> int:
                 {
                     "counts": counts,
                     "problems": problems,
-                    "recent": [asdict(job) for job in recent],
-                    "quarantined": [asdict(job) for job in set_aside],
+                    "recent": [_as_json(job, drop) for job in recent],
+                    "quarantined": [_as_json(job, drop) for job in set_aside],
                 },
                 indent=1,
                 default=str,
@@ -42,19 +44,23 @@ def run_status(options: argparse.Namespace) -> int:
         print(f"weights of the latest: {', '.join(used)}")
     for job in recent:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.updated))
-        remark = one_line(without_paths(job.error or job.warning or "", drop, job.path))
+        remark = reason(job.error or job.warning, drop, job.path)
         word = job.verdict if job.state == "done" and job.verdict else job.state
         line = wrapped(f"  {when}  {word:11}  {job.path!r}{f'  ({remark})' if remark else ''}", 34)
         print(line.replace(word, coloured(word), 1))
     if set_aside:
         print("quarantined; tried again when the files change, or with: emdenoised retry")
         for job in set_aside:
-            reason = one_line(without_paths(job.error or "", drop, job.path))
             seen = "" if job.acknowledged is None else " (acknowledged)"
-            print(wrapped(f"  {job.path!r}{seen}: {reason}"))
+            print(wrapped(f"  {job.path!r}{seen}: {reason(job.error, drop, job.path)}"))
         if (more := counts["quarantined"] - len(set_aside)) > 0:
             print(f"  and {more} more: emdenoised status --json")
     return 0
+
+
+def _as_json(job: Job, drop: Path) -> dict[str, Any]:
+    texts = {name: getattr(job, name) and reason(getattr(job, name), drop, job.path) for name in ("error", "warning")}
+    return {**asdict(job), **texts}
 
 
 def _weights(job: Job) -> str:

@@ -1,4 +1,4 @@
-"""The end of the demo: the live page stays for a minute if the demo runs in a terminal."""
+"""The demo's live page: opened at a terminal as soon as the daemon serves it, and kept for a minute at the end."""
 
 import os
 import re
@@ -14,22 +14,28 @@ STAY_SECONDS = 60.0
 
 
 def address(log: Path) -> str | None:
-    """Of the live page, as the daemon logged it; None if it did not."""
+    """Of the live page, as the daemon logged it; None if it has not yet."""
     found = re.search(r"the live page is (http://\S+)", log.read_text(encoding="utf-8", errors="replace"))
     return None if found is None else found[1]
 
 
-def show(page: str, wait: Callable[[float], None] | None = None) -> None:
-    """Print the page's address, open it where there is a display, and wait for a key or a minute.
+def show(page: str) -> None:
+    """Print the page's address, and open it where there is a display.
 
-    Returns at once where no person watches: in a pipe, in the background, or in continuous integration (CI is set).
+    Does nothing where no person watches: in a pipe, in the background, or in continuous integration (CI is set).
     """
     if not _watched():
         return
-    print(f"\nThe live page shows each micrograph before and after: {page}\n"
-          f"It stays for {STAY_SECONDS:g} seconds; press a key to end the demo.")  # fmt: skip
+    print(f"The live page shows each micrograph before and after: {page}\n")
     if _has_display():
         webbrowser.open(page)
+
+
+def keep(page: str, wait: Callable[[float], None] | None = None) -> None:
+    """Wait for a key or a minute at the end of the demo, where a person watches."""
+    if not _watched():
+        return
+    print(f"\nThe live page stays for {STAY_SECONDS:g} seconds: {page}\nPress a key to end the demo.")
     (wait or _wait_for_key)(STAY_SECONDS)
 
 

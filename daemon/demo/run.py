@@ -196,15 +196,16 @@ class _Demo:
         self._waiting = [exposure.file for exposure in session]
         self._problems: list[str] = []
         self._backend = ""
+        self._log = out / "daemon.log"
+        self._page: str | None = None
 
     def run(self, timeout: float, pace: float) -> int:
         deadline = self._started + timeout - _STOP_SECONDS - 5  # for the picture
         drop = self._out / "drop"
         print(f"emdenoised demo: a simulated camera writes {len(self._session)} micrographs into {drop};\n"
               "the daemon watches the folder and denoises each one as soon as it is complete.\n")  # fmt: skip
-        log = self._out / "daemon.log"
         with ExitStack() as stack:
-            errors = stack.enter_context(log.open("w", encoding="utf-8"))
+            errors = stack.enter_context(self._log.open("w", encoding="utf-8"))
             daemon = self._spawn(stack, [*DAEMON, str(self._config)], stdout=errors, stderr=errors)
             command = ["-m", "daemon.demo.camera", str(drop), "--truth", str(self._out / "truth")]
             command += ["--pace", str(pace), "--count", str(len(self._session))]
@@ -214,10 +215,10 @@ class _Demo:
             threading.Thread(target=self._follow_results, daemon=True).start()
             self._report(daemon, camera, deadline)
             self._sum_up()
-            if not self._problems and (page := last_page.address(log)) is not None:
-                last_page.show(page)
+            if not self._problems and self._page is not None:
+                last_page.keep(self._page)
             self._end(daemon)
-        self._complain(log)
+        self._complain(self._log)
         return 1 if self._problems else 0
 
     @staticmethod
@@ -247,6 +248,9 @@ class _Demo:
 
     def _report(self, daemon: subprocess.Popen[str], camera: subprocess.Popen[str], deadline: float) -> None:
         while self._waiting:
+            if self._page is None and (page := last_page.address(self._log)) is not None:
+                self._page = page
+                last_page.show(page)
             try:
                 stamp, event = self._events.get(timeout=0.2)
             except queue.Empty:

@@ -140,7 +140,7 @@ class _Child:
             answer, handed, _, _ = socket.recv_fds(self._socket, _ONE, 1)
         except TimeoutError as error:
             raise TransientError(
-                f"{path}: is not read after {_PATIENCE * seconds:.0f} s; it is tried again: check the share it is on"
+                f"{path}: is not read after {_PATIENCE * seconds:.0f} s: check the share it is on"
             ) from error
         except OSError:  # it has died
             answer, handed = b"", []
@@ -168,7 +168,7 @@ class _Child:
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            return TransientError(f"{path}: the process that decodes it does not answer; it is tried again")
+            return TransientError(f"{path}: the process that decodes it does not answer")
         if status == -signal.SIGXCPU:
             return MicrographError(
                 f"{path}: decoding it takes more than {seconds:g} s (backend.decode_seconds): it is damaged, or very "

@@ -78,12 +78,12 @@ def explained_reading(path: Path) -> Iterator[None]:
         if error.errno == errno.EISDIR:
             raise MicrographError(f"{path}: is a folder, not a micrograph; move it away") from error
         raise TransientError(
-            f"{path}: cannot be read now ({error.strerror}); it is tried again: check that the share is connected, "
+            f"{path}: cannot be read now ({error.strerror}): check that the share is connected, "
             "that no program has locked the file, and that the service may read it"
         ) from error
     except MemoryError as error:
         raise TransientError(
-            f"{path}: not enough memory to read it now; it is tried again: close other programs or lower max_pixels"
+            f"{path}: not enough memory to read it now: close other programs or lower max_pixels"
         ) from error
     except PARSER_ERRORS as error:
         raise MicrographError(

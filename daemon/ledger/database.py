@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from daemon.errors import ConfigError, EmdenoisedError, TransientError
+from daemon.errors import EmdenoisedError, TransientError
 from daemon.ledger import names
+from daemon.settings.folders import kind_of
 
 FILE = "ledger.db"
 LOCK = "lock"
@@ -124,14 +125,16 @@ class LedgerUnavailableError(TransientError):
 def own(folder: Path) -> int:
     """Make the state folder if missing and lock it for this process. Returns the descriptor that holds the lock.
 
-    `settings.folders` has checked that it is on a local disk. Raises ConfigError (cannot be made) or LedgerLockedError.
+    `settings.folders` has checked that it is on a local disk. Raises ConfigError (cannot be made),
+    TransientError (its disk is full or read-only) or LedgerLockedError.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(
-            f"folders.state: {folder} cannot be used: {error.strerror}; choose a folder that this user may write to"
+        raise kind_of(error)(
+            f"folders.state: {folder} cannot be used: {error.strerror}; choose a folder that this user may write to, "
+            "on a disk that has space"
         ) from error
     try:
         # Held until the process ends, however it ends. The file itself stays: deleting it would race.
@@ -143,8 +146,9 @@ def own(folder: Path) -> int:
             f"{folder} is in use by another emdenoised (process {owner}); stop that one, or give this one another"
             " state folder"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # the disk is full: the number is for people only
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 

@@ -29,6 +29,7 @@ from daemon.formats.partial import ResultFile, open_result
 from daemon.ledger.job import Job
 from daemon.live_page import deep, pictures
 from daemon.live_page.picture_cache import PictureCache
+from daemon.logs import one_line, reason
 from daemon.micrograph import Pixels
 from daemon.output.preview import binned, grey
 from daemon.output.record import Record, as_it_was_made, own_record, sha256_of_pixels
@@ -130,7 +131,8 @@ class Gallery:
     def find(self, job: Job) -> ShownResult:
         """The result of a job. Raises NotThereError."""
         if job.output is None:
-            raise NotThereError(f"{job.path} has no result" + (f": {job.error}" if job.error else " yet"))
+            why = reason(job.error, self._folders.drop, job.path)
+            raise NotThereError(f"{one_line(job.path)} has no result" + (f": {why}" if why else " yet"))
         image = Path(job.output)
         try:
             state = image.lstat()

@@ -15,6 +15,8 @@ ROWS = 200
 _HEAD = ("time", "path", "revision", "dose (counts per pixel)", "pixel size (nm)", "verdict", "reason codes", "reason",
          "seconds", "acknowledged")  # fmt: skip
 _LINES = 500
+Texts = Callable[[str, str | None], tuple[str, str]]
+"""Path and reason of a micrograph as they are displayed."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a cell that begins with one of these for a formula."""
 
@@ -32,22 +34,22 @@ def query_of(given: Mapping[str, str], table: Table) -> Query:
     return Query(cast(Show, show), cast(Column, sort), order == "desc", search, since)
 
 
-def page(table: Table, query: Query, begin: int, number: int, readable: Callable[[str], str]) -> dict[str, Any]:
+def page(table: Table, query: Query, begin: int, number: int, texts: Texts) -> dict[str, Any]:
     """Rows, how many there are in all, and whether only the newest of these are sorted."""
     total = table.count(query)
     rows = table.page(query, begin, min(ROWS, number))
     limited = query.sort != "time" and total == SORTED
-    return {"total": total, "limited": limited, "rows": [_plain(row, readable) for row in rows]}
+    return {"total": total, "limited": limited, "rows": [_plain(row, texts) for row in rows]}
 
 
-def csv_of(table: Table, query: Query, readable: Callable[[str], str]) -> Iterator[bytes]:
+def csv_of(table: Table, query: Query, texts: Texts) -> Iterator[bytes]:
     """All rows as the lines of a CSV file. If the ledger fails midway, the last line states that."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_HEAD)
     try:
         for number, row in enumerate(table.each(query)):
-            writer.writerow(_cells(row, readable))
+            writer.writerow(_cells(row, texts))
             if number % _LINES == _LINES - 1:
                 yield _taken(text)
     except EmdenoisedError as error:
@@ -62,19 +64,21 @@ def _taken(text: io.StringIO) -> bytes:
     return found
 
 
-def _plain(row: TableRow, readable: Callable[[str], str]) -> dict[str, Any]:
+def _plain(row: TableRow, texts: Texts) -> dict[str, Any]:
+    path, reason = texts(row.path, row.error)
     return {
-        "id": row.id, "path": readable(row.path), "revision": row.revision, "updated": row.updated, "dose": row.dose,
-        "pixel": row.pixel, "verdict": row.verdict, "codes": row.codes, "error": row.error, "seconds": row.seconds,
+        "id": row.id, "path": path, "revision": row.revision, "updated": row.updated, "dose": row.dose,
+        "pixel": row.pixel, "verdict": row.verdict, "codes": row.codes, "error": reason or None, "seconds": row.seconds,
         "acknowledged": row.acknowledged,
     }  # fmt: skip
 
 
-def _cells(row: TableRow, readable: Callable[[str], str]) -> tuple[object, ...]:
+def _cells(row: TableRow, texts: Texts) -> tuple[object, ...]:
+    path, reason = texts(row.path, row.error)
     when = datetime.fromtimestamp(row.updated).astimezone().isoformat(timespec="seconds")
     return (
-        when, _text(readable(row.path)), row.revision, row.dose, row.pixel, row.verdict, " ".join(row.codes),
-        _text(row.error or ""), None if row.seconds is None else round(row.seconds, 3),
+        when, _text(path), row.revision, row.dose, row.pixel, row.verdict, " ".join(row.codes),
+        _text(reason), None if row.seconds is None else round(row.seconds, 3),
         "yes" if row.acknowledged else "",
     )  # fmt: skip
 

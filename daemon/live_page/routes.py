@@ -37,7 +37,7 @@ from daemon.live_page.actions import Actions
 from daemon.live_page.gallery import BusyError, Gallery, NotThereError, ShownPlane, ShownResult
 from daemon.live_page.server import Answer, Health, Request
 from daemon.live_page.session_curves import SessionSummary
-from daemon.logs import one_line
+from daemon.logs import one_line, reason
 from daemon.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Page:
                 "per_hour": self._per_hour(),
                 # With the counts, because after a clock was set back the newest job is not the latest by time.
                 "changed": "-".join([*map(_place, latest), *map(str, counts.values()), str(problems)]),
-                "newest": _brief(newest[0]) if newest else None,
+                "newest": self._brief(newest[0]) if newest else None,
                 "token": self._actions.token,
             }
         )
@@ -185,12 +185,12 @@ class Page:
             raise _WrongError(f"show: one of {', '.join((*_BY_STATE, *_VERDICTS))}")
         found.sort(key=lambda job: (job.updated, job.id), reverse=True)
         shown = found[:limit]
-        return _json({"micrographs": [_brief(job) for job in shown], "more": len(found) > limit})
+        return _json({"micrographs": [self._brief(job) for job in shown], "more": len(found) > limit})
 
     def _micrograph(self, _: Request, number: str) -> Answer:
         job = self._job(number)
         brief: dict[str, Any] = {
-            **_brief(job),
+            **self._brief(job),
             "warning": job.warning,
             "timings": dict(job.timings),
             "shown": None,
@@ -217,12 +217,12 @@ class Page:
         query = self._query(request)
 
         def rows() -> dict[str, Any]:
-            return listing.page(self._table, query, begin, number, _readable)
+            return listing.page(self._table, query, begin, number, self._texts)
 
         return _json(rows() if table.quick(query) else self.gallery.quietly(rows))
 
     def _csv(self, request: Request) -> Answer:
-        lines = listing.csv_of(self._table, self._query(request), _readable)
+        lines = listing.csv_of(self._table, self._query(request), self._texts)
         return Answer(200, "text/csv; charset=utf-8", b"", parts=lines, save_as="micrographs.csv")
 
     def _query(self, request: Request) -> table.Query:
@@ -254,6 +254,29 @@ class Page:
             return self.gallery.tile(result, plane, level, row, column)
 
         return _picture(request, self._result(number), version, kind, draw)
+
+    def _texts(self, path: str, error: str | None) -> tuple[str, str]:
+        """Path and reason of a micrograph as they are displayed."""
+        return _readable(path), reason(error, self._drop, path)
+
+    def _brief(self, job: Job) -> dict[str, Any]:
+        """The ledger's entry of a job, for lists."""
+        path, why = self._texts(job.path, job.error)
+        return {
+            "id": job.id,
+            "place": _place(job),
+            "path": path,
+            "revision": job.revision,
+            "sections": job.sections,
+            "state": job.state,
+            "updated": job.updated,
+            "verdict": job.verdict if job.state == "done" else None,
+            "profile": job.profile,
+            "error": why or None,
+            "acknowledged": job.acknowledged,
+            "size": job.size,
+            "facts": dict(job.facts),
+        }
 
     def _job(self, number: str) -> Job:
         try:
@@ -302,25 +325,6 @@ def _static(path: Path) -> Answer:
 def _json(content: Mapping[str, Any], status: int = 200, retry_after: int = 0) -> Answer:
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     return Answer(status, "application/json", text.encode("ascii"), retry_after=retry_after)
-
-
-def _brief(job: Job) -> dict[str, Any]:
-    """The ledger's entry of a job, for lists."""
-    return {
-        "id": job.id,
-        "place": _place(job),
-        "path": _readable(job.path),
-        "revision": job.revision,
-        "sections": job.sections,
-        "state": job.state,
-        "updated": job.updated,
-        "verdict": job.verdict if job.state == "done" else None,
-        "profile": job.profile,
-        "error": job.error,
-        "acknowledged": job.acknowledged,
-        "size": job.size,
-        "facts": dict(job.facts),
-    }
 
 
 def _shown(result: ShownResult) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def _refusal(root: Path, path: Path, error: OSError) -> EmdenoisedError:
     code = error.errno
     if code is None:  # numpy's short write
         what = f"it could not be written completely ({error}): the disk is probably full"
-        return StorageError(f"{path}: cannot be written now, {what}; it is tried again")
+        return StorageError(f"{path}: cannot be written now, {what}")
     what = _DISK.get(code) or _OTHER.get(code) or f"{error.strerror}: check the output folder"
-    wanted = f"{path}: cannot be written now, {what}; it is tried again"
+    wanted = f"{path}: cannot be written now, {what}"
     if code in _DISK or not is_folder(root):
         return StorageError(wanted)
     if code in _NAME:

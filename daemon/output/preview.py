@@ -142,11 +142,11 @@ def _sums(block: Pixels, down: int, across: int) -> Image:
 
 
 def grey(panel: Image, low: float, high: float) -> NDArray[np.uint8]:
-    """Values (H, W) as grey levels: 0 at `low` and below, 255 at `high` and above."""
+    """Values (H, W) as grey levels: 0 at `low` and below and for NaN, 255 at `high` and above."""
     scaled = panel - np.float32(low)
     scaled *= np.float32(255.0 / (high - low))
-    levels: NDArray[np.uint8] = np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
-    return levels
+    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def _tag(draw: ImageDraw.ImageDraw, font: Font, corner: tuple[int, int], text: int, label: str) -> None:

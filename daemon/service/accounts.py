@@ -68,7 +68,7 @@ class Accounts:
                 self._metrics.count("retried")
                 extra = {"micrograph": job.path, "outcome": "retried"}
                 why = without_paths(str(after.error), self._drop, job.path)
-                log.warning("put off %r: %s", job.path, why, extra=extra)
+                log.warning("put off %r: %s; it is tried again", job.path, why, extra=extra)
             self._wake()
 
         self._enter(entry)

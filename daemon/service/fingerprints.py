@@ -35,7 +35,9 @@ def fingerprint(file: Path | RawFile, max_pixels: int) -> Raw:
             sha256 = digest(stream)
             state = os.fstat(stream.fileno())
     except OSError as error:
-        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+        raise TransientError(
+            f"{path}: cannot be read now ({error.strerror}): check that the share is connected"
+        ) from error
     return Raw(path=str(path), sha256=sha256, size=state.st_size, mtime_ns=state.st_mtime_ns)
 
 

@@ -143,7 +143,9 @@ def read(reader: Reader, path: Path, number: int, first: str | None = None) -> t
     try:
         state = path.stat(follow_symlinks=False)
     except OSError as error:
-        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+        raise TransientError(
+            f"{path}: cannot be read now ({error.strerror}): check that the share is connected"
+        ) from error
     total = int(micrograph.metadata["sections"])
     raw = Raw(
         path=str(path),

@@ -127,7 +127,9 @@ def read(
     try:
         after = path.stat()
     except OSError as error:
-        raise TransientError(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+        raise TransientError(
+            f"{path}: cannot be read now ({error.strerror}): check that the share is connected"
+        ) from error
     if (after.st_size, after.st_mtime_ns) != (raw.size, raw.mtime_ns):
         raise ChangedError(f"{path}: changed while it was read; it is read again once it has settled")
     one = prepare(config, weights, path, relative, raw, micrograph, warning, profile)

@@ -171,7 +171,7 @@ class BackendConfig(Group):
     def _cores(cls, threads: object) -> object:
         if threads == "auto" or (type(threads) is int and 0 <= threads <= 1024):
             return threads
-        raise ValueError("must be auto (all cores but one), 0 (all) or a number up to 1024; the default is auto")
+        raise ValueError("must be auto (all cores but one), 0 (all) or a number up to 1024")
 
     @field_validator("tile", mode="after")
     @classmethod

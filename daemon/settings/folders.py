@@ -103,6 +103,11 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
     for name in ("state", "output"):
         folder = getattr(folders, name)
         _create(name, folder, parents=name == "state" or _at_home(folder))
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise TransientError(
+                f"{folder}: the disk of the {name} folder is read-only now; make it writable, or choose another "
+                f"`folders.{name}`"
+            )
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ConfigError(
                 f"{folder}: the {name} folder may not be written by the user {_user()}; "
@@ -118,7 +123,7 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
             f"{drop}: the drop folder is missing; mount the share it is on, or create it (--create-drop)"
         ) from error
     except OSError as error:
-        raise _kind(error)(
+        raise kind_of(error)(
             f"{drop}: the drop folder cannot be reached ({error.strerror}); check the share it is on "
             f"and what the user {_user()} may read"
         ) from error
@@ -135,6 +140,7 @@ _MAY_PASS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EIO,
+    errno.EROFS,
     errno.ENOTCONN,
     errno.ESTALE,
     errno.EHOSTDOWN,
@@ -161,13 +167,14 @@ def _create(name: str, folder: Path, parents: bool) -> None:
             f"folder above it; remove the file, or choose another `folders.{name}`"
         ) from error
     except OSError as error:
-        raise _kind(error)(
+        raise kind_of(error)(
             f"{folder}: the {name} folder cannot be created ({error.strerror}); create it for the user "
             f"{_user()}, or choose another `folders.{name}`"
         ) from error
 
 
-def _kind(error: OSError) -> type[EmdenoisedError]:
+def kind_of(error: OSError) -> type[EmdenoisedError]:
+    """TransientError where a folder's fault may pass (disk full, share away), ConfigError where a person is needed."""
     return TransientError if error.errno in _MAY_PASS else ConfigError
 
 

@@ -171,7 +171,7 @@ def test_arguments_that_cannot_be_used_are_refused_in_words(arguments: dict[str,
 
 
 def test_weights_that_are_not_there_are_refused_with_those_that_are() -> None:
-    with pytest.raises(WeightsError, match=r"no-such-weights.*use one of: .*fast"):
+    with pytest.raises(WeightsError, match=r"no-such-weights.*or one of: .*fast"):
         Denoiser("no-such-weights", backend="cpu")
 
 

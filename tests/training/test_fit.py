@@ -300,6 +300,19 @@ def test_the_command_reports_errors_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "missing", "extra"), [("fit", "torch", "train"), ("evaluate", "cv2", "train,evaluate")]
+)
+def test_a_library_that_is_not_installed_is_named_with_its_remedy(command: str, missing: str, extra: str) -> None:
+    program = (
+        f"import runpy, sys\nsys.modules[{missing!r}] = None\n"
+        "runpy.run_module('training', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert missing in done.stderr and f"pip install 'emdenoised[{extra}]'" in done.stderr
+
+
 def test_torchrun_hands_every_option_on() -> None:
     """It takes what begins like one of its own options, such as `--start` of `--start-method`, for itself."""
     from torch.distributed.run import get_args_parser

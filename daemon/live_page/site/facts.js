@@ -1,6 +1,6 @@
 // The facts of one micrograph as text: verdict, result, acquisition, times, remarks.
 
-import { element, MARKS, WORDS, duration, length, number, outcome, reason, time } from "./format.js";
+import { element, MARKS, WORDS, duration, length, number, outcome, time } from "./format.js";
 
 const STEPS = { read: "#5b8def", prepare: "#4fb3bf", network: "#8ecbff", judge: "#efb956", write: "#8f9aa6" };
 const TAKEN = {
@@ -38,7 +38,7 @@ export function showRefusal(root, micrograph, retry = null) {
     : "It is tried again automatically.";
   root.replaceChildren(
     element("p", "badge", `${MARKS[word]} ${WORDS[word]}`),
-    element("p", "reason", reason(micrograph) || "The ledger has no reason."),
+    element("p", "reason", micrograph.error || "The ledger has no reason."),
     element("p", "remedy", `${micrograph.path}. ${next}`),
     ...(retry && word === "quarantined" ? [actor("retry", "Retry", "Try this micrograph again now", retry)] : []));
 }

@@ -70,13 +70,6 @@ export const WORDS = {
 };
 export const MARKS = { good: "✓", check: "!", reject: "✕", quarantined: "–", waiting: "…", unjudged: "?" };
 
-/** Why a micrograph has no result, without its own name, which stands beside it anyway. */
-export function reason({ error, path }) {
-  const name = path.split("/").pop();
-  const at = (error ?? "").indexOf(`${name}: `);
-  return at < 0 || at > path.length + 200 ? error ?? "" : error.slice(at + name.length + 2);
-}
-
 /** An element with a class, text and attributes; text is never read as HTML. */
 export function element(tag, kind = "", text = "", attributes = {}) {
   const one = document.createElement(tag);

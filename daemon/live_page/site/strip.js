@@ -1,7 +1,7 @@
 // The strip of recent micrographs: one page of the ledger at a time, filtered by outcome.
 
 import { ask, pictures } from "./api.js";
-import { element, MARKS, outcome, reason, time } from "./format.js";
+import { element, MARKS, outcome, time } from "./format.js";
 
 const PAGE = 40;
 const FITS = 13; // letters below a picture
@@ -154,7 +154,7 @@ export class Strip {
     if (micrograph.acknowledged !== null) button.dataset.acknowledged = "";
     const picture = element("span", "picture");
     picture.append(element("span", "mark", MARKS[word], { "aria-hidden": "true" }));
-    if (micrograph.error && word !== "good") picture.append(element("span", "why", reason(micrograph)));
+    if (micrograph.error && word !== "good") picture.append(element("span", "why", micrograph.error));
     const label = element("span", "name");
     label.append(element("span", "", ending(name)), element("span", "", time(micrograph.updated, false)));
     button.append(picture, label);

@@ -40,6 +40,19 @@ def test_results_of_denoise_count(batch: QuickBatch) -> None:
     assert batch.run() == 0 and batch.made() == 0
 
 
+def test_a_name_forges_no_line_of_the_output(
+    tmp_path: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = QuickBatch(tmp_path, write, monkeypatch)
+    batch.write("x\x1b]0;own\x07\n[2_2] b.tif ... good.tif")
+    assert main(["denoise", str(batch.source), "-o", str(batch.out), "--config", str(batch.config)]) == 0
+    assert batch.run() == 0 and batch.run("--verify") == 0
+    found = capsys.readouterr()
+    assert r"\x0a[2_2] b.tif ... good.tif" in found.out
+    for line in (found.out + found.err).splitlines():
+        assert not line.startswith("[2_2]") and not {"\x1b", "\x07"} & set(line)
+
+
 def test_shards_divide_the_work(batch: QuickBatch) -> None:
     for shard, number in (("2/4", 1), ("0/4", 2), ("3/4", 1), ("1/4", 2)):
         assert batch.run("--shard", shard) == 0 and batch.made() == number

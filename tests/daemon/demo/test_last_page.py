@@ -48,7 +48,8 @@ def never(seconds: float) -> None:
 
 
 def test_without_a_terminal_it_ends_at_once(opened: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    last_page.show(PAGE, never)
+    last_page.show(PAGE)
+    last_page.keep(PAGE, never)
     assert not opened and not capsys.readouterr().out
 
 
@@ -57,10 +58,12 @@ def test_in_continuous_integration_and_in_the_background_too(
 ) -> None:
     assert last_page._watched()
     monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp() + 1)
-    last_page.show(PAGE, never)
+    last_page.show(PAGE)
+    last_page.keep(PAGE, never)
     monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp())
     monkeypatch.setenv("CI", "true")
-    last_page.show(PAGE, never)
+    last_page.show(PAGE)
+    last_page.keep(PAGE, never)
     assert not opened
 
 
@@ -79,8 +82,10 @@ def test_a_browser_opens_where_there_is_a_display(
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", display)
     monkeypatch.setattr(webbrowser, "get", lambda: browser)
+    last_page.show(PAGE)
+    assert opened == pages
     waited: list[float] = []
-    last_page.show(PAGE, waited.append)
+    last_page.keep(PAGE, waited.append)
     assert opened == pages and waited == [last_page.STAY_SECONDS]
 
 

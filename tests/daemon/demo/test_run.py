@@ -160,6 +160,7 @@ def test_at_a_terminal_the_daemon_stays_with_its_page_until_a_key(
     def wait(seconds: float) -> None:
         said = capsys.readouterr().out
         assert "before-after.png" in said and "http://127.0.0.1:8/" in said.splitlines()[-2]
+        assert 0 < said.index("http://127.0.0.1:8/") < said.index("denoised  "), "the page before the first result"
         log = (out / "daemon.log").read_text()
         assert "the stand-in is here" in log and "stopped" not in log
         waited.append(seconds)

@@ -35,6 +35,17 @@ def test_a_row_holds_the_figures_and_the_reason(finished: Finished, port: int) -
     assert [row["path"] for row in found(port, "/data/table?search=B.T")["rows"]] == ["grid/b.tif"]
 
 
+def test_a_reason_has_neither_paths_nor_characters_that_hide_others(finished: Finished, port: int) -> None:
+    path, drop = "grid/we\u202eird.mrc", finished.config.folders.drop
+    finished.quarantine(path, f"{drop / path}: is no image, nor is {drop}/b\u202e.tif")
+    said = r"is no image, nor is b\u202e.tif"
+    (row,) = found(port, "/data/table")["rows"]
+    assert row["error"] == said
+    assert found(port, "/data/list")["micrographs"][0]["error"] == said
+    (_, line) = csv.reader(io.StringIO(ask(port, "/data/table.csv").body.decode()))
+    assert line[7] == said
+
+
 @pytest.mark.parametrize("given", ["sort=path;drop", "order=up", "show=x", "scope=x", "from=-1", "count=0", "count=x"])
 def test_a_table_that_makes_no_sense_is_refused(finished: Finished, port: int, given: str) -> None:
     reply = ask(port, f"/data/table?{given}")
@@ -49,7 +60,7 @@ def test_the_csv_has_every_row_and_no_formulas(finished: Finished, port: int, mo
     assert reply.headers["content-disposition"] == "attachment; filename*=UTF-8''micrographs.csv"
     head, first, second = csv.reader(io.StringIO(reply.body.decode()))
     assert head[1] == "path" and first[1] == "'=cmd|' /C calc'!A0.tif" and first[6] == "mean dose"
-    assert second[1] == 'b,"\\x0a.tif' and second[7] == "'+it\nends" and second[5] == "quarantined"
+    assert second[1] == 'b,"\\x0a.tif' and second[7] == "'+it\\x0aends" and second[5] == "quarantined"
     assert ask(port, "/data/table.csv", "HEAD").body == b""
 
     def fails(*_: object) -> None:

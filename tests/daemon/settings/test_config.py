@@ -63,7 +63,7 @@ from daemon.settings.config import load
         ("retry: {first_seconds: 60, longest_seconds: 30}", "retry: longest_seconds (30) is shorter than first_s"),
         ("backend: {tile: 5}", "backend.tile = 5: must be 0 (as the weights recommend) or at least 64"),
         ("backend: {threads: -1}", "backend.threads = -1: must be auto (all cores but one), 0 (all) or a number up to"),
-        ("backend: {threads: yes}", "must be auto (all cores but one), 0 (all) or a number up to 1024; the default is"),
+        ("backend: {threads: yes}", "must be auto (all cores but one), 0 (all) or a number up to 1024"),
         ("backend: {queue: 0}", "backend.queue = 0: must be at least 1"),
         # words
         ("backend: {kind: gpu}", "backend.kind = 'gpu': must be auto or cpu or tensorrt or server"),

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_file_in_a_folders_place_is_named(write: Any, tmp_path: Path, which: s
     ("number", "kind"),
     [
         (errno.EACCES, ConfigError),
-        (errno.EROFS, ConfigError),
+        (errno.EROFS, TransientError),
         (errno.ENOSPC, TransientError),
         (errno.ESTALE, TransientError),
     ],
@@ -159,6 +160,19 @@ def test_a_folder_that_cannot_be_created_is_named_with_what_to_do(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(kind, match=f"cannot be created .{os.strerror(number)}.; create it for the user"):
+        prepare_folders(loaded)
+
+
+@pytest.mark.parametrize("name", ["output", "state"])
+def test_a_disk_that_is_read_only_for_now_is_no_mistake_of_the_settings(
+    write: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A disk with errors is mounted read-only until somebody repairs it: the service must not end for good."""
+    loaded = made(write)
+    folder = getattr(loaded.folders, name)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY * (path == folder)))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    with pytest.raises(TransientError, match=f"{folder}: the disk of the {name} folder is read-only now; make it"):
         prepare_folders(loaded)
 
 

@@ -1,6 +1,5 @@
 """Finds the files that have arrived and are complete.
 
 In: the drop folder, by events and listings. Out: `Arrived` micrographs, in the order of processing.
-Front door: `watcher.Watcher` lists, `tracker.Tracker` decides (pure: the clock is passed in), `rules` judges names;
-`folder` lists a folder once, for commands.
+Front door: `watcher.Watcher`, `tracker.Tracker` and `rules`; `folder` lists a folder once, for commands.
 """

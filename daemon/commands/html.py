@@ -51,7 +51,7 @@ def opening(title: str, style: str) -> str:
 
 
 def save(path: Path, title: str, parts: Iterable[str]) -> None:
-    """Write one page of HTML `parts`, whole or not at all. Raises OSError."""
+    """Write one page of HTML `parts` atomically. Raises OSError."""
     first = f"{opening(title, _STYLE)}<h1>{text(title)}</h1>"
 
     def write(stream: BinaryIO) -> None:

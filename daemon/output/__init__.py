@@ -1,5 +1,5 @@
 """The output folder: names of its files, their records, and how they are written atomically.
 
 In: a denoised image with its provenance. Out: image, JSON and preview, or those that an earlier run finished.
-Front door: `writing.write_outputs` and `writing.find_adoptable`; `record` reads a JSON, `paths` names files.
+Front door: `writing.write_outputs` and `writing.find_adoptable`; `record`, `paths`, `disk`, `preview`.
 """

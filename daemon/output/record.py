@@ -142,6 +142,8 @@ class VerdictFound(_Part):
     codes: tuple[str, ...] = ()
     """Of the reasons, one for each."""
     remarks: tuple[Remark, ...] = ()
+    removed_noise: float | None = None
+    """As `judge.Verdict` has it."""
 
 
 class Output(_Part):
@@ -211,7 +213,7 @@ class Record(_Part):
             "spikes": spikes.count or 0,
             "reasons": verdict.reasons[:_REASONS_KEPT],
             "codes": verdict.codes[:_REASONS_KEPT],
-            "removed_noise": (verdict.model_extra or {}).get("removed_noise"),
+            "removed_noise": verdict.removed_noise,
             "backend": self.backend,
             "weights": {
                 "asked": weights.asked,

@@ -204,7 +204,7 @@ def finish(
 
 
 def made_with(config: Config, work: Work) -> Record:
-    """Of its `provenance` what a result depends on: known before the network runs."""
+    """The part of `provenance` that determines the result; known before the network runs."""
     return Record(
         raw=work.raw,
         profile=ProfileUsed(name=work.choice.profile.name),

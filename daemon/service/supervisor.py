@@ -101,7 +101,7 @@ class _Supervisor:
                     before = self._config.monitor
                     if not self._renew():
                         return 0
-                    if _listens_anew(before, self._config.monitor):
+                    if _listens_again(before, self._config.monitor):
                         self._listen()
                     else:
                         self._show_page()
@@ -270,6 +270,6 @@ class _Supervisor:
             self._beat()
 
 
-def _listens_anew(before: MonitorConfig, now: MonitorConfig) -> bool:
+def _listens_again(before: MonitorConfig, now: MonitorConfig) -> bool:
     """Whether new settings concern the server itself, and not only what it shows. A token may have changed."""
     return (before.address, before.token_file) != (now.address, now.token_file) or now.token_file is not None

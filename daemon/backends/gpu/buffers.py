@@ -36,7 +36,10 @@ class BufferPair:
         self.host, self.device = self._allocate(nbytes)
 
     def grow(self, nbytes: int) -> None:
-        """More room, empty. Only while nothing uses it. If there is none it stays as it was."""
+        """Replace both by larger ones, without their contents; nothing may use them. Unchanged if memory is short.
+
+        Raises BackendError if it is.
+        """
         more = self._allocate(nbytes)
         self.free()
         self.nbytes, (self.host, self.device) = nbytes, more
@@ -127,7 +130,7 @@ class Buffers:
             raise
 
     def free(self) -> None:
-        """Everything, also what is lent out: that is ordinary memory from then on."""
+        """Free all memory. Results that a caller still holds stay readable, in memory that is no longer page-locked."""
         for pair in self._pairs:
             pair.free()
         for memory in self._single:

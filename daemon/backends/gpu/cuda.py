@@ -193,7 +193,7 @@ class Cuda:
             event.synchronize()
 
     def captured(self, stream: Any, work: Callable[[], None]) -> Graph:
-        """What `work` puts on a stream, as a graph; it is not done yet. TensorRT must have run once before."""
+        """Record what `work` puts on a stream as a graph, without running it. TensorRT must have run once before."""
         cuda, handle = self._libcuda, ctypes.c_void_p(stream.handle)
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         require(cuda.cuStreamBeginCapture_v2(handle, _CAPTURE_THREAD), "capture a stream")

@@ -85,7 +85,7 @@ def suited(gpu: Gpu) -> Flavour:
 
 
 def choose(asked: Literal["auto", "tensorrt", "rtx"], gpu: Gpu) -> Flavour:
-    """The flavour to use: what was asked for; for auto, TensorRT-RTX where the card is one of its and it is installed.
+    """The flavour to use: as asked; for auto, TensorRT-RTX where it is installed and made for the card.
 
     TensorRT runs on every card, TensorRT-RTX on its own only. Raises ConfigError if none that fits is installed.
     """

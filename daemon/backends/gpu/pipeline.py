@@ -280,7 +280,7 @@ class Pipeline:
         return room is not None and _holds(room, pixels) and not self._oversized(room)
 
     def _oversized(self, room: Buffers) -> bool:
-        """Made for a giant that was followed by many of the usual size: so much memory must not stay page-locked."""
+        """Whether the buffers are of a giant image's size, and only images of the usual size have followed it."""
         return (
             len(self._recent) == RECENT
             and room.pixels > SMALL

@@ -200,7 +200,7 @@ class Page {
   /** Request the displayed micrograph again if the strip has a newer entry of it. */
   async #again() {
     const [now, known] = [this.strip.micrographs.find((one) => one.id === this.#selected?.id), this.#selected];
-    if (now && (now.place !== known.place || now.acknowledged !== known.acknowledged)) await this.#select(now.id, "anew");
+    if (now && (now.place !== known.place || now.acknowledged !== known.acknowledged)) await this.#select(now.id, "again");
   }
 
   #show(micrograph) {
@@ -223,7 +223,7 @@ class Page {
   async #act(name, id, done) {
     try {
       await act(`act/${name}/${id}`, this.#token);
-      await this.#select(id, "anew");
+      await this.#select(id, "again");
       return done;
     } catch (error) {
       return error.status === undefined ? "The daemon does not answer" : error.message;

@@ -126,14 +126,14 @@ export class Table {
     await this.#fetch(wanted, true);
   }
 
-  /** Request a block; `anew`: what was known before is forgotten when it arrives. */
-  async #fetch(block, anew = false) {
+  /** Request a block; `fresh`: what was known before is forgotten when it arrives. */
+  async #fetch(block, fresh = false) {
     const turn = this.#turn;
-    if (!anew) this.#blocks.set(block, null);
+    if (!fresh) this.#blocks.set(block, null);
     try {
       const found = await askPatiently(`data/table?${this.#path({ from: block * BLOCK, count: BLOCK })}`, () => this.visible && turn === this.#turn);
       if (found === null || turn !== this.#turn) return;
-      if (anew) this.#blocks.clear();
+      if (fresh) this.#blocks.clear();
       this.#blocks.set(block, found.rows);
       this.#total = found.total;
       const words = `${found.total.toLocaleString("en")} micrograph${found.total === 1 ? "" : "s"}`;
@@ -141,7 +141,7 @@ export class Table {
       this.#draw();
     } catch (error) {
       if (turn !== this.#turn) return;
-      if (!anew) this.#blocks.delete(block);
+      if (!fresh) this.#blocks.delete(block);
       this.note.textContent = error.status === undefined ? "no answer" : error.message;
     }
   }

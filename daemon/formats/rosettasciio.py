@@ -52,6 +52,8 @@ _MODE = "original_metadata.ImageList.TagGroup0.ImageTags.Microscope Info.Operati
 """In DigitalMicrograph's tags."""
 _TYPE = "metadata.Signal.signal_type"
 """HyperSpy's type of a signal."""
+_SERIES = "original_metadata.ser_header_parameters"
+"""TIA's header of a series, and the tags of its images."""
 _SPECTRA = ("EELS", "EDS", "CL")
 """Beginnings of its types of spectra."""
 _WIDEST = 8
@@ -305,7 +307,8 @@ def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
     name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
     name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO always calls it z
     step = across[0].get("scale")
-    return stack.of_axis(name, unit, f"{form.kind.upper()} axis", None if step is None else float(step))
+    by_axis = stack.of_axis(name, unit, f"{form.kind.upper()} axis", None if step is None else float(step))
+    return stack.weighed((by_axis, ser.nature(vendor_tags.at(signal, _SERIES) or {}))) if form is _SER else by_axis
 
 
 def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
-from daemon.formats import ome, sidecars
+from daemon.formats import ome, sidecars, tiff_description
 from daemon.formats.reading import number
+from daemon.formats.tiff_description import Axis
 from daemon.formats.units import contradiction, convert, pixel_size, reciprocal
 from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
@@ -199,6 +200,7 @@ def pixel_size_of(
         ("JEOL description", _jeol(tags, description)),
         ("OME", _ome(description, shape)),
         ("ImageJ", _imagej(tags, description)),
+        ("SCIFIO", _scifio(description)),
         ("TIFF resolution", _resolution(tags)),
     ):
         if stated is None:
@@ -313,6 +315,14 @@ def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
         return None  # ImageJ writes inch and cm for a print resolution, see _resolution
     down = re.search(r"^yunit=(.*)$", description, re.MULTILINE)
     return _Stated(*sides, match[1], down[1].strip() if down else "")
+
+
+def _scifio(description: str) -> _Stated | None:
+    axes = {axis.name: axis for axis in tiff_description.scifio(description)}
+    match axes.get("X"), axes.get("Y"):
+        case Axis(step=float(x), unit=unit), Axis(step=float(y), unit=unit_y):
+            return _Stated(y, x, unit, unit_y)
+    return None
 
 
 def _resolution(tags: Mapping[int, Any]) -> _Stated | None:

@@ -46,12 +46,16 @@ _TAIL = 1 << 12
 _ROWS = ("y", "ry", "row", "rows", "height")
 _COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
 """Names of the axis along which rows, or columns, follow one another."""
+_SCANNED = re.compile(r"R[ _]?[xy]", re.IGNORECASE)
+"""Names of the axes of an image that a scanned beam makes of diffraction patterns."""
 _FREQUENCY = re.compile(r"[kq][ _]?[xy12]", re.IGNORECASE)
 """Names of the axes of a diffraction pattern."""
 _MODE = "original_metadata.ImageList.TagGroup0.ImageTags.Microscope Info.Operation Mode"
 """In DigitalMicrograph's tags."""
 _TYPE = "metadata.Signal.signal_type"
 """HyperSpy's type of a signal."""
+_TURNED = "turned"
+"""Added to RosettaSciIO's signals: whether the last dimension of the file is the first."""
 _SERIES = "original_metadata.ser_header_parameters"
 """TIA's header of a series, and the tags of its images."""
 _SPECTRA = ("EELS", "EDS", "CL")
@@ -164,7 +168,10 @@ def read(
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             if form is _EMD:
                 uneven = berkeley.uneven_axes(str(alias))
-                signals = [berkeley.without_steps(_sectioned(signal), uneven) for signal in signals]
+                turned = berkeley.transposed(str(alias))
+                signals = [
+                    {**berkeley.without_steps(_sectioned(signal), uneven), _TURNED: turned} for signal in signals
+                ]
             chosen, left_out = _choose(path, form, signals)
             emi = sidecars.emi_beside(raw) if form is _SER else None
             return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
@@ -328,13 +335,16 @@ def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:
 def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
     """The data with rows before columns, and the axes y and x: by their names, if these identify them.
 
-    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever it is called. Where the axis across
-    the sections is not the first, it becomes the first.
+    RosettaSciIO takes the first dimension of older Berkeley EMD files for x, whatever it is called. Axes called Rx and
+    Ry do not identify rows, which py4DSTEM numbers by Rx: they are the first dimension. Where the axis across the
+    sections is not the first, it becomes the first.
     """
     axes = list(signal["axes"])
     order = sorted(range(len(axes)), key=lambda number: not axes[number].get("navigate", False))
     down, across = (axes[number] for number in order[-2:])
     data = signal["data"].transpose(order)
+    if all(_SCANNED.fullmatch(str(axis.get("name"))) for axis in (down, across)):
+        return (data.swapaxes(-1, -2), across, down) if signal.get(_TURNED) else (data, down, across)
     named = _letter(down), _letter(across)
     if (named[0] in _COLUMNS or named[1] in _ROWS) and not (named[0] in _ROWS or named[1] in _COLUMNS):
         return data.swapaxes(-1, -2), across, down

@@ -1,12 +1,14 @@
-"""What files of SCIFIO, TIA and IMOD state, and in which form."""
+"""What files of SCIFIO, TIA, py4DSTEM and IMOD state, and in which form."""
 
 import struct
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
+from berkeley_file import write_berkeley
 from mrc_bytes import write_mrc
 from ser_file import write_ser
 from small_files import COUNTS, PLAIN, plain_tiff
@@ -93,3 +95,22 @@ def test_sums_of_imods_alignframes_are_no_frames(tmp_path: Path) -> None:
     struct.pack_into("<i", data, 220, 2)
     path.write_bytes(data)
     assert nature(path) == "exposures"
+
+
+# --- which way up ---------------------------------------------------------------------------------------------------
+
+
+def test_py4dstem_numbers_rows_by_rx(tmp_path: Path) -> None:
+    old = write_berkeley(tmp_path / "old.emd", COUNTS, ("Rx", "[n_m]", 2.0), ("Ry", "[n_m]", 3.0))
+    with h5py.File(tmp_path / "new.emd", "w") as file:
+        file.attrs.update(emd_group_type="file", version_major=1, version_minor=0)
+        group = file.create_group("a_root/a")
+        group.parent.attrs["emd_group_type"], group.attrs["emd_group_type"] = "root", "array"
+        group["data"] = COUNTS
+        for number, (name, step) in enumerate((("Rx", 2.0), ("Ry", 3.0))):
+            dim = group.create_dataset(f"dim{number}", data=[0.0, step])
+            dim.attrs["name"], dim.attrs["units"] = name, "nm"
+    for path in (old, tmp_path / "new.emd"):
+        found = formats.read(path, LIMIT)
+        np.testing.assert_array_equal(found.pixels, COUNTS)
+        assert found.pixel_size == PixelSize(2.0, 3.0, "nm")

@@ -78,14 +78,14 @@ def read(
     wanted = _wanted(path, layout, pages, section, max_pixels)
     _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
     stream.seek(0)  # tifffile takes the position of the stream for the start of the file
-    curve = ""
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, wanted.pages[0], layout, size)
+        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
+        curve = tiff_values.response(path, tags)
         if first.photometric == _PALETTE:
             values = tiff_values.of_palette(path, first, page.colormap)
             curve = tiff_values.curved(page.colormap)
         dtype = _numbers(path, page, first)
-        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description, (first.height, first.width))
         taken = tiff_tags.acquisition(tags, layout.description)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
@@ -273,6 +273,7 @@ def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) ->
         or page.compression != ours.compression
         or page.size != ours.width * ours.height * ours.depth * ours.samples
         or max(page.databytecounts, default=0) > size
+        or min(len(page.dataoffsets), len(page.databytecounts)) < len(ours.offsets)
     ):
         raise DamagedError(
             "the TIFF directory contradicts itself (a tag is given twice, or in a form that is not TIFF)"

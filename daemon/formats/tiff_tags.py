@@ -19,6 +19,8 @@ _METRES = {2: 0.0254, 3: 0.01}
 FEI = (34682, 34680)
 """The newer tag, of Helios, first."""
 ZEISS, _SIS, _TVIPS = 34118, 33560, 37706
+_DIFFRACTION = 3
+"""TVIPS's number for the microscope's mode."""
 _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 
 
@@ -246,7 +248,8 @@ def _sis(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _tvips(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(header(tags, _TVIPS), "PixelSizeY", "PixelSizeX", "nm")
+    stated = _stated(header(tags, _TVIPS), "PixelSizeY", "PixelSizeX", "nm")
+    return stated._replace(unit="1/nm") if stated and header(tags, _TVIPS).get("TemMode") == _DIFFRACTION else stated
 
 
 def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | None:

@@ -1,4 +1,4 @@
-"""What files of SCIFIO, TIA, py4DSTEM and IMOD state, and in which form."""
+"""What files of SCIFIO, TIA, py4DSTEM, IMOD, TVIPS and scanners of imaging plates state, and in which form."""
 
 import struct
 from pathlib import Path
@@ -12,6 +12,7 @@ from berkeley_file import write_berkeley
 from mrc_bytes import write_mrc
 from ser_file import write_ser
 from small_files import COUNTS, PLAIN, plain_tiff
+from tiff_bytes import write_tiff
 
 from daemon import formats
 from daemon.errors import MicrographError
@@ -114,3 +115,65 @@ def test_py4dstem_numbers_rows_by_rx(tmp_path: Path) -> None:
         found = formats.read(path, LIMIT)
         np.testing.assert_array_equal(found.pixels, COUNTS)
         assert found.pixel_size == PixelSize(2.0, 3.0, "nm")
+
+
+# --- which numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numbers_without_a_sign_whose_tag_states_one(tmp_path: Path, order: str) -> None:
+    values = COUNTS * 20 + 31500
+    found = formats.read(write_tiff(tmp_path / "a.tif", values, {339: (SHORT, 2)}, order), LIMIT)
+    np.testing.assert_array_equal(found.pixels, values)
+    assert "read without a sign" in found.warnings[0] and "signed they would be -32" in found.warnings[0]
+
+
+def test_signed_numbers_of_the_whole_range_stay_signed(tmp_path: Path) -> None:
+    steep = np.linspace(-32768, 32767, COUNTS.size).astype(np.int16).reshape(COUNTS.shape)
+    noise = np.random.default_rng(0).integers(-32768, 32768, COUNTS.shape).astype(np.int16)
+    for values in (steep, noise):
+        found = formats.read(plain_tiff(tmp_path / "a.tif", values), LIMIT)
+        np.testing.assert_array_equal(found.pixels, values)
+        assert not any("sign" in text for text in found.warnings)
+
+
+def test_jumps_that_prove_nothing_are_reported_with_both_readings(tmp_path: Path) -> None:
+    rough = np.random.default_rng(0).normal(32768, 5000, COUNTS.shape).clip(0, 65535).astype(np.uint16)
+    found = formats.read(write_tiff(tmp_path / "a.tif", rough, {339: (SHORT, 2)}), LIMIT)
+    np.testing.assert_array_equal(found.pixels, rough.view(np.int16))
+    assert "read as signed numbers" in found.warnings[0] and "without a sign, which would be" in found.warnings[0]
+
+
+@pytest.mark.parametrize(("code", "name"), [(291, "GrayResponseCurve"), (301, "TransferFunction")])
+def test_a_curve_for_display_is_reported(tmp_path: Path, code: int, name: str) -> None:
+    found = formats.read(write_tiff(tmp_path / "a.tif", COUNTS, {code: (SHORT, list(range(256)))}), LIMIT)
+    np.testing.assert_array_equal(found.pixels, COUNTS)
+    assert any(f"its curve of greys ({name}) was not applied" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize(("kind", "refused"), [(2, True), (128, False)])
+def test_square_roots_of_intensities_are_refused(tmp_path: Path, kind: int, refused: bool) -> None:
+    path = write_tiff(tmp_path / "a.tif", COUNTS, {33445: (LONG, kind)})
+    if refused:
+        with pytest.raises(MicrographError, match=r"square roots of intensities .* export it with linear values"):
+            formats.read(path, LIMIT)
+    else:
+        np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, COUNTS)
+
+
+@pytest.mark.parametrize(("mode", "pattern"), [(1, False), (3, True)])
+def test_tvips_states_the_microscopes_mode(tmp_path: Path, mode: int, pattern: bool) -> None:
+    def header(fields: list[tuple[str, str]], **values: float) -> bytes:
+        one = np.zeros((), [(name, form) for name, form in fields])
+        for name, value in values.items():
+            one[name] = value
+        return one.tobytes()
+
+    text = header(tifffile.TIFF.TVIPS_HEADER_V1, Version=2)
+    text += header(tifffile.TIFF.TVIPS_HEADER_V2, Magic=0xAAAAAAAA, PixelSizeX=0.5, PixelSizeY=0.5, TemMode=mode)
+    path = plain_tiff(tmp_path / "a.tif", COUNTS, extratags=[(37706, 7, len(text), text, True)])
+    if pattern:
+        with pytest.raises(MicrographError, match="is a diffraction pattern"):
+            formats.read(path, LIMIT)
+    else:
+        assert formats.read(path, LIMIT).pixel_size == PixelSize(0.5, 0.5, "nm")

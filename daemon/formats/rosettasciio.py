@@ -41,6 +41,8 @@ INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'rosettasciio[hdf5]>=0.
 """The command that installs the reader into the running environment."""
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_OTHER_HDF5 = re.compile(r"not a (valid HyperSpy|supported EMD)")
+"""What RosettaSciIO says of one that another program wrote."""
 _TAIL = 1 << 12
 """Bytes at the end of a complete file, which are not all zero."""
 _ROWS = ("y", "ry", "row", "rows", "height")
@@ -184,6 +186,11 @@ def read(
         except Exception as error:  # RosettaSciIO raises various errors, OSError among them
             if isinstance(error, OSError) and may_pass(error):
                 raise
+            if _OTHER_HDF5.search(str(error)):
+                raise MicrographError(
+                    f"{path}: is an HDF5 file, but not {form.name}; give it the ending of its program's files (.emd, "
+                    ".hspy), or export it as TIFF or MRC"
+                ) from error
             raise DamagedError(f"RosettaSciIO cannot read it ({first_line(error)})") from error
 
 

@@ -177,3 +177,12 @@ def test_tvips_states_the_microscopes_mode(tmp_path: Path, mode: int, pattern: b
             formats.read(path, LIMIT)
     else:
         assert formats.read(path, LIMIT).pixel_size == PixelSize(0.5, 0.5, "nm")
+
+
+@pytest.mark.parametrize("ending", [".emd", ".hspy"])
+def test_an_hdf5_file_of_another_program_is_refused_with_the_remedy(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    with h5py.File(path, "w") as file:
+        file["x"] = COUNTS
+    with pytest.raises(MicrographError, match=r"is an HDF5 file, but not .* give it the ending of its program's files"):
+        formats.read(path, LIMIT)

@@ -1,4 +1,7 @@
-"""Finds unevenly spaced axes in Berkeley's EMD files: RosettaSciIO takes their mean step for the pixel size."""
+"""What RosettaSciIO does not report of Berkeley's EMD files: uneven axes, and whether it has turned the image.
+
+It takes the mean step of an uneven axis for the pixel size.
+"""
 
 import re
 from collections.abc import Mapping
@@ -37,6 +40,16 @@ def uneven_axes(path: str) -> set[UnevenAxis]:
     with h5py.File(path, "r") as file:
         file.visititems(visit)
     return found
+
+
+def transposed(path: str) -> bool:
+    """Whether RosettaSciIO has the last dimension of a file first: where its axes are numbered from 1 (dim1, dim2).
+
+    In EMD 1.0, which py4DSTEM writes, they are numbered from 0. Raises OSError and RuntimeError.
+    """
+    h5py = import_module("h5py")
+    with h5py.File(path, "r") as file:
+        return file.visit(lambda name: True if name.rpartition("/")[2] == "dim0" else None) is None
 
 
 def without_steps(signal: dict[str, Any], uneven: set[UnevenAxis]) -> dict[str, Any]:

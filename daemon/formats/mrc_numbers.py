@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.formats.reading import LARGEST_PACKED
+from daemon.formats.signs import FAR_FEWER, FEWER, differences
 from daemon.micrograph import Pixels
 
 PACKED = 16
@@ -29,7 +30,6 @@ _KINDS = {0: ("i1", "u1"), 1: ("i2", "u2"), 6: ("i2", "u2")}
 _STANDARD, _DECLARED, _FIT, _SMOOTH, _WRAPPED, _BEYOND = 1, 3, 2, 2, 4, 6
 """Weights of the evidence, chosen so that no sum is 0: the standard for mode 0; a flag or mode; minimum, maximum and
 mean that fit the pixels; fewer jumps, and far fewer; a value in the header above any signed number."""
-_FEWER_JUMPS, _FAR_FEWER = 1.3, 30.0
 _LEAST_PACKED, _FAR_ABOVE = 8, 8
 """At least: the largest 4-bit count of an image; and the mean of bytes of two counts, in means of the header."""
 
@@ -183,15 +183,12 @@ def _jumps(header: Any, one: Pixels, other: Pixels) -> _Vote | None:
     """Which reading has decidedly less difference between neighbours in a row, in pairs where the readings differ."""
     width = int(header["nx"])
     rows = len(one) // width
-    planes = [values[: rows * width].reshape(rows, width) for values in (one, other)]
-    apart = np.diff(planes[0] < 0, axis=1)  # of the others the difference is the same either way
-    signed, unsigned = (
-        float(np.abs(np.diff(plane.astype(np.int32), axis=1))[apart].sum(dtype=np.float64)) for plane in planes
-    )
-    if max(signed, unsigned) <= _FEWER_JUMPS * min(signed, unsigned):
+    planes = (values[: rows * width].reshape(rows, width) for values in (one, other))
+    signed, unsigned = differences(*planes)
+    if max(signed, unsigned) <= FEWER * min(signed, unsigned):
         return None
     why = "the differences between neighbouring pixels indicate"
-    weight = _WRAPPED if max(signed, unsigned) > _FAR_FEWER * min(signed, unsigned) else _SMOOTH
+    weight = _WRAPPED if max(signed, unsigned) > FAR_FEWER * min(signed, unsigned) else _SMOOTH
     return _Vote(weight if unsigned < signed else -weight, why)
 
 

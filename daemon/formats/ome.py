@@ -6,10 +6,12 @@ from itertools import pairwise
 
 from daemon.formats import stack
 from daemon.formats.reading import number
+from daemon.formats.stack import Stack
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\b([^<>]*)")
 _PLANE = re.compile(r"<(?:\w+:)?Plane\b([^<>]*)")
+_MODULO = re.compile(r"<(?:\w+:)?ModuloAlong[ZTC]\b([^<>]*)")
 _ATTRIBUTE = re.compile(r"""\b(\w+)\s*=\s*(["'])(.*?)\2""")
 
 
@@ -41,6 +43,32 @@ def times(description: str, shape: tuple[int, int]) -> tuple[list[float], float 
     if not steps and (nominal := _seconds(attributes, "TimeIncrement")) is not None:
         steps = [nominal]
     return steps, max(exposures, default=None)
+
+
+def nature(description: str, shape: tuple[int, int]) -> Stack | None:
+    """The kind of the sections that OME states beside the sizes of the first image of this `shape` (H, W).
+
+    Its axes Z, T and C may hold a further one, such as angles or tiles (the annotation "modulo"), and each plane may
+    have a position of the stage.
+    """
+    if not is_ome(description):
+        return None
+    _, content = next(iter(_matching(description, shape)), ({}, ""))
+    planes = [_attributes(element) for element in _PLANE.findall(content)]
+    places = {(number(plane.get("PositionX")), number(plane.get("PositionY"))) for plane in planes}
+    further = [_attributes(element) for element in _MODULO.findall(_COMMENT.sub("", description))]
+    return stack.weighed(
+        (
+            *(stack.of_axis(_name(axis), axis.get("Unit", ""), "OME modulo annotation") for axis in further),
+            stack.of_places((place for place in places if None not in place), "places", "OME"),
+        )
+    )
+
+
+def _name(modulo: Mapping[str, str]) -> str:
+    """The name of a further axis: its type or, of another type, its description."""
+    kind = modulo.get("Type", "").lower()
+    return modulo.get("TypeDescription", kind) if kind == "other" else kind
 
 
 def _matching(description: str, shape: tuple[int, int]) -> list[tuple[dict[str, str], str]]:

@@ -41,17 +41,25 @@ INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'rosettasciio[hdf5]>=0.
 """The command that installs the reader into the running environment."""
 SUFFIXES = (".dm3", ".dm4", ".ser", ".emd", ".hspy")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_OTHER_HDF5 = re.compile(r"not a (valid HyperSpy|supported EMD)")
+"""What RosettaSciIO says of one that another program wrote."""
 _TAIL = 1 << 12
 """Bytes at the end of a complete file, which are not all zero."""
 _ROWS = ("y", "ry", "row", "rows", "height")
 _COLUMNS = ("x", "rx", "col", "cols", "column", "columns", "width")
 """Names of the axis along which rows, or columns, follow one another."""
+_SCANNED = re.compile(r"R[ _]?[xy]", re.IGNORECASE)
+"""Names of the axes of an image that a scanned beam makes of diffraction patterns."""
 _FREQUENCY = re.compile(r"[kq][ _]?[xy12]", re.IGNORECASE)
 """Names of the axes of a diffraction pattern."""
 _MODE = "original_metadata.ImageList.TagGroup0.ImageTags.Microscope Info.Operation Mode"
 """In DigitalMicrograph's tags."""
 _TYPE = "metadata.Signal.signal_type"
 """HyperSpy's type of a signal."""
+_TURNED = "turned"
+"""Added to RosettaSciIO's signals: whether the last dimension of the file is the first."""
+_SERIES = "original_metadata.ser_header_parameters"
+"""TIA's header of a series, and the tags of its images."""
 _SPECTRA = ("EELS", "EDS", "CL")
 """Beginnings of its types of spectra."""
 _WIDEST = 8
@@ -162,7 +170,10 @@ def read(
             signals = reader.file_reader(str(alias), lazy=lazy, **options)
             if form is _EMD:
                 uneven = berkeley.uneven_axes(str(alias))
-                signals = [berkeley.without_steps(_sectioned(signal), uneven) for signal in signals]
+                turned = berkeley.transposed(str(alias))
+                signals = [
+                    {**berkeley.without_steps(_sectioned(signal), uneven), _TURNED: turned} for signal in signals
+                ]
             chosen, left_out = _choose(path, form, signals)
             emi = sidecars.emi_beside(raw) if form is _SER else None
             return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
@@ -175,6 +186,11 @@ def read(
         except Exception as error:  # RosettaSciIO raises various errors, OSError among them
             if isinstance(error, OSError) and may_pass(error):
                 raise
+            if _OTHER_HDF5.search(str(error)):
+                raise MicrographError(
+                    f"{path}: is an HDF5 file, but not {form.name}; give it the ending of its program's files (.emd, "
+                    ".hspy), or export it as TIFF or MRC"
+                ) from error
             raise DamagedError(f"RosettaSciIO cannot read it ({first_line(error)})") from error
 
 
@@ -305,7 +321,8 @@ def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
     name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
     name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO always calls it z
     step = across[0].get("scale")
-    return stack.of_axis(name, unit, f"{form.kind.upper()} axis", None if step is None else float(step))
+    by_axis = stack.of_axis(name, unit, f"{form.kind.upper()} axis", None if step is None else float(step))
+    return stack.weighed((by_axis, ser.nature(vendor_tags.at(signal, _SERIES) or {}))) if form is _SER else by_axis
 
 
 def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:
@@ -325,13 +342,16 @@ def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:
 def _upright(signal: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
     """The data with rows before columns, and the axes y and x: by their names, if these identify them.
 
-    RosettaSciIO takes the first dimension of a Berkeley EMD file for x, whatever it is called. Where the axis across
-    the sections is not the first, it becomes the first.
+    RosettaSciIO takes the first dimension of older Berkeley EMD files for x, whatever it is called. Axes called Rx and
+    Ry do not identify rows, which py4DSTEM numbers by Rx: they are the first dimension. Where the axis across the
+    sections is not the first, it becomes the first.
     """
     axes = list(signal["axes"])
     order = sorted(range(len(axes)), key=lambda number: not axes[number].get("navigate", False))
     down, across = (axes[number] for number in order[-2:])
     data = signal["data"].transpose(order)
+    if all(_SCANNED.fullmatch(str(axis.get("name"))) for axis in (down, across)):
+        return (data.swapaxes(-1, -2), across, down) if signal.get(_TURNED) else (data, down, across)
     named = _letter(down), _letter(across)
     if (named[0] in _COLUMNS or named[1] in _ROWS) and not (named[0] in _ROWS or named[1] in _COLUMNS):
         return data.swapaxes(-1, -2), across, down

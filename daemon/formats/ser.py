@@ -4,9 +4,15 @@ RosettaSciIO assumes that all images are like the first; this module names a dam
 """
 
 import struct
-from typing import BinaryIO
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, BinaryIO
 
+import numpy as np
+
+from daemon.formats import stack
 from daemon.formats.reading import DamagedError
+from daemon.formats.stack import Stack
 
 _IMAGES = 0x4122
 _TIME_STAMP = 8
@@ -14,6 +20,8 @@ _BEFORE_PIXELS = 50
 _BYTES = {1: 1, 2: 2, 3: 4, 4: 1, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 16}
 """Bytes of one pixel, by SER's number of its type."""
 _MOST = 1 << 20
+_DIGITS = 7
+"""Decimals of a stage position in metres: the drift during one exposure is smaller."""
 
 
 def end(head: bytes, size: int) -> int:
@@ -51,6 +59,22 @@ def check(stream: BinaryIO, size: int) -> None:
             raise DamagedError(f"{which} is unlike the first (damaged, or never written)")
         if offset + _BEFORE_PIXELS + kind[1] * kind[2] * _BYTES.get(kind[0], 1) > size:
             raise DamagedError(f"{which} is cut off", cut=True)
+
+
+def nature(header: Mapping[str, Any]) -> Stack | None:
+    """The kind of a series by its description and the tags of its images, in RosettaSciIO's header of the file."""
+    described = header.get("Dim-1_Description", b"")
+    name = bytes(described).decode("latin-1") if isinstance(described, bytes) else ""
+    x, y, times = (np.ravel(header.get(key, ())) for key in ("PositionX", "PositionY", "Time"))
+    places = zip(np.round(x, _DIGITS).tolist(), np.round(y, _DIGITS).tolist(), strict=False)
+    in_time = stack.of_times("SER tags", [later - earlier for earlier, later in pairwise(times.tolist())])
+    return stack.weighed(
+        (
+            stack.of_axis(name, "", "SER header"),
+            stack.of_places(places, "places", "SER tags"),
+            in_time if in_time.are != "frames" else None,
+        )
+    )
 
 
 def _table(head: bytes) -> tuple[int, int, int, int]:

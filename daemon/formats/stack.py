@@ -23,6 +23,8 @@ NEVER_SUMMED = ("tilts", "pieces", "channels")
 _TILT_STEP = 0.05
 """Degrees: readings of one angle vary by less."""
 _DOSE_FRACTIONS = re.compile(r"\bdose[ _-]?frac", re.IGNORECASE)
+_SUMS = re.compile(r"\balignframes: summed frames", re.IGNORECASE)
+"""IMOD's label: each section is the sum of a movie's frames."""
 _TIME = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
@@ -83,7 +85,12 @@ def merged(metadata: Mapping[str, Any], other: Stack | None) -> dict[str, Any]:
 
 
 def of_words(text: str, by: str) -> Stack | None:
-    """SerialEM's camera plug-in calls its frames dose fractions, in the label or description of the file."""
+    """SerialEM's camera plug-in calls its frames dose fractions, in the label or description of the file.
+
+    The label may outlive the frames: IMOD's alignframes adds its own.
+    """
+    if _SUMS.search(text):
+        return Stack("exposures", by)
     return Stack("frames", by) if _DOSE_FRACTIONS.search(text) else None
 
 

@@ -46,6 +46,8 @@ _MAX_TAG_BYTES = 1 << 24
 _LARGEST_RATIONAL = (1 << 32) - 1
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
+_JPEG, _JPEG_END = 7, b"\xff\xd9"
+"""JPEG compression, and the marker that ends its data."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
 """No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: whose output
 has the size that the directory states."""
@@ -78,14 +80,14 @@ def read(
     wanted = _wanted(path, layout, pages, section, max_pixels)
     _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
     stream.seek(0)  # tifffile takes the position of the stream for the start of the file
-    curve = ""
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, wanted.pages[0], layout, size)
+        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
+        curve = tiff_values.response(path, tags)
         if first.photometric == _PALETTE:
             values = tiff_values.of_palette(path, first, page.colormap)
             curve = tiff_values.curved(page.colormap)
         dtype = _numbers(path, page, first)
-        tags = {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
         found = tiff_tags.pixel_size_of(path, tags, layout.description, (first.height, first.width))
         taken = tiff_tags.acquisition(tags, layout.description)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
@@ -273,6 +275,7 @@ def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) ->
         or page.compression != ours.compression
         or page.size != ours.width * ours.height * ours.depth * ours.samples
         or max(page.databytecounts, default=0) > size
+        or min(len(page.dataoffsets), len(page.databytecounts)) < len(ours.offsets)
     ):
         raise DamagedError(
             "the TIFF directory contradicts itself (a tag is given twice, or in a form that is not TIFF)"
@@ -298,10 +301,20 @@ def _planes(
         yield tiff_plain.plane(stream, layout, like, dtype)
         return
     page = _page(file, index, layout, size)
+    if like.compression == _JPEG:
+        _require_ends(stream, like)
     array = page.asarray(maxworkers=1)  # one image at a time: the other cores are denoising
     if like.compression in EER:
         array = array.view(np.uint8)  # one electron or none
     yield from array.reshape(like.depth, like.height, like.width)
+
+
+def _require_ends(stream: BinaryIO, like: PageLayout) -> None:
+    """Raises DamagedError for JPEG data without their end, the missing part of which the codec fills with grey."""
+    for number, (offset, length) in enumerate(zip(like.offsets, like.lengths, strict=True), 1):
+        stream.seek(int(offset))
+        if _JPEG_END not in stream.read(int(length)):
+            raise DamagedError(f"strip or tile {number} is cut off within its JPEG data")
 
 
 class _Collector(logging.Handler):

@@ -1,9 +1,23 @@
-"""What ImageJ's and tifffile's descriptions state of a stack."""
+"""What the descriptions of ImageJ, SCIFIO (Fiji's newer library) and tifffile state of a stack."""
 
 import json
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
+
+from daemon.formats.reading import number
+
+
+class Axis(NamedTuple):
+    """An axis of an image or stack: its length, and its step in a unit (None, "": not stated)."""
+
+    name: str
+    size: int
+    step: float | None
+    unit: str
+
+
+_SIZE = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def frames(description: str, pixels: int) -> int:
@@ -26,3 +40,17 @@ def shaped(description: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def scifio(description: str) -> list[Axis]:
+    """The axes of an image or stack that SCIFIO states, in lists of names, lengths, steps and units; else none."""
+    if not description.startswith("SCIFIO="):
+        return []
+    found = dict(re.findall(r"^(axes|lengths|scales|units)=(.*)$", description, re.MULTILINE))
+    names, sizes, steps, units = (
+        found.get(key, "").strip().split(",") for key in ("axes", "lengths", "scales", "units")
+    )
+    if not len(names) == len(sizes) == len(steps) == len(units):
+        return []
+    rows = zip(names, sizes, steps, units, strict=True)
+    return [Axis(name, int(size), number(step), unit) for name, size, step, unit in rows if _SIZE.fullmatch(size)]

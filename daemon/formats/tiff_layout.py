@@ -42,7 +42,7 @@ _LONGEST_NAME = 100
 _WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _NAME, _PREDICTOR,
            *range(322, 326), _SUB, _FORMAT, 32997, 32998}  # fmt: skip
 _MOST_SUB = 64
-_WRONG = "its directory gives a wrong number of {}: the size of the image determines it"
+_WRONG = "its directory gives no or a wrong number of {}: the size of the image determines it"
 _UNPREDICTED = "its directory states a predictor, which uncompressed pixels do not have: it is ignored"
 _NO_COMPRESSION = "its directory states compression 0, which does not exist: read as uncompressed"
 _NO_KIND = "its directory states no valid kind of its numbers: read as whole ones without a sign, the default"
@@ -376,14 +376,16 @@ def _lengths(tags: Mapping[int, Any], segments: _Segments, size: int) -> tuple[N
         stated = stated[: len(needed)].astype(np.uint64)
     plain = _one(tags, 259, 1) == 1
     if plain and _one(tags, 262, 1) != 6:  # subsampled colour (6) holds fewer bytes than its shape needs
-        if stated is None or not ((stated < needed).any() or (segments.offsets + stated > size).any()):
+        if stated is None:  # libraries then read the first only
+            return needed, "bytes in a strip or tile" if len(needed) > 1 else ""
+        if not ((stated < needed).any() or (segments.offsets + stated > size).any()):
             return needed, ""
         if (stated < needed).any():
             _require_room(segments.offsets, needed)
         return needed, "bytes in a strip or tile"
-    if stated is not None:
-        return stated, ""
-    return needed if plain else np.full(len(needed), max(0, size - int(segments.offsets.max())), np.uint64), ""
+    if stated is None and not plain:
+        raise DamagedError("the TIFF directory does not state how many bytes its compressed strips or tiles have")
+    return (needed if stated is None else stated), ""
 
 
 def _require_room(offsets: NDArray[np.uint64], needed: NDArray[np.uint64]) -> None:

@@ -9,6 +9,7 @@ from daemon.errors import MicrographError
 from daemon.formats import ome, stack, tiff_description
 from daemon.formats.reading import DamagedError, number
 from daemon.formats.stack import Stack
+from daemon.formats.tiff_description import Axis
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
 
 EER = (65000, 65001, 65002)
@@ -104,7 +105,8 @@ def refuse_channels(path: Path, text: str, page: PageLayout, stored: int) -> Non
     """Raises MicrographError for `stored` planes that are several channels, by the description of their file."""
     sizes = _imagej(text) if text.startswith("ImageJ=") else _ome(text, page)
     axes = str(tiff_description.shaped(text).get("axes", ""))
-    if stored > 1 and (sizes.get("C", 1) > 1 or {"C", "S"} & set(_shaped_axes(text))):
+    across = {*_shaped_axes(text), *(axis.name for axis in _scifio(text))}
+    if stored > 1 and (sizes.get("C", 1) > 1 or {"C", "S", "Channel"} & across):
         raise MicrographError(f"{path}: holds several channels; save each channel as a file of its own")
     if {"Y", "X"} <= set(axes) and set(axes.rstrip("CS")[-2:]) != {"Y", "X"}:
         raise MicrographError(
@@ -123,7 +125,9 @@ def nature(layout: TiffLayout, pages: list[int], tags: Mapping[int, Any]) -> Sta
             Stack("slices", "TIFF volume") if page.depth > 1 else None,
             _of_sizes(_imagej(text), "ImageJ", _imagej_steps(text)) if text.startswith("ImageJ=") else None,
             _of_sizes(_ome(text, page), "OME", *ome.times(text, (page.height, page.width))),
+            ome.nature(text, (page.height, page.width)),
             *(stack.of_axis(_AXES.get(axis, axis), "", "tifffile") for axis in _shaped_axes(text)),
+            *(stack.of_axis(axis.name, axis.unit, "SCIFIO", axis.step) for axis in _scifio(text)),
             stack.of_axis("", tags[65005], "Gatan tags") if isinstance(tags.get(65005), str) else None,
             stack.of_words(text, "TIFF description"),
             stack.of_names([layout.pages[index].name for index in pages], "names of its pages"),
@@ -167,6 +171,11 @@ def _of_sizes(sizes: Mapping[str, int], by: str, steps: Sequence[float], exposur
     if sizes.get("Z", 1) > 1:
         return Stack("slices", by)
     return stack.of_times(by, steps, exposure) if sizes.get("T", 1) > 1 else None
+
+
+def _scifio(text: str) -> list[Axis]:
+    """The axes across the pages that SCIFIO's description names, those longer than 1."""
+    return [axis for axis in tiff_description.scifio(text) if axis.size > 1 and axis.name not in ("X", "Y")]
 
 
 def _shaped_axes(text: str) -> list[str]:

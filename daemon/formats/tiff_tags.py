@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daemon.errors import MicrographError
-from daemon.formats import ome, sidecars
+from daemon.formats import ome, sidecars, tiff_description
 from daemon.formats.reading import number
+from daemon.formats.tiff_description import Axis
 from daemon.formats.units import contradiction, convert, pixel_size, reciprocal
 from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
@@ -18,6 +19,8 @@ _METRES = {2: 0.0254, 3: 0.01}
 FEI = (34682, 34680)
 """The newer tag, of Helios, first."""
 ZEISS, _SIS, _TVIPS = 34118, 33560, 37706
+_DIFFRACTION = 3
+"""TVIPS's number for the microscope's mode."""
 _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
 
 
@@ -199,6 +202,7 @@ def pixel_size_of(
         ("JEOL description", _jeol(tags, description)),
         ("OME", _ome(description, shape)),
         ("ImageJ", _imagej(tags, description)),
+        ("SCIFIO", _scifio(description)),
         ("TIFF resolution", _resolution(tags)),
     ):
         if stated is None:
@@ -244,7 +248,8 @@ def _sis(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _tvips(tags: Mapping[int, Any]) -> _Stated | None:
-    return _stated(header(tags, _TVIPS), "PixelSizeY", "PixelSizeX", "nm")
+    stated = _stated(header(tags, _TVIPS), "PixelSizeY", "PixelSizeX", "nm")
+    return stated._replace(unit="1/nm") if stated and header(tags, _TVIPS).get("TemMode") == _DIFFRACTION else stated
 
 
 def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | None:
@@ -313,6 +318,14 @@ def _imagej(tags: Mapping[int, Any], description: str) -> _Stated | None:
         return None  # ImageJ writes inch and cm for a print resolution, see _resolution
     down = re.search(r"^yunit=(.*)$", description, re.MULTILINE)
     return _Stated(*sides, match[1], down[1].strip() if down else "")
+
+
+def _scifio(description: str) -> _Stated | None:
+    axes = {axis.name: axis for axis in tiff_description.scifio(description)}
+    match axes.get("X"), axes.get("Y"):
+        case Axis(step=float(x), unit=unit), Axis(step=float(y), unit=unit_y):
+            return _Stated(y, x, unit, unit_y)
+    return None
 
 
 def _resolution(tags: Mapping[int, Any]) -> _Stated | None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
+from daemon.formats import signs
 from daemon.formats.reading import number
 from daemon.formats.tiff_layout import PageLayout
 from daemon.micrograph import Pixels
@@ -27,6 +28,9 @@ _UNIT = 40
 """Longest name of a unit."""
 _GDAL = 42112
 """GDAL's XML, with a calibration of values."""
+_CURVES = {291: "GrayResponseCurve", 301: "TransferFunction"}
+_SCANNER, _ROOTS = 33445, 2
+"""The kind of numbers of Molecular Dynamics' scanners (GEL)."""
 _NODATA = 42113
 """GDAL's tag: the value of pixels that were not recorded, as text."""
 _LINEAR, _NONE = 0, 20
@@ -41,6 +45,8 @@ _REVERSED_SHARE = 0.05
 _CROWDED, _SEVERAL, _BELOW_0 = 2, 8, 1e-3
 """The part of the range of signed numbers, the fewest different ones below 0, and their least share, of pixels without
 a sign: saturated pixels, from which a dark reference was subtracted, are large as well, but few."""
+_SAMPLE = 1 << 22
+"""Pixels, from the first row on, in which jumps are searched."""
 _PLAUSIBLE = (1e-6, 1e9)
 """Range of intensities saved as floating-point numbers."""
 
@@ -131,6 +137,20 @@ def curved(colours: NDArray[np.uint16] | None) -> str:
     if (np.abs(ramp - line) <= _STRAIGHT).mean() > _GREY_SHARE:
         return ""
     return "its palette of greys is a curve for display, which was not applied: the stored numbers were taken"
+
+
+def response(path: Path, tags: Mapping[int, Any]) -> str:
+    """A remark on curves of grey that were made for display; empty without one.
+
+    Raises MicrographError for numbers that are square roots, as scanners of imaging plates store intensities.
+    """
+    if tags.get(_SCANNER) == _ROOTS:
+        raise MicrographError(
+            f"{path}: its values are square roots of intensities (tag {_SCANNER}, of Molecular Dynamics), and not "
+            "proportional to counts; export it with linear values"
+        )
+    stated = ", ".join(name for code, name in _CURVES.items() if code in tags)
+    return f"its curve of greys ({stated}) was not applied: the stored numbers were taken" if stated else ""
 
 
 def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning:
@@ -251,7 +271,11 @@ class Understood:
             yield plane
 
     def _doubt(self, plane: Pixels) -> None:
-        if plane.dtype.kind != "u" or self._values.changes:
+        if self._values.changes:
+            return
+        if plane.dtype.kind == "i" and plane.dtype.itemsize == 2:
+            self._doubt_sign(plane)
+        if plane.dtype.kind != "u":
             return
         states = "states numbers without a sign" if self._page.kind_stated else "does not state the kind of its numbers"
         if not self._page.kind_stated and plane.dtype.itemsize in (4, 8):
@@ -265,6 +289,23 @@ class Understood:
             why = "those below 0 would wrap around to the largest"
             self._take(other, plane, f"its directory {states}, but {why}: read as signed", "without a sign")
 
+    def _doubt_sign(self, plane: Pixels) -> None:
+        few = plane[: max(1, _SAMPLE // plane.shape[1])]
+        half = (np.iinfo(plane.dtype).max + 1) // 2
+        if not (int(few.min()) < -half and int(few.max()) >= half):
+            return  # as in almost every image; the test is fast
+        signed, unsigned = signs.differences(few, _as_kind(few, "u"))
+        other = _as_kind(plane, "u")
+        if signed > signs.FAR_FEWER * unsigned:
+            states = "its directory states signed numbers, but neighbouring pixels would jump over the whole range"
+            self._take(other, plane, f"{states}: read without a sign", "signed")
+        elif signed > signs.FEWER * unsigned:
+            self.remark = (
+                f"read as signed numbers ({plane.min():g} to {plane.max():g}), as its directory states; the "
+                "differences between neighbouring pixels indicate numbers without a sign, which would be "
+                f"{other.min():g} to {other.max():g}"
+            )
+
     def _take(self, other: Pixels, plane: Pixels, read: str, not_read: str) -> None:
         self.dtype = other.dtype
         self.remark = (
@@ -273,8 +314,8 @@ class Understood:
 
 
 def _as_kind(plane: Pixels, kind: str) -> Pixels:
-    """The bytes of a plane as numbers of another kind ("f", "i") of the same length and byte order."""
-    return np.ascontiguousarray(plane).view(plane.dtype.str.replace("u", kind))
+    """The bytes of a plane as numbers of another kind ("f", "i", "u") of the same length and byte order."""
+    return np.ascontiguousarray(plane).view(plane.dtype.str.replace(plane.dtype.kind, kind))
 
 
 def _wrapped(signed: Pixels) -> bool:

@@ -71,3 +71,36 @@ def test_sections_are_those_of_the_micrograph(tmp_path: Path) -> None:
 
 def test_a_description_without_an_end_costs_no_time() -> None:
     assert ome.images("<OME>" + "<!--" * 250_000 + "<Pixels " * 100_000, (48, 64)) == []
+
+
+def of_time(path: Path, within: str = "", further: str = "") -> str | None:
+    """The kind of three planes along T, with elements `within` Pixels and `further` ones at the end."""
+    text = f'<OME><Image><Pixels {LARGE} SizeT="3">{within}</Pixels></Image>{further}</OME>'
+    with tifffile.TiffWriter(path) as writer:
+        for number in range(3):
+            description = None if number else text.encode()
+            writer.write(COUNTS, contiguous=False, description=description, **PLAIN)
+    stated = formats.read(path, LIMIT, 0).metadata.get("stack")
+    return stated and str(stated["are"])
+
+
+@pytest.mark.parametrize(
+    ("modulo", "are"),
+    [
+        ('Type="angle" Unit="degree" Start="-60" End="60" Step="60"', "tilts"),
+        ('Type="tile"', "pieces"),
+        ('Type="lambda" Unit="nm"', "exposures"),
+        ('Type="other" TypeDescription="Dose"', "frames"),
+        ('Type="other" TypeDescription="Defocus"', "exposures"),
+    ],
+)
+def test_an_axis_within_another_is_heeded(tmp_path: Path, modulo: str, are: str) -> None:
+    further = f"<StructuredAnnotations><Value><Modulo><ModuloAlongT {modulo}/></Modulo></Value></StructuredAnnotations>"
+    assert of_time(tmp_path / "a.ome.tif", further=further) == are
+    assert of_time(tmp_path / "a.ome.tif", further=f"<!--{further}-->") == "frames"
+
+
+@pytest.mark.parametrize(("step", "are"), [(0, "frames"), (50, "places")])
+def test_planes_at_different_positions_of_the_stage_are_no_frames(tmp_path: Path, step: int, are: str) -> None:
+    within = "".join(f'<Plane TheT="{n}" PositionX="{n * step}" PositionY="7"/>' for n in range(3))
+    assert of_time(tmp_path / "a.ome.tif", within) == are

@@ -1,5 +1,6 @@
 """Tags of a TIFF that its pixels contradict or do not need: they change no pixel and veto none."""
 
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from small_files import COUNTS, PLAIN
+from small_files import COUNTS, PLAIN, plain_tiff
 from tiff_bytes import write_tiff
 
 from daemon import formats
@@ -101,4 +102,30 @@ def test_a_palette_of_greys_in_no_order_holds_no_intensities(tmp_path: Path, gre
     colours = np.stack([grey] * 3).astype("u2") * 257
     tifffile.imwrite(path, COUNTS.astype("u1"), photometric="palette", colormap=colours, metadata=None)
     with pytest.raises(MicrographError, match=r"a palette of greys in no order.*export it as greyscale"):
+        formats.read(path, LIMIT)
+
+
+def without(path: Path, code: int) -> Path:
+    """The file, with a tag of its first directory renamed to a private one."""
+    data = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    for place in range(directory + 2, directory + 2 + 12 * struct.unpack_from("<H", data, directory)[0], 12):
+        if struct.unpack_from("<H", data, place)[0] == code:
+            struct.pack_into("<H", data, place, 65432)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("options", "code"), [({"rowsperstrip": 16}, 279), ({"tile": (16, 32)}, 325)], ids=str)
+def test_strips_and_tiles_without_a_number_of_bytes_are_all_read(tmp_path: Path, options: Any, code: int) -> None:
+    path = without(plain_tiff(tmp_path / "a.tif", COUNTS, **options), code)
+    found = formats.read(path, LIMIT)
+    np.testing.assert_array_equal(found.pixels, COUNTS)
+    assert any("no or a wrong number of bytes in a strip or tile" in text for text in found.warnings)
+    assert formats.probe(path).state == "complete"
+
+
+def test_compressed_strips_without_a_number_of_bytes_are_refused_for_it(tmp_path: Path) -> None:
+    path = without(plain_tiff(tmp_path / "a.tif", COUNTS, rowsperstrip=16, compression="zlib"), 279)
+    with pytest.raises(MicrographError, match="does not state how many bytes its compressed strips"):
         formats.read(path, LIMIT)

@@ -63,6 +63,19 @@ def test_jpeg_is_read_as_well_as_it_kept_the_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(micrograph.pixels.astype(int), data, atol=2)
 
 
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 32)}], ids=str)
+def test_a_jpeg_that_is_cut_off_is_not_filled_with_grey(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image(dtype=np.uint8), compression="jpeg", **options)
+    with tifffile.TiffFile(path) as file:
+        start, length = (each[-1] for each in (file.pages.first.dataoffsets, file.pages.first.databytecounts))
+    data = bytearray(path.read_bytes())
+    data[start + length // 2 : start + length] = bytes(length - length // 2)  # preallocated, and not yet copied
+    path.write_bytes(data)
+    with pytest.raises(MicrographError, match="is cut off within its JPEG data"):
+        formats.read(path, LIMIT)
+
+
 @pytest.mark.parametrize("compression", ["jpeg2000", "lerc", "jpegxl"])
 def test_a_compression_whose_output_is_not_bounded_is_refused_with_the_remedy(tmp_path: Path, compression: str) -> None:
     path = tmp_path / "a.tif"

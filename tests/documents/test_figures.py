@@ -174,7 +174,12 @@ def test_the_figures_on_the_front_page() -> None:
         raw, rival, ours = (means[regime, method] for method in ("unfiltered", "bm3d", FAST))
         row = next(line for line in QUALITY.splitlines() if line.startswith(f"| {label} |"))
         assert all(figure in row for figure in (raw, rival, ours))
-    gains = [f"+{float(means[regime, FAST]) - float(means[regime, 'bm3d']):.1f} dB" for regime in rows]
+    exact = {
+        (row["regime"], row["method"]): row["psnr"]
+        for row in evaluation["tables"]
+        if row["stratum"] == "all" and row["instances"] == "shared"
+    }
+    gains = [f"{exact[regime, FAST] - exact[regime, 'bm3d']:+.1f} dB" for regime in rows]
     fainter = f"{gains[2].removesuffix(' dB')} and {gains[3]} at low dose with"
     assert f"by {gains[0]} at low dose, {gains[1]} at ordinary dose, and {fainter}" in front
     protocol, methods = evaluation["protocol"], evaluation["methods"]
@@ -344,3 +349,33 @@ def test_the_page_of_dose_and_gain_has_the_words_of_its_template() -> None:
     page = (ROOT / "docs" / "dose.md").read_text("utf-8")
     for part in re.split(r"\{\w+\}|\n\n", (ROOT / "benchmarks" / "dose_page.md").read_text("utf-8")):
         assert part.strip() in page
+
+
+def test_the_deeper_network() -> None:
+    deeper, shipped = result("deeper/evaluation.json"), result("test_public/evaluation.json")
+    text = " ".join((ROOT / "docs/decisions/0013-deeper.md").read_text("utf-8").replace("*", "").split())
+
+    def gain(tables: list[dict[str, Any]], method: str, stratum: str, regime: str) -> str:
+        found = {
+            row["method"]: row["psnr"]
+            for row in tables
+            if (row["stratum"], row["regime"], row["instances"]) == (stratum, regime, "shared")
+        }
+        return f"{found[method] - found['bm3d']:+.2f}".replace("-", "−")
+
+    for stratum, first, second in (
+        ("all", "low", "ordinary"), ("all", "contrast_0.2", "contrast_0.05"), ("simulated", "low", "ordinary")
+    ):  # fmt: skip
+        ours = " / ".join(gain(shipped["tables"], "fast-3", stratum, regime) for regime in (first, second))
+        theirs = " / ".join(gain(deeper["tables"], "1-3-3-4", stratum, regime) for regime in (first, second))
+        assert f"| {ours} | {theirs} |" in text
+    guards = [{guard["name"]: guard["worst"] for guard in of} for of in (shipped["guards"]["fast-3"], deeper["guards"])]
+    for name in (
+        "a vacancy stays a vacancy",
+        "an added atom stays",
+        "a foreign atom stays foreign",
+        "few missed objects",
+    ):
+        assert f"| {guards[0][name]:.0%} | {guards[1][name]:.0%} |".replace("%", " %") in text
+    spot = "no spot in the spectrum of a flat field"
+    assert f"| {guards[0][spot]:.1f} | {guards[1][spot]:.1f} |" in text

@@ -40,6 +40,8 @@ _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED = {
     3: "complex numbers (a Fourier transform)",
     4: "complex numbers (a Fourier transform)",
+    5: "numbers of mode 5, which is not in the MRC standard (save it as 16-bit integers or 32-bit floats)",
+    7: "32-bit integers (mode 7, which is not in the MRC standard; save it as 32-bit floats)",
     16: "RGB colour",
     101: "packed 4-bit values (a raw SerialEM movie; unpack it with IMOD's newstack)",
 }

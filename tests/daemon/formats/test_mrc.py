@@ -79,7 +79,9 @@ def test_imod_unsigned_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, data)
 
 
-@pytest.mark.parametrize(("mode", "reason"), [(3, "complex"), (4, "complex"), (16, "RGB"), (101, "4-bit")])
+@pytest.mark.parametrize(
+    ("mode", "reason"), [(3, "complex"), (4, "complex"), (5, "not in"), (7, "32-bit"), (16, "RGB"), (101, "4-bit")]
+)
 def test_mrc_modes_that_are_no_micrograph(tmp_path: Path, mode: int, reason: str) -> None:
     path = write_mrc(tmp_path / "a.mrc", image(dtype=np.float32))
     raw = bytearray(path.read_bytes())

@@ -24,7 +24,9 @@ def one_line(text: str) -> str:
 
 def without_paths(text: str, drop: Path, path: str) -> str:
     """A message about the micrograph `path` below `drop`, without its path, and with others relative to `drop`."""
-    return text.replace(f"{drop / path}: ", "").replace(f"{drop}/", "")
+    for whole in (f"{drop / path}: ", f"{drop}/"):
+        text = text.replace(whole, "").replace(whole.encode("utf-8", "backslashreplace").decode(), "")
+    return text
 
 
 def reason(text: str | None, drop: Path, path: str) -> str:

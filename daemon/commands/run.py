@@ -9,6 +9,7 @@ from daemon.commands.shared import settings_file, settings_of
 from daemon.errors import EmdenoisedError, TransientError, WeightsError
 from daemon.settings import config as settings
 from daemon.settings.config import Config
+from daemon.settings.folders import prepare_state
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ def start(options: argparse.Namespace, once: bool) -> int:
 
     config = settings_of(options)
     logs.set_up(config.log.level, config.log.format)
+    prepare_state(config.folders)
     try:
         settings.prepare_folders(config, options.create_drop)
     except TransientError as error:

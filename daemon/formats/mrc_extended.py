@@ -20,8 +20,6 @@ _SERIALEM = ((1, 1), (2, 3), (4, 2), (8, 1), (16, 1), (32, 2))
 """SerialEM's flags and the number of 16-bit numbers of each: tilt, piece, stage, magnification, intensity, dose."""
 _TECNAI = 1 << 17
 """Bytes of the extended header of FEI's older software: 1024 records of 32 floating-point numbers."""
-_DIGITS = 7
-"""Decimals of a stage position in metres: the drift during one exposure is smaller."""
 _FOCUS = 8
 """Decimals of a defocus in metres: readings of one setting differ by less than 10 nm."""
 _DEGREES = 0.01
@@ -100,12 +98,12 @@ def _thermo_fisher_nature(stream: BinaryIO, header: Any, stored: int) -> Stack |
         return None
     by = "Thermo Fisher extended header"
     fraction = any("Is dose fraction" in one.dtype.names and bool(one["Is dose fraction"]) for one in records)
-    places = {(round(float(one["X-Stage"]), _DIGITS), round(float(one["Y-Stage"]), _DIGITS)) for one in records}
+    places = [(float(one["X-Stage"]), float(one["Y-Stage"])) for one in records]
     optics = {(float(one["Magnification"]), round(float(one["Defocus"]), _FOCUS)) for one in records}
     return stack.weighed(
         (
             *(stack.of_tilts((float(one[axis]) for one in records), by) for axis in ("Alpha tilt", "Beta tilt")),
-            Stack("frames", by) if fraction else stack.of_places(places, "places", by),
+            Stack("frames", by) if fraction else stack.of_stage(places, by),
             None if fraction else stack.of_places(optics, "exposures", by),
         )
     )

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from math import nan
 
-from daemon.formats import stack
+from daemon.formats import stack, units
 from daemon.formats.reading import number
 from daemon.formats.stack import Stack
 
@@ -55,14 +56,24 @@ def nature(description: str, shape: tuple[int, int]) -> Stack | None:
         return None
     _, content = next(iter(_matching(description, shape)), ({}, ""))
     planes = [_attributes(element) for element in _PLANE.findall(content)]
-    places = {(number(plane.get("PositionX")), number(plane.get("PositionY"))) for plane in planes}
-    further = [_attributes(element) for element in _MODULO.findall(_COMMENT.sub("", description))]
+    places = ((_metres(plane, "PositionX"), _metres(plane, "PositionY")) for plane in planes)
+    axes = [_attributes(element) for element in _MODULO.findall(_COMMENT.sub("", description))]
+    further = [axis for axis in axes if axis.get("Start", "0") != axis.get("End", "1")]  # of more than one section
     return stack.weighed(
         (
             *(stack.of_axis(_name(axis), axis.get("Unit", ""), "OME modulo annotation") for axis in further),
-            stack.of_places((place for place in places if None not in place), "places", "OME"),
+            stack.of_stage(places, "OME"),
         )
     )
+
+
+def _metres(plane: Mapping[str, str], position: str) -> float:
+    """A position of the stage, in OME's usual micrometres where its unit is none of length; NaN if not stated."""
+    known = number(plane.get(position))
+    if known is None:
+        return nan
+    stated = units.metres(known, plane.get(f"{position}Unit", ""))
+    return known * units.METRES["um"] if stated is None else stated
 
 
 def _name(modulo: Mapping[str, str]) -> str:

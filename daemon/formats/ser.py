@@ -20,8 +20,6 @@ _BEFORE_PIXELS = 50
 _BYTES = {1: 1, 2: 2, 3: 4, 4: 1, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 16}
 """Bytes of one pixel, by SER's number of its type."""
 _MOST = 1 << 20
-_DIGITS = 7
-"""Decimals of a stage position in metres: the drift during one exposure is smaller."""
 
 
 def end(head: bytes, size: int) -> int:
@@ -66,12 +64,12 @@ def nature(header: Mapping[str, Any]) -> Stack | None:
     described = header.get("Dim-1_Description", b"")
     name = bytes(described).decode("latin-1") if isinstance(described, bytes) else ""
     x, y, times = (np.ravel(header.get(key, ())) for key in ("PositionX", "PositionY", "Time"))
-    places = zip(np.round(x, _DIGITS).tolist(), np.round(y, _DIGITS).tolist(), strict=False)
+    places = zip(x.tolist(), y.tolist(), strict=False)
     in_time = stack.of_times("SER tags", [later - earlier for earlier, later in pairwise(times.tolist())])
     return stack.weighed(
         (
             stack.of_axis(name, "", "SER header"),
-            stack.of_places(places, "places", "SER tags"),
+            stack.of_stage(places, "SER tags"),
             in_time if in_time.are != "frames" else None,
         )
     )

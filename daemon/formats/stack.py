@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 from typing import Any, Literal
+
+import numpy as np
 
 Are = Literal["frames", "tilts", "pieces", "places", "exposures", "slices", "channels"]
 """Points of a time series are exposures."""
@@ -39,6 +42,8 @@ _LONGEST = 10.0
 """Seconds from one frame to the next: more is a time series, whose points are exposures of their own."""
 _PAUSE = 3.0
 """The same of most frames, in their exposure times."""
+_DRIFT = 1e-7
+"""Metres between positions of the stage: its drift from the first exposure to the last is smaller."""
 _NONDESCRIPT = {
     *("i", "n", "q", "no", "nr", "num", "index", "number", "image", "images", "section", "sections", "stack", "page"),
     *("pages", "axis", "dim", "signal", "nav", "navigation", "sequence", "series", "position", "undefined", "unknown"),
@@ -158,3 +163,9 @@ def of_tilts(angles: Iterable[float], by: str) -> Stack | None:
 def of_places(places: Iterable[tuple[Any, ...]], are: Are, by: str) -> Stack | None:
     """Sections of that kind, where their coordinates or optics differ."""
     return Stack(are, by) if len(set(places)) > 1 else None
+
+
+def of_stage(places: Iterable[tuple[float, float]], by: str) -> Stack | None:
+    """Sections of several places, where positions of the stage (metres) differ by more than its drift."""
+    known = np.array([place for place in places if all(map(isfinite, place))], np.float64)
+    return Stack("places", by) if len(known) > 1 and np.ptp(known, axis=0).max() > _DRIFT else None

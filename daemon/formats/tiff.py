@@ -46,8 +46,8 @@ _MAX_TAG_BYTES = 1 << 24
 _LARGEST_RATIONAL = (1 << 32) - 1
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
-_JPEG, _JPEG_END = 7, b"\xff\xd9"
-"""JPEG compression, and the marker that ends its data."""
+_JPEG, _JPEG_SCAN, _JPEG_END = 7, b"\xff\xda", b"\xff\xd9"
+"""JPEG compression, and the markers that begin and end its data."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
 """No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: whose output
 has the size that the directory states."""
@@ -313,7 +313,8 @@ def _require_ends(stream: BinaryIO, like: PageLayout) -> None:
     """Raises DamagedError for JPEG data without their end, the missing part of which the codec fills with grey."""
     for number, (offset, length) in enumerate(zip(like.offsets, like.lengths, strict=True), 1):
         stream.seek(int(offset))
-        if _JPEG_END not in stream.read(int(length)):
+        data = stream.read(int(length) + len(_JPEG_END))  # some writers do not count the marker
+        if _JPEG_END not in data[max(0, data.find(_JPEG_SCAN)) :]:
             raise DamagedError(f"strip or tile {number} is cut off within its JPEG data")
 
 

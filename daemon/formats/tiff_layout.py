@@ -365,7 +365,7 @@ def _segments(tags: Mapping[int, Any], width: int, height: int, depth: int) -> _
 
 
 def _stated_lengths(tags: Mapping[int, Any]) -> NDArray[Any] | None:
-    found: NDArray[Any] | None = tags.get(325 if 322 in tags else 279)
+    found: NDArray[Any] | None = tags.get(325 if 322 in tags else 279, tags.get(279))
     return found
 
 

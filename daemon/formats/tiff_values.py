@@ -149,8 +149,14 @@ def response(path: Path, tags: Mapping[int, Any]) -> str:
             f"{path}: its values are square roots of intensities (tag {_SCANNER}, of Molecular Dynamics), and not "
             "proportional to counts; export it with linear values"
         )
-    stated = ", ".join(name for code, name in _CURVES.items() if code in tags)
+    stated = ", ".join(name for code, name in _CURVES.items() if code in tags and not _straight(tags[code]))
     return f"its curve of greys ({stated}) was not applied: the stored numbers were taken" if stated else ""
+
+
+def _straight(curve: Any) -> bool:
+    """Whether a curve of greys is a straight line, within one step of its values."""
+    values = np.ravel(np.asarray(curve, np.float64))
+    return len(values) < 2 or bool(np.abs(values - np.linspace(values[0], values[-1], len(values))).max() <= 1)
 
 
 def _calibrated(path: Path, page: PageLayout, description: str) -> StoredMeaning:
@@ -294,6 +300,8 @@ class Understood:
         half = (np.iinfo(plane.dtype).max + 1) // 2
         if not (int(few.min()) < -half and int(few.max()) >= half):
             return  # as in almost every image; the test is fast
+        if len(np.unique(few[few < 0])) < _SEVERAL:
+            return  # a fill value or dead pixels
         signed, unsigned = signs.differences(few, _as_kind(few, "u"))
         other = _as_kind(plane, "u")
         if signed > signs.FAR_FEWER * unsigned:

@@ -36,6 +36,12 @@ def _canonical(text: str) -> str | None:
     return _CANONICAL.get(_plain(text))
 
 
+def metres(length: float, unit: str) -> float | None:
+    """A length in metres; None if its unit is not known."""
+    name = _canonical(unit)
+    return None if name is None else length * METRES[name]
+
+
 def reciprocal(text: str) -> bool:
     """True for 1/nm, nm^-1, mrad and the like: the axes of a diffraction pattern."""
     return bool(_RECIPROCAL.search(_plain(text)))

@@ -100,19 +100,9 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
     empty. Drop and output folder are created only in the user's home or where their parent exists. Raises ConfigError
     for a fault that a person must remove, TransientError for one that may pass (share not mounted, disk full).
     """
-    for name in ("state", "output"):
-        folder = getattr(folders, name)
-        _create(name, folder, parents=name == "state" or _at_home(folder))
-        if os.statvfs(folder).f_flag & os.ST_RDONLY:
-            raise TransientError(
-                f"{folder}: the disk of the {name} folder is read-only now; make it writable, or choose another "
-                f"`folders.{name}`"
-            )
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ConfigError(
-                f"{folder}: the {name} folder may not be written by the user {_user()}; "
-                f"change its owner or permissions, or choose another `folders.{name}`"
-            )
+    prepare_state(folders)
+    _create("output", folders.output, parents=_at_home(folders.output))
+    _require_writable("output", folders.output)
     drop = folders.drop
     if create_drop:
         _create("drop", drop, parents=_at_home(drop))
@@ -133,6 +123,31 @@ def prepare(folders: Folders, create_drop: bool = False) -> None:
         raise ConfigError(
             f"{drop}: the drop folder may not be read by the user {_user()}; "
             "change its permissions, or choose another `folders.drop`"
+        )
+
+
+def prepare_state(folders: Folders) -> None:
+    """Create the state folder if missing; no service can wait without it. Raises as `prepare`."""
+    _create("state", folders.state, parents=True)
+    _require_writable("state", folders.state)
+
+
+def _require_writable(name: str, folder: Path) -> None:
+    try:
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    except OSError as error:
+        raise kind_of(error)(
+            f"{folder}: the {name} folder cannot be reached ({error.strerror}); check its disk or the share it is on"
+        ) from error
+    if read_only:
+        raise TransientError(
+            f"{folder}: the disk of the {name} folder is read-only now; make it writable, or choose another "
+            f"`folders.{name}`"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{folder}: the {name} folder may not be written by the user {_user()}; "
+            f"change its owner or permissions, or choose another `folders.{name}`"
         )
 
 

@@ -90,6 +90,7 @@ def of_time(path: Path, within: str = "", further: str = "") -> str | None:
         ('Type="angle" Unit="degree" Start="-60" End="60" Step="60"', "tilts"),
         ('Type="tile"', "pieces"),
         ('Type="lambda" Unit="nm"', "exposures"),
+        ('Type="angle" Unit="degree" Start="0" End="0" Step="1"', "frames"),
         ('Type="other" TypeDescription="Dose"', "frames"),
         ('Type="other" TypeDescription="Defocus"', "exposures"),
     ],
@@ -100,7 +101,16 @@ def test_an_axis_within_another_is_heeded(tmp_path: Path, modulo: str, are: str)
     assert of_time(tmp_path / "a.ome.tif", further=f"<!--{further}-->") == "frames"
 
 
-@pytest.mark.parametrize(("step", "are"), [(0, "frames"), (50, "places")])
-def test_planes_at_different_positions_of_the_stage_are_no_frames(tmp_path: Path, step: int, are: str) -> None:
-    within = "".join(f'<Plane TheT="{n}" PositionX="{n * step}" PositionY="7"/>' for n in range(3))
+@pytest.mark.parametrize(
+    ("step", "unit", "are"),
+    [
+        ("0", "", "frames"), ("50", "", "places"), ("0.00001", "", "frames"), ("0.05", "mm", "places"),
+        ("20", "nm", "frames"), ("nan", "", "frames"),
+    ],
+)  # fmt: skip
+def test_planes_at_different_positions_of_the_stage_are_no_frames(
+    tmp_path: Path, step: str, unit: str, are: str
+) -> None:
+    stated = f'PositionXUnit="{unit}"' if unit else ""
+    within = "".join(f'<Plane TheT="{n}" PositionX="{n * float(step)}" PositionY="7" {stated}/>' for n in range(3))
     assert of_time(tmp_path / "a.ome.tif", within) == are

@@ -75,6 +75,8 @@ def test_lists_of_scifio_that_do_not_match_state_nothing(tmp_path: Path) -> None
         ({}, None),
         ({"places": [(0, 0), (2e-6, 0), (4e-6, 0)]}, "places"),
         ({"places": [(0, 0), (2e-8, 0), (0, 1e-8)]}, None),
+        ({"places": [(1.5005e-4 - 2e-11, 0), (1.5005e-4 + 2e-11, 0), (1.5005e-4, 0)]}, None),
+        ({"places": [(float("nan"), 0)] * 3}, None),
         ({"seconds": 60}, "exposures"),
         ({"described": b"Stage tilt"}, "tilts"),
         ({"described": b"Defocus", "unit": b"meters"}, "exposures"),
@@ -146,9 +148,31 @@ def test_jumps_that_prove_nothing_are_reported_with_both_readings(tmp_path: Path
 
 @pytest.mark.parametrize(("code", "name"), [(291, "GrayResponseCurve"), (301, "TransferFunction")])
 def test_a_curve_for_display_is_reported(tmp_path: Path, code: int, name: str) -> None:
-    found = formats.read(write_tiff(tmp_path / "a.tif", COUNTS, {code: (SHORT, list(range(256)))}), LIMIT)
-    np.testing.assert_array_equal(found.pixels, COUNTS)
-    assert any(f"its curve of greys ({name}) was not applied" in text for text in found.warnings)
+    straight, curved = list(range(256)), [round(255 * (level / 255) ** 2) for level in range(256)]
+    for curve, reported in ((straight, False), (straight[::-1], False), (curved, True)):
+        found = formats.read(write_tiff(tmp_path / "a.tif", COUNTS, {code: (SHORT, curve)}), LIMIT)
+        np.testing.assert_array_equal(found.pixels, COUNTS)
+        text = f"its curve of greys ({name}) was not applied"
+        assert any(text in warning for warning in found.warnings) is reported
+
+
+def test_a_fill_value_in_bright_signed_pixels_proves_no_missing_sign(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).normal(31000, 300, (64, 64)).clip(0, 32767).astype(np.int16)
+    pixels[10:30, 10:30] = -32768
+    found = formats.read(write_tiff(tmp_path / "a.tif", pixels, {339: (SHORT, 2)}), LIMIT)
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert found.pixels.dtype == np.int16
+
+
+def test_compressed_tiles_whose_lengths_are_in_the_tag_of_strips_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, COUNTS, tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags[325].offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 2] = struct.pack("<H", 279)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, COUNTS)
 
 
 @pytest.mark.parametrize(("kind", "refused"), [(2, True), (128, False)])

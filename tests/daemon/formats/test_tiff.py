@@ -1,6 +1,7 @@
 """Reading TIFF: what is read is right, what is refused is refused for its reason."""
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ def test_a_jpeg_that_is_cut_off_is_not_filled_with_grey(tmp_path: Path, options:
     path.write_bytes(data)
     with pytest.raises(MicrographError, match="is cut off within its JPEG data"):
         formats.read(path, LIMIT)
+
+
+def test_a_jpeg_whose_length_leaves_out_its_end_is_read(tmp_path: Path) -> None:
+    path, data = tmp_path / "a.tif", image(dtype=np.uint8)
+    tifffile.imwrite(path, data, compression="jpeg", compressionargs={"level": 100}, rowsperstrip=len(data))
+    with tifffile.TiffFile(path) as file:
+        length, tag = file.pages.first.databytecounts[0], file.pages.first.tags[279]
+        place, packed = tag.valueoffset, {3: "<H", 4: "<I"}[tag.dtype]
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(struct.pack(packed, length - 2))
+    np.testing.assert_allclose(formats.read(path, LIMIT).pixels.astype(int), data, atol=2)
 
 
 @pytest.mark.parametrize("compression", ["jpeg2000", "lerc", "jpegxl"])

@@ -175,6 +175,13 @@ def test_a_disk_that_is_read_only_for_now_is_no_mistake_of_the_settings(
     with pytest.raises(TransientError, match=f"{folder}: the disk of the {name} folder is read-only now; make it"):
         prepare_folders(loaded)
 
+    def gone(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "statvfs", gone)
+    with pytest.raises(TransientError, match="the state folder cannot be reached"):
+        prepare_folders(loaded)
+
 
 @pytest.mark.parametrize("which", ["drop", "out", "state"])
 def test_a_folder_without_permission_is_named(

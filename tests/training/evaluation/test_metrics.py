@@ -35,6 +35,7 @@ def test_psnr_and_mse() -> None:
     assert metrics.psnr(image, truth, 7.0) == pytest.approx(expected, abs=1e-5)
     assert metrics.mse(truth + np.float32(0.5), truth) == pytest.approx(0.25, rel=1e-6)
     assert metrics.psnr(truth, truth, 1) == float("inf")
+    assert np.isnan(metrics.psnr(truth * np.nan, truth, 1))
 
 
 def test_frc_of_equal_images_is_one_and_of_the_negative_minus_one() -> None:

@@ -36,6 +36,8 @@ TARGETS = tuple(RUNS)
 MAX_PIXELS = 1 << 18
 ALLOWANCE = 256 << 20
 """Bytes of address space above what the process has before the first input: the fuzzer's own, and `max_pixels`."""
+ROUND = 30_000
+"""Inputs of one process at most: atheris never frees arrays that instrumented code compares, 2 kB an input."""
 SLOWEST = 5
 LONGEST = 1 << 14
 
@@ -204,32 +206,40 @@ def fuzz_here(name: str, runs: int, seconds: int, seed: int, corpus: str) -> Non
 
 
 def fuzz(name: str, runs: int, seconds: int, seed: int) -> dict[str, Any]:
-    """Run one target in a process of its own; returns what it counted. Raises RuntimeError for a finding."""
+    """Run one target, `ROUND` inputs in each process; returns what they counted. Raises RuntimeError for a finding."""
     begin = time.monotonic()
+    counted: list[dict[str, int]] = []
     with tempfile.TemporaryDirectory() as grown:
         for known in sorted((CORPUS / name).iterdir()):  # the fuzzer adds to the folder it is given
             (Path(grown) / known.name).write_bytes(known.read_bytes())
-        command = [sys.executable, __file__, "--here", name, "--runs", str(runs), "--seconds", str(seconds),
-                   "--seed", str(seed), "--grown", grown]  # fmt: skip
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+        for done in range(0, runs, ROUND):
+            left = seconds - int(time.monotonic() - begin)
+            if left > 0:
+                counted.append(_round(name, min(ROUND, runs - done), left, seed + len(counted), grown))
         interesting = len(list(Path(grown).iterdir()))
         contained = Path(f"{grown}.crashes")
         crashes = len(contained.read_text().splitlines()) if contained.exists() else 0
         contained.unlink(missing_ok=True)
-    counted = re.search(r"number_of_executed_units: (\d+)", done.stderr)
-    if done.returncode or counted is None:
-        raise RuntimeError(f"{name}: a finding\n{done.stderr[-6000:]}")
-    peak = re.search(r"peak_rss_mb: *(\d+)", done.stderr)
-    slowest = re.search(r"slowest_unit_time_sec: *(\d+)", done.stderr)
     return {
-        "inputs": int(counted[1]),
+        "inputs": sum(one["number_of_executed_units"] for one in counted),
         "interesting_inputs": interesting,
         "findings": 0,
         "codec_crashes_contained": crashes,
-        "peak_rss_mib": int(peak[1]) if peak else None,
-        "slowest_whole_seconds": int(slowest[1]) if slowest else None,
+        "peak_rss_mib": max(one["peak_rss_mb"] for one in counted),
+        "slowest_whole_seconds": max(one["slowest_unit_time_sec"] for one in counted),
         "seconds": round(time.monotonic() - begin, 1),
     }
+
+
+def _round(name: str, runs: int, seconds: int, seed: int, grown: str) -> dict[str, int]:
+    """The fuzzer's own figures of one process. Raises RuntimeError for a finding."""
+    command = [sys.executable, __file__, "--here", name, "--runs", str(runs), "--seconds", str(seconds),
+               "--seed", str(seed), "--grown", grown]  # fmt: skip
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+    counted = {name: int(number) for name, number in re.findall(r"stat::(\w+): *(\d+)", done.stderr)}
+    if done.returncode or not counted:
+        raise RuntimeError(f"{name}: a finding\n{done.stderr[-6000:]}")
+    return counted
 
 
 def record(file: Path, found: dict[str, dict[str, Any]], seed: int) -> None:

@@ -26,7 +26,7 @@ def without_paths(text: str, drop: Path, path: str) -> str:
     """A message about the micrograph `path` below `drop`, without its path, and with others relative to `drop`."""
     for whole in (f"{drop / path}: ", f"{drop}/"):
         text = text.replace(whole, "").replace(whole.encode("utf-8", "backslashreplace").decode(), "")
-    return text
+    return text.removeprefix(f"{path}: ")
 
 
 def reason(text: str | None, drop: Path, path: str) -> str:

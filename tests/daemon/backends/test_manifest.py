@@ -83,7 +83,7 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_a_folder_without_manifest_is_refused_with_the_names_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"manifest\.json: cannot be read.*use one of: .*fast"):
+    with pytest.raises(WeightsError, match=r"manifest\.json: cannot be read.*or one of: .*fast"):
         manifest.load(tmp_path / "nowhere")
 
 
@@ -146,7 +146,7 @@ def test_an_alias_stands_for_shipped_weights_and_a_name_for_itself(shelf: Path) 
     manifest.aliases.cache_clear()
     assert manifest.locate("one") == shelf / "one-2"
     assert str(manifest.load(shelf / "one-2")).startswith("one-2 (")
-    with pytest.raises(WeightsError, match=r"use one of: one, one-1, one-2"):
+    with pytest.raises(WeightsError, match=r"or one of: one, one-1, one-2"):
         manifest.load(manifest.locate("three"))
 
 

@@ -246,7 +246,7 @@ def test_check_loads_the_weights_that_the_settings_name(
     site.configure(profiles=profiles)
     status, out, err = emdenoised("check")
     assert status == 78 and "usable" not in out
-    assert f"{site.config}: weights fats of profile auto, low: " in err and "use one of: fast" in err
+    assert f"{site.config}: weights fats of profile auto, low: " in err and "or one of: fast" in err
     weights = site.root / "weights"
     shutil.copytree(manifest.locate("fast"), weights)
     (weights / "model.onnx").write_bytes(b"no network")

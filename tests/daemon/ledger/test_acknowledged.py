@@ -118,7 +118,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no open problem matches '*'" in capsys.readouterr().out
     assert run_status(given) == 0
     said = capsys.readouterr().out
-    assert "'a.tif' (acknowledged): a.tif: broken" in said and "nobody has acknowledged" not in said
+    assert "'a.tif' (acknowledged): broken" in said and "nobody has acknowledged" not in said
     assert run_status(argparse.Namespace(**vars(given) | {"json": True})) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == 0 and found["quarantined"][0]["acknowledged"] > 0

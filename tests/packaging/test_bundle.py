@@ -123,7 +123,7 @@ def test_an_upgrade_in_place_takes_the_ledger_of_the_first_version_along(
     once = run(command, "once", "--config", config)
     assert "running.tif" in once.stderr, "what was in hand is taken up"
     after = run(command, "status", "--config", config)
-    assert after.returncode == 0 and "2 done" in after.stdout and "broken.tif: damaged" in after.stdout
+    assert after.returncode == 0 and "2 done" in after.stdout and "'broken.tif': damaged" in after.stdout
 
 
 @pytest.mark.slow

@@ -43,13 +43,19 @@ def uneven_axes(path: str) -> set[UnevenAxis]:
 
 
 def transposed(path: str) -> bool:
-    """Whether RosettaSciIO has the last dimension of a file first: where its axes are numbered from 1 (dim1, dim2).
+    """Whether RosettaSciIO has the last dimension of an image first: where its axes are numbered from 1 (dim1, dim2).
 
-    In EMD 1.0, which py4DSTEM writes, they are numbered from 0. Raises OSError and RuntimeError.
+    In EMD 1.0, which py4DSTEM writes, they are numbered from 0. Groups without an image, such as a line profile, do not
+    count. Raises OSError and RuntimeError.
     """
     h5py = import_module("h5py")
+
+    def from_0(_: str, item: Any) -> bool | None:
+        data = item.get("data") if isinstance(item, h5py.Group) else None
+        return True if isinstance(data, h5py.Dataset) and data.ndim > 1 and "dim0" in item else None
+
     with h5py.File(path, "r") as file:
-        return file.visit(lambda name: True if name.rpartition("/")[2] == "dim0" else None) is None
+        return file.visititems(from_0) is None
 
 
 def without_steps(signal: dict[str, Any], uneven: set[UnevenAxis]) -> dict[str, Any]:

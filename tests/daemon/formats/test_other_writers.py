@@ -105,6 +105,8 @@ def test_sums_of_imods_alignframes_are_no_frames(tmp_path: Path) -> None:
 
 def test_py4dstem_numbers_rows_by_rx(tmp_path: Path) -> None:
     old = write_berkeley(tmp_path / "old.emd", COUNTS, ("Rx", "[n_m]", 2.0), ("Ry", "[n_m]", 3.0))
+    with h5py.File(old, "a") as file:  # a line profile, with an axis numbered as in the new version
+        file["data/profile/data"], file["data/profile/dim0"] = np.arange(9.0), np.arange(9.0)
     with h5py.File(tmp_path / "new.emd", "w") as file:
         file.attrs.update(emd_group_type="file", version_major=1, version_minor=0)
         group = file.create_group("a_root/a")

@@ -25,7 +25,7 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from daemon.demo import last_page
+from daemon.demo import browser
 from daemon.demo.camera import SESSION, Exposure
 from daemon.demo.specimen import PIXEL_NM
 from daemon.errors import UsageError
@@ -216,7 +216,7 @@ class _Demo:
             self._report(daemon, camera, deadline)
             self._sum_up()
             if not self._problems and self._page is not None:
-                last_page.keep(self._page)
+                browser.keep(self._page)
             self._end(daemon)
         self._complain(self._log)
         return 1 if self._problems else 0
@@ -248,9 +248,9 @@ class _Demo:
 
     def _report(self, daemon: subprocess.Popen[str], camera: subprocess.Popen[str], deadline: float) -> None:
         while self._waiting:
-            if self._page is None and (page := last_page.address(self._log)) is not None:
+            if self._page is None and (page := browser.address(self._log)) is not None:
                 self._page = page
-                last_page.show(page)
+                browser.show(page)
             try:
                 stamp, event = self._events.get(timeout=0.2)
             except queue.Empty:

@@ -377,5 +377,10 @@ def test_the_deeper_network() -> None:
         "few missed objects",
     ):
         assert f"| {guards[0][name]:.0%} | {guards[1][name]:.0%} |".replace("%", " %") in text
-    spot = "no spot in the spectrum of a flat field"
+    camera, spot = "noise of a camera's flat field removed", "no spot in the spectrum of a flat field"
+    assert f"| {guards[0][camera]:.1%} | {guards[1][camera]:.1%} |".replace("%", " %") in text
     assert f"| {guards[0][spot]:.1f} | {guards[1][spot]:.1f} |" in text
+    rings = "detail kept in every ring"
+    (before,) = (one["numbers"]["rings_worse"] for one in shipped["guards"]["fast-3"] if one["name"] == rings)
+    (after,) = (one["rings_worse"] for one in deeper["guards"] if one["name"] == rings)
+    assert f"| {before['nanoparticles']} | {after['nanoparticles']} |" in text

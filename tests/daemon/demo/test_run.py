@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from daemon.demo import camera, last_page, run, specimen
+from daemon.demo import browser, camera, run, specimen
 from daemon.errors import UsageError
 from daemon.settings.config import load
 
@@ -165,9 +165,9 @@ def test_at_a_terminal_the_daemon_stays_with_its_page_until_a_key(
         assert "the stand-in is here" in log and "stopped" not in log
         waited.append(seconds)
 
-    monkeypatch.setattr(last_page, "_watched", lambda: True)
-    monkeypatch.setattr(last_page, "_has_display", lambda: False)
-    monkeypatch.setattr(last_page, "_wait_for_key", wait)
+    monkeypatch.setattr(browser, "_watched", lambda: True)
+    monkeypatch.setattr(browser, "_has_display", lambda: False)
+    monkeypatch.setattr(browser, "_wait_for_key", wait)
     assert run.run(out, timeout=80, pace=0, count=1) == 0
     assert waited == [60.0]
 

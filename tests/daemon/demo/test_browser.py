@@ -1,4 +1,4 @@
-"""The demo's last page: for people at a terminal, and nobody else waits for it."""
+"""The demo's live page: for people at a terminal, and nobody else waits for it."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from daemon.demo import last_page
+from daemon.demo import browser
 
 PAGE = "http://127.0.0.1:8642/"
 
@@ -27,7 +27,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Standard input and output are a terminal of this process; the side of its keyboard."""
     keyboard, screen = os.openpty()
     stream = SimpleNamespace(isatty=lambda: True, fileno=lambda: screen)
-    monkeypatch.setattr(last_page, "sys", SimpleNamespace(stdin=stream, stdout=stream))
+    monkeypatch.setattr(browser, "sys", SimpleNamespace(stdin=stream, stdout=stream))
     monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp())
     monkeypatch.delenv("CI", raising=False)
     yield keyboard
@@ -38,9 +38,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_the_address_is_the_one_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "daemon.log"
     log.write_text(f"2026 INFO ready\n2026 INFO the live page is {PAGE}\n")
-    assert last_page.address(log) == PAGE
+    assert browser.address(log) == PAGE
     log.write_text("2026 INFO ready\n")
-    assert last_page.address(log) is None
+    assert browser.address(log) is None
 
 
 def never(seconds: float) -> None:
@@ -48,27 +48,27 @@ def never(seconds: float) -> None:
 
 
 def test_without_a_terminal_it_ends_at_once(opened: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    last_page.show(PAGE)
-    last_page.keep(PAGE, never)
+    browser.show(PAGE)
+    browser.keep(PAGE, never)
     assert not opened and not capsys.readouterr().out
 
 
 def test_in_continuous_integration_and_in_the_background_too(
     opened: list[str], terminal: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert last_page._watched()
+    assert browser._watched()
     monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp() + 1)
-    last_page.show(PAGE)
-    last_page.keep(PAGE, never)
+    browser.show(PAGE)
+    browser.keep(PAGE, never)
     monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp())
     monkeypatch.setenv("CI", "true")
-    last_page.show(PAGE)
-    last_page.keep(PAGE, never)
+    browser.show(PAGE)
+    browser.keep(PAGE, never)
     assert not opened
 
 
 @pytest.mark.parametrize(
-    ("display", "browser", "pages"),
+    ("display", "found", "pages"),
     [
         ("", webbrowser.BackgroundBrowser("xdg-open"), []),
         (":0", webbrowser.BackgroundBrowser("xdg-open"), [PAGE]),
@@ -77,16 +77,16 @@ def test_in_continuous_integration_and_in_the_background_too(
 )
 def test_a_browser_opens_where_there_is_a_display(
     opened: list[str], terminal: int, monkeypatch: pytest.MonkeyPatch, display: str,
-    browser: webbrowser.BaseBrowser, pages: list[str],
+    found: webbrowser.BaseBrowser, pages: list[str],
 ) -> None:  # fmt: skip
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", display)
-    monkeypatch.setattr(webbrowser, "get", lambda: browser)
-    last_page.show(PAGE)
+    monkeypatch.setattr(webbrowser, "get", lambda: found)
+    browser.show(PAGE)
     assert opened == pages
     waited: list[float] = []
-    last_page.keep(PAGE, waited.append)
-    assert opened == pages and waited == [last_page.STAY_SECONDS]
+    browser.keep(PAGE, waited.append)
+    assert opened == pages and waited == [browser.STAY_SECONDS]
 
 
 def test_a_key_ends_it(terminal: int) -> None:
@@ -99,9 +99,9 @@ def test_a_key_ends_it(terminal: int) -> None:
     finger = threading.Thread(target=press)
     finger.start()
     try:
-        last_page._wait_for_key(60)
+        browser._wait_for_key(60)
     finally:
         done.set()
         finger.join()
     assert os.isatty(terminal)
-    last_page._wait_for_key(0)
+    browser._wait_for_key(0)

@@ -23,6 +23,7 @@ from training.data import simulate
 from training.data.exposure import Image
 from training.data.truths import Rule, Truth, load_truths, split_by_source, write_split
 from training.distributed import Place, alone
+from training.growth import grown
 from training.loop import CHECKPOINT, WEIGHTS, Budget, train
 from training.losses import huberised
 from training.network import build
@@ -232,12 +233,12 @@ def simulated(recipe: Recipe, cache: Path) -> Sequence[Image]:
 
 
 def begin_from(network: nn.Module, start: Path) -> None:
-    """Load the weights of an earlier run. Raises ConfigError if they are of another network."""
+    """Load the weights of an earlier run, also into a deeper network. Raises ConfigError if they do not fit."""
     weights = _weights_of(start)
     if "pattern" not in network.state_dict():
         weights.pop("pattern", None)  # of released weights; the export measures it anew
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(grown(weights, network))
     except RuntimeError as error:
         raise ConfigError(f"{start}: weights of another network ({error}); start from one of the same kind") from error
 

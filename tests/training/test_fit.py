@@ -23,7 +23,7 @@ from training.changes import changed
 from training.data import simulate
 from training.data.samples import Batch
 from training.data.truths import load_truths
-from training.fit import SPLIT, FitOrder, add_arguments, drawer, fit, fit_and_finish
+from training.fit import SPLIT, FitOrder, add_arguments, begin_from, drawer, fit, fit_and_finish
 from training.loop import CHECKPOINT, RECORD, WEIGHTS, Budget
 from training.network import build
 from training.presets import EDE2018_LOW, EDE2018_ORDINARY, FAST, Recipe
@@ -210,6 +210,22 @@ def test_weights_of_an_earlier_run_are_the_start(data: Path, tmp_path: Path) -> 
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
     with pytest.raises(ConfigError, match=r"nothing: holds no model.safetensors"):
         fit(FitOrder(data, tmp_path / "third", start=tmp_path / "nothing"), TINY, Budget(steps=1))
+
+
+def test_a_deeper_network_starts_with_the_result_of_a_shallower_one(data: Path, tmp_path: Path) -> None:
+    first = fit(FitOrder(data, tmp_path / "first"), TINY, Budget(steps=3))
+    shallow = build("fast", TINY.arguments)
+    begin_from(shallow, first)
+    deep = build("fast", {"widths": [8, 16], "blocks": [3, 2]})
+    begin_from(deep, first)
+    units, level = torch.randn(1, 1, 64, 64), torch.full((1, 1, 1, 1), 0.1)
+    assert torch.equal(deep(units, level), shallow(units, level))
+    deep(units, level).square().mean().backward()
+    gradient = deep.get_parameter("body.encoder.0.2.second.weight").grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0  # the new blocks learn
+    with pytest.raises(ConfigError, match="weights of another network"):
+        begin_from(build("fast", {"widths": [16, 16], "blocks": [1, 1]}), first)
 
 
 @pytest.mark.parametrize("recipe", [EDE2018_LOW, EDE2018_ORDINARY], ids=["low", "ordinary"])

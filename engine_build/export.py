@@ -173,7 +173,7 @@ def export(
     # Round first, so that all measurements are of the shipped weights.
     try:
         loaded = load_file(run / "model.safetensors")
-        network.load_state_dict(_blank(network) | loaded)
+        network.load_state_dict(loaded | _blank(network))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{run / 'model.safetensors'}: missing, damaged, or of another network ({error})") from error
     state = {key: as_half(key, value) for key, value in network.state_dict().items()}
@@ -208,7 +208,8 @@ def _trained(run: Path, force: bool) -> tuple[dict[str, Any], NetworkName, dict[
         record: dict[str, Any] = json.loads((run / "record.json").read_text())
         recipe = record["recipe"]
         name: NetworkName = recipe.get("network", "fast")
-        arguments = recipe["arguments"] | ({"levelled": True} if name == "fast" else {"carried": True})
+        served = {"levelled": True, "knots": list(levelling.KNOTS)} if name == "fast" else {"carried": True}
+        arguments = recipe["arguments"] | served
         network = build(name, arguments)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(

@@ -12,8 +12,11 @@ from torch import Tensor
 from daemon.counts.scaling import noise_units
 from training.network import FastDenoiser, pattern_terms
 
-COUNTS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0, 10.0, 30.0, 100.0, 1000.0, 5000.0)
+COUNTS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 5000.0)
 """Mean counts per pixel of the flat fields."""
+KNOTS = tuple(sorted(round(noise_units(counts).level, 4) for counts in COUNTS[1:-1]))
+"""Noise levels of all of them but the outermost: between neighbours the pattern is interpolated linearly. With fewer
+knots a deeper network kept up to 3e-4 of the noise at one frequency, which is a spot where little noise is left."""
 SIDE, MARGIN = 512, 64
 """Side of the flat fields and width of the border that is left out, pixels."""
 FRAMES = 24
@@ -24,7 +27,7 @@ FRAMES = 24
 def level(network: FastDenoiser, frames: int = FRAMES, seed: int = 0) -> None:
     """Set the network's `pattern` to what it leaves on `frames` flat fields of each of `COUNTS`, by least squares.
 
-    Raises ValueError for a network that is not made with `levelled`.
+    With `KNOTS` there are as many terms as measurements. Raises ValueError for a network made without `levelled`.
     """
     if not network.levelled:
         raise ValueError("this network has no pattern to set; build it with levelled=True")
@@ -33,7 +36,7 @@ def level(network: FastDenoiser, frames: int = FRAMES, seed: int = 0) -> None:
     terms, patterns = [], []
     for counts in COUNTS:
         noise, pattern = pattern_of(network, counts, frames, seed)
-        terms.append(pattern_terms(noise.reshape(1, 1, 1, 1)).flatten())
+        terms.append(pattern_terms(noise.reshape(1, 1, 1, 1), network.knots).flatten())
         patterns.append(pattern.flatten())
     found = torch.linalg.lstsq(torch.stack(terms).double(), torch.stack(patterns)).solution
     network.pattern.copy_(found.T[..., None, None])

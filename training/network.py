@@ -272,17 +272,16 @@ def _edged(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
-_PATTERN_KNOTS = (0.3, 0.45, 0.55, 0.61)
-"""Noise levels (of 2.4, 0.9, 0.5 and 0.3 counts) at which the slope of the pattern changes: steep at few counts."""
+COARSE_KNOTS = (0.3, 0.45, 0.55, 0.61)
+"""Noise levels (of 2.4, 0.9, 0.5 and 0.3 counts) at which the slope of the pattern changes, in weights up to fast-3."""
 _PATTERN_HIGHEST = 0.66
 """The noise level of 0.2 counts; above it the pattern is that of 0.2 counts."""
-_PATTERN_TERMS = 2 + len(_PATTERN_KNOTS)
 
 
-def pattern_terms(noise: Tensor) -> Tensor:
-    """(N, 1, H, W) noise levels → (N, `_PATTERN_TERMS`, H, W): 1, the level, and how far it is beyond each knot."""
+def pattern_terms(noise: Tensor, knots: Sequence[float]) -> Tensor:
+    """(N, 1, H, W) noise levels → (N, 2 + knots, H, W): 1, the level, and how far it is beyond each of the knots."""
     noise = noise.clamp(max=_PATTERN_HIGHEST)
-    return torch.cat([torch.ones_like(noise), noise, *(F.relu(noise - knot) for knot in _PATTERN_KNOTS)], 1)
+    return torch.cat([torch.ones_like(noise), noise, *(F.relu(noise - knot) for knot in knots)], 1)
 
 
 class FastDenoiser(nn.Module):
@@ -309,6 +308,7 @@ class FastDenoiser(nn.Module):
         smooth: whether the carried mean of step 5 is smooth (`smooth_mean`); False for weights up to fast-2.
         levelled: whether the regular pattern that the body's strides leave on flat fields is subtracted. Its terms,
             the buffer `pattern`, are not trained but measured (`training.levelling`).
+        knots: noise levels at which the slope of that pattern changes.
     """
 
     cell = 32
@@ -319,7 +319,7 @@ class FastDenoiser(nn.Module):
     stride = cell
 
     pattern: Tensor
-    """(period², `_PATTERN_TERMS`, 1, 1): for each pixel of a cell of the grid, a function of the noise level."""
+    """(period², 2 + knots, 1, 1): for each pixel of a cell of the grid, a function of the noise level."""
 
     def __init__(
         self,
@@ -327,6 +327,7 @@ class FastDenoiser(nn.Module):
         blocks: Sequence[int] = (1, 1, 2, 2),
         levelled: bool = False,
         smooth: bool = False,
+        knots: Sequence[float] = COARSE_KNOTS,
     ) -> None:
         super().__init__()
         self.body = Body(widths, blocks)
@@ -334,8 +335,9 @@ class FastDenoiser(nn.Module):
         """Side of the cells of the grid that the body's strides lay over the image, pixels."""
         self.levelled = levelled
         self.smooth = smooth
+        self.knots = tuple(knots)
         if levelled:
-            self.register_buffer("pattern", torch.zeros(self.period**2, _PATTERN_TERMS, 1, 1))
+            self.register_buffer("pattern", torch.zeros(self.period**2, 2 + len(self.knots), 1, 1))
 
     def forward(self, units: Tensor, level: Tensor) -> Tensor:
         mean = local_mean(units, self.cell)
@@ -348,7 +350,7 @@ class FastDenoiser(nn.Module):
         inputs = torch.cat([stabilised, stabilised * share.sqrt(), share, noise], 1)
         correction = self.body(inputs)
         if self.levelled:
-            terms = pattern_terms(F.avg_pool2d(noise, self.period))
+            terms = pattern_terms(F.avg_pool2d(noise, self.period), self.knots)
             correction = correction - F.pixel_shuffle(F.conv2d(terms, self.pattern), self.period)
         return self.carried(units, units - share * (units - mean) + mean_spread * correction, level)
 

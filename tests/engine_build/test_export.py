@@ -23,11 +23,12 @@ from daemon.counts.scaling import MINMAX_CROP, minmax_crop
 from daemon.errors import ConfigError, WeightsError
 from emdenoised import Denoiser
 from engine_build.export import HALO_MAX, HALO_RMS, PAPER_DOSES, as_half, export, measure_halo, store_as_half
+from training.levelling import KNOTS
 from training.network import FastDenoiser, build
 from training.presets import Doses
 
 ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
-SERVED = ARGUMENTS | {"levelled": True}
+SERVED = ARGUMENTS | {"levelled": True, "knots": list(KNOTS)}
 
 
 def finished_run(folder: Path, **changes: Tensor) -> Path:

@@ -1,6 +1,7 @@
 """The regular pattern of a fast network on flat fields is measured at export and subtracted in service."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from daemon.counts.scaling import noise_units
 from engine_build.export import export
-from training.levelling import level, pattern_of
-from training.network import FastDenoiser, build
+from training.levelling import KNOTS, level, pattern_of
+from training.network import COARSE_KNOTS, FastDenoiser, build
 
 ARGUMENTS = {"widths": [8, 16, 16], "blocks": [1, 1, 1]}
 
 
-def patterned(levelled: bool = True) -> FastDenoiser:
+def patterned(levelled: bool = True, knots: Sequence[float] = KNOTS) -> FastDenoiser:
     """A network of random weights, whose correction is strong enough to leave a clear pattern at three strides."""
     torch.manual_seed(1)
-    network = build("fast", ARGUMENTS | {"levelled": levelled}).eval()
+    network = build("fast", ARGUMENTS | {"levelled": levelled, "knots": knots}).eval()
     assert isinstance(network, FastDenoiser)
     with torch.no_grad():
         network.body.tail.weight.mul_(3)
@@ -60,18 +61,18 @@ def test_a_network_without_a_place_for_it_is_refused() -> None:
 
 
 def test_weights_trained_without_it_are_exported_with_it_and_again(tmp_path: Path) -> None:
-    """A run of today, and a fine-tuning of released weights, whose state holds the pattern of before."""
+    """A run of today, and a fine-tuning of fast-3, whose state holds the pattern of before, with fewer knots."""
     patterns = []
     for name, arguments in (("fresh", ARGUMENTS), ("tuned", ARGUMENTS | {"levelled": True})):
         run = tmp_path / name
         run.mkdir()
-        state = patterned(levelled="levelled" in arguments).state_dict()
+        state = patterned("levelled" in arguments, COARSE_KNOTS).state_dict()
         if name == "tuned":
             state["pattern"] = torch.full_like(state["pattern"], 0.25)
         save_file(state, run / "model.safetensors")
         (run / "record.json").write_text(json.dumps({"recipe": {"arguments": arguments}}))
         made = export(run, name, tmp_path / f"{name}-weights", flats=1)
-        assert made.arguments == ARGUMENTS | {"levelled": True}
+        assert made.arguments == ARGUMENTS | {"levelled": True, "knots": list(KNOTS)}
         patterns.append(load_file(tmp_path / f"{name}-weights" / made.safetensors)["pattern"])
     assert torch.equal(*patterns)
     assert float(patterns[0].abs().max()) > 1e-3

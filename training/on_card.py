@@ -153,6 +153,7 @@ def batch_on_card(draw: Draw, stock: Stock, seed: int, step: int, indices: Seque
     crop = regrade(dice, crop)
     contrast = torch.where(dice.chance(draw.full_contrast), 1.0, dice.log_uniform(draw.contrasts))
     dose = mean_doses(draw, dice, _mean(crop), simulated)
+    dose, contrast = barely_visible(draw, dice, dose, contrast, simulated)
     if draw.flat:
         flat = dice.chance(draw.flat)
         crop = torch.where(_each(flat), 0.5, crop)
@@ -210,6 +211,13 @@ def mean_doses(draw: Draw, dice: Dice, mean: Tensor, simulated: Tensor) -> Tenso
     by_peak = (peak * mean).clamp(min=samples.FAINTEST_DOSE)
     dose = torch.where(which < draw.low + draw.ordinary, by_peak, dice.log_uniform(draw.doses))
     return torch.where(simulated & dice.chance(draw.sparse), dice.log_uniform(draw.sparse_doses), dose)
+
+
+def barely_visible(draw: Draw, dice: Dice, dose: Tensor, contrast: Tensor, simulated: Tensor) -> tuple[Tensor, Tensor]:
+    """Doses and contrasts (N,), some of the simulated ones as `training.data.samples.barely_visible` draws them."""
+    faint, other = simulated & dice.chance(draw.faint), dice.log_uniform(draw.doses)
+    visible = (dice.log_uniform(draw.visibilities) / other.sqrt()).clamp(*draw.contrasts)
+    return torch.where(faint, other, dose), torch.where(faint, visible, contrast)
 
 
 def draw_cameras(draw: Draw, dice: Dice) -> Cameras:

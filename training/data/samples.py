@@ -82,6 +82,11 @@ class Draw:
     but here a network most easily completes a lattice and removes its defects."""
     sparse_doses: tuple[float, float] = (FAINTEST_DOSE, 20.0)
     """Their mean counts per pixel, log-uniform between these."""
+    faint: float = 0.4
+    """Share of the simulated crops, independent of the other shares, whose contrast follows from the dose, which is
+    log-uniform: point defects are barely visible in them at any dose."""
+    visibilities: tuple[float, float] = (0.5, 4.0)
+    """Their contrast times the square root of their mean counts per pixel, log-uniform between these."""
     full_contrast: float = 0.5
     """Share of crops with full contrast: blacks have no counts."""
     contrasts: tuple[float, float] = (0.02, 1.0)
@@ -126,6 +131,8 @@ def sample(draw: Draw, truths: Sequence[Truth], scenes: Sequence[Image], seed: i
     crop = regrade(rng, crop)
     contrast = 1.0 if rng.random() < draw.full_contrast else _log_uniform(rng, draw.contrasts)
     dose = mean_dose(draw, rng, float(crop.mean()), simulated)
+    if simulated and rng.random() < draw.faint:
+        dose, contrast = barely_visible(draw, rng)
     if draw.flat and rng.random() < draw.flat:
         crop, dose, places = np.full_like(crop, 0.5), _log_uniform(rng, draw.doses), np.zeros_like(crop)
     detector = IDEAL
@@ -219,6 +226,13 @@ def mean_dose(draw: Draw, rng: np.random.Generator, mean: float, simulated: bool
     if which < draw.low + draw.ordinary:
         return max(FAINTEST_DOSE, paper_ordinary_dose(rng) * mean)
     return _log_uniform(rng, draw.doses)
+
+
+def barely_visible(draw: Draw, rng: np.random.Generator) -> tuple[float, float]:
+    """Mean counts per pixel and contrast of a faint crop."""
+    dose = _log_uniform(rng, draw.doses)
+    lowest, highest = draw.contrasts
+    return dose, min(highest, max(lowest, _log_uniform(rng, draw.visibilities) / sqrt(dose)))
 
 
 def in_noise_units(

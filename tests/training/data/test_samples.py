@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from training.data import samples, simulate
 from training.data.exposure import Detector, Image
-from training.data.samples import Batch, Draw, PaperDraw, batch, draw_crop, mean_dose, paper_batch, paper_sample, sample
+from training.data.samples import (
+    Batch,
+    Draw,
+    PaperDraw,
+    barely_visible,
+    batch,
+    draw_crop,
+    mean_dose,
+    paper_batch,
+    paper_sample,
+    sample,
+)
 from training.data.truths import Truth
 
 
@@ -122,7 +133,14 @@ def test_doses_and_contrasts_have_the_shares_of_the_draw() -> None:
     sparse = np.array([mean_dose(Draw(low=0, ordinary=1), rng, 0.4, simulated=True) for _ in range(8000)])
     assert np.mean(sparse < 80) == pytest.approx(0.3, abs=0.02)
     assert np.median(sparse[sparse < 80]) == pytest.approx(np.sqrt(0.5 * 20), rel=0.1)
-    drawn = batch(replace(SMALL, low=0, ordinary=1, stranger=0, sparse=0), TRUTHS, SCENES, 0, 0, range(200))
+    faint = np.array([barely_visible(Draw(), rng) for _ in range(4000)])
+    dose, contrast = faint.T
+    assert np.median(dose) == pytest.approx(np.sqrt(0.5 * 5000), rel=0.15)
+    assert 0.02 <= contrast.min() < contrast.max() <= 1
+    free = (contrast > 0.02) & (contrast < 1)
+    visible = (contrast * np.sqrt(dose))[free]
+    assert 0.5 - 1e-9 <= visible.min() < visible.max() <= 4 + 1e-9
+    drawn = batch(replace(SMALL, low=0, ordinary=1, stranger=0, sparse=0, faint=0), TRUTHS, SCENES, 0, 0, range(200))
     truth = counts_of(drawn.truth, drawn.level)
     # Of full contrast the darkest pixel of a crop has few counts; of a diluted one, many.
     dark = truth.min((1, 2, 3)) < 0.02 * truth.max((1, 2, 3))

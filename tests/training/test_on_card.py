@@ -83,7 +83,7 @@ def statistics(noisy: Image, truth: Image, level: Image, weight: Image) -> dict[
 @pytest.mark.slow
 def test_samples_follow_the_laws_of_the_host() -> None:
     number = 6000  # so many that another law stands out though 12 % of the crops have sparse doses anyway
-    host, card = (statistics(**drawn(USUAL, number)) for drawn in (by_numpy, on_card))
+    host, card = (statistics(**drawn(USUAL, number, seed=2)) for drawn in (by_numpy, on_card))
     chances = {name: ks_2samp(host[name], card[name]).pvalue for name in host}
     assert min(chances.values()) > 0.01, chances
     # The test sees what it is there for: other doses, cameras and contrasts.

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from daemon.micrograph import Acquisition
+
 Are = Literal["frames", "tilts", "pieces", "places", "exposures", "slices", "channels"]
 """Points of a time series are exposures."""
 
@@ -158,6 +160,14 @@ def of_tilts(angles: Iterable[float], by: str) -> Stack | None:
     """A tilt series, where the angles of its sections (degrees) differ."""
     known = [angle for angle in angles if abs(angle) <= 180]
     return Stack("tilts", by) if len(known) > 1 and max(known) - min(known) > _TILT_STEP else None
+
+
+def of_acquisitions(taken: Iterable[Acquisition], by: str) -> Stack | None:
+    """Channels, where the sections are of several detectors; exposures of their own, where their optics differ."""
+    known = list(taken)
+    if len({one.detector for one in known if one.detector}) > 1:
+        return Stack("channels", by)
+    return of_places(((one.voltage_kv, one.magnification) for one in known), "exposures", by)
 
 
 def of_places(places: Iterable[tuple[Any, ...]], are: Are, by: str) -> Stack | None:

@@ -30,6 +30,11 @@ _AXES = {"A": "angle", "E": "lambda", "H": "lifetime", "L": "exposure", "M": "mo
 """Of tifffile's letters those that `stack.of_axis` does not know."""
 _LABELS = 50839
 """ImageJ's tag of further metadata, as tifffile parses it."""
+_DERIVED = re.compile(
+    r"(?<![^\W\d_])(fft|fourier|power[ _-]?spectrum|diffractogram|thumbnail|preview|mask|labels|histogram)(?![^\W\d_])",
+    re.IGNORECASE,
+)
+"""Words in the name of a page that is made from the micrograph."""
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -64,14 +69,18 @@ def choose(path: Path, layout: TiffLayout) -> list[int]:
 
 
 def _full_size(path: Path, layout: TiffLayout) -> list[int]:
-    """Indices of the greyscale pages, without thumbnails where there are others. Raises MicrographError without any."""
+    """Indices of the greyscale pages, without thumbnails, spectra and masks where there are others.
+
+    Raises MicrographError if there is none.
+    """
     refusals = [_refusal(page) for page in layout.pages]
     grey = [index for index, refusal in enumerate(refusals) if refusal is None]
     if not grey:
         raise MicrographError(
             f"{path}: holds {refusals[0]}, not one intensity per pixel; export it as greyscale, 8, 16 or 32 bit"
         )
-    return [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
+    full = [index for index in grey if not layout.pages[index].subfile & _REDUCED] or grey
+    return [index for index in full if not _DERIVED.search(layout.pages[index].name)] or full
 
 
 def _kind(page: PageLayout) -> tuple[int, ...]:

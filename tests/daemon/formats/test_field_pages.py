@@ -51,6 +51,48 @@ def test_where_nothing_says_which_page_is_the_micrograph_it_is_refused(
         formats.read(several(tmp_path / "a.tif", *pages), LIMIT)
 
 
+@pytest.mark.parametrize("name", ["FFT of grid 1", "power spectrum", "MASK", "grid1_preview", "Fourier transform"])
+def test_a_deeper_page_that_is_made_from_the_micrograph_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+    derived = np.full(COUNTS.shape, 0.5, np.float32)
+    for turned in (False, True):
+        pages = [(COUNTS, "grid 1, masked stage"), (derived, name)]
+        with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+            for page, title in reversed(pages) if turned else pages:
+                writer.write(page, contiguous=False, extratags=[(285, 2, 0, title, True)], **PLAIN)
+        found = formats.read(tmp_path / "a.tif", LIMIT)
+        np.testing.assert_array_equal(found.pixels, COUNTS)
+        assert "1 other page of the file" in found.warnings[0]
+
+
+def fei(detector: str, volts: float = 5000) -> bytes:
+    return f"[Beam]\r\nHV={volts}\r\n[Detectors]\r\nName={detector}\r\nNumber=1\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("heads", "are"),
+    [
+        ((fei("ETD"), fei("TLD"), fei("ETD")), "channels"),
+        ((fei("ETD"), fei("ETD", 2000), fei("ETD")), "exposures of their own"),
+        ((fei("ETD"), fei("ETD"), fei("ETD")), None),
+    ],
+)
+def test_pages_of_several_detectors_or_voltages_are_no_frames_whatever_the_name(
+    tmp_path: Path, heads: tuple[bytes, ...], are: str | None
+) -> None:
+    path = tmp_path / "a_frames.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for head in heads:
+            tags = [(34682, 2, len(head) + 1, head + b"\0", True)]
+            writer.write(COUNTS, contiguous=False, extratags=tags, photometric="minisblack", metadata=None)
+    found = formats.read(path, LIMIT)
+    if are is None:
+        formats.require_one_exposure(found)
+        np.testing.assert_array_equal(found.pixels, 3.0 * COUNTS)
+    else:
+        with pytest.raises(MicrographError, match=f"its sections are {are} .the pages' own headers"):
+            formats.require_one_exposure(found)
+
+
 def test_a_deeper_image_in_a_sub_directory_is_not_passed_over(tmp_path: Path) -> None:
     for inner, refused in ((COUNTS, True), (COUNTS.astype(np.uint8)[::2, ::2], False)):
         with tifffile.TiffWriter(tmp_path / "a.tif") as writer:

@@ -78,18 +78,20 @@ def poisson(output: Tensor, batch: Drawn) -> Tensor:
 
 GRID = 16
 """Period of the coarsest grid that strided layers of the fast network lay over the image, pixels."""
+_BAND = 3
+"""Height of a band, in periods."""
 
 
 def grid(output: Tensor, batch: Drawn) -> Tensor:
     """Mean square of the pattern that flat crops share with the network's own grid, in units of their noise variance.
 
     On a flat field a network with strides adds a faint pattern of their period: far too faint to move any other loss,
-    but a spot in the spectrum. Averaging the cells of the grid leaves that pattern and a little noise, and the noise
-    would be most of the square. So the averages over the upper and over the lower half are multiplied instead: their
-    noise is independent, and the expectation is the pattern's square alone. A negative product counts as zero:
-    otherwise a network that recognises the borders learns opposite patterns for the two halves. Zero also for
-    a batch without flat crops. Raises RuntimeError for crops that are no multiple of `GRID` pixels, or of one row of
-    cells.
+    but a spot in the spectrum. Averaging cells of the grid leaves that pattern and a little noise, and the noise
+    would be most of the square. So averages over two halves are multiplied instead: their noise is independent, and the
+    expectation is the pattern's square alone. The halves are those of bands of rows and of columns, because a
+    network that recognises the borders of the crop learns opposite patterns for the halves of the crop as a whole.
+    A negative mean product counts as zero. Zero also for a batch without flat crops. Raises RuntimeError for crops that
+    are no multiple of `GRID` pixels, or of one row of cells.
     """
     truth = on(batch.truth, output)
     flat = truth.amax((1, 2, 3)) == truth.amin((1, 2, 3))
@@ -97,15 +99,17 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
     if not len(error):
         return output.new_zeros(())
     rows, columns = (extent // GRID for extent in error.shape[2:])
-    cells = error.reshape(-1, rows, GRID, columns, GRID).mean(3)
-    upper, lower = (_pattern(half) for half in (cells[:, : rows // 2], cells[:, -(rows // 2) :]))
-    return (upper * lower).mean().clamp(min=0) * len(error) / len(output)
+    cells = error.reshape(-1, rows, GRID, columns, GRID).permute(0, 1, 3, 2, 4)
+    return (_repeated(cells) + _repeated(cells.transpose(1, 2))) / 2 * len(error) / len(output)
 
 
-def _pattern(cells: Tensor) -> Tensor:
-    """(crops, rows, `GRID`, `GRID`) → (crops, `GRID`, `GRID`): the average cell, without its mean."""
-    average = cells.mean(1)
-    return average - average.mean((1, 2), keepdim=True)
+def _repeated(cells: Tensor) -> Tensor:
+    """Mean square of what both halves of (crops, rows, columns, `GRID`, `GRID`) share, in each band of rows."""
+    bands, half = max(1, cells.shape[1] // _BAND), cells.shape[2] // 2
+    banded = cells[:, : _BAND * bands].unflatten(1, (bands, -1))
+    first, second = (part.mean((2, 3)) for part in (banded[:, :, :, :half], banded[:, :, :, half : 2 * half]))
+    first, second = (part - part.mean((2, 3), keepdim=True) for part in (first, second))
+    return (first * second).mean().clamp(min=0)
 
 
 def structural_similarity(output: Tensor, truth: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:

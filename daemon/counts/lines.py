@@ -30,8 +30,8 @@ ALONE, _PAIR_ALONE = 0.3, 0.1
 """Share of a line's excess that its neighbours may hold, and of that of two lines side by side."""
 EXACT = 1 << 15
 """Rows whose 16-bit pixels add up to 32 bits."""
-TOGETHER = 8
-"""Pieces evaluated together: few calls, and little memory."""
+TOGETHER = 1 << 17
+"""Means evaluated together: few calls, and little memory."""
 _REACH = 5
 """Pixels to either side that count as background."""
 USUAL = 0.8
@@ -62,9 +62,10 @@ def _mask(pixels: Pixels) -> NDArray[np.bool_]:
     if min(height, width) < 2 * _REACH:
         return bad
     with np.errstate(all="ignore"):
-        for first, last, column in _along(pixels):
+        down, across = _both_means(pixels)
+        for first, last, column in _along(pixels, down):
             bad[first:last, column] = True
-        for first, last, row in _along(pixels.T):
+        for first, last, row in _along(pixels.T, across):
             bad[row, first:last] = True
     return bad
 
@@ -91,18 +92,56 @@ def replaced(pixels: Pixels, places: Indices) -> Pixels:
     return clean
 
 
-def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
-    """Defective pieces of columns: first row, row after the last, column."""
+def _edges(length: int) -> list[int]:
+    """Where the pieces of a line begin, and the end of the last."""
+    return [int(edge) for edge in np.linspace(0, length, max(1, length // _LENGTH) + 1)]
+
+
+def _both_means(pixels: Pixels) -> tuple[Values, Values] | tuple[None, None]:
+    """Mean of each column (pieces, W) and of each row (pieces, H) in every piece, in one pass; None for large numbers.
+
+    A piece is shorter than 256 pixels, so single precision adds up its 16-bit integers without rounding.
+    """
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
+        return None, None
+    (height, width), (tops, lefts) = pixels.shape, map(_edges, pixels.shape)
+    down, across = np.empty((len(tops) - 1, width)), np.empty((len(lefts) - 1, height))
+    even = width == (len(lefts) - 1) * lefts[1]
+    room = np.empty((max(np.diff(tops)), width), np.float32)
+    for piece, (top, bottom) in enumerate(pairwise(tops)):
+        band = room[: bottom - top]
+        np.copyto(band, pixels[top:bottom])
+        down[piece] = np.einsum("ij->j", band)
+        if even:
+            across[:, top:bottom] = np.einsum("ijk->ji", band.reshape(len(band), len(lefts) - 1, -1))
+        else:
+            across[:, top:bottom] = np.add.reduceat(band, lefts[:-1], axis=1).T
+    down /= np.diff(tops)[:, None]
+    across /= np.diff(lefts)[:, None]
+    return down, across
+
+
+def _along(pixels: Pixels, means_of_all: Values | None) -> Iterator[tuple[int, int, int]]:
+    """Defective pieces of columns: first row, row after the last, column.
+
+    `means_of_all`: of each column in every piece, where they are known: a column of one value has it for its mean.
+    """
     height, width = pixels.shape
     if width < 4 * _REACH or height < PART:
         return
-    edges = [int(edge) for edge in np.linspace(0, height, max(1, height // _LENGTH) + 1)]
+    edges = _edges(height)
     found = np.zeros((2, len(edges) - 1, width), np.bool_)
-    for first in range(0, len(edges) - 1, TOGETHER):
-        parts = [pixels[top:bottom] for top, bottom in pairwise(edges[first : first + TOGETHER + 1])]
+    same, whole = None, pixels[0] == pixels[1]
+    if means_of_all is not None:
+        same = means_of_all == pixels[edges[:-1]]
+        whole = same.all(axis=0) & (means_of_all == means_of_all[0]).all(axis=0)
+    together = max(1, TOGETHER // width)
+    for first in range(0, len(edges) - 1, together):
+        parts = [pixels[top:bottom] for top, bottom in pairwise(edges[first : first + together + 1])]
         for piece, part in enumerate(parts, first):
-            found[0, piece] = _constant(part)
-        columns = [np.flatnonzero(odd) for odd in _suspects(np.array([_means(part) for part in parts]))]
+            found[0, piece] = _constant(part, part[0] == part[1] if same is None else same[piece])
+        means = np.array([_means(part) for part in parts]) if means_of_all is None else means_of_all[first:][:together]
+        columns = [np.flatnonzero(odd) for odd in _suspects(means)]
         means = _around(parts, columns)
         places = [(piece, int(column)) for piece, some in enumerate(columns, first) for column in some]
         for lines in (1, 2):
@@ -111,7 +150,7 @@ def _along(pixels: Pixels) -> Iterator[tuple[int, int, int]]:
                 found[lines - 1, piece, begin : begin + lines] = True
     single, double = found
     double &= double.all(axis=0)
-    bad = single | double | _constant(pixels)
+    bad = single | double | _constant(pixels, whole)
     if bad.any(axis=0).mean() > MOST:
         return
     for column in np.flatnonzero(bad.any(axis=0)):
@@ -137,10 +176,14 @@ def _means(part: Pixels) -> Values:
     return means
 
 
-def _constant(part: Pixels) -> NDArray[np.bool_]:
-    """Which columns (W,) have one value in these rows, few side by side, beside others that vary."""
-    width = part.shape[1]
-    same: NDArray[np.bool_] = part[0] == part[1]
+def _constant(part: Pixels, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which columns (W,) have one value in these rows, few side by side, beside others that vary.
+
+    `possible`: marks all that have, and maybe others.
+    """
+    width, same = part.shape[1], possible.copy()
+    if not same.any():
+        return same
     for rows in (PART, len(part)):  # few are left each time
         candidates = np.flatnonzero(same)
         same[candidates] = (part[:rows, candidates] == part[0, candidates]).all(axis=0)
@@ -177,10 +220,11 @@ def _suspects(means: Values) -> NDArray[np.bool_]:
 
     The next may belong to the same line.
     """
-    padded = np.pad(means, ((0, 0), (2, 2)), "reflect")
-    left, right = padded[:, :-4], padded[:, 4:]
-    beside = (np.where(np.isfinite(left), left, right) + np.where(np.isfinite(right), right, left)) / 2
-    odd = np.abs(means - beside)
+    left = np.concatenate((means[:, 2:0:-1], means[:, :-2]), axis=1)  # at the edges the two on the other side
+    right = np.concatenate((means[:, 2:], means[:, -2:-4:-1]), axis=1)
+    if not np.isfinite(means).all():
+        left, right = np.where(np.isfinite(left), left, right), np.where(np.isfinite(right), right, left)
+    odd = np.abs(means - (left + right) / 2)
     return np.asarray(odd > _SUSPECT * 1.48 * _median(odd, axis=1)[:, None])
 
 
@@ -234,6 +278,10 @@ def _defective(means: Values, lines: int) -> NDArray[np.bool_]:
 
 def _median(values: Values, axis: int) -> Values:
     """Of the numbers; NaN where there is none. numpy.nanmedian takes ten times as long for short axes."""
+    if values.size and np.isfinite(values).all():
+        low, high = (values.shape[axis] - 1) // 2, values.shape[axis] // 2
+        ordered = np.partition(values, (low, high), axis=axis)
+        return np.asarray((ordered.take(low, axis) + ordered.take(high, axis)) / 2)
     ordered = np.sort(values, axis=axis)  # NaN last
     number = np.isfinite(values).sum(axis=axis, keepdims=True)
     low, high = np.maximum(number - 1, 0) // 2, number // 2

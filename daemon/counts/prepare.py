@@ -67,8 +67,10 @@ def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_al
     without = _without(survey, clean, known) if len(known) else survey
     found = spikes.find(pixels, noise.effective_gain, noise.effective_offset, false_alarm=false_alarm, surveyed=without)
     places = found.rows * pixels.shape[1] + found.columns
-    counted = np.isin(places, without.missing, assume_unique=True, invert=True)
-    flagged = pixels[found.rows[counted], found.columns[counted]].sum(dtype=np.float64)
+    counted = (
+        places[np.isin(places, without.missing, assume_unique=True, invert=True)] if len(without.missing) else places
+    )
+    flagged = pixels[np.divmod(counted, pixels.shape[1])].sum(dtype=np.float64)
     mean = (without.total - float(flagged)) / (pixels.size - len(found))
     dose, scaling = choice.counts(mean), noise.scaling(mean)
     doubts, remarks = apart.reasons(pixels.shape)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.counts.neighbours import CONFIDENCE, Neighbours
 from daemon.counts.plane import NOWHERE, Spikes, Survey
 from daemon.counts.stand_ins import stand_ins
 from daemon.errors import MicrographError
@@ -41,8 +42,6 @@ _OUTER = ((0, 2), (2, 0))
 """Steps to opposite neighbours. The outer ones catch a 2 x 2 hit, whose pixels shield one another from the inner."""
 _ONE_SIDED = 0.1
 """Share of a pixel's brightness that its neighbours must hold where no opposite pair is left, as in a corner."""
-_CONFIDENCE = 3.0
-"""Standard deviations by which the background is taken lower, and the neighbours higher, than measured."""
 _BACKGROUND_RADIUS = 4
 """Pixels to either side in which the background is estimated."""
 _SPREAD_QUANTILE, _SPREAD_FACTOR, SPREAD_BLOCK = 0.99, 4.0, 64
@@ -55,8 +54,10 @@ ROUNDS = 8
 """Of the search, at most: a hit covers a few pixels, and further rounds would remove structure."""
 BAND = 2 * SPREAD_BLOCK
 """Rows surveyed at a time, a multiple of the block: memory does not grow with the image."""
-CHUNK, AT_ONCE, BLOCKS = 1 << 16, 1 << 12, 1 << 6
-"""Suspects, pixels whose background is measured, and blocks at a time."""
+CHUNK, AT_ONCE = 1 << 16, 1 << 12
+"""Suspects, and pixels whose background is measured, at a time."""
+FEW = 1 << 10
+"""Pixels of which it takes longer to exclude most than to examine all."""
 _NEVER = 1e30
 
 
@@ -222,12 +223,17 @@ class _Field:
         pixel = np.maximum(self._at(rows, columns), 0)
         found = np.zeros(len(rows), dtype=np.bool_)
         for steps, ring in ((_INNER, 0), (_OUTER, 1)):
-            around = self._neighbours(rows, columns, steps)
-            # With the neighbours as the background the bound is tightest: what passes even that needs no more work.
-            open_ = np.flatnonzero(~found & (around.unlikelihood(pixel, around.brightest) >= limit))
+            open_ = np.flatnonzero(~found)
+            if len(open_) > FEW and self._never_negative:
+                open_ = open_[self._possible(rows[open_], columns[open_], pixel[open_], steps, limit)]
             if not len(open_):
                 continue
-            near = around.of(open_)
+            near = self._neighbours(rows[open_], columns[open_], steps)
+            # With the neighbours as the background the bound is tightest: what passes even that needs no more work.
+            passed = np.flatnonzero(near.unlikelihood(pixel[open_], near.brightest) >= limit)
+            open_, near = open_[passed], near.of(passed)
+            if not len(open_):
+                continue
             excess = pixel[open_] - near.total / np.maximum(near.number, 1)
             far_out = self._far_out(rows[open_], columns[open_], excess, ring)
             open_, near = open_[far_out], near.of(far_out)
@@ -235,12 +241,36 @@ class _Field:
             found[open_] = near.unlikelihood(pixel[open_], background) >= limit
         return found
 
+    @property
+    def _never_negative(self) -> bool:
+        return self.pixels.dtype.kind in "iu" and int(np.iinfo(self.pixels.dtype).min) >= self.offset
+
+    def _possible(
+        self, rows: Indices, columns: Indices, pixel: Values, steps: Sequence[tuple[int, int]], limit: float
+    ) -> Mask:
+        """Marks the pixels (n,) that are not explained by their first two neighbours alone, as almost all others are.
+
+        More counts beside a pixel, or fewer neighbours, only ever make it likelier.
+        """
+        dy, dx = steps[0]
+        total = self._at(rows + dy, columns + dx) + self._at(rows - dy, columns - dx)
+        known = Neighbours(
+            np.where(np.isnan(total), 0, total), np.full(len(rows), 2.0 * len(steps)), np.ones(len(rows))
+        )
+        return np.asarray(known.unlikelihood(pixel, known.brightest) >= limit * (1 - 1e-9))
+
     def _at(self, rows: Indices, columns: Indices) -> Values:
         height, width = self.missing.shape
-        y, x = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-        lost = (y != rows) | (x != columns) | self._taken(self.missing, y, x)
+        y, x = rows, columns
+        if rows.size and (rows.min() < 0 or columns.min() < 0 or rows.max() >= height or columns.max() >= width):
+            y, x = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+        lost = self._taken(self.missing, y, x)
+        if y is not rows:
+            lost |= (y != rows) | (x != columns)
         with np.errstate(over="ignore", invalid="ignore"):
-            counts = (self._taken(self.pixels, y, x).astype(np.float64) - self.offset) / self.gain
+            counts = self._taken(self.pixels, y, x).astype(np.float64)
+            counts -= self.offset
+            counts /= self.gain
         counts[lost] = np.nan
         return counts
 
@@ -249,7 +279,7 @@ class _Field:
         """plane[y, x], in half the time where that is possible."""
         return plane.reshape(-1).take(y * plane.shape[1] + x) if plane.flags.c_contiguous else plane[y, x]
 
-    def _neighbours(self, rows: Indices, columns: Indices, steps: Sequence[tuple[int, int]]) -> "_Neighbours":
+    def _neighbours(self, rows: Indices, columns: Indices, steps: Sequence[tuple[int, int]]) -> Neighbours:
         dy, dx = np.array(steps).T[:, :, None]
         one, other = self._at(rows + dy, columns + dx), self._at(rows - dy, columns - dx)  # (steps, n)
         known, also = ~np.isnan(one), ~np.isnan(other)
@@ -261,7 +291,7 @@ class _Field:
             total[lone] = (np.nan_to_num(one[:, lone]) + np.nan_to_num(other[:, lone])).sum(axis=0)
             number[lone] = (known[:, lone] + 0.0 + also[:, lone]).sum(axis=0)
             share[lone] = _ONE_SIDED
-        return _Neighbours(np.maximum(total, 0), number, share)
+        return Neighbours(np.maximum(total, 0), number, share)
 
     def _background(self, rows: Indices, columns: Indices) -> Values:
         """A low estimate of the local background: the least of 9 x 9 pixels, less its own uncertainty."""
@@ -273,14 +303,11 @@ class _Field:
             around = self._at((rows[part] + dy).ravel(), (columns[part] + dx).ravel())
             least[part] = np.fmin.reduce(around.reshape(len(dy), -1), axis=0)
         least = np.nan_to_num(least)
-        return np.asarray(least - _CONFIDENCE * np.sqrt(np.maximum(least, 0)))
+        return np.asarray(least - CONFIDENCE * np.sqrt(np.maximum(least, 0)))
 
     def _far_out(self, rows: Indices, columns: Indices, excess: Values, ring: int) -> Mask:
         """Which pixels exceed _SPREAD_FACTOR times their block's spread by that much."""
-        far = np.zeros(len(rows), np.bool_)
-        for start in range(0, len(rows), BLOCKS):
-            part = slice(start, start + BLOCKS)
-            far[part] = self._surely_far_out(rows[part], columns[part], excess[part])
+        far = self._surely_far_out(rows, columns, excess)
         rest = np.flatnonzero(~far)
         if len(rest):
             far[rest] = excess[rest] > _SPREAD_FACTOR * self._spread(rows[rest], columns[rest], ring)
@@ -294,18 +321,21 @@ class _Field:
         if self.pixels.dtype.kind not in "iu":
             return np.zeros(len(rows), np.bool_)
         kind, (height, width) = np.iinfo(self.pixels.dtype), self.pixels.shape
-        sides = min(SPREAD_BLOCK, height), min(SPREAD_BLOCK, width)
-        windows = np.lib.stride_tricks.sliding_window_view(self.pixels, sides)
-        blocks = windows[_first(rows // SPREAD_BLOCK, height), _first(columns // SPREAD_BLOCK, width)]
-        middle = blocks[:, 2:-2, 2:-2]
         limit = least = np.ceil(self.offset + self.gain * excess / _SPREAD_FACTOR)
         if kind.bits <= 32:  # compared in the camera's own type, which takes a third of the time
             with np.errstate(invalid="ignore"):
                 limit = np.clip(least, kind.min, kind.max).astype(self.pixels.dtype)
-        brighter = np.array([np.count_nonzero(one) for one in middle >= limit[:, None, None]])
-        brighter[~(least <= kind.max)] = 0
-        few = brighter < middle[0].size - _quantile_place(middle[0].size)
-        return np.asarray(~(excess <= 0) & few & (blocks.min(axis=(1, 2)) >= self.offset))
+        sides = min(SPREAD_BLOCK, height), min(SPREAD_BLOCK, width)
+        most = (size := (sides[0] - 4) * (sides[1] - 4)) - _quantile_place(size)
+        possible, never_negative = least <= kind.max, self._never_negative
+        tops, lefts = _first(rows // SPREAD_BLOCK, height).tolist(), _first(columns // SPREAD_BLOCK, width).tolist()
+        found = ~(excess <= 0)
+        for index in np.flatnonzero(found).tolist():  # a view of each block is less work than a copy of all
+            top, left = tops[index], lefts[index]
+            block = self.pixels[top : top + sides[0], left : left + sides[1]]
+            brighter = np.count_nonzero(block[2:-2, 2:-2] >= limit[index]) if possible[index] else 0
+            found[index] = brighter < most and (never_negative or block.min() >= self.offset)
+        return np.asarray(found)
 
     def _spread(self, rows: Indices, columns: Indices, ring: int) -> Values:
         blocks, which = np.unique(np.stack((rows, columns)) // SPREAD_BLOCK, axis=1, return_inverse=True)
@@ -341,38 +371,6 @@ class _Field:
         return max(float(np.partition(excess, place)[place]), 0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Neighbours:
-    """For n pixels: counts in their neighbours, number of these, and the share of the pixel that they must hold."""
-
-    total: Values
-    number: Values
-    share: Values
-
-    def of(self, chosen: Indices | Mask) -> "_Neighbours":
-        return _Neighbours(self.total[chosen], self.number[chosen], self.share[chosen])
-
-    @property
-    def brightest(self) -> Values:
-        """The neighbours' mean counts at the upper end of its uncertainty."""
-        return (np.sqrt(self.total) + _CONFIDENCE / 2) ** 2 / np.maximum(self.number, 1)
-
-    def unlikelihood(self, pixel: Values, background: Values) -> Values:
-        """-ln of an upper bound on the probability of this many counts beside these neighbours; 0 if none are left."""
-        number = np.maximum(self.number, 1)
-        flatness = np.minimum(background / self.brightest, 1)
-        times = number / np.where(self.number > 0, self.share, 1)
-        # The pixel's expected counts over all its neighbours' together; background 0 gives 1 / share exactly.
-        ratio = (times - (times - 1) * flatness) / number
-        probability = ratio / (1 + ratio)
-        every = np.maximum(pixel + self.total, 1e-30)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bound = np.nan_to_num(pixel * np.log(pixel / (every * probability))) + np.where(
-                self.total > 0, self.total * np.log(self.total / (every * (1 - probability))), 0
-            )
-        return np.where((self.number > 0) & (pixel > every * probability), bound, 0.0)
-
-
 def _quantile_place(size: int) -> int:
     """Where the quantile of a block's spread is among so many sorted values."""
     return min(int(_SPREAD_QUANTILE * size), size - 1)
@@ -391,5 +389,6 @@ def _around(rows: Indices, columns: Indices, missing: Mask) -> tuple[Indices, In
     y, x = y.ravel(), x.ravel()
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     y, x = y[inside], x[inside]
-    places = np.unique((y * width + x)[~missing[y, x]])
-    return places // width, places % width
+    places = np.sort((y * width + x)[~missing[y, x]])  # numpy.unique takes five times as long
+    places = places[np.flatnonzero(np.diff(places, prepend=-1))]
+    return np.divmod(places, width)

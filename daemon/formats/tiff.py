@@ -205,10 +205,15 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
         form = _as_imagej(size, text, window(picture) if picture.size else None)
     tags = _for_hyperspy(size) + _for_imod(ends) + tiff_values.extra_tags(like.metadata)
     place = tifffile.imwrite(
-        path, pixels, byteorder="<", photometric="minisblack", software=f"emdenoised {__version__}", extratags=tags,
-        returnoffset=True, **form
+        path, shape=pixels.shape, dtype="<f4", byteorder="<", photometric="minisblack", extratags=tags,
+        software=f"emdenoised {__version__}", returnoffset=True, **form
     )  # fmt: skip
     assert place is not None  # as where pixels are compressed
+    with path.open("r+b", buffering=0) as stream:  # tifffile would hold Python's lock for a part of the time
+        stream.seek(place[0])
+        left = np.ascontiguousarray(pixels, "<f4").data.cast("B")
+        while left:
+            left = left[stream.write(left) :]
     return int(place[0])
 
 

@@ -131,10 +131,9 @@ def binned(pixels: Sliceable, factor: int) -> Image:
 
 
 def _sums(block: Pixels, down: int, across: int) -> Image:
-    """Over `down` rows and `across` columns each, in strips that stay in the processor's cache."""
-    summed = block[::down].astype(np.float32)
-    for row in range(1, down):
-        np.add(summed, block[row::down], out=summed, casting="unsafe", dtype=np.float32)
+    """Over `down` rows and `across` columns each."""
+    rows = block.reshape(-1, down, block.shape[1])
+    summed: Image = np.einsum("ijk->ik", rows, dtype=np.float32, casting="unsafe")
     columns = summed[:, ::across].copy()
     for column in range(1, across):
         columns += summed[:, column::across]

@@ -150,6 +150,8 @@ def test_what_the_host_does_beside_a_card() -> None:
     writer = (f"{step[name]:.0f}" for name in ("judge", "write", "hash_result", "draw_preview", "save_preview"))
     assert f"| reader | hash, read, choose the profile | {reader} |" in document
     assert f"| writer | judge, write, hash, draw the preview, save it | {', '.join(writer)} |" in document
+    hashes, alone = step["hash_raw"] + step["hash_result"], host["sha256_alone_of_raw_and_result"]
+    assert f"take {hashes:.0f} ms, of which {alone:.0f} are SHA-256 alone" in document
     lock = host["pythons_lock"]
     assert f"{lock['holding it'] / lock['samples']:.0%} of the readers' and writers' time" in document
     model = host["model_frames_a_second"]

@@ -1,6 +1,7 @@
 """Hot and dead columns and rows are found before anything is measured, and real lines are left alone."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,15 @@ def test_pieces_evaluated_together_give_what_each_gives_alone_in_any_dtype(
     np.testing.assert_array_equal(lines.find(image), whole)
     monkeypatch.setattr(lines, "EXACT", 0)
     np.testing.assert_array_equal(lines.find(image), whole)
+
+
+@pytest.mark.parametrize("shape", [(255, 256), (256, 255), (300, 384), (131, 140)])
+def test_means_of_the_brightest_pixels_are_exact(shape: tuple[int, int]) -> None:
+    pixels = np.full(shape, 65535, np.uint16)
+    pixels[::3, ::5] = 65534
+    down, across = lines._both_means(pixels)
+    assert down is not None and across is not None
+    for means, along in ((down, pixels), (across, pixels.T)):
+        edges = lines._edges(len(along))
+        expected = [along[top:bottom].mean(axis=0, dtype=np.float64) for top, bottom in pairwise(edges)]
+        np.testing.assert_allclose(means, expected, rtol=0, atol=1e-10)

@@ -244,3 +244,22 @@ def test_within_is_what_lies_in_the_window(data: st.DataObject) -> None:
     numbers = np.full(mask.shape, -1.0)
     numbers[rows, columns] = every.values
     np.testing.assert_array_equal(part.values, numbers[top:bottom, left:right][expected])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+def test_pixels_excluded_by_two_neighbours_are_no_spikes_by_all_of_them(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(11)
+    image = rng.poisson(6, (190, 230))
+    rows, columns = rng.integers(1, 189, 120), rng.integers(1, 229, 120)
+    image[rows, columns] += rng.integers(10, 200, 120)
+    image[rows, columns + rng.integers(-1, 1, 120)] += rng.integers(5, 40, 120)
+    pixels = image.clip(0, 255).astype(dtype)
+    found = []
+    for few in (0, pixels.size):
+        monkeypatch.setattr(spikes, "FEW", few)
+        found.append(spikes.find(pixels, 1.0, 0.0))
+    assert len(found[0]) > 50
+    assert np.array_equal(found[0].rows, found[1].rows)
+    assert np.array_equal(found[0].columns, found[1].columns)

@@ -106,10 +106,11 @@ def grid(output: Tensor, batch: Drawn) -> Tensor:
 def _repeated(cells: Tensor) -> Tensor:
     """Mean square of what both halves of (crops, rows, columns, `GRID`, `GRID`) share, in each band of rows."""
     bands, half = max(1, cells.shape[1] // _BAND), cells.shape[2] // 2
-    banded = cells[:, : _BAND * bands].unflatten(1, (bands, -1))
+    banded = cells[:, : _BAND * bands].reshape(cells.shape[0], bands, -1, *cells.shape[2:])
     first, second = (part.mean((2, 3)) for part in (banded[:, :, :, :half], banded[:, :, :, half : 2 * half]))
     first, second = (part - part.mean((2, 3), keepdim=True) for part in (first, second))
-    return (first * second).mean().clamp(min=0)
+    shared: Tensor = (first * second).mean().clamp(min=0)
+    return shared
 
 
 def structural_similarity(output: Tensor, truth: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:

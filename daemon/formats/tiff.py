@@ -16,7 +16,18 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import data_bar, ome, references, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats import (
+    data_bar,
+    ome,
+    references,
+    stack,
+    tiff_layout,
+    tiff_pages,
+    tiff_plain,
+    tiff_stack,
+    tiff_tags,
+    tiff_values,
+)
 from daemon.formats.bands import bands
 from daemon.formats.contrast import window
 from daemon.formats.reading import (
@@ -30,11 +41,10 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
-from daemon.micrograph import UNKNOWN, Acquisition, Image, Micrograph, Pixels, PixelSize
+from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
 _PALETTE = 3
 _FLOAT = 3
@@ -43,9 +53,6 @@ _DISPUTED = 24
 _OUTDATED = "its description declares frames that the file does not contain"
 _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
-_MAX_TAG_BYTES = 1 << 24
-_COMPARED = 16
-"""About so many pages of a stack are compared with the first."""
 _LARGEST_RATIONAL = (1 << 32) - 1
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
@@ -85,7 +92,7 @@ def read(
     stream.seek(0)  # tifffile takes the position of the stream for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
         page = _page(file, wanted.pages[0], layout, size)
-        tags = _tags(page)
+        tags = tiff_tags.of_page(page)
         curve = tiff_values.response(path, tags)
         if first.photometric == _PALETTE:
             values = tiff_values.of_palette(path, first, page.colormap)
@@ -93,7 +100,7 @@ def read(
         dtype = _numbers(path, page, first)
         found = tiff_tags.pixel_size_of(path, tags, layout.description, (first.height, first.width))
         taken = tiff_tags.acquisition(tags, layout.description)
-        apart = _of_pages(file, layout, pages, taken)
+        apart = tiff_pages.nature(file, layout, pages)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
         fill = tiff_values.fill_value(tags, values)
         understood = tiff_values.Understood(path, planes, first, values)
@@ -266,19 +273,6 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
     unit = units[size.unit].encode("latin-1")
     return [(65003, "s", 0, unit, True), (65004, "s", 0, unit, True),
             (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
-
-
-def _of_pages(file: tifffile.TiffFile, layout: TiffLayout, pages: list[int], first: Acquisition) -> Stack | None:
-    """The kind of a stack whose pages have vendor's headers of their own: some of them are compared with the first."""
-    if len(pages) == 1 or first == UNKNOWN or layout.pages[pages[0]].compression in EER:
-        return None
-    others = [file.pages[index] for index in pages[1 :: max(1, len(pages) // _COMPARED)]]
-    taken = (tiff_tags.acquisition(_tags(page)) for page in others if isinstance(page, tifffile.TiffPage))
-    return stack.of_acquisitions([first, *(one for one in taken if one != UNKNOWN)], "the pages' own headers")
-
-
-def _tags(page: tifffile.TiffPage) -> dict[int, Any]:
-    return {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
 
 
 def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) -> tifffile.TiffPage:

@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 
 from daemon.errors import MicrographError
-from daemon.formats import tiff_copies, tiff_plain, tiff_stack
+from daemon.formats import tiff_copies, tiff_jpeg, tiff_plain, tiff_stack
 from daemon.formats.reading import DamagedError
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.formats.tiff_stack import EER
@@ -19,8 +19,7 @@ PALETTE = 3
 _FLOAT = 3
 _DISPUTED = 24
 """Bits."""
-_JPEG, _JPEG_SCAN, _JPEG_END = 7, b"\xff\xda", b"\xff\xd9"
-"""JPEG compression, and the markers that begin and end its data."""
+_JPEG = 7
 
 
 def kind(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[Any]:
@@ -73,7 +72,7 @@ def planes(
         return
     page = page_of(file, index, layout, size)
     if like.compression == _JPEG:
-        _require_ends(stream, like)
+        tiff_jpeg.require_whole(stream, page, like)
     array = page.asarray(maxworkers=1)  # one image at a time: the other cores are denoising
     if like.compression in EER:
         array = array.view(np.uint8)  # one electron or none
@@ -104,12 +103,3 @@ def _bright(stream: BinaryIO, file: tifffile.TiffFile, path: Path, layout: TiffL
         shown: Pixels = page.colormap.mean(axis=0)[plane]
         return shown
     return -plane.astype(np.float64) if like.photometric == 0 else plane
-
-
-def _require_ends(stream: BinaryIO, like: PageLayout) -> None:
-    """Raises DamagedError for JPEG data without their end, the missing part of which the codec fills with grey."""
-    for number, (offset, length) in enumerate(zip(like.offsets, like.lengths, strict=True), 1):
-        stream.seek(int(offset))
-        data = stream.read(int(length) + len(_JPEG_END))  # some writers do not count the marker
-        if _JPEG_END not in data[max(0, data.find(_JPEG_SCAN)) :]:
-            raise DamagedError(f"strip or tile {number} is cut off within its JPEG data")

@@ -94,7 +94,7 @@ class Existing:
         for revision in count(1):
             taken = False
             for kind in _KINDS:
-                image = output_path(self._out, name, revision, kind)
+                image = output_path(self._out, name, revision, kind, section=section is not None)
                 if (record := own_record(image)) is None:
                     continue
                 taken = True

@@ -252,7 +252,10 @@ def _add_sessions(commands: _Commands) -> None:
             metavar="N",
             help="so many pictures at most, the doubtful ones first (60)",
         )
-    lab.add_argument("-o", "--to", type=Path, required=True, metavar="FILE", help="the page, such as session.html")
+    lab.add_argument(
+        "-o", "--to", required=True, metavar="FILE",
+        help="the page, such as session.html; in a folder (DIR/) it is named by the session's day and time",
+    )  # fmt: skip
     again.add_argument(
         "--weights", required=True, metavar="NAME", help="of weights that came with the program, or a folder of weights"
     )

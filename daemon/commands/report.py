@@ -16,7 +16,7 @@ from daemon.commands import html
 from daemon.commands.html import text
 from daemon.commands.shared import open_ledger, settings_of
 from daemon.counts.reason import SESSION
-from daemon.errors import MicrographError
+from daemon.errors import MicrographError, UsageError
 from daemon.ledger import sessions
 from daemon.ledger.job import Job
 from daemon.logs import reason
@@ -28,6 +28,7 @@ WORDS = ("reject", "check", "good")
 """The worst first."""
 WIDEST = 1000
 """Of a picture in the page, pixels."""
+_ENDINGS = (".html", ".htm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +259,19 @@ def _clock(seconds: float) -> str:
 
 
 def report_session(options: argparse.Namespace) -> int:
-    """Write the page; returns 0."""
+    """Write the page; returns 0. Raises UsageError if its name is not that of a page."""
     config = settings_of(options)
+    to, in_folder = Path(options.to), options.to.endswith("/") or Path(options.to).is_dir()
+    if not in_folder and to.suffix.lower() not in _ENDINGS:
+        raise UsageError(
+            f"{to}: must end in .html, or browsers do not recognise the page; for a folder: {to}/"
+        )
     with open_ledger(config, "read") as ledger:
         jobs = sessions.find(ledger, options.session)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    write(config, jobs, options.session, options.to, max(0, options.pictures))
+    if in_folder:
+        to /= time.strftime("session-%Y-%m-%d-%H%M.html", time.localtime(jobs[0].updated))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write(config, jobs, options.session, to, max(0, options.pictures))
     number = sum(len(list(paths.results_of(job))) or 1 for job in jobs)
-    print(f"{number} micrographs → {options.to}")
+    print(f"{number} micrographs → {to}")
     return 0

@@ -106,6 +106,7 @@ def _star_file(listed: Mapping[str, Optics], cs: float, amplitude_contrast: floa
 
 def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_PickingResult]:
     """The results below a folder; counts those that cannot be listed, by reason."""
+    from daemon.output.paths import whole_stem
     from daemon.output.record import own_record
 
     for folder, _, files in os.walk(root):
@@ -121,9 +122,10 @@ def _results(root: Path, kv: float | None, left_out: Counter[str]) -> Iterator[_
                 left_out[optics] += 1
                 continue
             section = "" if record.raw.section is None else f".s{record.raw.section:04d}"
-            stem = PurePath(record.raw.relative or record.raw.path).stem
+            known = PurePath(record.raw.relative or record.raw.path)  # that of a section has its number
+            stem = known.stem.removesuffix(section) + section if section else whole_stem(known, appended=True)
             ending = ".mrc" if record.output.kind == "mrc" else ".tif"
-            name = image.relative_to(root).parent / f"{stem}{section}_denoised{ending}"
+            name = image.relative_to(root).parent / f"{stem}_denoised{ending}"
             yield _PickingResult(
                 image, f"{record.raw.path}{section}", record.output.revision or 1, _without_blanks(name), optics
             )

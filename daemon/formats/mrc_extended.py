@@ -1,5 +1,7 @@
 """Reads extended headers of MRC files (Thermo Fisher, SerialEM, the older Agard form): how sections were taken."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from math import isclose
 from typing import Any, BinaryIO
 
@@ -22,6 +24,9 @@ _TECNAI = 1 << 17
 """Bytes of the extended header of FEI's older software: 1024 records of 32 floating-point numbers."""
 _FOCUS = 8
 """Decimals of a defocus in metres: readings of one setting differ by less than 10 nm."""
+_DETECTOR = ("Camera name", "STEM Detector name")
+_FIRST_DAY, _LAST_DAY, _DAY = 3e4, 8e4, 86400.0
+"""Days since 30 December 1899 that may be a time of acquisition (1982 to 2119), and seconds of a day."""
 _DEGREES = 0.01
 """SerialEM counts tilt angles in hundredths of a degree."""
 
@@ -33,20 +38,21 @@ def acquisition(stream: BinaryIO, header: Any, section: int, size: PixelSize | N
     record = _thermo_fisher(stream, header, section)
     if record is None:
         return UNKNOWN
-
-    def text(*names: str) -> str | None:
-        words = (bytes(record[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
-        return next((word for word in words if word), None)
-
     area = None if size is None else convert(size, "m")
     return Acquisition.stated(
         voltage_kv=float(record["HT"]) * 1e-3,
         magnification=float(record["Magnification"]),
         exposure_seconds=float(record["Integration time"]) or float(record["Dwell time"]),
-        microscope=text("Microscope type"),
-        detector=text("Camera name", "STEM Detector name"),
+        microscope=_text(record, "Microscope type"),
+        detector=_text(record, *_DETECTOR),
         electrons_per_pixel=None if area is None else float(record["Dose"]) * area.x * area.y,
     )
+
+
+def _text(record: Any, *names: str) -> str | None:
+    """The first of these fields that is not empty."""
+    words = (bytes(record[name]).split(b"\0")[0].decode("latin-1").strip() for name in names)
+    return next((word for word in words if word), None)
 
 
 def stated_size(stream: BinaryIO, header: Any) -> PixelSize | None:
@@ -99,14 +105,26 @@ def _thermo_fisher_nature(stream: BinaryIO, header: Any, stored: int) -> Stack |
     by = "Thermo Fisher extended header"
     fraction = any("Is dose fraction" in one.dtype.names and bool(one["Is dose fraction"]) for one in records)
     places = [(float(one["X-Stage"]), float(one["Y-Stage"])) for one in records]
+    detectors = [_text(one, *_DETECTOR) or "" for one in records]
     optics = {(float(one["Magnification"]), round(float(one["Defocus"]), _FOCUS)) for one in records}
     return stack.weighed(
         (
             *(stack.of_tilts((float(one[axis]) for one in records), by) for axis in ("Alpha tilt", "Beta tilt")),
+            stack.of_signals(detectors, by),
             Stack("frames", by) if fraction else stack.of_stage(places, by),
             None if fraction else stack.of_places(optics, "exposures", by),
+            None if fraction else _in_time(records, by),
         )
     )
+
+
+def _in_time(records: Sequence[Any], by: str) -> Stack | None:
+    """Exposures, where times (days, as Windows counts them) are far apart; times that cannot be are not known."""
+    days = [float(one["Timestamp"]) for one in records]
+    if not all(_FIRST_DAY < day < _LAST_DAY for day in days):
+        return None
+    found = stack.of_times(by, [(later - earlier) * _DAY for earlier, later in pairwise(days)])
+    return found if found.are != "frames" else None
 
 
 def _thermo_fisher(stream: BinaryIO, header: Any, section: int) -> Any:

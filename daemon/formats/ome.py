@@ -13,6 +13,9 @@ _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\b([^<>]*)")
 _PLANE = re.compile(r"<(?:\w+:)?Plane\b([^<>]*)")
 _MODULO = re.compile(r"<(?:\w+:)?ModuloAlong[ZTC]\b([^<>]*)")
+_IMAGE_END = re.compile(r"</(?:\w+:)?Image\s*>|<(?:\w+:)?(?:Image|StructuredAnnotations)\b")
+_REFERENCE = re.compile(r"<(?:\w+:)?AnnotationRef\b([^<>]*)")
+_ANNOTATION = re.compile(r"<(?:\w+:)?\w+Annotation\b([^<>]*)|</(?:\w+:)?\w+Annotation\s*>")
 _ATTRIBUTE = re.compile(r"""\b(\w+)\s*=\s*(["'])(.*?)\2""")
 
 
@@ -50,14 +53,15 @@ def nature(description: str, shape: tuple[int, int]) -> Stack | None:
     """The kind of the sections that OME states beside the sizes of the first image of this `shape` (H, W).
 
     Its axes Z, T and C may hold a further one, such as angles or tiles (the annotation "modulo"), and each plane may
-    have a position of the stage.
+    have a position of the stage. An annotation to which images refer is that of these; one without such a reference
+    counts for each.
     """
     if not is_ome(description):
         return None
     _, content = next(iter(_matching(description, shape)), ({}, ""))
     planes = [_attributes(element) for element in _PLANE.findall(content)]
     places = ((_metres(plane, "PositionX"), _metres(plane, "PositionY")) for plane in planes)
-    axes = [_attributes(element) for element in _MODULO.findall(_COMMENT.sub("", description))]
+    axes = _modulos(_COMMENT.sub("", description), content)
     further = [axis for axis in axes if axis.get("Start", "0") != axis.get("End", "1")]  # of more than one section
     return stack.weighed(
         (
@@ -65,6 +69,19 @@ def nature(description: str, shape: tuple[int, int]) -> Stack | None:
             stack.of_stage(places, "OME"),
         )
     )
+
+
+def _modulos(text: str, content: str) -> list[dict[str, str]]:
+    """The modulo annotations of the image of this `content`, and those of no image."""
+    used, own = ({_attributes(element).get("ID") for element in _REFERENCE.findall(part)} for part in (text, content))
+    marks = sorted((*_ANNOTATION.finditer(text), *_MODULO.finditer(text)), key=lambda mark: mark.start())
+    found, within = [], None
+    for mark in marks:
+        if mark.re is _ANNOTATION:
+            within = None if mark[1] is None else _attributes(mark[1]).get("ID")
+        elif within is None or within in own or within not in used:
+            found.append(_attributes(mark[1]))
+    return found
 
 
 def _metres(plane: Mapping[str, str], position: str) -> float:
@@ -83,13 +100,17 @@ def _name(modulo: Mapping[str, str]) -> str:
 
 
 def _matching(description: str, shape: tuple[int, int]) -> list[tuple[dict[str, str], str]]:
-    """The attributes and the content of each Pixels element that may have this shape."""
+    """The attributes of each Pixels element that may have this shape, and what follows in its Image."""
     if not is_ome(description):
         return []
     text = _COMMENT.sub("", description)
     elements = list(_PIXELS.finditer(text))
-    ends = [element.start() for element in elements[1:]] + [len(text)]
-    found = [(_attributes(one[1]), text[one.end() : end]) for one, end in zip(elements, ends, strict=False)]
+    starts = [element.start() for element in elements[1:]] + [len(text)] * bool(elements)
+    ends = [_IMAGE_END.search(text, one.end(), start) for one, start in zip(elements, starts, strict=True)]
+    found = [
+        (_attributes(one[1]), text[one.end() : start if end is None else end.start()])
+        for one, start, end in zip(elements, starts, ends, strict=True)
+    ]
     wanted = tuple(map(str, shape))
     return [one for one in found if (one[0].get("SizeY"), one[0].get("SizeX")) in ((None, None), wanted)]
 

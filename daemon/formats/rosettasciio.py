@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from daemon.errors import EmdenoisedError, MicrographError, ReaderMissingError
-from daemon.formats import berkeley, ser, sidecars, stack, tiff_values, vendor_tags
+from daemon.formats import berkeley, ser, sidecars, stack, tiff_values, velox, vendor_tags
 from daemon.formats.raw_file import RawFile
 from daemon.formats.reading import (
     CodecNeededError,
@@ -176,7 +176,8 @@ def read(
                 ]
             chosen, left_out = _choose(path, form, signals)
             emi = sidecars.emi_beside(raw) if form is _SER else None
-            return _micrograph(path, form, chosen, left_out, max_pixels, section, emi)
+            of_frames = velox.nature(str(alias), chosen["data"].shape) if form is _EMD else None
+            return _micrograph(path, form, chosen, left_out, max_pixels, section, emi, of_frames)
         except (EmdenoisedError, MemoryError, DamagedError):
             raise
         except ImportError as error:  # the reader of spectrum images is not installed
@@ -239,6 +240,7 @@ def _micrograph(
     max_pixels: int,
     section: int | None,
     emi: sidecars.EmiRecord | None,
+    of_frames: stack.Stack | None = None,
 ) -> Micrograph:
     data, y, x = _upright(signal)
     _refuse_diffraction(path, form, signal, (y, x), emi)
@@ -256,7 +258,8 @@ def _micrograph(
         **tiff_values.brightness(*vendor_tags.brightness(signal), len(chosen)),
     }
     if stored > 1:
-        metadata = stack.merged(metadata, _nature(form, signal))
+        exposure = None if emi is None else emi.exposure(height * width)
+        metadata = stack.merged(metadata, stack.weighed((_nature(form, signal, exposure), of_frames)))
     if left_out:
         warnings.append(f"left out of the file: {', '.join(sorted(set(left_out)))}")
     warnings += tail_remarks(pixels)
@@ -313,16 +316,21 @@ def _size(y: Mapping[str, Any], x: Mapping[str, Any]) -> PixelSize | None:
     return pixel_size(high, wide, across, down)
 
 
-def _nature(form: Format, signal: Mapping[str, Any]) -> stack.Stack | None:
-    """The kind of a stack's sections, by the axis across them."""
+def _nature(form: Format, signal: Mapping[str, Any], exposure: float | None) -> stack.Stack | None:
+    """The kind of a stack's sections, by the axis across them and by their own headers.
+
+    `exposure`: seconds of each, if its .emi file states it.
+    """
+    own = vendor_tags.of_elements(signal)
     across = [axis for axis in signal["axes"] if axis.get("navigate", False)]
     if not across:
-        return None
+        return own
     name, unit = (str(across[0].get(key) or "") for key in ("name", "units"))
     name = "" if form in (_DM3, _DM4) else name  # RosettaSciIO always calls it z
     step = across[0].get("scale")
     by_axis = stack.of_axis(name, unit, f"{form.kind.upper()} axis", None if step is None else float(step))
-    return stack.weighed((by_axis, ser.nature(vendor_tags.at(signal, _SERIES) or {}))) if form is _SER else by_axis
+    in_series = ser.nature(vendor_tags.at(signal, _SERIES) or {}, exposure) if form is _SER else None
+    return stack.weighed((own, by_axis, in_series))
 
 
 def _sectioned(signal: dict[str, Any]) -> dict[str, Any]:

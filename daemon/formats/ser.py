@@ -59,13 +59,16 @@ def check(stream: BinaryIO, size: int) -> None:
             raise DamagedError(f"{which} is cut off", cut=True)
 
 
-def nature(header: Mapping[str, Any]) -> Stack | None:
-    """The kind of a series by its description and the tags of its images, in RosettaSciIO's header of the file."""
+def nature(header: Mapping[str, Any], exposure: float | None = None) -> Stack | None:
+    """The kind of a series by its description and the tags of its images, in RosettaSciIO's header of the file.
+
+    `exposure`: seconds of each image, if known.
+    """
     described = header.get("Dim-1_Description", b"")
     name = bytes(described).decode("latin-1") if isinstance(described, bytes) else ""
     x, y, times = (np.ravel(header.get(key, ())) for key in ("PositionX", "PositionY", "Time"))
     places = zip(x.tolist(), y.tolist(), strict=False)
-    in_time = stack.of_times("SER tags", [later - earlier for earlier, later in pairwise(times.tolist())])
+    in_time = stack.of_times("SER tags", [later - earlier for earlier, later in pairwise(times.tolist())], exposure)
     return stack.weighed(
         (
             stack.of_axis(name, "", "SER header"),

@@ -31,6 +31,11 @@ class EmiRecord:
     diffraction: bool
     """Whether the detector recorded a diffraction pattern."""
 
+    def exposure(self, pixels: int) -> float | None:
+        """Seconds of an image of so many pixels; what is stated of a scanned beam is the time on each pixel."""
+        stated = self.taken.exposure_seconds
+        return stated if stated is None or self.taken.detector else stated * pixels
+
 
 def emi_beside(raw: RawFile) -> EmiRecord | None:
     """The record of a .ser file in its .emi file (`name_1.ser`: `name.emi`), or None."""

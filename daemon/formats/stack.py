@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from daemon.micrograph import Acquisition
-
 Are = Literal["frames", "tilts", "pieces", "places", "exposures", "slices", "channels"]
 """Points of a time series are exposures."""
 
@@ -162,12 +160,10 @@ def of_tilts(angles: Iterable[float], by: str) -> Stack | None:
     return Stack("tilts", by) if len(known) > 1 and max(known) - min(known) > _TILT_STEP else None
 
 
-def of_acquisitions(taken: Iterable[Acquisition], by: str) -> Stack | None:
-    """Channels, where the sections are of several detectors; exposures of their own, where their optics differ."""
-    known = list(taken)
-    if len({one.detector for one in known if one.detector}) > 1:
-        return Stack("channels", by)
-    return of_places(((one.voltage_kv, one.magnification) for one in known), "exposures", by)
+def of_signals(names: Iterable[str], by: str) -> Stack | None:
+    """Channels, where the sections name different detectors or signals; those without a name do not count."""
+    known = {" ".join(name.lower().split()) for name in names if name.strip()}
+    return Stack("channels", by) if len(known) > 1 else None
 
 
 def of_places(places: Iterable[tuple[Any, ...]], are: Are, by: str) -> Stack | None:

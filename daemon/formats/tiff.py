@@ -16,12 +16,23 @@ import tifffile
 
 from daemon import __version__
 from daemon.errors import MicrographError
-from daemon.formats import data_bar, ome, references, stack, tiff_layout, tiff_plain, tiff_stack, tiff_tags, tiff_values
+from daemon.formats import (
+    data_bar,
+    ome,
+    references,
+    stack,
+    tiff_layout,
+    tiff_pages,
+    tiff_plain,
+    tiff_planes,
+    tiff_stack,
+    tiff_tags,
+    tiff_values,
+)
 from daemon.formats.bands import bands
 from daemon.formats.contrast import window
 from daemon.formats.reading import (
     CodecNeededError,
-    DamagedError,
     check_pixels,
     check_plane,
     frame_facts,
@@ -30,27 +41,17 @@ from daemon.formats.reading import (
     sum_frames,
     tail_remarks,
 )
-from daemon.formats.stack import Stack
 from daemon.formats.tiff_layout import PageLayout, TiffLayout
 from daemon.formats.tiff_stack import EER
 from daemon.formats.units import convert, readable
-from daemon.micrograph import UNKNOWN, Acquisition, Image, Micrograph, Pixels, PixelSize
+from daemon.micrograph import Image, Micrograph, Pixels, PixelSize
 
-_PALETTE = 3
-_FLOAT = 3
-_DISPUTED = 24
-"""Bits."""
 _OUTDATED = "its description declares frames that the file does not contain"
 _OTHERS = "thumbnail, colour, a copy for display"
 _CLASSIC_LIMIT = 1 << 31
-_MAX_TAG_BYTES = 1 << 24
-_COMPARED = 16
-"""About so many pages of a stack are compared with the first."""
 _LARGEST_RATIONAL = (1 << 32) - 1
 _MANY_SEGMENTS = 1 << 16
 """Strips or tiles, which are read one by one: more of them take seconds."""
-_JPEG, _JPEG_SCAN, _JPEG_END = 7, b"\xff\xda", b"\xff\xd9"
-"""JPEG compression, and the markers that begin and end its data."""
 _CODECS = (1, 5, 7, 8, 32773, 32946, 34925, 50000, *EER)
 """No compression, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, Thermo Fisher's electron events: whose output
 has the size that the directory states."""
@@ -81,19 +82,23 @@ def read(
     tiff_stack.refuse_channels(path, layout.description, first, len(pages) * first.depth * layout.contiguous_frames)
     values = tiff_values.meaning(path, first, layout.description)
     wanted = _wanted(path, layout, pages, section, max_pixels)
-    _check_segments(path, [layout.pages[index] for index in wanted.pages], max_pixels, decode=decode)
+    doubtful = tiff_stack.doubtful(path, layout, pages)
+    for needed in ([layout.pages[index] for index in wanted.pages], *([layout.pages[index]] for index in doubtful)):
+        _check_segments(path, needed, max_pixels, decode=decode)
     stream.seek(0)  # tifffile takes the position of the stream for the start of the file
     with _remarks() as said, tifffile.TiffFile(stream) as file:
-        page = _page(file, wanted.pages[0], layout, size)
-        tags = _tags(page)
+        page = tiff_planes.page_of(file, wanted.pages[0], layout, size)
+        tags = tiff_tags.of_page(page)
         curve = tiff_values.response(path, tags)
-        if first.photometric == _PALETTE:
+        if first.photometric == tiff_planes.PALETTE:
             values = tiff_values.of_palette(path, first, page.colormap)
             curve = tiff_values.curved(page.colormap)
-        dtype = _numbers(path, page, first)
+        dtype = tiff_planes.kind(path, page, first)
         found = tiff_tags.pixel_size_of(path, tags, layout.description, (first.height, first.width))
         taken = tiff_tags.acquisition(tags, layout.description)
-        apart = _of_pages(file, layout, pages, taken)
+        if doubtful:
+            tiff_planes.require_copies(stream, file, path, layout, pages[0], doubtful, size)
+        apart = tiff_pages.nature(file, layout, pages)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
         fill = tiff_values.fill_value(tags, values)
         understood = tiff_values.Understood(path, planes, first, values)
@@ -168,22 +173,6 @@ def _check_segments(path: Path, pages: list[PageLayout], max_pixels: int, *, dec
             raise CodecNeededError
     if not decode and sum(len(one.offsets) for one in pages) > _MANY_SEGMENTS:
         raise CodecNeededError  # no codec, but only a child's time and memory are limited
-
-
-def _numbers(path: Path, page: tifffile.TiffPage, like: PageLayout) -> np.dtype[Any]:
-    """The dtype of a page. Raises MicrographError for one that is no intensity."""
-    if like.bits == _DISPUTED and like.sample_format != _FLOAT:
-        raise MicrographError(
-            f"{path}: has whole numbers of 24 bits, about whose bytes programs disagree; export it as 16 or 32 bit "
-            "greyscale"
-        )
-    dtype = np.dtype(np.uint8) if like.compression in EER else tiff_plain.kind(like) if like.remark else page.dtype
-    if dtype is None or dtype.kind not in "iuf":
-        raise MicrographError(
-            f"{path}: has pixels of an unusual kind ({like.bits} bits, sample format "
-            f"{like.sample_format}); export it as 8, 16 or 32 bit greyscale"
-        )
-    return dtype
 
 
 def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str, Any]) -> int:
@@ -268,76 +257,14 @@ def _for_hyperspy(size: PixelSize | None) -> list[tuple[int, str, int, Any, bool
             (65009, "d", 1, size.x, True), (65010, "d", 1, size.y, True)]  # fmt: skip
 
 
-def _of_pages(file: tifffile.TiffFile, layout: TiffLayout, pages: list[int], first: Acquisition) -> Stack | None:
-    """The kind of a stack whose pages have vendor's headers of their own: some of them are compared with the first."""
-    if len(pages) == 1 or first == UNKNOWN or layout.pages[pages[0]].compression in EER:
-        return None
-    others = [file.pages[index] for index in pages[1 :: max(1, len(pages) // _COMPARED)]]
-    taken = (tiff_tags.acquisition(_tags(page)) for page in others if isinstance(page, tifffile.TiffPage))
-    return stack.of_acquisitions([first, *(one for one in taken if one != UNKNOWN)], "the pages' own headers")
-
-
-def _tags(page: tifffile.TiffPage) -> dict[int, Any]:
-    return {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
-
-
-def _page(file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int) -> tifffile.TiffPage:
-    """A page as tifffile reads it. Raises DamagedError unless it has our sizes, which are within the limits."""
-    page = file.pages[index]
-    if not isinstance(page, tifffile.TiffPage):
-        raise DamagedError(f"page {index} of the TIFF cannot be read")
-    ours = layout.pages[index]
-    if ours.remark:  # its strips are read by ourselves
-        return page
-    sizes = page.imagewidth, page.imagelength, page.imagedepth, page.samplesperpixel, page.bitspersample
-    tile = (page.tilewidth, page.tilelength) if page.is_tiled else (ours.segment_width, ours.segment_height)
-    if (
-        sizes != (ours.width, ours.height, ours.depth, ours.samples, ours.bits)
-        or tile != (ours.segment_width, ours.segment_height)
-        or page.compression != ours.compression
-        or page.size != ours.width * ours.height * ours.depth * ours.samples
-        or max(page.databytecounts, default=0) > size
-        or min(len(page.dataoffsets), len(page.databytecounts)) < len(ours.offsets)
-    ):
-        raise DamagedError(
-            "the TIFF directory contradicts itself (a tag is given twice, or in a form that is not TIFF)"
-        )
-    return page
-
-
 def _wanted_planes(
     stream: BinaryIO, file: tifffile.TiffFile, layout: TiffLayout, wanted: _Wanted, size: int, dtype: np.dtype[Any]
 ) -> Iterator[Pixels]:
     """The wanted planes (H, W), one after the other."""
     if layout.contiguous_frames > 1:
         return tiff_plain.contiguous(stream, layout, dtype, wanted.within)
-    every = (plane for index in wanted.pages for plane in _planes(stream, file, index, layout, size, dtype))
+    every = (plane for index in wanted.pages for plane in tiff_planes.planes(stream, file, index, layout, size, dtype))
     return islice(every, wanted.within.start, wanted.within.stop)
-
-
-def _planes(
-    stream: BinaryIO, file: tifffile.TiffFile, index: int, layout: TiffLayout, size: int, dtype: np.dtype[Any]
-) -> Iterator[Pixels]:
-    like = layout.pages[index]
-    if like.remark:
-        yield tiff_plain.plane(stream, layout, like, dtype)
-        return
-    page = _page(file, index, layout, size)
-    if like.compression == _JPEG:
-        _require_ends(stream, like)
-    array = page.asarray(maxworkers=1)  # one image at a time: the other cores are denoising
-    if like.compression in EER:
-        array = array.view(np.uint8)  # one electron or none
-    yield from array.reshape(like.depth, like.height, like.width)
-
-
-def _require_ends(stream: BinaryIO, like: PageLayout) -> None:
-    """Raises DamagedError for JPEG data without their end, the missing part of which the codec fills with grey."""
-    for number, (offset, length) in enumerate(zip(like.offsets, like.lengths, strict=True), 1):
-        stream.seek(int(offset))
-        data = stream.read(int(length) + len(_JPEG_END))  # some writers do not count the marker
-        if _JPEG_END not in data[max(0, data.find(_JPEG_SCAN)) :]:
-            raise DamagedError(f"strip or tile {number} is cut off within its JPEG data")
 
 
 class _Collector(logging.Handler):

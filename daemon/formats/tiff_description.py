@@ -17,6 +17,19 @@ class Axis(NamedTuple):
     unit: str
 
 
+_SIGNAL = re.compile(
+    r"""(?<![^\W_])(?:detector|signal|channel)(?:[ _]?name)?"?\s{0,3}[:=>]\s{0,3}"?([^\W\d_][^"\r\n,;<>{}|]{0,60})""",
+    re.IGNORECASE,
+)
+"""A detector, signal or channel and its name: as key and value, in JSON, or as an element of XML."""
+_TITLE = re.compile(
+    r"""(?:^|[{,])\s{0,8}"?(?:(?:page|image)[ _]?)?(?:name|title|label|caption|content)"?\s{0,3}"""
+    r"""[:=]\s{0,3}"?([^"\r\n,{}<>]{1,100})""",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A name as key and value, on a line of its own or in JSON."""
+_SEARCHED = 1 << 16
+LONGEST_NAME = 100
 _SIZE = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -54,3 +67,16 @@ def scifio(description: str) -> list[Axis]:
         return []
     rows = zip(names, sizes, steps, units, strict=True)
     return [Axis(name, int(size), number(step), unit) for name, size, step, unit in rows if _SIZE.fullmatch(size)]
+
+
+def signal(description: str) -> str:
+    """The names of detector, signal and channel that the description of one page states; empty without one."""
+    return ", ".join(dict.fromkeys(name.strip() for name in _SIGNAL.findall(description[:_SEARCHED])))
+
+
+def title(description: str) -> str:
+    """A short description, or the name that a longer one states in a line or in JSON; empty without one."""
+    if len(description) <= LONGEST_NAME:
+        return description
+    found = _TITLE.search(description[:_SEARCHED])
+    return found[1].strip() if found else ""

@@ -36,11 +36,11 @@ _TYPES = {
     17: "i8",
     18: "u8",
 }
-_DESCRIPTION, _NAME, _FORMAT, _SUB = 270, 285, 339, 330
+_DESCRIPTION, _NAME, _RECORDED, _FORMAT, _SUB = 270, 285, 306, 339, 330
+_TEXTS = (_DESCRIPTION, _NAME, _RECORDED)
 _PREDICTOR = 317
-_LONGEST_NAME = 100
-_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _NAME, _PREDICTOR,
-           *range(322, 326), _SUB, _FORMAT, 32997, 32998}  # fmt: skip
+_WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _NAME,
+           _PREDICTOR, _RECORDED, *range(322, 326), _SUB, _FORMAT, 32997, 32998}  # fmt: skip
 _MOST_SUB = 64
 _WRONG = "its directory gives no or a wrong number of {}: the size of the image determines it"
 _UNPREDICTED = "its directory states a predictor, which uncompressed pixels do not have: it is ignored"
@@ -71,7 +71,11 @@ class PageLayout:
     """A harmless error in its directory that was corrected, of uncompressed pixels only; empty: none."""
     reversed_bits: bool = False
     name: str = ""
-    """Its PageName, or else a short description."""
+    """Its PageName, or else a short description or the name within a longer one."""
+    signal: str = ""
+    """Detector, signal or channel by its description."""
+    recorded: str = ""
+    """Its DateTime."""
 
     @property
     def pixels(self) -> int:
@@ -245,7 +249,7 @@ class _Reader:
         if kind is None:
             raise DamagedError(f"TIFF tag {code} has an impossible type")
         length = count * int(kind[1])
-        if code in (_DESCRIPTION, _NAME):
+        if code in _TEXTS:
             length = min(length, _MAX_TEXT)
         elif count > (_MAX_SEGMENTS if code in _SEGMENTS else _MAX_VALUES):
             raise DamagedError(f"TIFF tag {code} claims {count} values")
@@ -257,7 +261,7 @@ class _Reader:
             data = inline[:length]
         else:
             data = self.bytes(int(np.frombuffer(inline, self.order + self.word)[0]), length)
-        if code in (_DESCRIPTION, _NAME):
+        if code in _TEXTS:
             return _decoded(data.split(b"\0", 1)[0])
         return np.frombuffer(data, self.order + kind if kind != "S1" else kind)
 
@@ -270,7 +274,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _short(text: Any) -> str:
-    return text if isinstance(text, str) and len(text) <= _LONGEST_NAME else ""
+    return text if isinstance(text, str) and len(text) <= tiff_description.LONGEST_NAME else ""
 
 
 def _one(tags: Mapping[int, Any], code: int, default: int) -> int:
@@ -321,7 +325,9 @@ def _page(tags: Mapping[int, Any], size: int) -> PageLayout:
         kind_stated=_FORMAT in tags and _NO_KIND not in remarks,
         remark="; ".join(remarks),
         reversed_bits=_one(tags, 266, 1) == 2,
-        name=_short(tags.get(_NAME)) or _short(tags.get(_DESCRIPTION)),
+        name=_short(tags.get(_NAME)) or tiff_description.title(str(tags.get(_DESCRIPTION, ""))),
+        signal=tiff_description.signal(str(tags.get(_DESCRIPTION, ""))),
+        recorded=_short(tags.get(_RECORDED)),
     )
 
 

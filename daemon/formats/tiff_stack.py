@@ -1,7 +1,7 @@
 """Selects the pages of a TIFF that are the micrograph, and classifies several of them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ _COLOURED = {
     9: "Lab colour",
     32803: "a colour mosaic",
 }
+_FLOAT = 3
 _MASK = 4
 _REDUCED, _TRANSPARENCY = 1, 4
 _LISTED = 4
@@ -31,10 +32,13 @@ _AXES = {"A": "angle", "E": "lambda", "H": "lifetime", "L": "exposure", "M": "mo
 _LABELS = 50839
 """ImageJ's tag of further metadata, as tifffile parses it."""
 _DERIVED = re.compile(
-    r"(?<![^\W\d_])(fft|fourier|power[ _-]?spectrum|diffractogram|thumbnail|preview|mask|labels|histogram)(?![^\W\d_])",
+    r"(?<![^\W\d_])(i?fft|dft|fourier|power[ _-]?spectr(um|a)|diffractogram|(auto|cross)[ _-]?correlation|thumb(nail)?"
+    r"|icon|preview|masks?|labels?|segmentation|annotations?|overlay|histogram)(?![^\W\d_])",
     re.IGNORECASE,
 )
 """Words in the name of a page that is made from the micrograph."""
+_SMALL, _SMALLEST = 1 / 4, 1 / 16
+"""Shares of the chosen page's area: smaller pages are thumbnails; the second where that one is floating-point."""
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -50,12 +54,7 @@ def choose(path: Path, layout: TiffLayout) -> list[int]:
     best = {_kind(page) for page in pages.values() if _rank(page) == (deepest, largest)}
     hidden = [page for page in layout.inner if _refusal(page) is None and not page.subfile & _REDUCED]
     if len(best) != 1 or any(page.bits > deepest or _area(page) > largest for page in hidden):
-        every = dict.fromkeys([*pages.values(), *hidden])
-        kinds = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in every))[:_LISTED])
-        raise MicrographError(
-            f"{path}: holds images of several kinds ({kinds}), and does not state which is the micrograph; "
-            "save that one as a separate file"
-        )
+        raise unclear(path, [*pages.values(), *hidden])
     (main,) = best
     chosen = [index for index, page in pages.items() if _kind(page) == main]
     for index, page in pages.items():
@@ -66,6 +65,30 @@ def choose(path: Path, layout: TiffLayout) -> list[int]:
                 "frames of the stack"
             )
     return chosen
+
+
+def unclear(path: Path, pages: Iterable[PageLayout]) -> MicrographError:
+    """For pages of several kinds of which nothing says which is the micrograph."""
+    kinds = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in pages))[:_LISTED])
+    return MicrographError(
+        f"{path}: holds images of several kinds ({kinds}), and does not state which is the micrograph; "
+        "save that one as a separate file"
+    )
+
+
+def doubtful(path: Path, layout: TiffLayout, chosen: Sequence[int]) -> list[int]:
+    """Indices of the pages that may be the micrograph instead of the chosen ones, unless they are copies of these.
+
+    The deepest page may be one that was made from the micrograph, such as its Fourier transform.
+    """
+    main = layout.pages[chosen[0]]
+    found = []
+    for index in _full_size(path, layout):
+        page = layout.pages[index]
+        small = (_SMALLEST if main.sample_format == _FLOAT else _SMALL) * _area(main)
+        if _kind(page) != _kind(main) and _area(page) > small:
+            found.append(index)
+    return found
 
 
 def _full_size(path: Path, layout: TiffLayout) -> list[int]:

@@ -12,6 +12,7 @@ from daemon.formats.tiff_description import Axis
 from daemon.formats.units import contradiction, convert, pixel_size, reciprocal
 from daemon.micrograph import UNKNOWN, Acquisition, PixelSize
 
+_MAX_TAG_BYTES = 1 << 24
 _FINEST_PRINT = 1e-6
 """No printer has pixels below 1 um; a finer resolution (metres) is that of a microscope."""
 _METRES = {2: 0.0254, 3: 0.01}
@@ -39,6 +40,11 @@ def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
         if found:
             return vendor(found)
     return UNKNOWN
+
+
+def of_page(page: Any) -> dict[int, Any]:
+    """The tags of a page as tifffile parses them, without huge ones."""
+    return {tag.code: tag.value for tag in page.tags if tag.valuebytecount <= _MAX_TAG_BYTES}
 
 
 def header(tags: Mapping[int, Any], *codes: int) -> Mapping[str, Any]:

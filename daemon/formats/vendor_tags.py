@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from daemon.formats import section_headers
+from daemon.formats.section_headers import SectionHeader
+from daemon.formats.stack import Stack
 from daemon.micrograph import Acquisition
 
 _WANTED = {
@@ -31,6 +34,19 @@ def acquisition(signal: Mapping[str, Any]) -> Acquisition:
     general = signal.get("metadata", {}).get("General", {})
     values["recorded"] = " ".join(str(general[key]) for key in ("date", "time") if general.get(key))
     return Acquisition.stated(**{**values, **_gatan(original), **_velox(original)})
+
+
+def of_elements(signal: Mapping[str, Any]) -> Stack | None:
+    """The kind of a stack that HyperSpy made of single signals, whose metadata it keeps; None without them."""
+    elements = at(signal, "original_metadata.stack_elements") or {}
+    found = []
+    for number in range(len(elements)):
+        one = elements.get(f"element{number}")
+        if not isinstance(one, Mapping):
+            return None
+        title = at(one, "metadata.General.title")
+        found.append(SectionHeader(number, acquisition(one), name=title if isinstance(title, str) else ""))
+    return section_headers.nature(found, "HyperSpy's metadata of its sections")
 
 
 def at(tree: Any, *places: str) -> Any:

@@ -62,12 +62,13 @@ def write_outputs(
     `denoised` is (H, W) float32 in the micrograph's own units. `provenance` must hold ``raw.sha256``; `writer` and
     `output` are added to it. `preview_pixels` None or 0 writes no preview. Outputs that an earlier run finished for
     the same raw bytes are adopted; with `same_settings` only if profile, weights and settings were the same too. If
-    `revision` has the result of other bytes (the ledger was lost, or a raw file is named a.r2.tif), the next free one
-    is taken. Raises MicrographError if a foreign file has the name, the path leads out of `root` or the disk can never
-    take it; StorageError if nothing can be written now; TransientError if only this one cannot.
+    `revision` has the result of other bytes (the ledger was lost), the next free one is taken. Raises MicrographError
+    if a foreign file has the name, the path leads out of `root` or the disk can never take it; StorageError if nothing
+    can be written now; TransientError if only this one cannot.
     """
     if (adopted := _find(root, relative, revision, provenance, same_settings)) is not None:
         return adopted
+    section = provenance.raw.section is not None
     folder = output_path(root, relative, revision, kind).parent
     with ExitStack() as stack:
         stack.enter_context(explained_writing(root, folder / relative.name))
@@ -75,14 +76,14 @@ def write_outputs(
         # By this path nothing is written elsewhere, even if a sub-folder is exchanged for a link now.
         here = stack.enter_context(held(folder, root))
         temporary = stack.enter_context(temporary_files())
-        _refuse_foreign(here, folder, _free(root, here, relative, revision, kind)[1], appearing=True)
+        _refuse_foreign(here, folder, _free(root, here, relative, revision, kind, section)[1], appearing=True)
         draft = _write_draft(temporary, here, relative, micrograph, denoised, provenance, kind, preview_pixels, caption)
         stated = temporary(here)
         stack.enter_context(alone(here))
         # Another process may have finished this micrograph, or have taken the name, in the meantime.
         if (adopted := _find(root, relative, revision, provenance, same_settings, here)) is not None:
             return adopted
-        revision, name = _free(root, here, relative, revision, kind)
+        revision, name = _free(root, here, relative, revision, kind, section)
         _refuse_foreign(here, folder, name)
         image = folder / name
         shown = None if draft.picture is None else preview_path(image)
@@ -188,13 +189,15 @@ def find_same(root: Path, relative: PurePath, provenance: Record) -> Written | N
     return _find(root, relative, 1, provenance, same_settings=True)
 
 
-def find_adoptable(root: Path, relative: PurePath, revision: int, raw_sha256: str) -> Written | None:
-    """The finished outputs of the same raw bytes, as `revision` or a later one, or None.
+def find_adoptable(
+    root: Path, relative: PurePath, revision: int, raw_sha256: str, section: int | None = None
+) -> Written | None:
+    """The finished outputs of the same raw bytes, as `revision` or a later one, or None. `section`: of a stack.
 
     Finished means: image and JSON exist, the JSON names the raw file's SHA-256, and the image has the SHA-256 that the
     JSON gives. Raises as `write_outputs` does.
     """
-    return _find(root, relative, revision, Record(raw=Raw(sha256=raw_sha256)), same_settings=False)
+    return _find(root, relative, revision, Record(raw=Raw(sha256=raw_sha256, section=section)), same_settings=False)
 
 
 def _find(
@@ -202,9 +205,10 @@ def _find(
 ) -> Written | None:
     """`here`: the folder of the results as `held` has it, where it is."""
     kinds: tuple[formats.FileKind, ...] = ("tiff", "mrc")
+    section = provenance.raw.section is not None
     for number in count(revision):
         taken = False
-        for image in dict.fromkeys(output_path(root, relative, number, kind) for kind in kinds):
+        for image in dict.fromkeys(output_path(root, relative, number, kind, section=section) for kind in kinds):
             at = image if here is None else here / image.name
             with explained_writing(root, image):
                 if here is None:
@@ -226,9 +230,11 @@ def _find(
     return None
 
 
-def _free(root: Path, here: Path, relative: PurePath, revision: int, kind: formats.FileKind) -> tuple[int, str]:
+def _free(
+    root: Path, here: Path, relative: PurePath, revision: int, kind: formats.FileKind, section: bool
+) -> tuple[int, str]:
     """The first revision from `revision` on that no result of ours has, and the image's name."""
-    while own_record(here / (name := output_path(root, relative, revision, kind).name)) is not None:
+    while own_record(here / (name := output_path(root, relative, revision, kind, section=section).name)) is not None:
         revision += 1
     return revision, name
 

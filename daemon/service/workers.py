@@ -101,7 +101,7 @@ class Workers:
         relative = paths.section_name(job.path, number)
         micrograph, section = sections.read(self._reader, path, number, job.sha256 if job.sections else None)
         taking = sections.taking(self._config, job.path, micrograph)
-        adopted = writing.find_adoptable(self._config.folders.output, relative, job.revision, section.sha256)
+        adopted = writing.find_adoptable(self._config.folders.output, relative, job.revision, section.sha256, number)
         if adopted is not None:
             entries = {**section.for_ledger, **adopted.content.summary}
             self._accounts.finish(job, str(adopted.image), "adopted", **entries)

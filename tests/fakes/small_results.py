@@ -30,7 +30,8 @@ def save(
     sha256: str = RAW_SHA,
     **more: Any,
 ) -> writing.Written:
-    provenance = {"raw": {"name": relative, "sha256": sha256}, "dose": 20.0, **more.pop("extra", {})}
+    raw = {"name": relative, "sha256": sha256, "section": more.pop("section", None)}
+    provenance = {"raw": raw, "dose": 20.0, **more.pop("extra", {})}
     return writing.write_outputs(
         root,
         PurePath(relative),

@@ -160,6 +160,23 @@ def _claiming(png: bytes, side: int) -> bytes:
     return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
 
 
+def test_a_name_with_the_ending_of_a_page_is_the_file_and_a_folder_gets_one(
+    session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    for to, pattern in (("a.html", "a.html"), ("B.HTM", "B.HTM"), ("there", "there/session-*.html"),
+                        ("new/", "new/session-*.html"), ("x/y.html", "x/y.html")):  # fmt: skip
+        assert command(session, "report", "last", "-o", f"{tmp_path}/{to}") == 0
+        (page,) = tmp_path.glob(pattern)
+        assert page.is_file() and page.read_bytes().startswith(b"<!doctype html>")
+        assert str(page) in capsys.readouterr().out
+    before = sorted(tmp_path.rglob("*"))
+    for to in ("session", "a.pdf", "new/session", "a.html.d/b"):
+        assert command(session, "report", "last", "-o", f"{tmp_path}/{to}") == 2
+        assert "must end in .html" in " ".join(capsys.readouterr().err.split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_empty_session_is_an_error_that_defines_a_session(
     session: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ def result(root: Path, name: str, *, kv: float | None = 300, pixel: PixelSize | 
     size = pixel or PixelSize(0.21, 0.21, "nm")
     raw = {
         "path": f"/raw/{name}",
-        "relative": name,
+        "relative": more.get("as_", name),
         "sha256": f"{abs(hash((name, str(more)))):064x}",
         "section": more.get("section"),
         "pixel_size": None if size.unit == "" else {"y": size.y, "x": size.x, "unit": size.unit},
@@ -99,10 +99,13 @@ def test_of_revisions_the_latest_and_sections_by_themselves(results: Path, tmp_p
     result(results, "a.mrc")
     latest = result(results, "a.mrc", revision=2)
     sections = [result(results, "t.mrc", section=n, as_=f"t.s{n:04d}.mrc") for n in (1, 2)]
+    sections.append(result(results, "t.s0001.mrc"))  # a file, called like a section
     star = tmp_path / "p.star"
     assert main(["star", str(results), "-o", str(star)]) == 0
     names = [row["rlnMicrographName"] for row in tables(star)["micrographs"]]
-    assert names == ["p/a_denoised.mrc", "p/t.s0001_denoised.mrc", "p/t.s0002_denoised.mrc"]
+    sections = [sections[2], *sections[:2]]
+    stems = ("a", "t.s0001.s0000", "t.s0001", "t.s0002")
+    assert names == [f"p/{stem}_denoised.mrc" for stem in stems]
     assert [(tmp_path / name).resolve() for name in names] == [latest.resolve(), *(one.resolve() for one in sections)]
 
 

@@ -36,8 +36,10 @@ def test_labels_with_more_bits_are_not_taken_for_the_micrograph(tmp_path: Path) 
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(PICTURE, contiguous=False, **PLAIN)
         writer.write(labels(), contiguous=False, **PLAIN)
-    with pytest.raises(MicrographError, match="as an image of labels"):
+    with pytest.raises(MicrographError, match="images of several kinds"):
         formats.read(tmp_path / "a.tif", LIMIT)
+    with pytest.raises(MicrographError, match="as an image of labels"):
+        formats.read(plain_tiff(tmp_path / "b.tif", labels()), LIMIT)
 
 
 def test_smooth_images_and_few_counts_are_no_labels() -> None:

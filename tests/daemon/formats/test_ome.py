@@ -71,6 +71,7 @@ def test_sections_are_those_of_the_micrograph(tmp_path: Path) -> None:
 
 def test_a_description_without_an_end_costs_no_time() -> None:
     assert ome.images("<OME>" + "<!--" * 250_000 + "<Pixels " * 100_000, (48, 64)) == []
+    assert ome.nature("<OME>" + "<XMLAnnotation ID='1'>" * 50_000 + "<ModuloAlongT " * 50_000, (48, 64)) is None
 
 
 def of_time(path: Path, within: str = "", further: str = "") -> str | None:
@@ -99,6 +100,33 @@ def test_an_axis_within_another_is_heeded(tmp_path: Path, modulo: str, are: str)
     further = f"<StructuredAnnotations><Value><Modulo><ModuloAlongT {modulo}/></Modulo></Value></StructuredAnnotations>"
     assert of_time(tmp_path / "a.ome.tif", further=further) == are
     assert of_time(tmp_path / "a.ome.tif", further=f"<!--{further}-->") == "frames"
+
+
+ANGLES = '<Modulo><ModuloAlongT Type="angle" Unit="degree" Start="-60" End="60" Step="60"/></Modulo>'
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are"),
+    [("", "Annotation:1", "frames"), ("Annotation:1", "", "tilts"), ("Annotation:2", "Annotation:1", "frames"),
+     ("Annotation:1", "Annotation:1", "tilts"), ("", "", "tilts")],
+)  # fmt: skip
+@pytest.mark.parametrize("prefix", ["", "ome:"])
+def test_a_further_axis_is_that_of_the_images_that_refer_to_it(
+    tmp_path: Path, first: str, second: str, are: str, prefix: str
+) -> None:
+    text = "<OME>"
+    for shape, annotation in ((LARGE, first), (SMALL, second)):
+        reference = f'<AnnotationRef ID="{annotation}"/>' if annotation else ""
+        text += f'<Image><Pixels {shape} SizeT="3"></Pixels>{reference}</Image>'
+    text += f'<StructuredAnnotations><XMLAnnotation ID="Annotation:1"><Value>{ANGLES}</Value></XMLAnnotation>'
+    text += '<XMLAnnotation ID="Annotation:2"><Value>a note</Value></XMLAnnotation></StructuredAnnotations></OME>'
+    text = text.replace("</", "\0").replace("<", f"<{prefix}").replace("\0", f"</{prefix}")
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        for number, page in enumerate((COUNTS,) * 3 + (OVERVIEW,) * 3):
+            description = None if number else text.encode()
+            writer.write(page, contiguous=False, description=description, **PLAIN)
+    stated = formats.read(tmp_path / "a.ome.tif", LIMIT, 0).metadata["stack"]
+    assert stated["are"] == are
 
 
 @pytest.mark.parametrize(

@@ -226,9 +226,12 @@ def test_the_command_line_takes_a_tilt_series_section_by_section(
     records = struct.pack("<2h", -6000, 6000).ljust(1024, b"\0")
     path = write_mrc(tmp_path / "TS_002.mrc", tilts, extended=records, named=b"SERI", shorts=(2, 1), flags=0)
     single = write_mrc(tmp_path / "one.mrc", tilts[0])
+    named_alike = write_mrc(tmp_path / "TS_002.s0001.mrc", tilts[1])
     out = tmp_path / "out"
-    assert main.main(["denoise", str(path), str(single), "-o", str(out)]) == 0
-    assert {one.name for one in out.glob("*.mrc")} == {"TS_002.s0001.mrc", "TS_002.s0002.mrc", "one.mrc"}
+    for first, last in ((path, named_alike), (named_alike, path)):  # the second time they exist
+        assert main.main(["denoise", str(first), str(single), str(last), "-o", str(out)]) == 0
+    names = {"TS_002.s0001.mrc", "TS_002.s0002.mrc", "one.mrc", "TS_002.s0001.s0000.mrc"}
+    assert {one.name for one in out.glob("*.mrc")} == names
     for number in (1, 2):
         record = json.loads((out / f"TS_002.s000{number}.mrc.json").read_text())
         stack = record["raw"]["metadata"]["stack"]

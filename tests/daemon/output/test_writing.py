@@ -45,6 +45,17 @@ def test_three_files_and_the_json_describes_the_image(tmp_path: Path) -> None:
         ("a.tif", 1, "mrc", "a.tif.mrc"),
         ("a.b.mrcs", 2, "mrc", "a.b.r2.mrcs"),
         ("a", 1, "tiff", "a.tif"),
+        # Like names of results of other files: of a section, a revision, another format.
+        ("x/a.s0001.mrc", 1, "mrc", "x/a.s0001.s0000.mrc"),
+        ("a.S0012.mrc", 2, "mrc", "a.S0012.s0000.r2.mrc"),
+        ("a.s0000.mrc", 1, "mrc", "a.s0000.s0000.mrc"),
+        ("a.r2.tif", 1, "tiff", "a.r2.s0000.tif"),
+        ("a.r13.mrc", 1, "tiff", "a.r13.s0000.mrc.tif"),
+        ("a.dm4.tif", 1, "tiff", "a.dm4.s0000.tif"),
+        ("a.dm4.tif", 1, "mrc", "a.dm4.tif.mrc"),
+        ("a.r1.tif", 1, "tiff", "a.r1.tif"),
+        ("a.s001.tif", 1, "tiff", "a.s001.tif"),
+        ("run.r2d2.tif", 1, "tiff", "run.r2d2.tif"),
     ],
 )
 def test_names(relative: str, revision: int, kind: formats.FileKind, name: str) -> None:
@@ -318,11 +329,43 @@ def test_results_of_earlier_revisions_are_recognised_without_a_ledger(tmp_path: 
     assert save(tmp_path).image == first.image
 
 
-def test_a_raw_file_called_like_a_revision_has_its_own_name(tmp_path: Path) -> None:
+def test_no_two_raw_files_have_results_of_one_name() -> None:
+    """Whole files, sections and revisions of files that are named like one another's results."""
+    more = ("", ".s0000", ".s0001", ".r2", ".s0001.s0000", ".r2.s0000", ".s0001.r2", ".r2.r2")
+    endings = (".mrc", ".tif", ".dm4", ".dm4.tif", ".mrc.tif", ".dm4.mrc")
+    raw = [f"a{one}{ending}" for one in more for ending in endings]
+    kinds: tuple[formats.FileKind, ...] = ("tiff", "mrc")
+    for kind in kinds:
+        for same in (False, True):  # the file's own format, or always `kind`
+            named: dict[Path, tuple[str, int, int]] = {}
+            for name in raw:
+                own: formats.FileKind = ("mrc" if name.endswith(".mrc") else "tiff") if same else kind
+                for revision in (1, 2, 3):
+                    for number in (0, 1, 2):
+                        relative = paths.section_name(name, number) if number else PurePath(name)
+                        image = paths.output_path(Path(), relative, revision, own, section=number > 0)
+                        assert named.setdefault(image, (name, revision, number)) == (name, revision, number)
+
+
+@pytest.mark.parametrize("section_first", [True, False])
+def test_a_raw_file_called_like_a_section_or_revision_has_its_own_name_whichever_comes_first(
+    tmp_path: Path, section_first: bool
+) -> None:
     save(tmp_path)
-    other = save(tmp_path, "sub/a.r2.tif", sha256="cd" * 32)
+
+    def section() -> writing.Written:
+        return save(tmp_path, "sub/a.s0001.tif", sha256="01" * 32, section=1)
+
+    first = section() if section_first else None
+    whole = save(tmp_path, "sub/a.s0001.tif", sha256="cd" * 32)
+    revision = save(tmp_path, "sub/a.r2.tif", sha256="ce" * 32)
     second = save(tmp_path, revision=2, sha256="ef" * 32)
-    assert (other.image.name, second.image.name) == ("a.r2.tif", "a.r3.tif")
+    names = [(first or section()).image.name, whole.image.name, revision.image.name, second.image.name]
+    assert names == ["a.s0001.tif", "a.s0001.s0000.tif", "a.r2.s0000.tif", "a.r2.tif"]
+    found = writing.find_adoptable(tmp_path, PurePath("sub/a.s0001.tif"), 1, "01" * 32, 1)
+    assert found is not None and found.image.name == "a.s0001.tif"
+    found = writing.find_adoptable(tmp_path, PurePath("sub/a.s0001.tif"), 1, "cd" * 32)
+    assert found is not None and found.image.name == "a.s0001.s0000.tif"
 
 
 def test_with_other_settings_the_same_raw_file_is_done_again(tmp_path: Path) -> None:

@@ -94,5 +94,13 @@ class Micrograph:
     @property
     def bar(self) -> range:
         """Rows of the data bar, by `metadata["data_bar"]`; empty without one."""
-        stated = self.metadata.get("data_bar")
-        return range(0) if stated is None else range(stated["rows"][0], stated["rows"][1] + 1)
+        return self._barred("rows")
+
+    @property
+    def side_bar(self) -> range:
+        """Columns of a data bar at the left or right edge."""
+        return self._barred("columns")
+
+    def _barred(self, lines: str) -> range:
+        first, last = (self.metadata.get("data_bar") or {}).get(lines, (0, -1))
+        return range(first, last + 1)

@@ -263,9 +263,7 @@ def report_session(options: argparse.Namespace) -> int:
     config = settings_of(options)
     to, in_folder = Path(options.to), options.to.endswith("/") or Path(options.to).is_dir()
     if not in_folder and to.suffix.lower() not in _ENDINGS:
-        raise UsageError(
-            f"{to}: must end in .html, or browsers do not recognise the page; for a folder: {to}/"
-        )
+        raise UsageError(f"{to}: must end in .html, or browsers do not recognise the page; for a folder: {to}/")
     with open_ledger(config, "read") as ledger:
         jobs = sessions.find(ledger, options.session)
     if in_folder:

@@ -24,6 +24,8 @@ class NoSpecimen:
 
     bar: range = range(0)
     """Rows of the data bar."""
+    side: range = range(0)
+    """Columns of a data bar at the left or right edge."""
     bar_by: str = ""
     """The source that states it; empty: it is only suspected."""
     filled: Indices = field(default_factory=NOWHERE.copy)
@@ -33,10 +35,12 @@ class NoSpecimen:
     lines: Indices = field(default_factory=NOWHERE.copy)
     """Pixels of defective columns and rows."""
 
-    def left(self, width: int) -> Indices:
+    def left(self, height: int, width: int) -> Indices:
         """Places of the pixels that stay as they are: the bar and the filled ones."""
-        rows = np.arange(self.bar.start * width, self.bar.stop * width)
-        return np.union1d(rows, self.filled) if len(self.filled) else rows
+        barred = np.arange(self.bar.start * width, self.bar.stop * width)
+        if self.side:
+            barred = (np.arange(0, height * width, width)[:, None] + np.asarray(self.side)).reshape(-1)
+        return np.union1d(barred, self.filled) if len(self.filled) else barred
 
     def lines_as_json(self, shape: tuple[int, ...]) -> dict[str, list[int]]:
         """The defective columns and rows, for the record."""
@@ -48,15 +52,15 @@ class NoSpecimen:
     def reasons(self, shape: tuple[int, ...]) -> tuple[list[Reason], list[Reason]]:
         """Doubts and remarks."""
         doubts, remarks = [], []
-        if self.bar:
-            rows = f"rows {self.bar.start} to {self.bar.stop - 1}"
+        if barred := self.bar or self.side:
+            where = f"{'rows' if self.bar else 'columns'} {barred.start} to {barred.stop - 1}"
             if self.bar_by:
-                remarks.append(Reason("bar", f"the data bar ({rows}, {self.bar_by}) was left as it is"))
+                remarks.append(Reason("bar", f"the data bar ({where}, {self.bar_by}) was left as it is"))
             else:
                 doubts.append(
                     Reason(
                         "bar-suspected",
-                        f"{rows} look like a data bar (letters on one value), though the file states none: they were "
+                        f"{where} look like a data bar (letters on one value), though the file states none: they were "
                         "left as they are; save without the bar, or with the microscope's own tags",
                     )
                 )
@@ -95,22 +99,25 @@ def find(micrograph: Micrograph) -> NoSpecimen:
         raise MicrographError(
             "every pixel of the image holds the fill value that its file states: nothing was recorded; export it again"
         )
-    rows = _beside(bar, len(pixels))
-    found = lines.find(_numbers(pixels, filled)[rows]) + rows.start * pixels.shape[1]
+    side, (height, width) = micrograph.side_bar, pixels.shape
+    rows, columns = _beside(bar, height), _beside(side, width)
+    numbers = _numbers(pixels, filled)[rows, columns]
+    down, across = np.divmod(lines.find(numbers), numbers.shape[1])
+    found = (down + rows.start) * width + across + columns.start
     if len(filled):
         found = np.setdiff1d(found, filled, assume_unique=True)
     drawn = metadata.get("scale_bar")
     where = "" if drawn is None else "rows {} to {}, columns {} to {}".format(*drawn["rows"], *drawn["columns"])
-    return NoSpecimen(bar, metadata["data_bar"]["by"] if bar else "", filled, where, found)
+    return NoSpecimen(bar, side, metadata["data_bar"]["by"] if bar or side else "", filled, where, found)
 
 
-def _beside(bar: range, height: int) -> slice:
-    """Rows of the picture: the larger part above or below the bar."""
-    return slice(0, bar.start or height) if bar.start >= height - bar.stop or not bar else slice(bar.stop, height)
+def _beside(bar: range, side: int) -> slice:
+    """Rows or columns of the picture, of so many in all: the larger part on one side of the bar."""
+    return slice(0, bar.start or side) if bar.start >= side - bar.stop or not bar else slice(bar.stop, side)
 
 
 def measurable(pixels: Pixels, apart: NoSpecimen) -> Pixels:
-    """What noise is measured in: the picture (h, W) beside the bar, lines replaced, NaN where it is filled."""
+    """What noise is measured in: the picture (h, w) beside the bar, lines replaced, NaN where it is filled."""
     return picture(_numbers(lines.replaced(pixels, apart.lines), apart.filled), apart)
 
 
@@ -124,5 +131,6 @@ def _numbers(pixels: Pixels, filled: Indices) -> Pixels:
 
 
 def picture(pixels: Pixels, apart: NoSpecimen) -> Pixels:
-    """The rows (h, W) beside the bar: a view."""
-    return pixels[_beside(apart.bar, len(pixels))]
+    """The pixels (h, w) beside the bar: a view."""
+    height, width = pixels.shape
+    return pixels[_beside(apart.bar, height), _beside(apart.side, width)]

@@ -59,7 +59,7 @@ def _prepare(
 
 def _judged(pixels: Pixels, choice: Choice, doses: tuple[float, float], false_alarm: float, survey: Survey) -> Prepared:
     noise, apart = choice.noise, choice.dose_evidence.no_specimen
-    left = apart.left(pixels.shape[1])
+    left = apart.left(*pixels.shape)
     known = np.union1d(left, apart.lines)
     clean = _without_fill(lines.replaced(pixels, apart.lines), apart.filled)
     if clean is not pixels:  # a block with a hot column has hidden its X-ray hits; a fill value may be near infinity

@@ -1,7 +1,7 @@
 """Finds the data bar, the strip of letters and scale that SEM software draws into an image.
 
 Vendors state the height of the picture or of the bar, in tags or in a text file beside the image. Otherwise a bar is
-only suspected, by its appearance: letters of one value on a background of one value, up to an edge of the
+only suspected, by its appearance: letters of one value on a background of one value, up to any edge of the
 image; a picture with noise never has so many equal pixels in each of its rows.
 """
 
@@ -27,8 +27,9 @@ _FLAT, _TWO = 0.5, 0.8
 """Smallest share of background, and of background and ink together, in most rows of a bar."""
 _PICTURE = 0.35
 """Largest share of one value in most rows of the picture: counts of 0 are no bar."""
-_APART = 0.2
-"""Smallest difference of ink and background, as a share of the image's range."""
+_APART, _APART_ASIDE = 0.2, 0.5
+"""Smallest difference of ink and background, as a share of the image's range; and that of a bar at the side: there bars
+are rare, and empty parts of images of few counts as frequent as below."""
 _INK = 0.3
 """Smallest share of one value in the letters' pixels; smoothed letters have several values."""
 
@@ -49,7 +50,7 @@ def of_tags(tags: Mapping[int, Any], height: int) -> dict[str, Any]:
 
 
 def located(micrograph: Micrograph, raw: RawFile) -> Micrograph:
-    """The micrograph with its bar in `metadata["data_bar"]`: its first and last row, and source ("": suspected).
+    """The micrograph with its bar in `metadata["data_bar"]`: first and last row or column, and source ("": suspected).
 
     Without one, `metadata["scale_bar"]` has the rows and columns of what looks like a scale bar within the picture.
     """
@@ -86,21 +87,21 @@ def _beside(raw: RawFile, height: int, width: int) -> dict[str, Any]:
 
 
 def _suspected(pixels: Pixels, by: str) -> dict[str, Any]:
-    """A bar at the lower or upper edge, by its appearance."""
-    height = len(pixels)
-    for upside_down in (False, True):
-        upright = pixels[::-1] if upside_down else pixels
-        rows = _lettered(upright)
-        if not rows and (within := _lettered(upright[: -(_FRAME + 1)])):
-            rows = within + _FRAME + 1  # a frame, or rows of another kind, between it and the edge
-        if rows:
-            first = 0 if upside_down else height - rows
-            return {"data_bar": {"rows": [first, first + rows - 1], "by": by}}
+    """A bar at the lower, upper, right or left edge, by its appearance. `by`: the source for one below or above."""
+    for lines, turned, source, apart in (("rows", pixels, by, _APART), ("columns", pixels.T, "", _APART_ASIDE)):
+        for reverse in (False, True):
+            upright = turned[::-1] if reverse else turned
+            number = _lettered(upright, apart)
+            if not number and (within := _lettered(upright[: -(_FRAME + 1)], apart)):
+                number = within + _FRAME + 1  # a frame, or lines of another kind, between it and the edge
+            if number:
+                first = 0 if reverse else len(turned) - number
+                return {"data_bar": {lines: [first, first + number - 1], "by": source}}
     return {}
 
 
-def _lettered(pixels: Pixels) -> int:
-    """Number of last rows that look like a bar; 0: none."""
+def _lettered(pixels: Pixels, apart: float) -> int:
+    """Number of last rows that look like a bar; 0: none. `apart`: as `_APART`."""
     height = len(pixels)
     most = int(_TALLEST * height)
     if most < 2 * _LEAST:
@@ -131,7 +132,7 @@ def _lettered(pixels: Pixels) -> int:
     inked = bar == ink
     beside = inked[:, 1:] & inked[:, :-1]
     if (
-        abs(float(ink) - float(background)) < _APART * (high - low)
+        abs(float(ink) - float(background)) < apart * (high - low)
         or float((letters == ink).mean()) < _INK
         or float(beside.sum()) < 0.25 * float(inked.sum())
         or float((((bar == background) | inked).mean(axis=1) >= _TWO).mean()) < 0.5

@@ -190,7 +190,9 @@ def write(path: Path, pixels: Image, like: Micrograph, description: Mapping[str,
         size = convert(size, "nm") if size and size.unit == "angstrom" else size  # napari takes OME's Å for µm
         form = _as_ome(size, text) | {"bigtiff": pixels.nbytes >= _CLASSIC_LIMIT}
     else:
-        picture = _finite(np.delete(pixels, like.bar, axis=0))[0] if like.bar else known
+        picture = known
+        if like.bar or like.side_bar:
+            picture = _finite(np.delete(np.delete(pixels, like.bar, axis=0), like.side_bar, axis=1))[0]
         form = _as_imagej(size, text, window(picture) if picture.size else None)
     tags = _for_hyperspy(size) + _for_imod(ends) + tiff_values.extra_tags(like.metadata)
     place = tifffile.imwrite(

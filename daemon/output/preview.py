@@ -48,17 +48,19 @@ def render(
     title: str,
     caption: str,
     bar: range = range(0),
+    side_bar: range = range(0),
 ) -> Picture.Image:
     """Raw | denoised, each binned by area to at most `pixels` a side, as an 8-bit greyscale picture.
 
-    `raw` (H, W) any real dtype, `denoised` (H, W) float32, both in the same units; neither is changed. `bar`: rows of a
-    data bar, which contrast ignores and the scale bar does not cover.
+    `raw` (H, W) any real dtype, `denoised` (H, W) float32, both in the same units; neither is changed. Contrast ignores
+    the rows of a data bar (`bar`), which the scale bar does not cover, and the columns of one at the side (`side_bar`).
     """
     height, width = denoised.shape
     bin_by = max(1, ceil(max(height, width) / pixels))
     panels = [binned(image, bin_by) for image in (raw, denoised)]
     shown_bar = range(bar.start // bin_by, -(-bar.stop // bin_by))
-    low, high = window(np.delete(panels[1], shown_bar, axis=0))
+    aside = range(side_bar.start // bin_by, min(-(-side_bar.stop // bin_by), panels[1].shape[1]))
+    low, high = window(np.delete(np.delete(panels[1], shown_bar, axis=0), aside, axis=1))
     enlarge = max(1, _SMALLEST // max(panels[0].shape))
     greys = [grey(panel, low, high) for panel in panels]
     if enlarge > 1:

@@ -175,6 +175,7 @@ def _draw(
         title=title,
         caption=caption,
         bar=micrograph.bar,
+        side_bar=micrograph.side_bar,
     )
     path = temporary(folder)
     preview.save(shown, path, WRITER)

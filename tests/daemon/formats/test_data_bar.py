@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from daemon import formats
 from daemon.commands import main
+from daemon.counts import no_specimen
 from daemon.formats import data_bar
 from daemon.micrograph import PixelSize
 from daemon.output.preview import render
@@ -117,6 +118,60 @@ def test_a_bar_that_nothing_states_is_suspected_by_its_look(tmp_path: Path, back
     assert formats.read(path, 1 << 20).metadata["data_bar"] == {"rows": rows, "by": ""}
 
 
+@pytest.mark.parametrize("turn", [1, 3], ids=["right", "left"])
+@pytest.mark.parametrize("edge", ["", "frame"])
+def test_a_bar_at_the_side_is_suspected_by_its_look(tmp_path: Path, turn: int, edge: str) -> None:
+    image = barred()
+    if edge:
+        image[-3:] = 255
+    path = write(tmp_path / "a.tif", np.ascontiguousarray(np.rot90(image, turn)))
+    columns = [PICTURE, HEIGHT - 1] if turn == 1 else [0, HEIGHT - PICTURE - 1]
+    assert formats.read(path, 1 << 20).metadata["data_bar"] == {"columns": columns, "by": ""}
+
+
+def panel() -> Bytes:
+    """Counts, and right of them a bar whose letters are upright."""
+    image = np.random.default_rng(1).poisson(60, (PICTURE, WIDTH)).astype(np.uint8)
+    image[:, 180:] = 0
+    for row in range(8, 150, 14):
+        for left in range(184, 230, 8):
+            image[row : row + 9, left : left + 2] = 255
+            image[row : row + 2, left : left + 6] = 255
+    return image
+
+
+def test_a_bar_at_the_side_stays_as_it_is_changes_no_figure_and_makes_the_verdict_check(tmp_path: Path) -> None:
+    image = panel()
+    image[40:44, 30] = 250  # hits in the picture keep their places
+    write(tmp_path / "a.tif", image)
+    write(tmp_path / "b.tif", np.ascontiguousarray(image[:, ::-1]))
+    write(tmp_path / "c.tif", np.ascontiguousarray(image[:, :180]))
+    files = [str(tmp_path / f"{name}.tif") for name in "abc"]
+    assert main.main(["denoise", *files, "-o", str(tmp_path / "out")]) == 0
+    right, left, without = (json.loads((tmp_path / "out" / f"{name}.tif.json").read_text()) for name in "abc")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a.tif")[:, 180:], image[:, 180:])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "b.tif")[:, :60], image[:, :179:-1])
+    assert right["raw"]["metadata"]["data_bar"] == {"columns": [180, 239], "by": ""}
+    assert left["raw"]["metadata"]["data_bar"] == {"columns": [0, 59], "by": ""}
+    gain = without["dose_evidence"]["measured"]["gain"]
+    for one in (right, left):
+        assert one["verdict"]["word"] == "check" and "bar-suspected" in one["verdict"]["codes"]
+        assert any("columns" in reason and "look like a data bar" in reason for reason in one["verdict"]["reasons"])
+        assert one["spikes"]["count"] == without["spikes"]["count"]
+        assert one["dose_evidence"]["measured"]["gain"] == pytest.approx(gain, rel=0.02)
+        assert one["scaling"]["zero"] == pytest.approx(without["scaling"]["zero"], rel=1e-6)
+    found = tifffile.imread(tmp_path / "out" / "a.tif")[:, :180].mean()
+    assert found == pytest.approx(image[:, :180].mean(), rel=5e-3)
+
+
+def test_a_hot_column_beside_a_bar_at_the_left_has_its_place(tmp_path: Path) -> None:
+    image = np.ascontiguousarray(panel()[:, ::-1])
+    image[:, 150] += 100
+    found = no_specimen.find(formats.read(write(tmp_path / "a.tif", image), 1 << 20))
+    assert found.side == range(60)
+    assert found.lines_as_json(image.shape) == {"columns": [150], "rows": []}
+
+
 def few_counts() -> Bytes:
     return np.random.default_rng(0).poisson(0.1, (HEIGHT, WIDTH)).astype(np.uint8)
 
@@ -141,7 +196,8 @@ def clipped() -> Bytes:
     "image", [few_counts(), border(), vacuum(), clipped()], ids=["few", "border", "vacuum", "bright"]
 )
 def test_what_is_no_bar_is_none(tmp_path: Path, image: Bytes) -> None:
-    assert "data_bar" not in formats.read(write(tmp_path / "a.tif", image), 1 << 20).metadata
+    for turned in (image, np.ascontiguousarray(image.T)):
+        assert "data_bar" not in formats.read(write(tmp_path / "a.tif", turned), 1 << 20).metadata
 
 
 @pytest.mark.parametrize("stated", [False, True])

@@ -21,6 +21,7 @@ _TIMES = (
     "%d %b %Y %H:%M:%S",  # Zeiss
     "%Y-%m-%d %H:%M:%S",  # Tescan
     "%Y/%m/%d %H:%M:%S",
+    "%Y-%m-%d %H:%M:%S %z",  # Micro-Manager
     "%H:%M:%S",
 )
 """Date and time as vendors write them; a form must fit all sections."""
@@ -43,6 +44,10 @@ class SectionHeader:
     tilt: float = nan
     """Degrees."""
     name: str = ""
+    place: tuple[str, ...] = ()
+    """Within a larger picture, in any unit; empty texts are not stated."""
+    form: tuple[str, ...] = ()
+    """Pixel size, orientation and calibration of values as the file has them: frames of one exposure share them."""
 
 
 def nature(found: Sequence[SectionHeader], by: str) -> Stack | None:
@@ -55,10 +60,17 @@ def nature(found: Sequence[SectionHeader], by: str) -> Stack | None:
             stack.of_places(((one.taken.voltage_kv, one.taken.magnification) for one in found), "exposures", by),
             stack.of_tilts((one.tilt for one in found), by),
             stack.of_stage((one.stage for one in found), by),
+            *(stack.of_places(stated, "pieces", by) for stated in _columns([one.place for one in found])),
+            *(stack.of_places(stated, "exposures", by) for stated in _columns([one.form for one in found])),
             stack.of_names((one.name for one in found), by),
             in_time if in_time.are != "frames" else None,
         )
     )
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[tuple[str]]]:
+    """Each of several facts as the sections state it, without those that do not."""
+    return [[(value,) for value in column if value] for column in zip(*rows, strict=False)]
 
 
 def _steps(found: Sequence[SectionHeader]) -> list[float]:

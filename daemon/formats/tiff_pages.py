@@ -17,6 +17,14 @@ from daemon.micrograph import UNKNOWN, Acquisition
 
 _COMPARED = 64
 """At most so many pages have their vendor's headers parsed."""
+_MICRO_MANAGER = 51123
+_POSITION = (286, 287)
+"""TIFF's position of a page in a larger picture."""
+_ORIENTATION = 274
+_FORM = (42112, 65009, 65010, 65022, 65024)
+"""GDAL's calibration of values; Gatan's pixel size and calibration of values."""
+_PRINTED = (0, 1, 72, 96, 100, 150, 200, 300, 600, 1200)
+"""Resolutions of screens and printers, which programs write by default."""
 
 
 def nature(file: tifffile.TiffFile, layout: TiffLayout, pages: Sequence[int]) -> Stack | None:
@@ -36,24 +44,44 @@ def nature(file: tifffile.TiffFile, layout: TiffLayout, pages: Sequence[int]) ->
 
 
 def _by_vendor(file: tifffile.TiffFile, pages: Sequence[int]) -> list[SectionHeader]:
-    """The vendor's headers of first, last and some pages between; none if the first has none."""
+    """The headers of first, last and some pages between."""
     step = -(-len(pages) // _COMPARED)
     found: list[SectionHeader] = []
     for place in sorted({*range(0, len(pages), step), len(pages) - 1}):
         page = file.pages[pages[place]]
         if not isinstance(page, tifffile.TiffPage):
             continue
-        one = _of_tags(place, tiff_tags.of_page(page))
-        if one.taken != UNKNOWN:
-            found.append(one)
-        elif not found:
-            break
+        found.append(_of_tags(place, tiff_tags.of_page(page)))
     return found
 
 
 def _of_tags(place: int, tags: Mapping[int, Any]) -> SectionHeader:
+    manager = tags.get(_MICRO_MANAGER)
+    stated: Mapping[str, Any] = manager if isinstance(manager, Mapping) else {}
     taken: Acquisition = tiff_tags.acquisition(tags, str(tags.get(270, "")))
-    return SectionHeader(place, taken, _signal(tags), _stage(tags), _tilt(tags))
+    if taken.recorded is None and isinstance(stated.get("Time"), str):
+        taken = replace(taken, recorded=stated["Time"])
+    return SectionHeader(
+        place,
+        taken,
+        _signal(tags) or str(stated.get("Channel") or ""),
+        _stage(tags, stated),
+        _tilt(tags),
+        place=tuple(str(tags.get(code, "")) for code in _POSITION),
+        form=(
+            str(tags.get(_ORIENTATION, 1)),
+            *map(_fine, (tags.get(282), tags.get(283))),
+            *(str(tags.get(code, "")) for code in _FORM),
+        ),
+    )
+
+
+def _fine(resolution: Any) -> str:
+    """A resolution that is no default of a program; empty for others."""
+    match resolution:
+        case (int(pixels), int(units)) if units > 0 and pixels / units not in _PRINTED:
+            return f"{pixels / units:.6g}"
+    return ""
 
 
 def _signal(tags: Mapping[int, Any]) -> str:
@@ -67,8 +95,11 @@ def _signal(tags: Mapping[int, Any]) -> str:
     return str(stated or detectors.get("Signal") or detectors.get("Mode") or "")
 
 
-def _stage(tags: Mapping[int, Any]) -> tuple[float, float]:
-    """Position of the stage, metres, by the headers of FEI, Thermo Fisher, Tescan and Zeiss; NaN if not stated."""
+def _stage(tags: Mapping[int, Any], manager: Mapping[str, Any]) -> tuple[float, float]:
+    """Position of the stage, metres, by the headers of FEI, Thermo Fisher, Tescan and Zeiss, and by Micro-Manager's.
+
+    NaN if not stated.
+    """
     fei = tiff_tags.header(tags, *tiff_tags.FEI).get("Stage")
     tescan, xml = tiff_tags.tescan(tags), tiff_tags.fei_xml(tags)
     zeiss = tiff_tags.header(tags, tiff_tags.ZEISS)
@@ -79,6 +110,7 @@ def _stage(tags: Mapping[int, Any]) -> tuple[float, float]:
                 for place in (
                     _metres(fei.get(f"Stage{axis}"), "m") if isinstance(fei, Mapping) else None,
                     _metres(tescan.get(f"Stage{axis}"), "m"),
+                    _metres(manager.get(f"{axis}PositionUm"), "um"),
                     _metres(xml.get(f"Stage {axis} um"), "um"),
                     _zeiss(zeiss.get(f"ap_stage_at_{axis.lower()}")),
                 )

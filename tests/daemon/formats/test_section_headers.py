@@ -92,6 +92,42 @@ def test_tags_of_each_page(tmp_path: Path, tags: list[dict[int, str]], are: str 
     assert nature(pages(tmp_path / "a_frames.tif", tags)) == are
 
 
+def manager(**stated: Any) -> list[tuple[int, Any, int, Any, bool]]:
+    return [(51123, "s", 0, json.dumps({"FrameIndex": 0, **stated}), True)]
+
+
+def gdal(scale: float) -> str:
+    return f'<GDALMetadata><Item name="SCALE" sample="0" role="scale">{scale}</Item></GDALMetadata>'
+
+
+@pytest.mark.parametrize(
+    ("options", "are"),
+    [
+        ([{"extratags": manager(Channel="HAADF", XPositionUm=1.0)}] * 3, None),
+        ([{"extratags": manager(Channel=name)} for name in ("HAADF", "BF", "HAADF")], "channels"),
+        ([{"extratags": manager(XPositionUm=x, YPositionUm=2.0)} for x in (1.0, 101.0, 201.0)], "places"),
+        ([{"extratags": manager(Time=f"2026-11-30 12:{n:02}:00 +0100")} for n in range(3)], "exposures"),
+        ([{"extratags": [(286, 5, 1, (x, 1), True)]} for x in (0, 1000, 2000)], "pieces"),
+        ([{"extratags": [(286, 5, 1, (7, 1), True)]}] * 3, None),
+        ([{"resolution": (x, x), "resolutionunit": "CENTIMETER"} for x in (1e7, 2e7, 1e7)], "exposures"),
+        ([{"resolution": (1e7, 1e7), "resolutionunit": "CENTIMETER"}] * 3, None),
+        ([{"extratags": manager(), "resolution": (1e7, 1e7)}, {}, {}], None),
+        ([{"extratags": [(274, 3, 1, 1, True)]}, {}, {}], None),
+        ([{}, {"extratags": [(274, 3, 1, 3, True)]}, {}], "exposures"),
+        ([{"extratags": [(42112, "s", 0, gdal(scale), True)]} for scale in (1, 2, 3)], "exposures"),
+    ],
+    ids=["manager", "manager-channel", "manager-stage", "manager-time", "position", "same-position", "resolution",
+         "same-resolution", "resolution-once", "orientation-once", "orientation", "gdal"],
+)  # fmt: skip
+def test_frames_share_place_pixel_size_orientation_and_calibration(
+    tmp_path: Path, options: list[dict[str, Any]], are: str | None
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a_frames.tif") as writer:
+        for frame, own in zip(FRAMES, options, strict=True):
+            writer.write(frame, contiguous=False, **PLAIN, **own)
+    assert nature(tmp_path / "a_frames.tif") == are
+
+
 def test_one_page_of_many_with_another_detector_is_found_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a_frames.tif"
     with tifffile.TiffWriter(path) as writer:

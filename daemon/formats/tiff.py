@@ -101,7 +101,8 @@ def read(
         apart = tiff_pages.nature(file, layout, pages)
         planes = _wanted_planes(stream, file, layout, wanted, size, dtype)
         fill = tiff_values.fill_value(tags, values)
-        understood = tiff_values.Understood(path, planes, first, values)
+        declared = next(iter(ome.images(layout.description, (first.height, first.width))), {}).get("Type", "")
+        understood = tiff_values.Understood(path, planes, first, values, declared)
         if several := len(wanted.numbers) > 1:
             understood.refused = fill.get("fill") or None  # zeros add nothing
         pixels, remarks = sum_frames(understood, wanted.numbers, wanted.stored)

@@ -38,9 +38,9 @@ _TYPES = {
 }
 _DESCRIPTION, _NAME, _RECORDED, _FORMAT, _SUB = 270, 285, 306, 339, 330
 _TEXTS = (_DESCRIPTION, _NAME, _RECORDED)
-_PREDICTOR = 317
+_PREDICTOR, _METAMORPH = 317, 33629
 _WANTED = {254, 256, 257, 258, 259, 262, 266, _DESCRIPTION, 273, 277, 278, 279, 284, _NAME,
-           _PREDICTOR, _RECORDED, *range(322, 326), _SUB, _FORMAT, 32997, 32998}  # fmt: skip
+           _PREDICTOR, _RECORDED, *range(322, 326), _SUB, _FORMAT, 32997, 32998, _METAMORPH}  # fmt: skip
 _MOST_SUB = 64
 _WRONG = "its directory gives no or a wrong number of {}: the size of the image determines it"
 _UNPREDICTED = "its directory states a predictor, which uncompressed pixels do not have: it is ignored"
@@ -110,13 +110,15 @@ class TiffLayout:
     """Images in sub-directories of the pages."""
     outdated: bool = False
     """Whether the description declares frames that the file does not contain."""
+    planes: int = 1
+    """Of a MetaMorph stack, whose only directory places the first one."""
 
     @property
     def contiguous_frames(self) -> int:
-        """Frames that follow the only directory's data without directories of their own (large ImageJ stacks)."""
+        """Frames that follow the only directory's data without directories of their own (large ImageJ stacks, STK)."""
         if len(self.pages) != 1 or self.pages[0].compression != 1 or self.outdated:
             return 1
-        return max(1, tiff_description.frames(self.description, self.pages[0].pixels))
+        return max(self.planes, tiff_description.frames(self.description, self.pages[0].pixels))
 
     def extent(self) -> Extent:
         """The extent of the pixel data in the file."""
@@ -171,7 +173,7 @@ def _directories(reader: "_Reader", offset: int) -> TiffLayout:
     inner: list[PageLayout] = []
     description = ""
     seen: set[int] = set()
-    segments = 0
+    segments, planes = 0, 1
     while offset:
         if offset in seen:
             raise DamagedError("the TIFF directories form a loop")
@@ -185,13 +187,15 @@ def _directories(reader: "_Reader", offset: int) -> TiffLayout:
                 raise
             raise DamagedError(f"page {len(pages) + 1} of the TIFF: {error}", cut=error.cut) from error
         if len(pages) == 1:
-            description = str(tags.get(_DESCRIPTION, ""))
+            description, planes = str(tags.get(_DESCRIPTION, "")), max(1, _one(tags, _METAMORPH, 1))
         inner += reader.inner(tags, _MOST_SUB - len(inner))
         offset = following
         segments += len(pages[-1].offsets)
         if len(pages) > _MAX_PAGES or segments > _MAX_SEGMENTS:
             raise DamagedError(f"the TIFF claims more than {_MAX_PAGES} pages or {_MAX_SEGMENTS} strips")
-    return TiffLayout(reader.order, tuple(pages), description, tuple(inner))
+    if planes > 1 and (len(pages) > 1 or pages[0].compression != 1):
+        raise DamagedError(f"of {planes} planes of a MetaMorph stack only the first is placed; save it uncompressed")
+    return TiffLayout(reader.order, tuple(pages), description, tuple(inner), planes=planes)
 
 
 class _Reader:
@@ -245,6 +249,8 @@ class _Reader:
 
     def value(self, entry: Any) -> Any:
         code, count = int(entry["code"]), int(entry["count"])
+        if code == _METAMORPH:  # one value for each plane; only their number counts
+            return np.array([count])
         kind = _TYPES.get(int(entry["type"]))
         if kind is None:
             raise DamagedError(f"TIFF tag {code} has an impossible type")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import degrees, nan
 from typing import Any
 
+import numpy as np
 import tifffile
 
 from daemon.formats import section_headers, stack, tiff_tags, units
@@ -17,7 +18,7 @@ from daemon.micrograph import UNKNOWN, Acquisition
 
 _COMPARED = 64
 """At most so many pages have their vendor's headers parsed."""
-_MICRO_MANAGER = 51123
+_MICRO_MANAGER, _METAMORPH = 51123, 33629
 _POSITION = (286, 287)
 """TIFF's position of a page in a larger picture."""
 _ORIENTATION = 274
@@ -30,6 +31,8 @@ _PRINTED = (0, 1, 72, 96, 100, 150, 200, 300, 600, 1200)
 def nature(file: tifffile.TiffFile, layout: TiffLayout, pages: Sequence[int]) -> Stack | None:
     """The kind of the stack of these pages by the headers that each has of its own."""
     plain = [layout.pages[index] for index in pages]
+    if layout.planes > 1:
+        return _metamorph(file.pages[pages[0]])
     if len(pages) == 1 or plain[0].compression in EER:
         return None
     tagged = [
@@ -41,6 +44,16 @@ def nature(file: tifffile.TiffFile, layout: TiffLayout, pages: Sequence[int]) ->
             section_headers.nature(_by_vendor(file, pages), "the pages' own headers"),
         )
     )
+
+
+def _metamorph(page: Any) -> Stack | None:
+    """The kind of MetaMorph's planes by the times at which they were made (Julian days, milliseconds)."""
+    stated = tiff_tags.of_page(page).get(_METAMORPH)
+    if not isinstance(stated, Mapping):
+        return None
+    days, milliseconds = (np.ravel(stated.get(key, ())).astype(float) for key in ("DateCreated", "TimeCreated"))
+    found = stack.of_times("MetaMorph tags", np.diff(days * 86400 + milliseconds / 1000).tolist())
+    return found if found.are != "frames" else None
 
 
 def _by_vendor(file: tifffile.TiffFile, pages: Sequence[int]) -> list[SectionHeader]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import MicrographError
-from daemon.formats import signs
+from daemon.formats import signs, tiff_tags
 from daemon.formats.reading import number
 from daemon.formats.tiff_layout import PageLayout
 from daemon.micrograph import Pixels
@@ -149,6 +149,12 @@ def response(path: Path, tags: Mapping[int, Any]) -> str:
             f"{path}: its values are square roots of intensities (tag {_SCANNER}, of Molecular Dynamics), and not "
             "proportional to counts; export it with linear values"
         )
+    image = tiff_tags.header(tags, *tiff_tags.FEI).get("Image")
+    gamma = image.get("DigitalGamma") if isinstance(image, Mapping) else None
+    if isinstance(gamma, int | float) and gamma not in (0, 1):
+        return (
+            f"a gamma of {gamma:g} was applied by the microscope (FEI tags): its values are not proportional to counts"
+        )
     stated = ", ".join(name for code, name in _CURVES.items() if code in tags and not _straight(tags[code]))
     return f"its curve of greys ({stated}) was not applied: the stored numbers were taken" if stated else ""
 
@@ -253,11 +259,15 @@ class Understood:
     """Converts stored planes (H, W) to values, one after the other.
 
     TIFF's default is whole numbers without a sign, but some programs omit the tag for others. If the first plane
-    contradicts the default, or a sign is missing, `dtype` and `remark` state how all planes were read.
+    contradicts the default, or a sign is missing, `dtype` and `remark` state how all planes were read. `declared`: the
+    kind of numbers that the description states in OME's words, such as int16.
     """
 
-    def __init__(self, path: Path, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning) -> None:
+    def __init__(
+        self, path: Path, planes: Iterable[Pixels], page: PageLayout, values: StoredMeaning, declared: str = ""
+    ) -> None:
         self._path, self._planes, self._page, self._values = path, planes, page, values
+        self._declared = declared
         self.refused: float | None = None
         """A fill value; MicrographError is raised for a plane that has it."""
         self.dtype: np.dtype[Any] | None = None
@@ -294,6 +304,19 @@ class Understood:
         if plane.dtype.itemsize in (2, 4) and _wrapped(other := _as_kind(plane, "i")):
             why = "those below 0 would wrap around to the largest"
             self._take(other, plane, f"its directory {states}, but {why}: read as signed", "without a sign")
+        elif self._declared == f"int{8 * plane.dtype.itemsize}":
+            self._doubt_declared(plane, states)
+
+    def _doubt_declared(self, plane: Pixels, states: str) -> None:
+        """OME declares signed numbers, and the directory states others, or none."""
+        other = _as_kind(plane, "i")
+        if not self._page.kind_stated:
+            self._take(other, plane, f"its directory {states}, OME {self._declared}: read as signed", "without a sign")
+            return
+        self.remark = (
+            f"its directory {states}, but OME declares {self._declared}: read without a sign ({plane.min():g} to "
+            f"{plane.max():g}); signed they would be {other.min():g} to {other.max():g}"
+        )
 
     def _doubt_sign(self, plane: Pixels) -> None:
         few = plane[: max(1, _SAMPLE // plane.shape[1])]

@@ -23,7 +23,7 @@ from daemon.formats.reading import (
     explained_reading,
     first_line,
 )
-from daemon.formats.references import is_reference
+from daemon.formats.references import is_reference, is_transform
 from daemon.formats.units import convert
 from daemon.micrograph import Image, Micrograph
 
@@ -238,6 +238,11 @@ def _refuse_no_picture(path: Path, micrograph: Micrograph) -> None:
     if is_reference(path.name, micrograph.metadata, micrograph.pixels):
         raise MicrographError(
             f"{path}: is a camera's gain or dark reference by its name or label; it was left alone: rename it if "
+            "it is a picture of a specimen"
+        )
+    if is_transform(str(micrograph.metadata.get("title", ""))):
+        raise MicrographError(
+            f"{path}: is a Fourier transform or power spectrum by its title; it was left alone: change the title if "
             "it is a picture of a specimen"
         )
     if drawings.is_mask(micrograph.pixels):

@@ -1,4 +1,4 @@
-"""Recognises a camera's gain and dark references by their labels, titles and whole words of their names.
+"""Recognises a camera's gain and dark references, and transforms, by their labels, titles and whole words of names.
 
 A picture of a specimen may have "dark" (dark field, dark reflection) or "gain" (of a detector) in its name.
 """
@@ -29,6 +29,12 @@ _FLAT = ("field", "fields", "frame", "frames")
 _STATED = re.compile(
     r"\s*(\w+:\s*)?(gain|dark|flat)[ _-]*(field)?[ _-]*ref(erence)?s?([ _-]*(image|map))?\s*", re.IGNORECASE
 )
+_TRANSFORM = re.compile(
+    r"\W*(log(arithm)?( of)?( the)? )?(fft|dft|(2d )?fourier transform|power spectrum|diffractogram)"
+    r"( (of|from|magnitude|amplitude)\b.*| ?[(:,].*)?\W*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The title of a transform; "FFT filtered" is an image."""
 _ENDING = re.compile(r"\.(gain|dark)(\.[a-z]+)?$", re.IGNORECASE)
 _BLOCK, _MOST_BLOCKS = 8, 128
 """Side of a block in pixels; blocks that are evaluated along each side of the image."""
@@ -64,6 +70,11 @@ def is_reference(name: str, metadata: Mapping[str, Any], pixels: Pixels | None =
 def stated(text: str) -> bool:
     """Whether a label, title or description calls its file a camera's reference."""
     return bool(_STATED.fullmatch(text))
+
+
+def is_transform(title: str) -> bool:
+    """Whether a title or short description calls its image a Fourier transform or power spectrum."""
+    return bool(_TRANSFORM.fullmatch(title))
 
 
 def _from_a_camera_alone(pixels: Pixels) -> bool:

@@ -217,7 +217,7 @@ def _no_image(form: Format, signal: Mapping[str, Any]) -> str | None:
     """What a signal is instead of an image or a stack of images, in words; None if it is one."""
     data, axes = signal["data"], signal["axes"]
     across = [axis for axis in axes if not axis.get("navigate", False)]
-    if data.dtype.kind == "c":
+    if data.dtype.kind == "c" or vendor_tags.at(signal, "metadata.Signal.FFT") is not None:
         return "complex numbers (a Fourier transform or a wave)"
     if data.dtype.kind not in "iuf":
         return "colour" if data.dtype.names else "something other than numbers"

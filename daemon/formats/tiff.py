@@ -118,6 +118,7 @@ def read(
         **tiff_values.handed_on(tags, values, len(wanted.numbers)),
         **tiff_tags.origin(tags),
         **({"title": title} if references.stated(title := layout.description[:200]) else {}),
+        **({"title": first.name} if references.is_transform(first.name) else {}),
         **({} if several else fill),
         **data_bar.of_tags(tags, first.height),
     }

@@ -18,6 +18,8 @@ from daemon.micrograph import UNKNOWN, Acquisition
 
 _COMPARED = 64
 """At most so many pages have their vendor's headers parsed."""
+_TVIPS_AXES = 5
+"""Numbers of TVIPS's position of the stage: x, y, z and two tilts."""
 _MICRO_MANAGER, _METAMORPH = 51123, 33629
 _POSITION = (286, 287)
 """TIFF's position of a page in a larger picture."""
@@ -137,8 +139,12 @@ def _stage(tags: Mapping[int, Any], manager: Mapping[str, Any]) -> tuple[float, 
 
 
 def _tilt(tags: Mapping[int, Any]) -> float:
-    """Tilt of the stage, degrees, by the headers of FEI (radians) and Zeiss; NaN if not stated."""
-    fei, zeiss = (tiff_tags.header(tags, *codes) for codes in (tiff_tags.FEI, (tiff_tags.ZEISS,)))
+    """Tilt of the stage, degrees, by the headers of FEI (radians), TVIPS and Zeiss; NaN if not stated."""
+    fei, zeiss, tvips = (
+        tiff_tags.header(tags, *codes) for codes in (tiff_tags.FEI, (tiff_tags.ZEISS,), (tiff_tags.TVIPS,))
+    )
+    if len(position := np.ravel(tvips.get("TemStagePosition", ()))) == _TVIPS_AXES:
+        return float(position[3])
     stage, entry = fei.get("Stage"), zeiss.get("ap_stage_at_t")
     if isinstance(stage, Mapping) and isinstance(stage.get("StageT"), int | float):
         return degrees(stage["StageT"])

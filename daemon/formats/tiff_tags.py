@@ -19,7 +19,7 @@ _METRES = {2: 0.0254, 3: 0.01}
 """Length of TIFF's units of resolution: inch and centimetre."""
 FEI = (34682, 34680)
 """The newer tag, of Helios, first."""
-ZEISS, _SIS, _TVIPS = 34118, 33560, 37706
+ZEISS, _SIS, TVIPS = 34118, 33560, 37706
 _DIFFRACTION = 3
 """TVIPS's number for the microscope's mode."""
 _FEI_XML, _TESCAN, _EER, _MAKE = 34683, 50431, 65001, 271
@@ -35,7 +35,7 @@ def acquisition(tags: Mapping[int, Any], description: str = "") -> Acquisition:
         (_of_fei, header(tags, *FEI)),
         (_of_sis, header(tags, _SIS)),
         (_of_zeiss, header(tags, ZEISS)),
-        (_of_tvips, header(tags, _TVIPS)),
+        (_of_tvips, header(tags, TVIPS)),
     ):
         if found:
             return vendor(found)
@@ -254,8 +254,8 @@ def _sis(tags: Mapping[int, Any]) -> _Stated | None:
 
 
 def _tvips(tags: Mapping[int, Any]) -> _Stated | None:
-    stated = _stated(header(tags, _TVIPS), "PixelSizeY", "PixelSizeX", "nm")
-    return stated._replace(unit="1/nm") if stated and header(tags, _TVIPS).get("TemMode") == _DIFFRACTION else stated
+    stated = _stated(header(tags, TVIPS), "PixelSizeY", "PixelSizeX", "nm")
+    return stated._replace(unit="1/nm") if stated and header(tags, TVIPS).get("TemMode") == _DIFFRACTION else stated
 
 
 def _stated(header: Any, y: int | str, x: int | str, unit: str) -> _Stated | None:

@@ -3,9 +3,12 @@
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
-from small_files import COUNTS, plain_tiff
+import tifffile
+from hyperspy_file import write_hyperspy
+from small_files import COUNTS, PLAIN, plain_tiff
 from tiff_bytes import write_tiff
 
 from daemon import formats
@@ -82,3 +85,50 @@ def test_a_gamma_that_the_microscope_applied_is_told(tmp_path: Path, gamma: str,
     found = formats.read(plain_tiff(tmp_path / "a.tif", COUNTS, extratags=[(34682, "s", 0, head, True)]), LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)
     assert any("a gamma of 0.45 was applied by the microscope" in text for text in found.warnings) == told
+
+
+@pytest.mark.parametrize(
+    ("title", "refused"),
+    [
+        ("FFT of a.tif", True), ("Power spectrum", True), ("log of the FFT (shifted)", True),
+        ("Diffractogram: a", True),
+        ("FFT filtered image", False), ("a, see its FFT", False), ("Fourier ptychography", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_transform_that_says_so_in_its_title_is_left_alone(tmp_path: Path, title: str, refused: bool) -> None:
+    transform = np.abs(np.fft.fft2(COUNTS)).astype(np.float32)
+    named = [(285, "s", 0, title or "a", True)]
+    files = [plain_tiff(tmp_path / "a.tif", transform, description=title or None)]
+    files.append(plain_tiff(tmp_path / "b.tif", transform, extratags=named))
+    write_hyperspy(tmp_path / "c.hspy", transform)
+    with h5py.File(tmp_path / "c.hspy", "r+") as file:
+        (experiment,) = file["Experiments"].values()
+        experiment["metadata/General"].attrs["title"] = title
+    for path in (*files, tmp_path / "c.hspy"):
+        if refused:
+            with pytest.raises(MicrographError, match="is a Fourier transform or power spectrum by its title"):
+                formats.read(path, LIMIT)
+        else:
+            np.testing.assert_array_equal(formats.read(path, LIMIT).pixels, transform)
+
+
+def test_hyperspys_mark_of_a_transform_is_heeded(tmp_path: Path) -> None:
+    write_hyperspy(tmp_path / "a.hspy", np.abs(np.fft.fft2(COUNTS)).astype(np.float32))
+    with h5py.File(tmp_path / "a.hspy", "r+") as file:
+        (experiment,) = file["Experiments"].values()
+        experiment.require_group("metadata/Signal/FFT").attrs["shifted"] = True
+    with pytest.raises(MicrographError, match="a Fourier transform or a wave"):
+        formats.read(tmp_path / "a.hspy", LIMIT)
+
+
+@pytest.mark.parametrize(("tilts", "are"), [((0, 10, 20), "tilts"), ((5, 5.01, 5), None)])
+def test_tvips_states_the_tilt_of_each_page(tmp_path: Path, tilts: tuple[float, ...], are: str | None) -> None:
+    with tifffile.TiffWriter(tmp_path / "a_frames.tif") as writer:
+        for frame, tilt in zip(FRAMES, tilts, strict=True):
+            first = np.zeros((), list(tifffile.TIFF.TVIPS_HEADER_V1))
+            second = np.zeros((), list(tifffile.TIFF.TVIPS_HEADER_V2))
+            first["Version"], second["Magic"], second["TemStagePosition"] = 2, 0xAAAAAAAA, (0, 0, 0, tilt, 0)
+            text = first.tobytes() + second.tobytes()
+            writer.write(frame, contiguous=False, extratags=[(37706, 7, len(text), text, True)], **PLAIN)
+    stated = formats.read(tmp_path / "a_frames.tif", LIMIT, 0).metadata.get("stack")
+    assert (stated and stated["are"]) == are

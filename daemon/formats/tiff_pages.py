@@ -1,4 +1,4 @@
-"""What the header of each page of a TIFF states: detectors, signals, stage and times tell what they are."""
+"""The kind of a stack of TIFF pages by the headers that each page has of its own: detector, signal, stage, time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -68,7 +68,7 @@ def choose(path: Path, layout: TiffLayout) -> list[int]:
 
 
 def unclear(path: Path, pages: Iterable[PageLayout]) -> MicrographError:
-    """For pages of several kinds of which nothing says which is the micrograph."""
+    """For pages of several kinds, where the file does not state which is the micrograph."""
     kinds = "; ".join(list(dict.fromkeys(f"{p.height} x {p.width}, {p.bits} bits" for p in pages))[:_LISTED])
     return MicrographError(
         f"{path}: holds images of several kinds ({kinds}), and does not state which is the micrograph; "

@@ -390,3 +390,10 @@ def test_networks_that_were_not_shipped(folder: str, decision: str, label: str) 
     (before,) = (one["numbers"]["rings_worse"] for one in shipped["guards"]["fast-3"] if one["name"] == rings)
     (after,) = (one.get("numbers", one)["rings_worse"] for one in deeper["guards"] if one["name"] == rings)
     assert f"| {before['nanoparticles']} | {after['nanoparticles']} |" in text
+
+
+def test_what_the_network_with_faint_crops_costs() -> None:
+    seconds = result("faint/evaluation.json")["seconds, one run"]
+    text = (ROOT / "docs/decisions/0014-faint-defects.md").read_text("utf-8")
+    assert f"{seconds['fast-4'] / seconds['fast-3']:.1f} times the time of `fast-3`" in text
+    assert round(seconds["bm3d"] / seconds["fast-3"]) == 38 and "it took a thirty-eighth, both in one run" in QUALITY

@@ -79,12 +79,12 @@ def test_omes_signed_numbers_are_read_as_such_where_no_tag_states_their_kind(tmp
     assert f"signed they would be {signed.min()} to {signed.max()}" in found.warnings[0]
 
 
-@pytest.mark.parametrize(("gamma", "told"), [("1", False), ("1.0", False), ("0", False), ("0.45", True)])
-def test_a_gamma_that_the_microscope_applied_is_told(tmp_path: Path, gamma: str, told: bool) -> None:
+@pytest.mark.parametrize(("gamma", "remarked"), [("1", False), ("1.0", False), ("0", False), ("0.45", True)])
+def test_a_gamma_that_the_microscope_applied_is_remarked(tmp_path: Path, gamma: str, remarked: bool) -> None:
     head = f"[User]\r\nDate=1/1/2026\r\n[Image]\r\nDigitalContrast=1\r\nDigitalGamma={gamma}\r\n"
     found = formats.read(plain_tiff(tmp_path / "a.tif", COUNTS, extratags=[(34682, "s", 0, head, True)]), LIMIT)
     np.testing.assert_array_equal(found.pixels, COUNTS)
-    assert any("a gamma of 0.45 was applied by the microscope" in text for text in found.warnings) == told
+    assert any("a gamma of 0.45 was applied by the microscope" in text for text in found.warnings) == remarked
 
 
 @pytest.mark.parametrize(
